@@ -22,9 +22,9 @@ from cef_trio.checkpoint.protocols import (
     StreamSummary,
     WebhookOutbox,
 )
-from cef_trio.checkpoint.pruning import completed_before
+from cef_trio.checkpoint.pruning import OldStreams, ended_streams
 from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
-from cef_trio.checkpoint.states import COMES_BACK, ENDED, FAILED, SENTENCES, FailureReason, Status, StreamSet
+from cef_trio.checkpoint.states import COMES_BACK, ENDED, FAILED, SENTENCES, FailureReason, History, Status, StreamSet
 
 __all__ = [
     "COMES_BACK",
@@ -40,8 +40,10 @@ __all__ = [
     "ExitState",
     "FailureReason",
     "FileIdentity",
+    "History",
     "Lease",
     "LeaseStore",
+    "OldStreams",
     "Owner",
     "PartRecord",
     "Records",
@@ -52,6 +54,6 @@ __all__ = [
     "StreamStore",
     "StreamSummary",
     "WebhookOutbox",
-    "completed_before",
+    "ended_streams",
     "rules",
 ]

@@ -54,5 +54,7 @@ class Subject:
     """Lose the stream's record but not its lease."""
     corrupt: Callable[[str], None]
     """Make that key one of a wrong type."""
+    wait: Callable[[float], None]
+    """Let that many seconds pass."""
     repair: Callable[[str], None]
     """Take a key away that was corrupted (in Redis: for good)."""

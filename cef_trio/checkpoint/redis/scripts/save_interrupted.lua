@@ -1,5 +1,5 @@
--- KEYS: lease and meta of each stream
--- ARGV: ours, the status that is kept, the statuses that may be interrupted, then status and time of each stream
+-- KEYS: index of the leases, lease and meta of each stream
+-- ARGV: ours, the status that is kept, the statuses that may be interrupted, then status, time and id of each stream
 -- Returns the positions (from 1) of the streams that could not be saved.
 local ours, kept, interruptible = ARGV[1], ARGV[2], ARGV[3]
 
@@ -25,10 +25,13 @@ local function save(lease_key, meta_key, asked, at)
   return true
 end
 
-local unsaved = {}
-for i = 1, #KEYS / 2 do
-  if not save(KEYS[2 * i - 1], KEYS[2 * i], ARGV[2 * i + 2], ARGV[2 * i + 3]) then
+local unsaved, saved = {}, {}
+for i = 1, (#KEYS - 1) / 2 do
+  if save(KEYS[2 * i], KEYS[2 * i + 1], ARGV[3 * i + 1], ARGV[3 * i + 2]) then
+    saved[#saved + 1] = ARGV[3 * i + 3]
+  else
     unsaved[#unsaved + 1] = i
   end
 end
+index_leases(KEYS[1], now_ms(), saved)
 return {'ok', unsaved}
