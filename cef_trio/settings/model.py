@@ -105,8 +105,9 @@ class Settings(BaseSettings):
         "*.mp4",
     )
     """Names of recordings: comma-separated patterns with * and ?, without regard to case."""
-    chunk_size_bytes: Annotated[int, BeforeValidator(values.size_in_bytes), Field(ge=5 << 20, le=5 << 30)] = 10 << 20
-    """Part size, 5MiB to 5GiB; fixed for a recording when its upload begins, and doubled every 1,000 parts."""
+    chunk_size_bytes: Annotated[int | Literal["auto"], BeforeValidator(values.part_size)] = 10 << 20
+    """Part size, 5MiB to 5GiB, or auto: what a recording writes in 20 seconds, 5MiB to 64MiB; fixed for a recording
+    when its upload begins, and doubled every 1,000 parts."""
     s3_equal_parts: bool = False
     """Keep all parts of a recording equal, for stores that require it (Cloudflare R2); at most 10,000 parts then."""
     stream_timeout_seconds: Seconds = 30.0
@@ -193,7 +194,7 @@ class Settings(BaseSettings):
     """Permanent name of this daemon, by default the host's: after a restart it takes its own streams over at once."""
 
     completed_retention_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
-    """How long a completed stream is remembered after its file is gone."""
+    """How long a completed stream is remembered, and a failed one whose file is gone."""
 
     retry_attempts: Annotated[int, Field(ge=1, le=100)] = 5
     """Attempts of a call to S3 or Redis before it counts as an outage or a failure."""

@@ -43,7 +43,7 @@ _CLOCKS_APART_MS: Final = 60_000
 
 
 class IdleChecker:
-    """Checks all streams every ``period_seconds``."""
+    """Checks all streams every ``period_seconds`` (``STALE_CHECK_SECONDS``, `daemon/main.py`)."""
 
     def __init__(
         self, services: Services, supervisor: StreamSupervisor, *, timeout_seconds: float, period_seconds: float
@@ -138,6 +138,7 @@ class IdleChecker:
         self._supervisor.retry_set_aside()
         had_task, self._had_task = self._had_task, self._supervisor.live_ids
         without_task = (await self._without_lease() | self._waiting | had_task) - self._supervisor.live_ids
+        without_task -= frozenset(store.unreadable.newer_ids)
         # Only a hint: the stream's task acquires the lease and checks again. A lease acquired here would block
         # `cef-trio abort` if no task began.
         holders = await store.holders(without_task) if without_task else {}

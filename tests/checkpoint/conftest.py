@@ -59,7 +59,7 @@ def memory_subject() -> Subject:
     def wait(seconds: float) -> None:
         now[0] += seconds
 
-    return Subject(store, expire, store.snapshot, wipe_record, store.corrupt, wait, store.repair)
+    return Subject(store, expire, store.snapshot, wipe_record, store.corrupt, wait, store.repair, store.set_schema)
 
 
 def redis_subject(store: RedisCheckpointStore, client: Any) -> Subject:
@@ -69,6 +69,12 @@ def redis_subject(store: RedisCheckpointStore, client: Any) -> Subject:
         client.delete(key)
         client.rpush(key, "x")
 
+    def set_schema(stream_id: str, number: int) -> None:
+        if number == 1:
+            client.hdel(keys.meta(stream_id), "schema")
+        else:
+            client.hset(keys.meta(stream_id), "schema", str(number))
+
     return Subject(
         store,
         expire=lambda stream_id: client.execute_command("PEXPIRE", keys.lease(stream_id), "0") and None,
@@ -77,6 +83,7 @@ def redis_subject(store: RedisCheckpointStore, client: Any) -> Subject:
         corrupt=corrupt,
         wait=time.sleep,
         repair=lambda key: client.delete(key) and None,
+        set_schema=set_schema,
     )
 
 

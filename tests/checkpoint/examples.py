@@ -58,3 +58,5 @@ class Subject:
     """Let that many seconds pass."""
     repair: Callable[[str], None]
     """Take a key away that was corrupted (in Redis: for good)."""
+    set_schema: Callable[[str, int], None]
+    """Make a stream's record one of that schema."""

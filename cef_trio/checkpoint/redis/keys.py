@@ -77,6 +77,11 @@ class Keys:
         return f"{self.prefix}webhooks:owed"
 
     @property
+    def schema(self) -> str:
+        """The string with the namespace's schema (``checkpoint/schema.py``)."""
+        return f"{self.prefix}schema"
+
+    @property
     def probe(self) -> str:
         """A string with a TTL, written to test whether writes succeed."""
         return f"{self.prefix}stream:cef-trio-probe"
