@@ -52,6 +52,10 @@ local function home_of(id, at)
   return 0
 end
 
+if redis.replicate_commands then
+  redis.replicate_commands() -- before Redis 5 no script may write after TIME
+end
+
 -- Return the time of this server in milliseconds, later by `more`, as text.
 local function now_ms(more)
   local now = redis.call('TIME')
