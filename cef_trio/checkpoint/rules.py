@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
+from cef_trio.checkpoint import schema
 from cef_trio.checkpoint.commit import DEFAULTS, Change, Commit, ExitState
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
-from cef_trio.checkpoint.states import HOME, INTERRUPTED, TRANSITIONS, Status, StreamSet
-from cef_trio.exceptions import LeaseLostError, PathTakenError
+from cef_trio.checkpoint.states import FAILED, HOME, INTERRUPTED, TRANSITIONS, History, Status, StreamSet
+from cef_trio.exceptions import LeaseLostError, PathTakenError, RecordUnreadableError
 
 _NAMES: Final = frozenset(field.name for field in fields(StreamMeta))
-_NOT_BY_CHANGE: Final = frozenset({"stream_id", "status", "current_path"})
+_NOT_BY_CHANGE: Final = frozenset({"stream_id", "status", "current_path", schema.FIELD})
+
+REPORT_SECONDS: Final = 7 * 86400.0
+"""How long the registry keeps a daemon's last report."""
+MAX_REPORTS: Final = 5000
+"""The most reports in the registry; containers that get a new name at each start leave many."""
 
 FORGOTTEN_BY_START_OVER: Final = (
     "s3_upload_id",
@@ -31,9 +38,15 @@ FORGOTTEN_BY_START_OVER: Final = (
 )
 """Fields of the upload and its results, which would be wrong for the new upload."""
 
+<<<<<<< HEAD
 _UNVERIFIED: Final[Mapping[str, Any]] = MappingProxyType(
     {"verified_size_bytes": None, "verified_mtime_ns": None, "verified_crc64nvme": None}
 )
+=======
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_UNVERIFIED: Final[Mapping[str, Any]] = MappingProxyType({"verified_size_bytes": None, "verified_mtime_ns": None})
+>>>>>>> main
 """The verification is removed when the parts change.
 
 Otherwise a daemon that finds the file gone would take the current parts for the verified ones and complete them to an
@@ -133,11 +146,10 @@ def after_exit(meta: StreamMeta, exit_state: ExitState) -> StreamMeta:
 
     ``s3_completed`` is kept, as it names the next step.
     """
-    if meta.status is Status.S3_COMPLETED:
-        return replace(meta, last_activity_at_utc=exit_state.at_utc)
-    if meta.status not in INTERRUPTIBLE:
+    if meta.status is not Status.S3_COMPLETED and meta.status not in INTERRUPTIBLE:
         return meta
-    return replace(meta, status=exit_state.status, last_activity_at_utc=exit_state.at_utc)
+    status = meta.status if meta.status is Status.S3_COMPLETED else exit_state.status
+    return replace(meta, status=status, last_activity_at_utc=exit_state.at_utc, schema=schema.CURRENT)
 
 
 # ---- conditions --------------------------------------------------------------------------------------------------
@@ -162,6 +174,27 @@ def default_set(status: Status) -> StreamSet:
     return HOME[status] or StreamSet.ACTIVE
 
 
+def history_of(stream_set: StreamSet, status: Status) -> History | None:
+    """Return the index of ended streams that has a stream of that set and status; ``None`` for an open stream."""
+    match stream_set:
+        case StreamSet.COMPLETED:
+            return History.COMPLETED
+        case StreamSet.FAILED:
+            return History.FAILED if status in FAILED else History.DELETED
+    return None
+
+
+def ended_at_ms(meta: StreamMeta) -> int:
+    """Return when an ended stream ended, in milliseconds of Unix time: the score in its ``History``."""
+    at = meta.completed_at_utc if meta.status is Status.COMPLETED else None
+    return unix_ms(at or meta.last_activity_at_utc)
+
+
+def unix_ms(at_utc: datetime) -> int:
+    """Return a time in milliseconds of Unix time, rounded down."""
+    return (at_utc - _EPOCH) // timedelta(milliseconds=1)
+
+
 def next_part_number(parts: Iterable[PartRecord]) -> int:
     """Return the highest part number plus 1; 1 for no parts."""
     return max((part.part_number for part in parts), default=0) + 1
@@ -182,6 +215,11 @@ def path_taken(stream_id: str, there: str) -> PathTakenError:
     if there == stream_id:
         return PathTakenError(f"stream {stream_id} exists already, for another file; nothing was written")
     return PathTakenError(f"stream {stream_id} was not created: stream {there} exists for the same file")
+
+
+def record_newer(operation: str, key: str, found: str | int) -> RecordUnreadableError:
+    """Return the error for a write to a record of a newer schema."""
+    return RecordUnreadableError(operation, f"{schema.why_newer(key, found)}; nothing was written")
 
 
 def record_gone(stream_id: str) -> LeaseLostError:

@@ -3,10 +3,10 @@
 Promise: a transient failure never ends a stream (P6), an outage is one outage, and a cancellation never comes between
 an effect and its record (P2).
 
-Open `retry.py` for how often a call is repeated; `backoff.py` for the delays; `outage.py` for the circuit breaker and
-its probe; `best_effort.py` for calls that a stream can do without; `shield.py` for the one shield; `stall.py` for
-streams that do not progress; `periodic.py` for loops at a fixed period; `threads.py` for worker threads and what
-happens when there are none.
+Open `retry.py` for how often a call is repeated; `backoff.py` for the delays (their limits are settings, `RETRY_*`);
+`outage.py` for the circuit breaker and its probe; `best_effort.py` for calls that a stream can do without; `shield.py`
+for the one shield; `stall.py` for streams that do not progress; `periodic.py` for loops at a fixed period; `threads.py`
+for worker threads and what happens when there are none.
 """
 
 from cef_trio.resilience import stall

@@ -17,7 +17,10 @@ _MAX_DOUBLINGS: Final = 63
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Number of attempts and the delays between them, in seconds. ``attempts`` includes the first one."""
+    """Number of attempts and the delays between them, in seconds. ``attempts`` includes the first one.
+
+    For calls to S3 and Redis and for streams, settings replace these defaults (``RETRY_*``, `daemon/wiring.py`).
+    """
 
     attempts: int = 5
     initial_seconds: float = 0.2

@@ -5,9 +5,9 @@ start with one line that names the variable, what is wrong and what would be rig
 
 Open `model.py` for a setting's name, default, check or text; `values.py` for how sizes, durations and URLs are written;
 `after_upload.py` for `AFTER_UPLOAD`; `secret_files.py` for `<NAME>_FILE`; `reference.py` for the generated pages;
-`object_options.py` for tags, storage class, ACL and encryption. Settings and secrets are read at the start; which of
-them are read again, and when, is in `daemon/reload.py` (SIGHUP), `s3/credentials.py` and `checkpoint/redis/store.py`
-(refused credentials).
+`object_options.py` for tags, storage class, ACL, encryption and content type. Settings and secrets are read at the
+start; which of them are read again, and when, is in `daemon/reload.py` (SIGHUP), `s3/credentials.py` and
+`checkpoint/redis/store.py` (refused credentials).
 """
 
 from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadAction, AfterUploadRule
@@ -22,9 +22,11 @@ from cef_trio.settings.model import (
     without_secrets,
     world_readable_secrets,
 )
-from cef_trio.settings.object_options import ObjectOptions
+from cef_trio.settings.object_options import DEFAULT_CONTENT_TYPE, ObjectOptions
+from cef_trio.settings.values import is_owner_name
 
 __all__ = [
+    "DEFAULT_CONTENT_TYPE",
     "KEEP_RECORDING",
     "STAND_INS",
     "AfterUploadAction",
@@ -33,6 +35,7 @@ __all__ = [
     "ObjectOptions",
     "Settings",
     "SettingsError",
+    "is_owner_name",
     "load_settings",
     "secret_values",
     "unfit_rate",

@@ -1,13 +1,16 @@
--- KEYS: lease, meta, parts, by_path, the four sets, the pending webhooks
+-- KEYS: lease, meta, parts, by_path, the four sets and the indexes, the pending webhooks
 -- ARGV: id, ended statuses
-local status = redis.call('HGET', KEYS[2], 'status')
+local status, schema = unpack(redis.call('HMGET', KEYS[2], 'status', 'schema'))
+if newer_schema(schema) then
+  return {'ok'}
+end
 if status then
   if not among(status, ARGV[2]) then
-    return {'ok'} -- open, or of a newer version
+    return {'ok'} -- open
   end
   leave_path(KEYS[4], redis.call('HGET', KEYS[2], 'current_path'), owner_of(KEYS[2]), ARGV[1])
 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 settle(ARGV[1], 5, 0)
-try('SREM', KEYS[9], ARGV[1])
+try('SREM', KEYS[15], ARGV[1])
 return {'ok'}
