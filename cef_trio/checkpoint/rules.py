@@ -38,15 +38,11 @@ FORGOTTEN_BY_START_OVER: Final = (
 )
 """Fields of the upload and its results, which would be wrong for the new upload."""
 
-<<<<<<< HEAD
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 _UNVERIFIED: Final[Mapping[str, Any]] = MappingProxyType(
     {"verified_size_bytes": None, "verified_mtime_ns": None, "verified_crc64nvme": None}
 )
-=======
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-_UNVERIFIED: Final[Mapping[str, Any]] = MappingProxyType({"verified_size_bytes": None, "verified_mtime_ns": None})
->>>>>>> main
 """The verification is removed when the parts change.
 
 Otherwise a daemon that finds the file gone would take the current parts for the verified ones and complete them to an

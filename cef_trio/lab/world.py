@@ -73,17 +73,14 @@ BUCKET: Final = "recordings"
 OTHER_BUCKET: Final = "elsewhere"
 PART: Final = 1000
 """Size of a part in a world, bytes."""
-<<<<<<< HEAD
 NOT_OURS: Final = b"not ours"
 """The content of another program's object."""
 PROBE: Final = "cef-trio-probe"
 """What the keys of the daemon's probes contain."""
-=======
 AUTO_PART_SIZE: Final = AutoPartSize(
     least_bytes=PART // 2, most_bytes=4 * PART, default_bytes=PART, unit_bytes=1, part_seconds=10.0
 )
 """``CHUNK_SIZE_BYTES=auto`` in a world's measure."""
->>>>>>> main
 WEBHOOK_SECRET: Final = "whsec_" + base64.b64encode(b"a world's secret, 24 bytes").decode()
 INACTIVE: Final = INTERRUPTED | ENDED
 """Statuses of streams without a task."""
