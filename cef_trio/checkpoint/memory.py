@@ -25,7 +25,7 @@ import trio
 from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState
 from cef_trio.checkpoint.model import Checkpoint, Lease, Owner, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import Records, StreamSummary, StreamWrites
+from cef_trio.checkpoint.protocols import Records, StoredReport, StoredReports, StreamSummary, StreamWrites
 from cef_trio.checkpoint.redis import Keys, codec
 from cef_trio.checkpoint.schema import NewerRecord
 from cef_trio.checkpoint.states import ENDED, StreamSet
@@ -64,7 +64,7 @@ class StoreSnapshot:
     by_path: Mapping[str, str]
     leases: Mapping[str, _Held]
     pending_webhooks: frozenset[str] = frozenset()
-    reports: Mapping[str, str] = field(default_factory=dict)
+    reports: Mapping[str, StoredReport] = field(default_factory=dict)
     schema: int | None = None
 
 
@@ -77,12 +77,14 @@ class MemoryCheckpointStore(StreamWrites):
         self.retrier: Retrier = SingleAttempt()
         self.persistent = False
         """What :meth:`is_persistent` returns."""
+        self.unix_clock: Callable[[], float] = clock
+        """The store's clock as Unix time, for reports."""
         self._clock = clock
         self._streams: dict[str, Checkpoint] = {}
         self._by_path: dict[str, str] = {}
         self._leases: dict[str, _Held] = {}
         self._pending_webhooks: set[str] = set()
-        self._reports: dict[str, str] = {}
+        self._reports: dict[str, StoredReport] = {}
         self.unreadable = UnreadableKeys()
         self._keys = Keys()
         self._unreadable_keys: dict[str, str] = {}
@@ -344,20 +346,30 @@ class MemoryCheckpointStore(StreamWrites):
         """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._call("ack_webhook", lambda: self._pending_webhooks.discard(stream_id))
 
-    async def report(self, instance: str, text: str) -> None:
-        """See :meth:`DaemonReports.report`."""
-        await self._call("report", lambda: self._reports.update({instance: text}))
+    async def report(self, name: str, text: str) -> StoredReport | None:
+        """See :meth:`DaemonRegistry.report`."""
 
-    async def reports(self) -> Mapping[str, str]:
-        """See :meth:`DaemonReports.reports`."""
-        return await self._call("reports", lambda: dict(self._reports))
+        def effect() -> StoredReport | None:
+            now, before = self.unix_clock(), self._reports.pop(name, None)  # the latest is the last
+            self._reports[name] = StoredReport(text, now)
+            for old in [key for key, one in self._reports.items() if one.received_at <= now - rules.REPORT_SECONDS]:
+                del self._reports[old]
+            while len(self._reports) > rules.MAX_REPORTS:
+                del self._reports[next(iter(self._reports))]
+            return before
 
-    async def forget_reports(self, instances: Collection[str]) -> None:
-        """See :meth:`DaemonReports.forget_reports`."""
+        return await self._call("report", effect)
+
+    async def reports(self) -> StoredReports:
+        """See :meth:`DaemonRegistry.reports`."""
+        return await self._call("reports", lambda: StoredReports(dict(self._reports), self.unix_clock()))
+
+    async def forget_reports(self, names: Collection[str]) -> None:
+        """See :meth:`DaemonRegistry.forget_reports`."""
 
         def effect() -> None:
-            for instance in instances:
-                self._reports.pop(instance, None)
+            for name in names:
+                self._reports.pop(name, None)
 
         await self._call("forget_reports", effect)
 

@@ -1,8 +1,8 @@
 """The interface of a checkpoint store, and the promises that every implementation keeps.
 
 :class:`CheckpointStore` is the sum of four small interfaces: :class:`StreamStore` for records and parts,
-:class:`LeaseStore` for leases, :class:`WebhookOutbox` for webhooks not yet delivered, :class:`DaemonReports` for what
-`status` shows of the daemons. Depend on the smallest that is enough.
+:class:`LeaseStore` for leases, :class:`WebhookOutbox` for webhooks not yet delivered, :class:`DaemonRegistry` for the
+daemons of the fleet. Depend on the smallest that is enough.
 
 Two implementations (``redis/store.py``, ``memory.py``) pass the same conformance tests. Rules for both:
 
@@ -268,21 +268,44 @@ class WebhookOutbox(Protocol):
         ...
 
 
-class DaemonReports(Protocol):
-    """The last report of each daemon, for ``cef-trio status`` and ``doctor``. No decision depends on it."""
+@dataclass(frozen=True, slots=True)
+class StoredReport:
+    """A daemon's last report."""
 
-    async def report(self, instance: str, text: str) -> None:
-        """Store a daemon's report in place of its previous one."""
+    text: str
+    received_at: float
+    """When the store received it: Unix time by the store's clock, so that silence is judged by one clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReports:
+    """The whole registry."""
+
+    reports: Mapping[str, StoredReport]
+    """By name."""
+    now: float
+    """The store's clock when it was read, as Unix time."""
+
+
+class DaemonRegistry(Protocol):
+    """The last report of each daemon, of all owners; for commands and pages. No upload depends on it.
+
+    The store adds its own time to each report. It drops reports that are older than ``rules.REPORT_SECONDS``, and the
+    oldest beyond ``rules.MAX_REPORTS``.
+    """
+
+    async def report(self, name: str, text: str) -> StoredReport | None:
+        """Store a daemon's report; return the one that it replaces."""
         ...
 
-    async def reports(self) -> Mapping[str, str]:
-        """Return the last report of each daemon, by instance."""
+    async def reports(self) -> StoredReports:
+        """Return the last report of each daemon."""
         ...
 
-    async def forget_reports(self, instances: Collection[str]) -> None:
-        """Remove the reports of these daemons."""
+    async def forget_reports(self, names: Collection[str]) -> None:
+        """Remove the reports of these names."""
         ...
 
 
-class CheckpointStore(StreamStore, LeaseStore, WebhookOutbox, DaemonReports, Protocol):
+class CheckpointStore(StreamStore, LeaseStore, WebhookOutbox, DaemonRegistry, Protocol):
     """Everything that a daemon keeps in its store."""

@@ -20,6 +20,11 @@ from cef_trio.exceptions import LeaseLostError, PathTakenError, RecordUnreadable
 _NAMES: Final = frozenset(field.name for field in fields(StreamMeta))
 _NOT_BY_CHANGE: Final = frozenset({"stream_id", "status", "current_path", schema.FIELD})
 
+REPORT_SECONDS: Final = 7 * 86400.0
+"""How long the registry keeps a daemon's last report."""
+MAX_REPORTS: Final = 5000
+"""The most reports in the registry; containers that get a new name at each start leave many."""
+
 FORGOTTEN_BY_START_OVER: Final = (
     "s3_upload_id",
     "checksum_algorithm",

@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState, not_allowed
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import Records, StreamSummary, StreamWrites
+from cef_trio.checkpoint.protocols import Records, StoredReport, StoredReports, StreamSummary, StreamWrites
 from cef_trio.checkpoint.redis import codec, scripts
 from cef_trio.checkpoint.redis.address import RedisAddress, Topology, parse_address
 from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script
@@ -49,9 +49,10 @@ _BATCH: Final = 500
 class RedisCheckpointStore(StreamWrites):
     """A ``CheckpointStore`` in Redis. An async context manager; use it inside.
 
-    ``url``, ``key_prefix`` and ``ca_file`` are as the settings. ``socket_timeout_seconds``, positive and finite, limits
-    a connect and a reply, ``connections`` the concurrent calls. ``retrier`` is a single attempt by default.
-    ``read_url`` reads ``REDIS_URL`` again after the server has rejected the login; it may return ``None``.
+    ``url``, ``key_prefix`` and ``ca_file`` are as the settings; ``owner`` names the namespace (``keys.py``).
+    ``socket_timeout_seconds``, positive and finite, limits a connect and a reply, ``connections`` the concurrent calls.
+    ``retrier`` is a single attempt by default. ``read_url`` reads ``REDIS_URL`` again after the server has rejected the
+    login; it may return ``None``.
 
     Raises:
         ValueError: the URL is invalid, or a cluster's prefix has no hash tag. No message contains the password.
@@ -62,6 +63,7 @@ class RedisCheckpointStore(StreamWrites):
         url: str,
         *,
         key_prefix: str = "",
+        owner: str = "",
         ca_file: Path | None = None,
         socket_timeout_seconds: float = 1.0,
         connections: int = 8,
@@ -69,7 +71,7 @@ class RedisCheckpointStore(StreamWrites):
         read_url: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
         self._read_url = read_url
-        self.keys = Keys(key_prefix)
+        self.keys = Keys(key_prefix, owner)
         self.unreadable = UnreadableKeys()
         self._index_exists = False
         """Whether ``streams:by_path`` is known to exist, or not to be needed."""
@@ -83,8 +85,8 @@ class RedisCheckpointStore(StreamWrites):
         )
         if self.address.topology is Topology.CLUSTER and not self.keys.hash_tag:
             raise ValueError(
-                "REDIS_KEY_PREFIX must hold a hash tag with a Redis cluster, for example '{cef-trio}:', "
-                f"so that all keys are in one slot; it is {key_prefix!r}"
+                "with a Redis cluster all keys of an owner must be in one slot, by a hash tag: REDIS_KEY_PREFIX must "
+                f"not hold an empty one, '{{}}'; it is {key_prefix!r}"
             )
 
     @property
@@ -131,7 +133,9 @@ class RedisCheckpointStore(StreamWrites):
         self._redis.renew_connections()
         await self._redis.call(
             "check_writable",
-            lambda client: run_script(client, scripts.PROBE, [self.keys.probe], [_PROBE_MILLISECONDS]),
+            lambda client: run_script(
+                client, scripts.PROBE, [self.keys.probe, self.keys.absent], [_PROBE_MILLISECONDS]
+            ),
         )
 
     async def info(self) -> ServerInfo:
@@ -389,34 +393,42 @@ class RedisCheckpointStore(StreamWrites):
         """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._redis.call("ack_webhook", lambda client: client.srem(self.keys.pending_webhooks, stream_id))
 
-    async def report(self, instance: str, text: str) -> None:
-        """See :meth:`DaemonReports.report`."""
-        name, value = codec.encode_path(instance), text.encode("utf-8", "surrogateescape")
-        await self._redis.call("report", lambda client: client.hset(self.keys.reports, name, value))
+    async def report(self, name: str, text: str) -> StoredReport | None:
+        """See :meth:`DaemonRegistry.report`."""
+        given: list[Argument] = [
+            codec.encode_path(name),
+            text.encode("utf-8", "surrogateescape"),
+            int(rules.REPORT_SECONDS * 1000),
+            rules.MAX_REPORTS,
+        ]
 
-    async def reports(self) -> Mapping[str, str]:
-        """See :meth:`DaemonReports.reports`."""
+        def work(client: Client) -> StoredReport | None:
+            _, replaced = run_script(client, scripts.REPORT, self._registry_keys, given)
+            return _stored_report(replaced) if replaced else None
 
-        def work(client: Client) -> Mapping[str, str]:
-            try:
-                found = client.hgetall(self.keys.reports)
-            except ResponseError as error:
-                self._check_type(self.keys.reports, error)
-                return {}
-            self._check_type(self.keys.reports, None)
-            return {name.decode(errors="replace"): text.decode(errors="replace") for name, text in found.items()}
+        return await self._redis.call("report", work)
+
+    async def reports(self) -> StoredReports:
+        """See :meth:`DaemonRegistry.reports`."""
+
+        def work(client: Client) -> StoredReports:
+            _, now, found = run_script(client, scripts.REPORTS, self._registry_keys, [])
+            for position, key in enumerate(self._registry_keys, 1):
+                self.unreadable.note(key, f"{key} is of a wrong type" if found == position else None)
+            reports = {} if isinstance(found, int) else _pairs(found)
+            return StoredReports(
+                {name.decode(errors="replace"): _stored_report(entry) for name, entry in reports.items()},
+                int(now) / 1000,
+            )
 
         return await self._redis.call("reports", work)
 
-    async def forget_reports(self, instances: Collection[str]) -> None:
-        """See :meth:`DaemonReports.forget_reports`."""
-        names = [codec.encode_path(instance) for instance in instances]
-
-        def work(client: Client) -> None:
-            if names:
-                client.hdel(self.keys.reports, *names)
-
-        await self._redis.call("forget_reports", work)
+    async def forget_reports(self, names: Collection[str]) -> None:
+        """See :meth:`DaemonRegistry.forget_reports`."""
+        given: list[Argument] = [codec.encode_path(name) for name in names]
+        await self._redis.call(
+            "forget_reports", lambda client: run_script(client, scripts.FORGET_REPORTS, self._registry_keys, given)
+        )
 
     async def forget(self, stream_id: str) -> None:
         """See :meth:`StreamStore.forget`."""
@@ -463,6 +475,10 @@ class RedisCheckpointStore(StreamWrites):
 
     def _keys_of(self, stream_id: str) -> list[str]:
         return [self.keys.lease(stream_id), self.keys.meta(stream_id), self.keys.parts(stream_id)]
+
+    @property
+    def _registry_keys(self) -> list[str]:
+        return [self.keys.daemons, self.keys.daemons_seen]
 
     def _members(self, client: Client, key: str) -> frozenset[str]:
         try:
@@ -591,6 +607,13 @@ class RedisCheckpointStore(StreamWrites):
 
 def _text(value: object) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _stored_report(entry: bytes) -> StoredReport:
+    """Decode an entry of the registry; one that no daemon wrote counts as received long ago."""
+    milliseconds, _, text = entry.partition(b" ")
+    received_at = int(milliseconds) / 1000 if milliseconds.isdigit() else 0.0
+    return StoredReport(text.decode(errors="replace"), received_at)
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
