@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,6 +50,7 @@ OWNER = "stored"
 BUCKET = "recordings"
 
 
+@lru_cache(maxsize=64)
 def content(name: str, size: int) -> bytes:
     """Return the first bytes of the recording of that name: the same in each process."""
     return random.Random(name).randbytes(size)

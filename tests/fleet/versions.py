@@ -25,11 +25,11 @@ def source_of(commit: str, folder: Path) -> Path:
     Raises:
         NoHistoryError: this clone does not have the commit (a shallow one), or is none.
     """
-    archive = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", commit, "cef_trio"], capture_output=True, check=False
-    )
+    archive = subprocess.run(["git", "-C", str(ROOT), "archive", commit, "cef_trio"], capture_output=True, check=False)
     if archive.returncode:
-        raise NoHistoryError(f"this clone has no commit {commit[:7]} (git fetch --unshallow): {archive.stderr.decode()}")
+        raise NoHistoryError(
+            f"this clone has no commit {commit[:7]} (git fetch --unshallow): {archive.stderr.decode()}"
+        )
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as package:
         package.extractall(folder, filter="data")
     return folder
