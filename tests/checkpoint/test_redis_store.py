@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import trio.testing
 from checkpoint.examples import OURS, START, meta, part
 from checkpoint.test_checkpoint_cancellation import CALLS
 from servers.scripted import scripted_server
+from servers.tcp_proxy import tcp_proxy
 from servers.valkey import ValkeyServer, valkey_server
 from waiting import until
 
@@ -258,6 +260,7 @@ async def test_every_key_of_a_stream_is_behind_the_prefix(valkey: ValkeyServer, 
     async with RedisCheckpointStore(valkey.url, key_prefix="{node-a}:") as store:
         await store.create(meta(), OURS, [part()])
         assert set(raw.keys()) == {
+            b"{node-a}:leases",
             b"{node-a}:streams:active",
             b"{node-a}:streams:by_path",
             b"{node-a}:stream:s1:meta",
@@ -467,6 +470,44 @@ async def test_a_cluster_keeps_all_our_keys_in_one_slot() -> None:
             assert (await store.info()).product == "valkey"
             server.command("SCRIPT", "FLUSH", "SYNC")
             assert await store.load("s1") is not None
+
+
+@pytest.mark.real
+async def test_a_cluster_whose_nodes_all_have_new_addresses_is_found_by_that_of_the_url() -> None:
+    """As in Kubernetes, where each pod that restarts has a new address behind the same name."""
+    arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "500"]
+    with (
+        valkey_server(tcp=True, arguments=arguments) as old,
+        valkey_server(tcp=True, arguments=arguments) as new,
+        tcp_proxy(old.port) as name,
+    ):
+        for server in (old, new):
+            assert server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK\r\n"
+            await until(lambda: b"cluster_state:ok" in server.command("CLUSTER", "INFO"))  # noqa: B023 - called here
+        async with RedisCheckpointStore(
+            f"redis+cluster://127.0.0.1:{name.port}", key_prefix="{node-a}:", socket_timeout_seconds=5
+        ) as store:
+            await store.ping()
+            old.kill()
+            name.lead_to(new.port)
+            await until(partial(is_connected, store))
+            await store.create(meta(), OURS)
+            assert new.command("EXISTS", "{node-a}:stream:s1:meta") == b":1\r\n"
+
+
+async def test_a_call_to_a_cluster_does_not_wait_for_each_of_many_nodes_that_do_not_answer() -> None:
+    """redis-py asks one after another, and gives each a time-out."""
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(closing(socket.create_server(("127.0.0.1", 0)))) for _ in range(10)]
+        hosts = ",".join(f"127.0.0.1:{node.getsockname()[1]}" for node in nodes)
+        async with RedisCheckpointStore(
+            f"redis+cluster://{hosts}", key_prefix="{node-a}:", socket_timeout_seconds=0.1
+        ) as store:
+            with pytest.raises(RedisOperationError, match="cannot be connected") as caught:
+                await store.ping()
+        assert caught.value.transient
+        asked, _, _ = select.select(nodes, [], [], 0)
+        assert 1 <= len(asked) <= 4
 
 
 @pytest.mark.real
