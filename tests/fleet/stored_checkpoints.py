@@ -77,7 +77,6 @@ def restore(name: str, watch: Path, endpoint: Endpoint, raw: Any, *, prefix: str
             _put_object(client, one, stored, lambda text: text.replace(WATCH, str(watch)).replace(S3, endpoint.url))
     identities = trio.run(_identities, watch, list(stored["files"]))
     owner = trio.run(_owner, watch)
-    owners = {value["hash"].get("owner") for key, value in stored["redis"].items() if key.endswith(":meta")}
 
     def text(value: str) -> bytes:
         shown = value.replace(WATCH, str(watch)).replace(S3, endpoint.url)
@@ -85,12 +84,15 @@ def restore(name: str, watch: Path, endpoint: Endpoint, raw: Any, *, prefix: str
             shown = shown.replace(f"\0{name_of_owner}", f"\0{owner.name}")
         return shown.encode("utf-8", "surrogateescape")
 
+    records = [value["hash"] for key, value in stored["redis"].items() if key.endswith(":meta")]
+    paths = {record["stream_id"]: record["current_path"].removeprefix(f"{WATCH}/") for record in records}
+    owners = {record.get("owner") for record in records}
     metas = {}
     for key, value in stored["redis"].items():
         if "hash" in value:
             fields = dict(value["hash"])
             if key.endswith(":meta"):
-                path = fields["current_path"].removeprefix(f"{WATCH}/")
+                path = paths[fields["stream_id"]]
                 metas[path] = value["hash"]
                 here = {**codec.encode_field("identity", identities[path]), **codec.encode_field("owner", owner)}
                 numbers = {one: found.decode() for one, found in here.items() if not one.startswith("head_")}
@@ -101,7 +103,10 @@ def restore(name: str, watch: Path, endpoint: Endpoint, raw: Any, *, prefix: str
         elif "set" in value:
             raw.sadd(text(prefix + key), *(text(member) for member in value["set"]))
         elif "zset" in value:
-            raw.zadd(text(prefix + key), {text(member): score for member, score in value["zset"].items()})
+            scores = value["zset"]
+            if key.endswith("streams:by_inode"):
+                scores = {one: identities[paths[one]].file_ino for one in scores}
+            raw.zadd(text(prefix + key), {text(member): score for member, score in scores.items()})
         else:
             raw.set(text(prefix + key), text(value["string"]), px=LEASE_MILLISECONDS if value["expires"] else None)
     return Restored(watch, stored, metas)
