@@ -32,7 +32,7 @@ from cef_trio.admin.status_page import (
     Totals,
     judge_health,
 )
-from cef_trio.checkpoint import FAILED, SENTENCES, FailureReason, Status, StreamMeta, StreamSet
+from cef_trio.checkpoint import FAILED, SENTENCES, FailureReason, History, Status, StreamMeta
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.observability import Snapshot, StreamActivity, StreamSnapshot, StreamState
 from cef_trio.resilience import Periodic
@@ -198,11 +198,12 @@ class DaemonSource:
 
     async def _refresh(self) -> None:
         store = self.services.store
-        completed = await store.members(StreamSet.COMPLETED)
-        metas = await store.load_metas(await store.members(StreamSet.FAILED))
-        failed = [known.meta for known in metas.values() if known.meta.status in FAILED]
-        latest = heapq.nlargest(MAX_FAILED, failed, key=lambda meta: (meta.last_activity_at_utc, meta.stream_id))
-        self._ended = _Ended(len(completed), len(failed), tuple(self._failed(meta) for meta in latest))
+        counts = await store.count_ended()
+        known = await store.load_metas(await store.latest(History.FAILED, MAX_FAILED))
+        failed = [one.meta for one in known.values() if one.meta.status in FAILED]
+        failed.sort(key=lambda meta: (meta.last_activity_at_utc, meta.stream_id), reverse=True)
+        completed, failures = counts.get(History.COMPLETED, 0), counts.get(History.FAILED, 0)
+        self._ended = _Ended(completed, failures, tuple(self._failed(meta) for meta in failed))
 
     def _failed(self, meta: StreamMeta) -> FailedStream:
         sentence = _SENTENCE_OF[meta.status]

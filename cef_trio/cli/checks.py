@@ -214,22 +214,30 @@ def judge_streams(facts: StreamFacts) -> list[Finding]:
     if failed:
         says = f"{count(failed, 'recording')} failed"
         found.append(warning("failed", says, "`cef-trio list --state failed` shows why, `cef-trio retry` retries them"))
-    return found + judge_daemons(facts.fleet) + _judge_reports(facts.fleet) + _judge_records(facts)
+    return found + judge_fleet_reports(facts.fleet) + _judge_records(facts)
 
 
-def judge_daemons(fleet: Fleet) -> list[Finding]:
-    """Report what is wrong with the fleet: silent hosts, shared names, mixed versions, clocks apart."""
+def judge_fleet_reports(fleet: Fleet) -> list[Finding]:
+    """Report what is wrong with the daemons together, and what each reports as at risk (promise P10)."""
+    return _judge_fleet(fleet) + _judge_risks(fleet)
+
+
+def _judge_fleet(fleet: Fleet) -> list[Finding]:
     return [(problem if one.is_urgent else warning)("fleet", one.says, one.todo) for one in judge_fleet(fleet)]
 
 
-def _judge_reports(fleet: Fleet) -> list[Finding]:
-    """Report what the daemons report as not reaching S3 (promise P10)."""
+def _judge_risks(fleet: Fleet) -> list[Finding]:
     todo = "see docs/operations.md for each; the daemon continues by itself once that is fixed"
-    return [
+    at_risk = [one for one in fleet.living if one.risks]
+    found = [
         problem("at risk", f"{report.instance_id} ({report.folder}): {sentence}", todo)
-        for report in fleet.needing_attention()
+        for report in at_risk[:_MOST_DAEMONS]
         for sentence in describe_problems(report, fleet.now)
     ]
+    if len(at_risk) > _MOST_DAEMONS:
+        more = count(len(at_risk) - _MOST_DAEMONS, "more daemon")
+        found.append(problem("at risk", more, "`cef-trio fleet --json` has all"))
+    return found
 
 
 def _judge_records(facts: StreamFacts) -> list[Finding]:
@@ -258,6 +266,7 @@ def _repair_hint(key: str) -> str:
 
 _OF_FLEET: Final = ("{fleet}:daemons", "{fleet}:seen")
 _OF_MANY: Final = ("by_path", *(one.value for one in StreamSet))
+_MOST_DAEMONS: Final = 20
 _MOST_RECORDS: Final = 5
 """At most this many are listed one by one."""
 

@@ -260,6 +260,7 @@ async def test_every_key_of_a_stream_is_behind_the_prefix(valkey: ValkeyServer, 
     async with RedisCheckpointStore(valkey.url, key_prefix="{node-a}:") as store:
         await store.create(meta(), OURS, [part()])
         assert set(raw.keys()) == {
+            b"{node-a}:leases",
             b"{node-a}:streams:active",
             b"{node-a}:streams:by_path",
             b"{node-a}:stream:s1:meta",

@@ -31,8 +31,10 @@ def _read(name: str) -> Script:
 ACQUIRE = _read("acquire")
 COMMIT = _read("commit")
 CREATE = _read("create")
+EXPIRED = _read("expired")
 FORGET = _read("forget")
 FORGET_REPORTS = _read("forget_reports")
+INDEX = _read("index")
 INDEX_PATHS = _read("index_paths")
 LOAD = _read("load")
 PROBE = _read("probe")
@@ -44,6 +46,6 @@ REPORTS = _read("reports")
 SAVE_INTERRUPTED = _read("save_interrupted")
 
 ALL = (
-    *(ACQUIRE, COMMIT, CREATE, FORGET, FORGET_REPORTS, INDEX_PATHS, LOAD, PROBE, RAISE_SCHEMA, RELEASE, RENEW, REPORT),
-    *(REPORTS, SAVE_INTERRUPTED),
+    *(ACQUIRE, COMMIT, CREATE, EXPIRED, FORGET, FORGET_REPORTS, INDEX, INDEX_PATHS, LOAD, PROBE, RAISE_SCHEMA),
+    *(RELEASE, RENEW, REPORT, REPORTS, SAVE_INTERRUPTED),
 )
