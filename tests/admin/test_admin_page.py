@@ -196,7 +196,8 @@ async def test_the_fleets_page_shows_daemons_and_problems_and_hostile_names_are_
     now = 1.7e9
     daemons = [
         DaemonReport(
-            instance=f"o{number}", owner=f"o{number}", process=str(number), version="1", name=name, host=name, folder=name,
+            instance=f"o{number}", owner=f"o{number}", process=str(number), version="1",
+            name=name, host=name, folder=name,
             at=now - 100 * number, received_at=now - 100 * number, behind=Lag(2048, now - 90), streams={"working": 3},
         )
         for number, name in enumerate(HOSTILE)
