@@ -19,7 +19,7 @@ from cef_trio.checkpoint.redis import legacy
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.legacy import LegacyStream, Moved, Place
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
-from cef_trio.checkpoint.states import Status, StreamSet
+from cef_trio.checkpoint.states import History, Status, StreamSet
 from cef_trio.exceptions import RedisOperationError
 
 pytestmark = pytest.mark.real
@@ -113,6 +113,8 @@ async def test_our_streams_move_whole_and_those_of_others_stay(valkey: ValkeySer
             path: one.meta.stream_id for path, one in by_path.items()
         }
         assert await new.pending_webhooks() == {"done"}
+        assert await new.mend_history() == 0, "they are in the indexes by time too"
+        assert [key for key, _ in await new.ended(History.COMPLETED, before_ms=1 << 50)] == ["done", "superseded"]
         assert await new.legacy.count() == 1
         assert {key: raw.dump(key) for key in theirs} == theirs
         left = {key.decode() for key in raw.keys("*") if not key.decode().startswith(new.keys.prefix)}

@@ -23,6 +23,7 @@ from servers.s3_control import arm, call_log, disarm, disarm_all
 from servers.valkey import ValkeyServer, valkey_server
 
 import cef_trio
+from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status
 
@@ -140,7 +141,9 @@ def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(serve
         process.wait_for("object_adopted", count=2)
         assert process.stop() == 0
     path.rename(folder / "b.mp4")
+    assert servers.redis.command("DEL", Keys().by_mtime) == b":1\r\n"
     with daemon(settings) as process:
+        process.wait_for("history_mended")
         assert process.stop() == 0
     command("verify", stream_id, settings=settings)
     key = f"streams/{OWNER}/{uuid4()}/nobody.mp4"

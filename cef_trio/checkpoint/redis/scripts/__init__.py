@@ -32,8 +32,10 @@ ACQUIRE = _read("acquire")
 CLAIM = _read("claim")
 COMMIT = _read("commit")
 CREATE = _read("create")
+EXPIRED = _read("expired")
 FORGET = _read("forget")
 FORGET_REPORTS = _read("forget_reports")
+INDEX = _read("index")
 INDEX_PATHS = _read("index_paths")
 LOAD = _read("load")
 MOVE = _read("move")
@@ -47,6 +49,6 @@ SAVE_INTERRUPTED = _read("save_interrupted")
 UNCLAIM = _read("unclaim")
 
 ALL = (
-    *(ACQUIRE, CLAIM, COMMIT, CREATE, FORGET, FORGET_REPORTS, INDEX_PATHS, LOAD, MOVE, PROBE, RAISE_SCHEMA, RELEASE),
-    *(RENEW, REPORT, REPORTS, SAVE_INTERRUPTED, UNCLAIM),
+    *(ACQUIRE, CLAIM, COMMIT, CREATE, EXPIRED, FORGET, FORGET_REPORTS, INDEX, INDEX_PATHS, LOAD, MOVE, PROBE),
+    *(RAISE_SCHEMA, RELEASE, RENEW, REPORT, REPORTS, SAVE_INTERRUPTED, UNCLAIM),
 )

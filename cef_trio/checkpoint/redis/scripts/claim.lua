@@ -9,17 +9,16 @@ end
 if system == nil then
   redis.call('DEL', KEYS[1])
 end
-local now = redis.call('TIME')
-local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+local now = tonumber(now_ms())
 local found = redis.call('HGETALL', KEYS[1])
 for i = 1, #found, 2 do
-  if string.find(found[i], '^process:') and (tonumber(found[i + 1]) or 0) <= now_ms then
+  if string.find(found[i], '^process:') and (tonumber(found[i + 1]) or 0) <= now then
     redis.call('HDEL', KEYS[1], found[i])
   end
 end
 redis.call('HSET', KEYS[1], 'system', ARGV[1])
 redis.call('HSET', KEYS[1], 'host', ARGV[2])
 redis.call('HSETNX', KEYS[1], 'since', ARGV[3])
-redis.call('HSET', KEYS[1], 'process:' .. ARGV[4], string.format('%.0f', now_ms + ARGV[5]))
+redis.call('HSET', KEYS[1], 'process:' .. ARGV[4], now_ms(ARGV[5]))
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 return {'ok'}

@@ -2,11 +2,7 @@
 -- ARGV: name, report, how long reports are kept in ms, the most reports
 -- Returns {'ok', the replaced entry or ''}. An entry is the time of the report, in ms by this server's clock, a space,
 -- and the report.
-if redis.replicate_commands then
-  redis.replicate_commands() -- before Redis 5 no script may write after TIME
-end
-local time = redis.call('TIME')
-local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+local now = now_ms()
 local function forget(names)
   for _, name in ipairs(names) do
     redis.call('HDEL', KEYS[1], name)
