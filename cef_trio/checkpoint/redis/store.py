@@ -30,7 +30,7 @@ from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.scripts import arguments
 from cef_trio.checkpoint.redis.scripts.arguments import Argument
-from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo
+from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo, replicas_in
 from cef_trio.checkpoint.schema import NewerRecord
 from cef_trio.checkpoint.states import ENDED, History, Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
@@ -163,6 +163,11 @@ class RedisCheckpointStore(StreamWrites):
                 is_replica=values.get("role") == "slave",
                 append_fsync=self._setting(client, "appendfsync"),
                 save=self._setting(client, "save"),
+                used_memory_bytes=int(values.get("used_memory", 0)),
+                system_memory_bytes=int(values.get("total_system_memory", 0)),
+                replicas=replicas_in(values),
+                min_replicas_to_write=_number(self._setting(client, "min-replicas-to-write")),
+                min_replicas_max_lag_seconds=_number(self._setting(client, "min-replicas-max-lag")),
             )
 
         return await self._redis.call("info", work)
@@ -750,6 +755,10 @@ class RedisCheckpointStore(StreamWrites):
 
 def _text(value: object) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _number(setting: str | None) -> int | None:
+    return int(setting) if setting is not None and setting.isdigit() else None
 
 
 def _stored_report(entry: bytes) -> StoredReport:
