@@ -37,6 +37,7 @@ from servers.valkey_fleet import (
 )
 from waiting import wait_until
 
+from cef_trio.checkpoint.redis.keys import FLEET
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import StreamSet
 
@@ -318,6 +319,29 @@ async def test_owners_spread_over_the_nodes_of_a_cluster_and_each_is_whole_on_on
             assert home.command("EXISTS", store.keys.meta("s1"), store.keys.parts("s1")) == b":2\r\n"
             homes.add(home)
     assert len(homes) > 1
+
+
+@LONG
+def test_uploads_go_on_while_the_part_of_the_cluster_that_has_the_registry_of_daemons_is_dead(
+    cluster: ValkeyCluster, tmp_path: Path, s3: Endpoint
+) -> None:
+    registry = cluster.primary_of(f"{FLEET}:daemons")
+    name = next(
+        name for number in range(99) if cluster.primary_of(f"{{{(name := f'node-{number}')}}}:x") is not registry
+    )
+    for server in cluster.servers:
+        assert server.command("CONFIG", "SET", "cluster-require-full-coverage", "no") == b"+OK\r\n"
+    dead = [registry, *cluster.replicas_of(registry)]
+    with uploading(tmp_path, s3, cluster.url, name=name) as upload:
+        for server in dead:
+            server.kill()
+        upload.process.wait_for("report_not_written", count=2)
+        upload.wait_for_parts()
+        upload.finish()
+        assert upload.process.count("outage_started") == 0
+    for server in dead:
+        server.start()
+    cluster.wait_until_whole()
 
 
 @LONG
