@@ -125,6 +125,16 @@ class StreamWrites(Protocol):
         """
         await self._commit(stream_id, lease, rules.transition(status, change, enqueue_webhook=enqueue_webhook))
 
+    async def record_put(self, stream_id: str, lease: Lease, part: PartRecord, change: Change) -> None:
+        """Move the stream to ``s3_completed``, apply ``change``, and record the object's only part, which was sent.
+
+        Repeating it with an identical part changes nothing.
+
+        Raises:
+            ValueError: ``states.TRANSITIONS`` does not allow it; a bug of the caller.
+        """
+        await self._commit(stream_id, lease, rules.record_put(part, change))
+
     async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
         """Set ``current_path`` and the ``streams:by_path`` entry to a new path; ``original_path`` stays.
 

@@ -160,6 +160,7 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         "object_crc64nvme": _CRC64,
         "verified_size_bytes": _INTEGER,
         "verified_mtime_ns": _INTEGER,
+        "verified_crc64nvme": _CRC64,
         "completed_at_utc": _TIME,
         "duration_seconds": _FLOAT,
         "supersedes_stream_id": _TEXT,
