@@ -46,9 +46,12 @@ log = structlog.get_logger(__name__)
 StoreT = TypeVar("StoreT", bound=CheckpointStore)
 S3T = TypeVar("S3T", bound=S3Client)
 
-REDIS_NOT_RETRIED: Final = frozenset({"count", "is_persistent", "report", "save_interrupted"})
+REDIS_NOT_RETRIED: Final = frozenset(
+    {"count", "forget_reports", "is_persistent", "report", "reports", "save_interrupted"}
+)
 """Redis operations that are not retried: surveys and reports (repeated by their caller; a report that waited would have
-an old time) and the save at shutdown (no time left)."""
+an old time; in a cluster the registry may be on a node that does not work, without which uploads go on) and the save at
+shutdown (no time left)."""
 S3_NOT_RETRIED: Final = frozenset({"upload_part_copy"})
 """S3 operations that are not retried: a copy falls back to sending the bytes."""
 

@@ -141,7 +141,7 @@ def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(serve
         process.wait_for("object_adopted", count=2)
         assert process.stop() == 0
     path.rename(folder / "b.mp4")
-    assert servers.redis.command("DEL", Keys().by_mtime) == b":1\r\n"
+    assert servers.redis.command("DEL", Keys("", OWNER).by_mtime) == b":1\r\n"
     with daemon(settings) as process:
         process.wait_for("history_mended")
         assert process.stop() == 0

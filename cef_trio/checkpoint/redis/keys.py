@@ -89,6 +89,11 @@ class Keys:
         return f"{self.base}{FLEET}:seen"
 
     @property
+    def daemons_by_name(self) -> str:
+        """The sorted set of these names, so that those of one owner are found."""
+        return f"{self.base}{FLEET}:names"
+
+    @property
     def pending_webhooks(self) -> str:
         """The set of ids of completed streams whose webhook is not yet delivered."""
         return f"{self.prefix}webhooks:owed"

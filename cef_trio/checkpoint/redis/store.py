@@ -525,35 +525,36 @@ class RedisCheckpointStore(StreamWrites):
         """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._redis.call("ack_webhook", lambda client: client.srem(self.keys.pending_webhooks, stream_id))
 
-    async def report(self, name: str, text: str) -> StoredReport | None:
+    async def report(self, name: str, text: str, *, beginning: str) -> StoredReports:
         """See :meth:`DaemonRegistry.report`."""
         given: list[Argument] = [
             codec.encode_path(name),
             text.encode("utf-8", "surrogateescape"),
             int(rules.REPORT_SECONDS * 1000),
             rules.MAX_REPORTS,
+            codec.encode_path(beginning),
         ]
+        return await self._redis.call(
+            "report",
+            lambda client: self._stored_reports(run_script(client, scripts.REPORT, self._registry_keys, given)),
+        )
 
-        def work(client: Client) -> StoredReport | None:
-            _, replaced = run_script(client, scripts.REPORT, self._registry_keys, given)
-            return _stored_report(replaced) if replaced else None
-
-        return await self._redis.call("report", work)
-
-    async def reports(self) -> StoredReports:
+    async def reports(self, *, beginning: str = "") -> StoredReports:
         """See :meth:`DaemonRegistry.reports`."""
+        given: list[Argument] = [codec.encode_path(beginning)]
+        return await self._redis.call(
+            "reports",
+            lambda client: self._stored_reports(run_script(client, scripts.REPORTS, self._registry_keys, given)),
+        )
 
-        def work(client: Client) -> StoredReports:
-            _, now, found = run_script(client, scripts.REPORTS, self._registry_keys, [])
-            for position, key in enumerate(self._registry_keys, 1):
-                self.unreadable.note(key, f"{key} is of a wrong type" if found == position else None)
-            reports = {} if isinstance(found, int) else _pairs(found)
-            return StoredReports(
-                {name.decode(errors="replace"): _stored_report(entry) for name, entry in reports.items()},
-                int(now) / 1000,
-            )
-
-        return await self._redis.call("reports", work)
+    def _stored_reports(self, reply: tuple[bytes, bytes, Sequence[bytes] | int]) -> StoredReports:
+        _, now, found = reply
+        for position, key in enumerate(self._registry_keys, 1):
+            self.unreadable.note(key, f"{key} is of a wrong type" if found == position else None)
+        reports = {} if isinstance(found, int) else _pairs(found)
+        return StoredReports(
+            {name.decode(errors="replace"): _stored_report(entry) for name, entry in reports.items()}, int(now) / 1000
+        )
 
     async def forget_reports(self, names: Collection[str]) -> None:
         """See :meth:`DaemonRegistry.forget_reports`."""
@@ -610,7 +611,7 @@ class RedisCheckpointStore(StreamWrites):
 
     @property
     def _registry_keys(self) -> list[str]:
-        return [self.keys.daemons, self.keys.daemons_seen]
+        return [self.keys.daemons, self.keys.daemons_seen, self.keys.daemons_by_name]
 
     def _members(self, client: Client, key: str) -> frozenset[str]:
         members = self._unless_wrong_type(key, lambda: client.smembers(key))
