@@ -1,8 +1,8 @@
 """The interface of a checkpoint store, and the promises that every implementation keeps.
 
 :class:`CheckpointStore` is the sum of four small interfaces: :class:`StreamStore` for records and parts,
-:class:`LeaseStore` for leases, :class:`WebhookOutbox` for webhooks not yet delivered, :class:`DaemonReports` for what
-`status` shows of the daemons. Depend on the smallest that is enough.
+:class:`LeaseStore` for leases, :class:`WebhookOutbox` for webhooks not yet delivered, :class:`DaemonRegistry` for the
+daemons of the fleet. Depend on the smallest that is enough.
 
 Two implementations (``redis/store.py``, ``memory.py``) pass the same conformance tests. Rules for both:
 
@@ -12,8 +12,8 @@ Two implementations (``redis/store.py``, ``memory.py``) pass the same conformanc
   nothing is written and :class:`~cef_trio.exceptions.LeaseLostError` is raised.
 - On cancellation a call either happened or did not. The Redis store waits for the reply (at most the socket timeout)
   before it raises Cancelled, so no connection carries the reply of an earlier call.
-- A key that cannot be read (a malformed record, a key of another type) affects one stream only: bulk reads leave it out
-  and name it (:class:`Records`, :attr:`StreamStore.unreadable`). Nothing is written to it.
+- A key that cannot be read (a malformed record, one of a newer schema, a key of another type) affects one stream only:
+  bulk reads leave it out and name it (:class:`Records`, :attr:`StreamStore.unreadable`). Nothing is written to it.
 - Failures are :class:`~cef_trio.exceptions.RedisOperationError`; ``transient`` tells whether a retry can help.
 """
 
@@ -26,6 +26,7 @@ from typing import Protocol
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Change, Commit, ExitState
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.schema import NewerRecord
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 
@@ -40,10 +41,14 @@ class StreamSummary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Records(Mapping[str, StreamSummary]):
-    """The result of a bulk read: a mapping of the readable records; ``unreadable`` has the reason for each other."""
+    """The result of a bulk read: a mapping of the readable records; ``unreadable`` has the reason for each other.
+
+    ``newer`` has those of the unreadable ones that are only of a newer schema.
+    """
 
     readable: Mapping[str, StreamSummary] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    newer: Mapping[str, NewerRecord] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> StreamSummary:
         return self.readable[name]
@@ -63,6 +68,7 @@ class StreamWrites(Protocol):
 
         Raises:
             LeaseLostError: the stream's lease is another one, or its record does not exist.
+            RecordUnreadableError: the record is of a newer schema.
             ValueError: the status may not follow the stored one.
         """
         ...
@@ -139,6 +145,14 @@ class StreamStore(StreamWrites, Protocol):
         """Return whether the store writes what it acknowledges to an append-only file."""
         ...
 
+    async def raise_schema(self) -> int | None:
+        """Raise the namespace's schema to ``schema.CURRENT`` if it is older or absent.
+
+        Returns:
+            The schema before; ``None`` if there was none, or it could not be read.
+        """
+        ...
+
     async def create(
         self,
         meta: StreamMeta,
@@ -200,7 +214,7 @@ class StreamStore(StreamWrites, Protocol):
         A stream in ``s3_completed`` keeps that status, which already names the next step.
 
         Returns:
-            The ids of the streams that were not saved because they are under another lease.
+            The ids of the streams that were not saved: they are under another lease, or of a newer schema.
 
         Raises:
             RedisOperationError: the store cannot be reached.
@@ -254,21 +268,44 @@ class WebhookOutbox(Protocol):
         ...
 
 
-class DaemonReports(Protocol):
-    """The last report of each daemon, for ``cef-trio status`` and ``doctor``. No decision depends on it."""
+@dataclass(frozen=True, slots=True)
+class StoredReport:
+    """A daemon's last report."""
 
-    async def report(self, instance: str, text: str) -> None:
-        """Store a daemon's report in place of its previous one."""
+    text: str
+    received_at: float
+    """When the store received it: Unix time by the store's clock, so that silence is judged by one clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReports:
+    """The whole registry."""
+
+    reports: Mapping[str, StoredReport]
+    """By name."""
+    now: float
+    """The store's clock when it was read, as Unix time."""
+
+
+class DaemonRegistry(Protocol):
+    """The last report of each daemon, of all owners; for commands and pages. No upload depends on it.
+
+    The store adds its own time to each report. It drops reports that are older than ``rules.REPORT_SECONDS``, and the
+    oldest beyond ``rules.MAX_REPORTS``.
+    """
+
+    async def report(self, name: str, text: str) -> StoredReport | None:
+        """Store a daemon's report; return the one that it replaces."""
         ...
 
-    async def reports(self) -> Mapping[str, str]:
-        """Return the last report of each daemon, by instance."""
+    async def reports(self) -> StoredReports:
+        """Return the last report of each daemon."""
         ...
 
-    async def forget_reports(self, instances: Collection[str]) -> None:
-        """Remove the reports of these daemons."""
+    async def forget_reports(self, names: Collection[str]) -> None:
+        """Remove the reports of these names."""
         ...
 
 
-class CheckpointStore(StreamStore, LeaseStore, WebhookOutbox, DaemonReports, Protocol):
+class CheckpointStore(StreamStore, LeaseStore, WebhookOutbox, DaemonRegistry, Protocol):
     """Everything that a daemon keeps in its store."""

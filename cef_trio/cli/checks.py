@@ -16,7 +16,7 @@ from cef_trio.checkpoint import StreamSet
 from cef_trio.checkpoint.redis import UNKNOWN_POLICY, ServerInfo
 from cef_trio.cli.output import count
 from cef_trio.exceptions import RedisOperationError, S3OperationError
-from cef_trio.observability import DaemonReport, describe_problems, duplicate_daemons, needs_attention
+from cef_trio.observability import Fleet, describe_problems, judge_fleet
 from cef_trio.s3 import HINTS, AbortRule, ChecksumAlgorithm
 
 
@@ -183,9 +183,20 @@ class StreamFacts:
     """The number of ids in the sets of open streams that have no record."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """The unreadable keys, and why."""
-    reports: tuple[DaemonReport, ...] = ()
-    now: float = 0.0
-    """Unix time."""
+    newer: Mapping[str, str] = field(default_factory=dict)
+    """The records of a newer schema, and their schemas."""
+    fleet: Fleet = field(default_factory=Fleet)
+
+
+def judge_owner(name: str, source: str, template: str) -> list[Finding]:
+    """Check that the owner's keys in S3 are apart from those of others."""
+    found = [ok("owner", f"{name!r}, by {source}")]
+    if "{owner}" not in template:
+        says = f"S3_KEY_TEMPLATE {template!r} has no {{owner}}: listings and gc meet the uploads of other owners"
+        found.append(
+            warning("owner", says, "put {owner}/ in front of {stream_id}, unless this bucket has one owner only")
+        )
+    return found
 
 
 def judge_streams(facts: StreamFacts) -> list[Finding]:
@@ -203,21 +214,21 @@ def judge_streams(facts: StreamFacts) -> list[Finding]:
     if failed:
         says = f"{count(failed, 'recording')} failed"
         found.append(warning("failed", says, "`cef-trio list --state failed` shows why, `cef-trio retry` retries them"))
-    todo = (
-        "give each daemon an INSTANCE_ID of its own; a cloned machine a machine-id of its own "
-        "(systemd-machine-id-setup), or a REDIS_KEY_PREFIX"
-    )
-    same = [problem("identity", sentence, todo) for sentence in duplicate_daemons(facts.reports, facts.now)]
-    return found + same + _judge_reports(facts) + _judge_records(facts)
+    return found + judge_daemons(facts.fleet) + _judge_reports(facts.fleet) + _judge_records(facts)
 
 
-def _judge_reports(facts: StreamFacts) -> list[Finding]:
+def judge_daemons(fleet: Fleet) -> list[Finding]:
+    """Report what is wrong with the fleet: silent hosts, shared names, mixed versions, clocks apart."""
+    return [(problem if one.is_urgent else warning)("fleet", one.says, one.todo) for one in judge_fleet(fleet)]
+
+
+def _judge_reports(fleet: Fleet) -> list[Finding]:
     """Report what the daemons report as not reaching S3 (promise P10)."""
     todo = "see docs/operations.md for each; the daemon continues by itself once that is fixed"
     return [
         problem("at risk", f"{report.instance_id} ({report.folder}): {sentence}", todo)
-        for report in needs_attention(facts.reports, facts.now)
-        for sentence in describe_problems(report, facts.now)
+        for report in fleet.needing_attention()
+        for sentence in describe_problems(report, fleet.now)
     ]
 
 
@@ -229,6 +240,9 @@ def _judge_records(facts: StreamFacts) -> list[Finding]:
     ]
     if left_out := len(facts.unreadable) - len(found):
         found.append(problem("records", f"{left_out} more cannot be read", "`cef-trio list` names them"))
+    if facts.newer:
+        says = f"{count(len(facts.newer), 'record')} left alone: {next(iter(facts.newer.values()))}"
+        found.append(warning("schema", says, "upgrade this version, or let the newer daemon work on them"))
     if facts.without_record:
         says = f"{count(facts.without_record, 'name')} in streams:active or streams:pending_completion have no record"
         found.append(warning("records", says, "nothing is lost; remove them with SREM"))
@@ -237,12 +251,13 @@ def _judge_records(facts: StreamFacts) -> list[Finding]:
 
 def _repair_hint(key: str) -> str:
     """Return the remedy. A key of many streams is only renamed: the daemon rebuilds it."""
-    if key.endswith(("webhooks:owed", *(f"streams:{name}" for name in _OF_MANY))):
+    if key.endswith(("webhooks:owed", *_OF_FLEET, *(f"streams:{name}" for name in _OF_MANY))):
         return f"`redis-cli RENAME {key} {key}.broken`: the daemon continues by itself"
     return "repair or delete that key (redis-cli)"
 
 
-_OF_MANY: Final = ("by_path", "reports", *(one.value for one in StreamSet))
+_OF_FLEET: Final = ("{fleet}:daemons", "{fleet}:seen")
+_OF_MANY: Final = ("by_path", *(one.value for one in StreamSet))
 _MOST_RECORDS: Final = 5
 """At most this many are listed one by one."""
 

@@ -24,7 +24,7 @@ from typing import Final
 
 from cef_trio.checkpoint import ENDED, Records, StreamMeta
 from cef_trio.cli import output
-from cef_trio.cli.arguments import NO_FOLDER, add_common
+from cef_trio.cli.arguments import NO_FOLDER, add_common, add_owner, owner_override
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.session import CommandContext, aborting_until, run_command
 from cef_trio.cli.stream_selection import all_ids
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the fixed part of S3_KEY_TEMPLATE must share this Redis and REDIS_KEY_PREFIX: else its uploads look unowned.",
         exit_codes="5 an upload could not be aborted, or Redis is empty",
     )
+    add_owner(parser)
     parser.add_argument(
         "--older-than",
         type=_age,
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``gc`` and return its exit code."""
-    settings = load_settings(arguments.env_file, unneeded=NO_FOLDER)
+    settings = load_settings(arguments.env_file, unneeded=NO_FOLDER, **owner_override(arguments))
     return run_command(
         settings,
         lambda context: collect(

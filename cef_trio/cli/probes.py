@@ -26,7 +26,7 @@ from cef_trio.cli.status_model import instance_of
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.files import file_system, open_nofollow
 from cef_trio.http import parse_http_date
-from cef_trio.observability import decode_all
+from cef_trio.observability import read_fleet
 from cef_trio.resilience import run_in_thread, shielded
 from cef_trio.s3 import BytesSource, ChecksumAlgorithm, S3Client
 from cef_trio.upload import KeyTemplate
@@ -153,16 +153,15 @@ async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
     except RedisOperationError as error:
         if error.transient or store.keys.by_path not in store.unreadable.known:
             raise
-    reports, odd = decode_all(await store.reports())
-    unread = {why: why for why in odd}
+    fleet = read_fleet(await store.reports())
     return StreamFacts(
         daemons=daemons,
         without_task=len(opened) - daemons.total(),
         failed=failed,
         without_record=len(ids) - len(opened) - len(opened.unreadable),
-        unreadable={**store.unreadable.known, **unread},
-        reports=tuple(reports),
-        now=utc_now().timestamp(),
+        unreadable={**store.unreadable.known, **{why: why for why in fleet.unreadable}},
+        newer=store.unreadable.newer,
+        fleet=fleet,
     )
 
 

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from cef_trio.checkpoint import ENDED, Checkpoint, Status, StreamSet, StreamSummary
 from cef_trio.cli import output
-from cef_trio.cli.arguments import REDIS_ONLY, add_common
+from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
 from cef_trio.cli.output import Column, Lines
 from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.status_model import OpenStream, Overview, is_recent, observe
@@ -27,7 +27,7 @@ from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, RedisOperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileStat
-from cef_trio.observability import DaemonReport, decode_all, describe_problems, needs_attention
+from cef_trio.observability import DaemonReport, describe_problems, read_fleet
 from cef_trio.resilience import Periodic
 from cef_trio.settings import SettingsError, load_settings
 
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         more="Throughput is what S3 acknowledged in the last minute. Lag is what is on disk and not yet acknowledged; "
         "it and the progress are known only where the recordings can be seen. No daemon works on a stream in red.",
     )
+    add_owner(parser)
     parser.add_argument("--watch", action="store_true", help="keep it on the screen until Ctrl-C (not with --json)")
 
 
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run ``status`` and return its exit code."""
     if arguments.watch and arguments.json:
         raise SettingsError(["--watch is for a terminal: it cannot be combined with --json"])
-    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY)
+    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
     return run_command(settings, lambda context: show_status(context, watch=arguments.watch, as_json=arguments.json))
 
 
@@ -89,9 +90,9 @@ class StatusReader:
                     checkpoints[stream_id] = checkpoint
         holders = await store.holders(checkpoints)
         files = {key: await self._stat(one) for key, one in checkpoints.items() if one.meta.status not in ENDED}
-        reports, _ = decode_all(await store.reports())
-        overview = observe(known.values(), checkpoints, holders, files, now, reports=reports)
-        return replace(overview, unreadable=store.unreadable.known)
+        fleet = read_fleet(await store.reports())
+        overview = observe(known.values(), checkpoints, holders, files, now, fleet=fleet)
+        return replace(overview, unreadable=store.unreadable.known, newer=store.unreadable.newer)
 
     async def _stat(self, checkpoint: Checkpoint) -> FileStat | None:
         try:
@@ -138,8 +139,9 @@ def document(overview: Overview) -> dict[str, Any]:
         "bytes_per_second": overview.bytes_per_second,
         "lag_bytes": overview.lag_bytes,
         "daemons": dict(overview.daemons),
-        "at_risk": [_risk_document(report, overview.at_utc.timestamp()) for report in overview.reports],
+        "at_risk": [_risk_document(report, overview.fleet.now) for report in overview.fleet.reports],
         "unreadable": [{"key": key, "why": why} for key, why in overview.unreadable.items()],
+        "newer": [{"key": key, "why": why} for key, why in overview.newer.items()],
         "open_streams": [_stream_document(stream) for stream in overview.open_streams],
     }
 
@@ -213,14 +215,15 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     ]
     if counts["retrying"]:
         rows.append(("retrying", _retrying(overview)))
-    now = overview.at_utc.timestamp()
-    for report in needs_attention(overview.reports, now):
+    for report in overview.fleet.needing_attention():
         rows += [
             ("AT RISK", output.safe(f"{report.instance_id}: {sentence}", "bold red"))
-            for sentence in describe_problems(report, now)
+            for sentence in describe_problems(report, overview.fleet.now)
         ]
     if overview.unreadable:
         rows.append(("unreadable", describe_unreadable(overview.unreadable)))
+    if overview.newer:
+        rows.append(("newer", describe_newer(overview.newer)))
     if counts["deleted"]:
         rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end"))
     return rows
@@ -232,6 +235,11 @@ def describe_unreadable(unreadable: Mapping[str, str]) -> Text:
     more = f" (and {number - 1} more)" if number > 1 else ""
     keys = output.count(number, "key")
     return output.safe(f"{keys} of Redis cannot be read, skipped: {why}{more}", "bold red")
+
+
+def describe_newer(newer: Mapping[str, str]) -> Text:
+    """Return how many records are of a newer schema, and the first of them. For a terminal."""
+    return output.safe(f"{output.count(len(newer), 'record')} left alone: {next(iter(newer.values()))}", "bold")
 
 
 def _retrying(overview: Overview) -> Text:

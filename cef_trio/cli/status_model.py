@@ -16,7 +16,7 @@ from typing import Final
 
 from cef_trio.checkpoint import ENDED, FAILED, Checkpoint, Status, StreamMeta, StreamSet, StreamSummary
 from cef_trio.files import FileStat, may_be
-from cef_trio.observability import RATE_WINDOW, DaemonReport, Lag, lag_of, lags_of, upload_rate
+from cef_trio.observability import RATE_WINDOW, Fleet, Lag, lag_of, upload_rate
 
 _HOST: Final = re.compile(r"@[0-9a-f]{12}\Z")
 """The boot id in a lease's value (``Lease.host``), which is not shown."""
@@ -81,7 +81,9 @@ class Overview:
     open_streams: tuple[OpenStream, ...]
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """The keys of Redis that cannot be read, and why."""
-    reports: tuple[DaemonReport, ...] = ()
+    newer: Mapping[str, str] = field(default_factory=dict)
+    """The records of a newer schema, and their schemas."""
+    fleet: Fleet = field(default_factory=Fleet)
 
 
 def observe(
@@ -91,7 +93,7 @@ def observe(
     files: Mapping[str, FileStat | None],
     now: datetime,
     *,
-    reports: Iterable[DaemonReport] = (),
+    fleet: Fleet | None = None,
 ) -> Overview:
     """Build the overview.
 
@@ -101,8 +103,8 @@ def observe(
         holders: lease values by stream id.
         files: by stream id, the file at an open stream's path here; ``None`` or absent if there is none.
     """
-    known, reports = tuple(known), tuple(reports)
-    reported = lags_of(reports, now.timestamp())
+    known, fleet = tuple(known), fleet or Fleet(now=now.timestamp())
+    reported = fleet.lags(now.timestamp())
     streams = [
         _open_stream(checkpoint, holders.get(stream_id), files.get(stream_id), now, reported.get(stream_id))
         for stream_id, checkpoint in checkpoints.items()
@@ -118,7 +120,7 @@ def observe(
         bytes_per_second=sum(upload_rate(checkpoint.parts.values(), now) for checkpoint in checkpoints.values()),
         lag_bytes=None if None in lags else sum(lag for lag in lags if lag is not None),
         daemons=Counter(instance_of(holder) for holder in holders.values()),
-        reports=reports,
+        fleet=fleet,
         open_streams=tuple(sorted(streams, key=lambda stream: (stream.meta.started_at_utc, stream.meta.stream_id))),
     )
 

@@ -124,6 +124,7 @@ class World:
             new_upload_token=lambda: f"{upload_tokens.getrandbits(64):016x}",
         )
         self.store = MemoryCheckpointStore()
+        self.store.unix_clock = lambda: self.utc_now().timestamp()
         self.policy = policy or RetryPolicy(attempts=3, initial_seconds=0.2, max_seconds=2.0)
         self.grace_seconds = 6.0
         self.stream_timeout_seconds = 30.0

@@ -23,6 +23,7 @@ def test_the_key_names_are_as_documented(prefix: str) -> None:
     assert keys.parts("ID") == f"{prefix}stream:ID:parts"
     assert keys.lease("ID") == f"{prefix}stream:ID:lease"
     assert keys.lease(job_lock_name("ID", "webhook")) == f"{prefix}stream:ID:webhook:lease"
+    assert (keys.daemons, keys.daemons_seen) == (f"{prefix}{{fleet}}:daemons", f"{prefix}{{fleet}}:seen")
     assert keys.pending_webhooks == f"{prefix}webhooks:owed"
 
 
@@ -32,3 +33,13 @@ def test_the_key_names_are_as_documented(prefix: str) -> None:
 )
 def test_the_hash_tag_is_what_a_cluster_would_hash(prefix: str, tag: str) -> None:
     assert Keys(prefix).hash_tag == tag
+
+
+def test_an_owners_keys_are_in_a_namespace_of_its_own_in_one_slot() -> None:
+    keys = Keys("cef:", "node-7")
+    assert keys.meta("ID") == "cef:{node-7}:stream:ID:meta"
+    assert keys.by_path == "cef:{node-7}:streams:by_path"
+    assert keys.hash_tag == "node-7"
+    assert Keys("{all}:", "node-7").hash_tag == "all"
+    assert (keys.daemons, keys.daemons_seen) == ("cef:{fleet}:daemons", "cef:{fleet}:seen")  # of all owners
+    assert Keys("cef:").prefix == "cef:"

@@ -31,6 +31,7 @@ from cef_trio.cli.status_model import Overview, observe
 from cef_trio.files.file_stat import FileStat
 from cef_trio.lab.world import World
 from cef_trio.observability.daemon_report import DaemonReport
+from cef_trio.observability.fleet import Fleet
 from cef_trio.observability.lag import Lag
 from cef_trio.observability.metric_labels import StreamState
 from cef_trio.upload.reporter import PERIOD_SECONDS
@@ -48,7 +49,9 @@ def observed(
         parts = {n: a_part(n, size, ago) for n, (size, ago) in enumerate(sizes, 1)}
         checkpoints[meta.stream_id] = Checkpoint(meta, HOME[meta.status] or StreamSet.ACTIVE, parts)
     known = [StreamSummary(one.meta, one.stream_set) for one in checkpoints.values()]
-    return observe(known, checkpoints, holders or {}, files or {}, NOW, reports=reports or [])
+    return observe(
+        known, checkpoints, holders or {}, files or {}, NOW, fleet=Fleet(tuple(reports or ()), NOW.timestamp())
+    )
 
 
 def on_disk(meta: StreamMeta, size_bytes: int) -> FileStat:

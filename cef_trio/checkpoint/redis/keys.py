@@ -1,15 +1,20 @@
-"""The names of all keys in Redis, with the prefix ``REDIS_KEY_PREFIX``. Pure.
+"""The names of all keys in Redis. Pure.
 
-In a cluster all keys of one script must be in one hash slot, so the prefix must contain a hash tag there
-(``{node-a}:``), which puts all keys into the slot of ``node-a``.
+The keys of an owner are in a namespace of their own, behind ``REDIS_KEY_PREFIX`` and ``{<owner>}:``. The braces are a
+hash tag: in a cluster all keys of one script must be in one hash slot, and owners spread over the slots. A hash tag in
+``REDIS_KEY_PREFIX`` comes first and counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from cef_trio.checkpoint.states import StreamSet
+
+FLEET: Final = "{fleet}"
+"""The namespace of the registry of daemons, which all owners share."""
 
 
 def job_lock_name(stream_id: str, work: str) -> str:
@@ -23,9 +28,16 @@ def job_lock_name(stream_id: str, work: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Every key name, behind one prefix (empty by default)."""
+    """Every key name of one owner. Without an owner, as in earlier versions: behind ``base`` alone."""
 
-    prefix: str = ""
+    base: str = ""
+    """``REDIS_KEY_PREFIX``."""
+    owner: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """What all keys of the owner begin with."""
+        return f"{self.base}{{{self.owner}}}:" if self.owner else self.base
 
     @property
     def by_path(self) -> str:
@@ -42,9 +54,14 @@ class Keys:
         return f"{self.prefix}streams:{stream_set.value}"
 
     @property
-    def reports(self) -> str:
-        """The hash instance → last report of that daemon (``observability/daemon_report.py``)."""
-        return f"{self.prefix}streams:reports"
+    def daemons(self) -> str:
+        """The hash name of a daemon → time and last report (``observability/daemon_report.py``), of all owners."""
+        return f"{self.base}{FLEET}:daemons"
+
+    @property
+    def daemons_seen(self) -> str:
+        """The sorted set of these names by the time of their reports."""
+        return f"{self.base}{FLEET}:seen"
 
     @property
     def pending_webhooks(self) -> str:
@@ -52,9 +69,19 @@ class Keys:
         return f"{self.prefix}webhooks:owed"
 
     @property
+    def schema(self) -> str:
+        """The string with the namespace's schema (``checkpoint/schema.py``)."""
+        return f"{self.prefix}schema"
+
+    @property
     def probe(self) -> str:
         """A string with a TTL, written to test whether writes succeed."""
         return f"{self.prefix}stream:cef-trio-probe"
+
+    @property
+    def absent(self) -> str:
+        """A key that never exists; the probe names it (``scripts/probe.lua``)."""
+        return f"{self.prefix}stream:cef-trio-absent"
 
     def meta(self, stream_id: str) -> str:
         """The hash of the stream's record."""

@@ -8,7 +8,9 @@ script at a time, so a daemon whose lease has expired cannot write, and a stream
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Final, Self
@@ -16,10 +18,10 @@ from typing import Final, Self
 import structlog
 from redis.exceptions import ResponseError
 
-from cef_trio.checkpoint import rules
+from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState, not_allowed
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import Records, StreamSummary, StreamWrites
+from cef_trio.checkpoint.protocols import Records, StoredReport, StoredReports, StreamSummary, StreamWrites
 from cef_trio.checkpoint.redis import codec, scripts
 from cef_trio.checkpoint.redis.address import RedisAddress, Topology, parse_address
 from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script
@@ -27,6 +29,7 @@ from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.scripts import arguments
 from cef_trio.checkpoint.redis.scripts.arguments import Argument
 from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo
+from cef_trio.checkpoint.schema import NewerRecord
 from cef_trio.checkpoint.states import ENDED, Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
@@ -46,9 +49,10 @@ _BATCH: Final = 500
 class RedisCheckpointStore(StreamWrites):
     """A ``CheckpointStore`` in Redis. An async context manager; use it inside.
 
-    ``url``, ``key_prefix`` and ``ca_file`` are as the settings. ``socket_timeout_seconds``, positive and finite, limits
-    a connect and a reply, ``connections`` the concurrent calls. ``retrier`` is a single attempt by default.
-    ``read_url`` reads ``REDIS_URL`` again after the server has rejected the login; it may return ``None``.
+    ``url``, ``key_prefix`` and ``ca_file`` are as the settings; ``owner`` names the namespace (``keys.py``).
+    ``socket_timeout_seconds``, positive and finite, limits a connect and a reply, ``connections`` the concurrent calls.
+    ``retrier`` is a single attempt by default. ``read_url`` reads ``REDIS_URL`` again after the server has rejected the
+    login; it may return ``None``.
 
     Raises:
         ValueError: the URL is invalid, or a cluster's prefix has no hash tag. No message contains the password.
@@ -59,6 +63,7 @@ class RedisCheckpointStore(StreamWrites):
         url: str,
         *,
         key_prefix: str = "",
+        owner: str = "",
         ca_file: Path | None = None,
         socket_timeout_seconds: float = 1.0,
         connections: int = 8,
@@ -66,7 +71,7 @@ class RedisCheckpointStore(StreamWrites):
         read_url: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
         self._read_url = read_url
-        self.keys = Keys(key_prefix)
+        self.keys = Keys(key_prefix, owner)
         self.unreadable = UnreadableKeys()
         self._index_exists = False
         """Whether ``streams:by_path`` is known to exist, or not to be needed."""
@@ -80,8 +85,8 @@ class RedisCheckpointStore(StreamWrites):
         )
         if self.address.topology is Topology.CLUSTER and not self.keys.hash_tag:
             raise ValueError(
-                "REDIS_KEY_PREFIX must hold a hash tag with a Redis cluster, for example '{cef-trio}:', "
-                f"so that all keys are in one slot; it is {key_prefix!r}"
+                "with a Redis cluster all keys of an owner must be in one slot, by a hash tag: REDIS_KEY_PREFIX must "
+                f"not hold an empty one, '{{}}'; it is {key_prefix!r}"
             )
 
     @property
@@ -128,7 +133,9 @@ class RedisCheckpointStore(StreamWrites):
         self._redis.renew_connections()
         await self._redis.call(
             "check_writable",
-            lambda client: run_script(client, scripts.PROBE, [self.keys.probe], [_PROBE_MILLISECONDS]),
+            lambda client: run_script(
+                client, scripts.PROBE, [self.keys.probe, self.keys.absent], [_PROBE_MILLISECONDS]
+            ),
         )
 
     async def info(self) -> ServerInfo:
@@ -157,6 +164,8 @@ class RedisCheckpointStore(StreamWrites):
         def work(client: Client) -> Checkpoint | None:
             _, [(home, meta, parts)] = run_script(client, scripts.LOAD, keys, [stream_id])
             known = self._decode(stream_id, home, meta)
+            if isinstance(known, NewerRecord):
+                raise RecordUnreadableError("load", schema.why_newer(self.keys.meta(stream_id), known.schema))
             if isinstance(known, str):
                 raise RecordUnreadableError("load", known)
             if known is None:
@@ -199,6 +208,7 @@ class RedisCheckpointStore(StreamWrites):
         def work(client: Client) -> Records:
             found: dict[str, StreamSummary] = {}
             unreadable: dict[str, str] = {}
+            newer: dict[str, NewerRecord] = {}
             for batch in _batches(paths):
                 fields = [codec.path_field(path) for path in batch]
                 if owner:
@@ -214,7 +224,8 @@ class RedisCheckpointStore(StreamWrites):
                 found.update((path, known[stream_id]) for path, stream_id in ids.items() if stream_id in known)
                 why = known.unreadable
                 unreadable.update((path, why[stream_id]) for path, stream_id in ids.items() if stream_id in why)
-            return Records(found, unreadable)
+                newer.update((path, known.newer[one]) for path, one in ids.items() if one in known.newer)
+            return Records(found, unreadable, newer)
 
         return await self._redis.call("find_by_path", work)
 
@@ -270,6 +281,26 @@ class RedisCheckpointStore(StreamWrites):
 
     # ---- writing ---------------------------------------------------------------------------------------------------
 
+    async def raise_schema(self) -> int | None:
+        """See :meth:`StreamStore.raise_schema`."""
+        key = self.keys.schema
+
+        def work(client: Client) -> int | None:
+            try:
+                _, before = run_script(client, scripts.RAISE_SCHEMA, [key], [])
+            except ResponseError as error:
+                self._check_type(key, error)
+                return None
+            try:
+                found = schema.parse(before.decode(errors="replace")) if before else None
+            except ValueError as error:
+                self.unreadable.note(key, f"{key} {error}: {before[:80]!r}")
+                return None
+            self.unreadable.note(key, None)
+            return found
+
+        return await self._redis.call("raise_schema", work)
+
     async def create(
         self,
         meta: StreamMeta,
@@ -280,7 +311,7 @@ class RedisCheckpointStore(StreamWrites):
         other_owner_stream_id: str | None = None,
     ) -> None:
         """See :meth:`StreamStore.create`."""
-        fields = codec.encode_meta(meta)
+        fields = codec.encode_meta(replace(meta, schema=schema.CURRENT))
         fields["next_part_to_upload"] = b"%d" % max(meta.next_part_to_upload, rules.next_part_number(parts))
         keys = [*self._keys_of(meta.stream_id), self.keys.by_path, *self.keys.sets.values()]
         before: list[Argument] = [
@@ -362,34 +393,42 @@ class RedisCheckpointStore(StreamWrites):
         """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._redis.call("ack_webhook", lambda client: client.srem(self.keys.pending_webhooks, stream_id))
 
-    async def report(self, instance: str, text: str) -> None:
-        """See :meth:`DaemonReports.report`."""
-        name, value = codec.encode_path(instance), text.encode("utf-8", "surrogateescape")
-        await self._redis.call("report", lambda client: client.hset(self.keys.reports, name, value))
+    async def report(self, name: str, text: str) -> StoredReport | None:
+        """See :meth:`DaemonRegistry.report`."""
+        given: list[Argument] = [
+            codec.encode_path(name),
+            text.encode("utf-8", "surrogateescape"),
+            int(rules.REPORT_SECONDS * 1000),
+            rules.MAX_REPORTS,
+        ]
 
-    async def reports(self) -> Mapping[str, str]:
-        """See :meth:`DaemonReports.reports`."""
+        def work(client: Client) -> StoredReport | None:
+            _, replaced = run_script(client, scripts.REPORT, self._registry_keys, given)
+            return _stored_report(replaced) if replaced else None
 
-        def work(client: Client) -> Mapping[str, str]:
-            try:
-                found = client.hgetall(self.keys.reports)
-            except ResponseError as error:
-                self._check_type(self.keys.reports, error)
-                return {}
-            self._check_type(self.keys.reports, None)
-            return {name.decode(errors="replace"): text.decode(errors="replace") for name, text in found.items()}
+        return await self._redis.call("report", work)
+
+    async def reports(self) -> StoredReports:
+        """See :meth:`DaemonRegistry.reports`."""
+
+        def work(client: Client) -> StoredReports:
+            _, now, found = run_script(client, scripts.REPORTS, self._registry_keys, [])
+            for position, key in enumerate(self._registry_keys, 1):
+                self.unreadable.note(key, f"{key} is of a wrong type" if found == position else None)
+            reports = {} if isinstance(found, int) else _pairs(found)
+            return StoredReports(
+                {name.decode(errors="replace"): _stored_report(entry) for name, entry in reports.items()},
+                int(now) / 1000,
+            )
 
         return await self._redis.call("reports", work)
 
-    async def forget_reports(self, instances: Collection[str]) -> None:
-        """See :meth:`DaemonReports.forget_reports`."""
-        names = [codec.encode_path(instance) for instance in instances]
-
-        def work(client: Client) -> None:
-            if names:
-                client.hdel(self.keys.reports, *names)
-
-        await self._redis.call("forget_reports", work)
+    async def forget_reports(self, names: Collection[str]) -> None:
+        """See :meth:`DaemonRegistry.forget_reports`."""
+        given: list[Argument] = [codec.encode_path(name) for name in names]
+        await self._redis.call(
+            "forget_reports", lambda client: run_script(client, scripts.FORGET_REPORTS, self._registry_keys, given)
+        )
 
     async def forget(self, stream_id: str) -> None:
         """See :meth:`StreamStore.forget`."""
@@ -407,6 +446,11 @@ class RedisCheckpointStore(StreamWrites):
                 return
             case [b"lost", holder]:
                 raise rules.lease_lost(stream_id, holder.decode(errors="replace") or None)
+            case [b"newer", raw]:
+                key = self.keys.meta(stream_id)
+                error = rules.record_newer(operation, key, raw.decode(errors="replace"))
+                self.unreadable.note(key, str(error), stream_id=stream_id, newer=True)
+                raise error
             case [b"gone"]:
                 raise rules.record_gone(stream_id)
             case [b"taken", there]:
@@ -431,6 +475,10 @@ class RedisCheckpointStore(StreamWrites):
 
     def _keys_of(self, stream_id: str) -> list[str]:
         return [self.keys.lease(stream_id), self.keys.meta(stream_id), self.keys.parts(stream_id)]
+
+    @property
+    def _registry_keys(self) -> list[str]:
+        return [self.keys.daemons, self.keys.daemons_seen]
 
     def _members(self, client: Client, key: str) -> frozenset[str]:
         try:
@@ -466,7 +514,8 @@ class RedisCheckpointStore(StreamWrites):
             return
         if not client.exists(self.keys.by_path):
             ids = {stream_id for one in self.keys.sets.values() for stream_id in self._members(client, one)}
-            metas = [one.meta for one in self._known(client, ids).values()]
+            known = self._known(client, ids)
+            metas = [one.meta for one in known.values()]
             # Of two streams with one path the open one is indexed, else the most recent: the first that is written.
             metas.sort(key=lambda meta: (meta.status in ENDED, -meta.last_activity_at_utc.timestamp()))
             pairs: list[Argument] = []
@@ -475,6 +524,12 @@ class RedisCheckpointStore(StreamWrites):
                 owner = meta.owner.name if meta.owner is not None else ""
                 is_other_owners = owner != first.setdefault(meta.current_path, owner)  # then it has a field beside that
                 pairs += [codec.path_field(meta.current_path, owner if is_other_owners else ""), meta.stream_id]
+            # Last, so that the entry of a record that can be read wins: a newer one is only to be found and left alone.
+            for stream_id, newer in known.newer.items():
+                if newer.current_path is not None:
+                    owner = newer.owner
+                    is_other_owners = owner != first.setdefault(os.fsdecode(newer.current_path), owner)
+                    pairs += [codec.beside(newer.current_path, owner if is_other_owners else ""), stream_id]
             for start in range(0, len(pairs), 2 * _BATCH):
                 run_script(client, scripts.INDEX_PATHS, [self.keys.by_path], pairs[start : start + 2 * _BATCH])
             if metas:
@@ -494,31 +549,45 @@ class RedisCheckpointStore(StreamWrites):
     def _known(self, client: Client, stream_ids: Collection[str]) -> Records:
         known: dict[str, StreamSummary] = {}
         unreadable: dict[str, str] = {}
+        newer: dict[str, NewerRecord] = {}
         for batch in _batches(stream_ids):
             keys = [*self.keys.sets.values(), *(self.keys.meta(stream_id) for stream_id in batch)]
             _, found = run_script(client, scripts.LOAD, keys, batch)
             for stream_id, (home, meta, *_) in zip(batch, found, strict=True):
                 one = self._decode(stream_id, home, meta)
-                if isinstance(one, str):
+                if isinstance(one, NewerRecord):
+                    unreadable[stream_id] = schema.why_newer(self.keys.meta(stream_id), one.schema)
+                    newer[stream_id] = one
+                elif isinstance(one, str):
                     unreadable[stream_id] = one
                 elif one is not None:
                     known[stream_id] = one
-        return Records(known, unreadable)
+        if newer:
+            holders = client.mget([self.keys.lease(stream_id) for stream_id in newer])
+            for stream_id, holder in zip(tuple(newer), holders, strict=True):
+                newer[stream_id] = replace(newer[stream_id], holder=holder and holder.decode(errors="replace"))
+        return Records(known, unreadable, newer)
 
-    def _decode(self, stream_id: str, home: int, raw: bytes | Sequence[bytes]) -> StreamSummary | str | None:
+    def _decode(
+        self, stream_id: str, home: int, raw: bytes | Sequence[bytes]
+    ) -> StreamSummary | NewerRecord | str | None:
         """Return the record, or why it cannot be read, or ``None`` if there is none. Note the outcome."""
         key, known, why = self.keys.meta(stream_id), None, None
+        newer: NewerRecord | None = None
         if isinstance(raw, bytes):
             why = f"{key} is no hash"
         elif raw:
             try:
                 meta = codec.decode_meta(_pairs(raw), of=stream_id)
+            except codec.NewerSchemaError as error:
+                why = schema.why_newer(key, error.schema)
+                newer = codec.of_newer(_pairs(raw), arguments.SETS[home - 1] if home else None)
             except codec.CorruptFieldError as error:
                 why = f"{key} {error}"
             else:
                 known = StreamSummary(meta, arguments.SETS[home - 1] if home else rules.default_set(meta.status))
-        self.unreadable.note(key, why, stream_id=stream_id)
-        return known or why
+        self.unreadable.note(key, why, stream_id=stream_id, newer=newer is not None)
+        return known or newer or why
 
     def _decode_parts(self, stream_id: str, raw: bytes | Sequence[bytes]) -> dict[int, PartRecord]:
         key, why = self.keys.parts(stream_id), None
@@ -538,6 +607,13 @@ class RedisCheckpointStore(StreamWrites):
 
 def _text(value: object) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _stored_report(entry: bytes) -> StoredReport:
+    """Decode an entry of the registry; one that no daemon wrote counts as received long ago."""
+    milliseconds, _, text = entry.partition(b" ")
+    received_at = int(milliseconds) / 1000 if milliseconds.isdigit() else 0.0
+    return StoredReport(text.decode(errors="replace"), received_at)
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
