@@ -6,7 +6,7 @@ A real daemon, a real Valkey and the embedded S3 endpoint run as processes. The 
 recordings that grow without a full part for as long, then uploads them in parts of 5 MiB, and completes them. Each
 number is a difference of counters: of Valkey (``INFO``), of the endpoint (``/_control/calls``), of ``/proc``. The
 result is stored, with the commit and the machine, and ``benchmarks/scale.py`` computes a fleet from it. Takes about
-three minutes. Counts and bytes are those of any machine; the CPU seconds depend on it.
+five minutes. Counts and bytes are those of any machine; the CPU seconds depend on it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -37,12 +37,12 @@ MIB: Final = 1024 * 1024
 PART: Final = 5 * MIB
 BUCKET: Final = "costs"
 STORED: Final = Path(__file__).with_name("costs.json")
-OPEN: Final = 20
-"""Recordings that are open at once, as on one host of the fleet in ``docs/scale.md``."""
+OPEN: Final = 200
+"""Recordings that are open at once; so many that what each costs is more than the noise of the counters."""
+LONG: Final = 20
+"""How many of them get full parts; the others end with less than a part."""
 PARTS: Final = 4
-"""Full parts of each of them."""
-SMALL: Final = 20
-"""Recordings of 1 MiB, found closed."""
+"""Full parts of each of those."""
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _WAIT_SECONDS: Final = 180.0
 
@@ -58,6 +58,7 @@ class Load:
     redis_bytes_in: float = 0.0
     redis_bytes_out: float = 0.0
     redis_cpu_seconds: float = 0.0
+    """Of its main thread, beyond what it needs without clients."""
     daemon_cpu_seconds: float = 0.0
 
     def minus(self, other: Load) -> Load:
@@ -136,7 +137,7 @@ class Scene:
             float(info["total_commands_processed"]),
             float(info["total_net_input_bytes"]),
             float(info["total_net_output_bytes"]),
-            float(info["used_cpu_user"]) + float(info["used_cpu_sys"]) - self.redis_itself * time.monotonic(),
+            redis_cpu_seconds(info) - self.redis_itself * time.monotonic(),
             cpu_seconds(self.daemon_pid),
         )
         memory = int(info["used_memory"]) - int(info["mem_clients_normal"]) - int(info.get("mem_aof_buffer", 0))
@@ -181,7 +182,7 @@ def process(arguments: list[str], **options: Any) -> Iterator[subprocess.Popen[A
 
 
 @contextmanager
-def scene() -> Iterator[Scene]:
+def scene(more: Mapping[str, str]) -> Iterator[Scene]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cef-costs-")))
         (folder / "watch").mkdir()
@@ -204,6 +205,8 @@ def scene() -> Iterator[Scene]:
             "APP_ENV": "production",
             "PROM_PORT": "0",
             "INSTANCE_ID": "costs",
+            "STREAM_TIMEOUT_SECONDS": "600",  # a busy machine must not end a recording
+            **more,
         }
         while not path.exists():
             time.sleep(0.05)
@@ -219,13 +222,15 @@ def scene() -> Iterator[Scene]:
         yield found
 
 
+def redis_cpu_seconds(info: Mapping[str, str]) -> float:
+    return float(info["used_cpu_user_main_thread"]) + float(info["used_cpu_sys_main_thread"])
+
+
 def without_clients(client: Redis) -> float:
-    """Return the CPU seconds per second of a Valkey that nobody asks: it looks after itself ten times a second."""
+    """Return the CPU seconds per second of a Valkey that nobody asks: its thread wakes up ten times a second."""
     before, at = client.info(), time.monotonic()
-    time.sleep(10)
-    after = client.info()
-    used = [float(info["used_cpu_user"]) + float(info["used_cpu_sys"]) for info in (before, after)]
-    return (used[1] - used[0]) / (time.monotonic() - at)
+    time.sleep(30)
+    return (redis_cpu_seconds(client.info()) - redis_cpu_seconds(before)) / (time.monotonic() - at)
 
 
 def warm_up(here: Scene, block: bytes) -> None:
@@ -251,7 +256,11 @@ class Background:
         return after.load.minus(before.load).minus(anyway)
 
 
-def measure(here: Scene, seconds: float) -> dict[str, Any]:
+RELAXED: Final = {"STALE_CHECK_SECONDS": "30", "LEASE_SECONDS": "120"}
+"""Settings with which a daemon does less without being asked; what it costs then is measured too."""
+
+
+def measure(here: Scene, seconds: float, *, upload: bool = True) -> dict[str, Any]:
     block = os.urandom(PART)
     warm_up(here, block)
     started, warm = here.snapshot(), here.events("stream_completed")
@@ -272,50 +281,56 @@ def measure(here: Scene, seconds: float) -> dict[str, Any]:
     grown = here.snapshot()
     background.stream = background.between(opened, grown, 0).times(1 / OPEN / (grown.at - opened.at))
 
+    waiting = {
+        "per_idle_minute": asdict(background.daemon.times(60)),
+        "per_open_stream_minute": asdict(background.stream.times(60)),
+    }
+    if not upload:
+        return waiting
+
     for number in range(1, PARTS + 1):
-        for file in files:
+        for file in files[:LONG]:
             file.write(block)
-        expected = idle.s3["UploadPart"] + number * OPEN
+        expected = grown.s3["UploadPart"] + number * LONG
         here.wait("the upload of the parts", lambda: here.s3_calls()["UploadPart"] >= expected)  # noqa: B023
     sent = here.snapshot()
-    parts = OPEN * PARTS
+    parts = LONG * PARTS
     part = background.between(grown, sent, OPEN).times(1 / parts)
 
-    for file in files:
+    for file in files[:LONG]:
+        file.close()
+    here.wait("the completion", lambda: here.events("stream_completed") >= warm + LONG)
+    done = here.snapshot()
+    ended = background.between(sent, done, OPEN - LONG).times(1 / LONG)
+    others = done.s3 - idle.s3 - Counter({"UploadPart": parts + LONG})
+
+    for file in files[LONG:]:
         file.close()
     here.wait("the completion", lambda: here.events("stream_completed") >= warm + OPEN)
-    done = here.snapshot()
-    ended = background.between(sent, done, 0).times(1 / OPEN)
-    others = done.s3 - idle.s3 - Counter({"UploadPart": parts + OPEN})
-
-    for number in range(SMALL):
-        hidden = here.watched / f".{number}.tmp"
-        hidden.write_bytes(block[:MIB])
-        hidden.rename(here.watched / f"small-{number}.mp4")
-    here.wait("the completion", lambda: here.events("stream_completed") >= warm + OPEN + SMALL)
     small = here.snapshot()
+    open_bytes = (opened.redis_memory_bytes - idle.redis_memory_bytes) / OPEN
     memory = {
-        "open_stream": (opened.redis_memory_bytes - idle.redis_memory_bytes) / OPEN,
+        "open_stream": open_bytes,
         "part_of_an_open_stream": (sent.redis_memory_bytes - grown.redis_memory_bytes) / parts,
-        f"completed_recording_of_{PARTS + 1}_parts": (done.redis_memory_bytes - idle.redis_memory_bytes) / OPEN,
-        "completed_small_recording": (small.redis_memory_bytes - done.redis_memory_bytes) / SMALL,
+        "completed_recording": open_bytes + (done.redis_memory_bytes - grown.redis_memory_bytes) / LONG,
+        "completed_small_recording": open_bytes + (small.redis_memory_bytes - done.redis_memory_bytes) / (OPEN - LONG),
     }
     gib = 1024 * MIB / (PARTS * PART)
     return {
-        "per_idle_minute": asdict(background.daemon.times(60)),
-        "per_open_stream_minute": asdict(background.stream.times(60)),
+        **waiting,
         "per_recording_begun": asdict(began),
         "per_part": asdict(part),
         "per_recording_ended": asdict(ended.minus(replace(part, daemon_cpu_seconds=0))),
+        "per_small_recording_ended": asdict(background.between(done, small, 0).times(1 / (OPEN - LONG))),
         "daemon_cpu_seconds_per_gib": {
             "sent": part.daemon_cpu_seconds * PARTS * gib,
             "verified": ended.daemon_cpu_seconds * gib,
         },
         "redis_memory_bytes": memory,
         "redis_connections": max(one.redis_connections for one in (idle, grown, sent, done)),
-        "daemon_rss_bytes": {"idle": idle.daemon_rss_bytes, f"{OPEN}_open": sent.daemon_rss_bytes},
-        "s3_per_recording_besides_parts": {name: count / OPEN for name, count in sorted(others.items())},
-        "s3_per_small_recording": {name: n / SMALL for name, n in sorted((small.s3 - done.s3).items())},
+        "daemon_rss_bytes": {"idle": idle.daemon_rss_bytes, "open": sent.daemon_rss_bytes},
+        "s3_per_recording_besides_parts": {name: count / LONG for name, count in sorted(others.items())},
+        "s3_per_small_recording": {name: n / (OPEN - LONG) for name, n in sorted((small.s3 - done.s3).items())},
         "s3_per_idle_minute": {name: n * 60 / seconds for name, n in sorted((idle.s3 - started.s3).items())},
     }
 
@@ -333,8 +348,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=STORED)
     options = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-    with scene() as here:
-        costs = rounded(measure(here, options.seconds))
+    with scene(RELAXED) as here:
+        relaxed = measure(here, options.seconds, upload=False)
+    with scene({}) as here:
+        costs = rounded({**measure(here, options.seconds), "relaxed": {"settings": RELAXED, **relaxed}})
         version = here.redis.info()["valkey_version"]
     about = {
         "made_by": "python -m benchmarks.costs",
