@@ -24,10 +24,10 @@ from cef_trio.checkpoint.protocols import (
     StreamSummary,
     WebhookOutbox,
 )
-from cef_trio.checkpoint.pruning import completed_before
+from cef_trio.checkpoint.pruning import OldStreams, ended_streams
 from cef_trio.checkpoint.schema import NewerRecord
 from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
-from cef_trio.checkpoint.states import COMES_BACK, ENDED, FAILED, SENTENCES, FailureReason, Status, StreamSet
+from cef_trio.checkpoint.states import COMES_BACK, ENDED, FAILED, SENTENCES, FailureReason, History, Status, StreamSet
 
 __all__ = [
     "COMES_BACK",
@@ -43,9 +43,11 @@ __all__ = [
     "ExitState",
     "FailureReason",
     "FileIdentity",
+    "History",
     "Lease",
     "LeaseStore",
     "NewerRecord",
+    "OldStreams",
     "Owner",
     "PartRecord",
     "Records",
@@ -58,7 +60,7 @@ __all__ = [
     "StreamStore",
     "StreamSummary",
     "WebhookOutbox",
-    "completed_before",
+    "ended_streams",
     "rules",
     "schema",
 ]

@@ -1,8 +1,8 @@
 """The interface of a checkpoint store, and the promises that every implementation keeps.
 
-:class:`CheckpointStore` is the sum of four small interfaces: :class:`StreamStore` for records and parts,
-:class:`LeaseStore` for leases, :class:`WebhookOutbox` for webhooks not yet delivered, :class:`DaemonRegistry` for the
-daemons of the fleet. Depend on the smallest that is enough.
+:class:`CheckpointStore` is the sum of small interfaces: :class:`StreamStore` for records and parts,
+:class:`StreamHistory` for ended streams by time, :class:`LeaseStore` for leases, :class:`WebhookOutbox` for webhooks
+not yet delivered, :class:`DaemonRegistry` for the daemons of the fleet. Depend on the smallest that is enough.
 
 Two implementations (``redis/store.py``, ``memory.py``) pass the same conformance tests. Rules for both:
 
@@ -27,7 +27,7 @@ from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Change, Commit, ExitState
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.schema import NewerRecord
-from cef_trio.checkpoint.states import Status, StreamSet
+from cef_trio.checkpoint.states import History, Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 
 
@@ -58,6 +58,14 @@ class Records(Mapping[str, StreamSummary]):
 
     def __len__(self) -> int:
         return len(self.readable)
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """Open streams whose leases expired or were released, and when the store looked, in ms by its own clock."""
+
+    stream_ids: frozenset[str]
+    at_ms: int
 
 
 class StreamWrites(Protocol):
@@ -116,6 +124,16 @@ class StreamWrites(Protocol):
             ValueError: ``states.TRANSITIONS`` does not allow it; a bug of the caller.
         """
         await self._commit(stream_id, lease, rules.transition(status, change, enqueue_webhook=enqueue_webhook))
+
+    async def record_put(self, stream_id: str, lease: Lease, part: PartRecord, change: Change) -> None:
+        """Move the stream to ``s3_completed``, apply ``change``, and record the object's only part, which was sent.
+
+        Repeating it with an identical part changes nothing.
+
+        Raises:
+            ValueError: ``states.TRANSITIONS`` does not allow it; a bug of the caller.
+        """
+        await self._commit(stream_id, lease, rules.record_put(part, change))
 
     async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
         """Set ``current_path`` and the ``streams:by_path`` entry to a new path; ``original_path`` stays.
@@ -197,6 +215,10 @@ class StreamStore(StreamWrites, Protocol):
         """Return the ids of the streams in a set. If its key has a wrong type: none, and the key is noted."""
         ...
 
+    async def ids_beginning_with(self, beginning: str) -> frozenset[str]:
+        """Return the stream of that id, or else all whose ids begin with it. For commands: reads all ids."""
+        ...
+
     async def count(self) -> Mapping[StreamSet, int]:
         """Return the size of each set without reading it; a set whose key has a wrong type is absent."""
         ...
@@ -226,6 +248,45 @@ class StreamStore(StreamWrites, Protocol):
         ...
 
 
+class StreamHistory(Protocol):
+    """Indexes of ended streams, so that no cost grows with their number. Each write of a stream keeps them."""
+
+    async def count_ended(self) -> Mapping[History, int]:
+        """Return the number of streams in each history without reading it; one whose key has a wrong type is absent."""
+        ...
+
+    async def ended(
+        self, history: History, *, since_ms: int = 0, before_ms: int, skip: int = 0, limit: int = 500
+    ) -> Sequence[tuple[str, int]]:
+        """Return streams that ended from ``since_ms`` on and before ``before_ms``, the earliest first.
+
+        Times are milliseconds of Unix time (``rules.ended_at_ms``). ``skip`` leaves out that many at the beginning.
+        """
+        ...
+
+    async def latest(self, history: History, limit: int) -> Sequence[str]:
+        """Return the ids of the streams that ended last, the latest first."""
+        ...
+
+    async def date(self, history: History, stream_id: str, at_ms: int) -> None:
+        """Change the time of a stream in the history; nothing if it is not there."""
+        ...
+
+    async def completed_like(self, inodes: Collection[int], mtimes_ns: Collection[int]) -> frozenset[str]:
+        """Return the ids of completed streams with a file of one of these inode numbers or modification times.
+
+        Only a proposal: a few may have neither, and of very many with the same number some are left out.
+        """
+        ...
+
+    async def mend_history(self) -> int:
+        """Bring the indexes into line with the sets, if their sizes differ; return how many streams were looked at.
+
+        They differ after an upgrade, or if a key was deleted. May take minutes for millions of streams.
+        """
+        ...
+
+
 class LeaseStore(Protocol):
     """Leases with a TTL: which daemon may write a stream's record, or do a job (``keys.job_lock_name``)."""
 
@@ -245,6 +306,14 @@ class LeaseStore(Protocol):
         """Return the holders (``Lease.value``) of these leases; free ones are absent.
 
         For display only: it may change at once, so decide by :meth:`acquire`.
+        """
+        ...
+
+    async def expired(self, since_ms: int) -> Expired:
+        """Return the open streams whose lease expired or was released since ``since_ms``, and has no holder now.
+
+        A hint, which costs what it returns. Pass ``at_ms`` of the last call, less a margin for servers whose clocks
+        differ; 0: all open streams without a lease.
         """
         ...
 
@@ -294,12 +363,12 @@ class DaemonRegistry(Protocol):
     oldest beyond ``rules.MAX_REPORTS``.
     """
 
-    async def report(self, name: str, text: str) -> StoredReport | None:
-        """Store a daemon's report; return the one that it replaces."""
+    async def report(self, name: str, text: str, *, beginning: str) -> StoredReports:
+        """Store a daemon's report; return the last ones, before it, whose names begin so. Costs what it returns."""
         ...
 
-    async def reports(self) -> StoredReports:
-        """Return the last report of each daemon."""
+    async def reports(self, *, beginning: str = "") -> StoredReports:
+        """Return the last report of each daemon, or of those whose names begin so."""
         ...
 
     async def forget_reports(self, names: Collection[str]) -> None:
@@ -307,5 +376,5 @@ class DaemonRegistry(Protocol):
         ...
 
 
-class CheckpointStore(StreamStore, LeaseStore, WebhookOutbox, DaemonRegistry, Protocol):
+class CheckpointStore(StreamStore, StreamHistory, LeaseStore, WebhookOutbox, DaemonRegistry, Protocol):
     """Everything that a daemon keeps in its store."""

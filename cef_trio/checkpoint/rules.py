@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
 from cef_trio.checkpoint import schema
 from cef_trio.checkpoint.commit import DEFAULTS, Change, Commit, ExitState
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
-from cef_trio.checkpoint.states import HOME, INTERRUPTED, TRANSITIONS, Status, StreamSet
+from cef_trio.checkpoint.states import FAILED, HOME, INTERRUPTED, TRANSITIONS, History, Status, StreamSet
 from cef_trio.exceptions import LeaseLostError, PathTakenError, RecordUnreadableError
 
 _NAMES: Final = frozenset(field.name for field in fields(StreamMeta))
@@ -32,11 +33,16 @@ FORGOTTEN_BY_START_OVER: Final = (
     "object_crc64nvme",
     "verified_size_bytes",
     "verified_mtime_ns",
+    "verified_crc64nvme",
     "completed_at_utc",
 )
 """Fields of the upload and its results, which would be wrong for the new upload."""
 
-_UNVERIFIED: Final[Mapping[str, Any]] = MappingProxyType({"verified_size_bytes": None, "verified_mtime_ns": None})
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_UNVERIFIED: Final[Mapping[str, Any]] = MappingProxyType(
+    {"verified_size_bytes": None, "verified_mtime_ns": None, "verified_crc64nvme": None}
+)
 """The verification is removed when the parts change.
 
 Otherwise a daemon that finds the file gone would take the current parts for the verified ones and complete them to an
@@ -86,6 +92,19 @@ def start_over(change: Change) -> Commit:
 def transition(status: Status, change: Change, *, enqueue_webhook: bool = False) -> Commit:
     """Set the status, and apply ``change``."""
     return Commit(operation="transition", status=status, fields=_checked(change), enqueue_webhook=enqueue_webhook)
+
+
+def record_put(part: PartRecord, change: Change) -> Commit:
+    """Record a recording that was sent by one PutObject, as an object and as its only part."""
+    return Commit(
+        operation="record_put",
+        status=Status.S3_COMPLETED,
+        parts=(part,),
+        once=True,
+        add={"total_bytes_sent": part.size_bytes},
+        fields=_checked(change),
+        raise_next_part_to=next_part_number((part,)),
+    )
 
 
 def rename(new_path: str) -> Commit:
@@ -149,6 +168,27 @@ INTERRUPTIBLE: Final = predecessors_of(Status.INTERRUPTED_SHUTDOWN)
 def default_set(status: Status) -> StreamSet:
     """Return the set of a stream of that status whose previous set is unknown."""
     return HOME[status] or StreamSet.ACTIVE
+
+
+def history_of(stream_set: StreamSet, status: Status) -> History | None:
+    """Return the index of ended streams that has a stream of that set and status; ``None`` for an open stream."""
+    match stream_set:
+        case StreamSet.COMPLETED:
+            return History.COMPLETED
+        case StreamSet.FAILED:
+            return History.FAILED if status in FAILED else History.DELETED
+    return None
+
+
+def ended_at_ms(meta: StreamMeta) -> int:
+    """Return when an ended stream ended, in milliseconds of Unix time: the score in its ``History``."""
+    at = meta.completed_at_utc if meta.status is Status.COMPLETED else None
+    return unix_ms(at or meta.last_activity_at_utc)
+
+
+def unix_ms(at_utc: datetime) -> int:
+    """Return a time in milliseconds of Unix time, rounded down."""
+    return (at_utc - _EPOCH) // timedelta(milliseconds=1)
 
 
 def next_part_number(parts: Iterable[PartRecord]) -> int:

@@ -104,9 +104,8 @@ async def _busy(context: CommandContext, stream_id: str) -> str:
 
 
 async def _abort(context: CommandContext, meta: StreamMeta, deadline: float) -> str:
-    await context.store.transition(
-        meta.stream_id, context.lease, Status.FAILED_ABORTED, Change({"failure_reason": _failure_reason(meta)})
-    )
+    change = Change({"failure_reason": _failure_reason(meta), "last_activity_at_utc": context.utc_now()})
+    await context.store.transition(meta.stream_id, context.lease, Status.FAILED_ABORTED, change)
     with aborting_until(deadline):
         await abort_uploads(context.s3, meta)
     await context.store.update(

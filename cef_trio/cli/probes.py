@@ -19,7 +19,7 @@ from uuid import uuid4
 import httpx
 from inotify_simple import INotify, flags
 
-from cef_trio.checkpoint import FAILED, Status, StreamSet
+from cef_trio.checkpoint import FAILED, History, Status, StreamSet, ended_streams
 from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.cli.checks import FolderFacts, StreamFacts
 from cef_trio.cli.status_model import instance_of
@@ -146,8 +146,9 @@ async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
     ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
     opened = await store.load_metas(ids)
     daemons = Counter(map(instance_of, (await store.holders(opened)).values()))
-    ended = await store.load_metas(await store.members(StreamSet.FAILED))
-    failed = sum(one.meta.status in FAILED - {Status.FAILED_ABORTED} for one in ended.values())
+    failed = 0
+    async for ended in ended_streams(store, History.FAILED):
+        failed += sum(one.meta.status in FAILED - {Status.FAILED_ABORTED} for one in ended.values())
     try:
         await store.find_by_path(["/"])
     except RedisOperationError as error:

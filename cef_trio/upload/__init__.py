@@ -24,6 +24,7 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
   snapshot, its risks and its report; `setting_hints.py` for hints in the log
 """
 
+from cef_trio.upload.bucket_change import bucket_changed, endpoint_changed
 from cef_trio.upload.copy_from_previous import ContentMatch
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.idle_checker import IdleChecker
@@ -32,7 +33,7 @@ from cef_trio.upload.object_key import MAX_METADATA_BYTES, KeyTemplate, metadata
 from cef_trio.upload.observer import Observer
 from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
 from cef_trio.upload.ownership import Ownership
-from cef_trio.upload.ownership_rules import Claim
+from cef_trio.upload.ownership_rules import Claim, claim_by
 from cef_trio.upload.part_plan import MIN_PART_BYTES, PartPlan
 from cef_trio.upload.part_size import AutoPartSize, known_part_size
 from cef_trio.upload.recognition import identify, recognize
@@ -63,7 +64,10 @@ __all__ = [
     "StreamSupervisor",
     "abort_orphan_uploads",
     "abort_uploads",
+    "bucket_changed",
+    "claim_by",
     "correct_if_unchanged",
+    "endpoint_changed",
     "hold_lease",
     "identify",
     "is_orphan",

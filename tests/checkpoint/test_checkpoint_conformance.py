@@ -12,7 +12,6 @@ from checkpoint.examples import OUR_NEXT_PROCESS, OURS, START, THEIRS, Subject, 
 from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.model import Checkpoint, FileIdentity, Lease, Owner
 from cef_trio.checkpoint.protocols import CheckpointStore, StreamSummary
-from cef_trio.checkpoint.pruning import completed_before
 from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.checkpoint.rules import FORGOTTEN_BY_START_OVER
 from cef_trio.checkpoint.states import ENDED, HOME, Status, StreamSet, may_follow
@@ -233,6 +232,7 @@ WRITES: dict[str, Callable[[CheckpointStore, Lease], Awaitable[object]]] = {
     "update": lambda store, lease: store.update("s1", lease, Change({"part_size": 1})),
     "record_part": lambda store, lease: store.record_part("s1", lease, part(5)),
     "adopt_parts": lambda store, lease: store.adopt_parts("s1", lease, [part(5)]),
+    "record_put": lambda store, lease: store.record_put("s1", lease, part(1), NOTHING),
     "cut_parts": lambda store, lease: store.cut_parts("s1", lease, 1),
     "start_over": lambda store, lease: store.start_over("s1", lease, NOTHING),
     "transition": lambda store, lease: store.transition("s1", lease, Status.PENDING_COMPLETION, NOTHING),
@@ -383,6 +383,25 @@ async def test_adopted_parts_are_not_counted_as_sent(subject: Subject) -> None:
     assert checkpoint.meta == meta(next_part_to_upload=5)
 
 
+async def test_p2_a_put_object_is_recorded_once_with_its_only_part(subject: Subject) -> None:
+    await subject.store.create(meta(verified_size_bytes=100, verified_mtime_ns=7, verified_crc64nvme=8), OURS)
+    for _ in range(2):  # recorded again, since the reply was lost
+        await subject.store.record_put("s1", OURS, part(1), Change({"object_etag": "e"}))
+    assert await subject.store.load("s1") == Checkpoint(
+        meta(
+            status=Status.S3_COMPLETED,
+            object_etag="e",
+            total_bytes_sent=100,
+            next_part_to_upload=2,
+            verified_size_bytes=100,
+            verified_mtime_ns=7,
+            verified_crc64nvme=8,
+        ),
+        StreamSet.PENDING_COMPLETION,
+        {1: part(1)},
+    )
+
+
 async def test_p2_parts_before_a_cut_stay(subject: Subject) -> None:
     given = meta(s3_upload_id="u", verified_size_bytes=300, verified_mtime_ns=1)
     await subject.store.create(given, OURS, [part(1), part(2), part(10)])
@@ -397,15 +416,16 @@ async def test_p2_parts_before_a_cut_stay(subject: Subject) -> None:
 async def test_p1_a_part_that_is_recorded_after_a_verification_takes_it_back(subject: Subject, how: str) -> None:
     await subject.store.create(meta(), OURS)
     await subject.store.record_part("s1", OURS, part(1))
-    await subject.store.update("s1", OURS, Change({"verified_size_bytes": 100, "verified_mtime_ns": 7}))
+    verified = {"verified_size_bytes": 100, "verified_mtime_ns": 7, "verified_crc64nvme": 8}
+    await subject.store.update("s1", OURS, Change(verified))
     await subject.store.record_part("s1", OURS, part(1))  # recorded again, since the reply was lost: nothing is new
     assert (await loaded(subject.store)).meta.verified_size_bytes == 100
     if how == "sent":
         await subject.store.record_part("s1", OURS, part(1, etag="another"), rewritten=True)
     else:
         await subject.store.adopt_parts("s1", OURS, [part(2)])
-    checkpoint = await loaded(subject.store)
-    assert (checkpoint.meta.verified_size_bytes, checkpoint.meta.verified_mtime_ns) == (None, None)
+    recorded = (await loaded(subject.store)).meta
+    assert [getattr(recorded, name) for name in verified] == [None, None, None]
 
 
 async def test_ten_thousand_parts_of_five_tebibytes_are_kept_and_loaded_in_order(subject: Subject) -> None:
@@ -428,6 +448,7 @@ async def test_starting_over_forgets_the_upload_and_what_came_of_it(subject: Sub
         object_crc64nvme=7,
         verified_size_bytes=300,
         verified_mtime_ns=1,
+        verified_crc64nvme=2,
         completed_at_utc=later(1),
         total_bytes_sent=300,
         uploads_restarted=1,
@@ -646,16 +667,6 @@ async def test_a_path_whose_stream_is_lost_is_unknown(subject: Subject) -> None:
     await subject.store.create(meta(), OURS)
     subject.wipe_record("s1")
     assert await subject.store.find_by_path(["/rec/s1.mp4"]) == {}
-
-
-async def test_streams_completed_long_ago_are_found_for_pruning(subject: Subject) -> None:
-    completed = Status.COMPLETED
-    await subject.store.create(meta("old", status=completed, completed_at_utc=later(1)), OURS)
-    await subject.store.create(meta("new", status=completed, completed_at_utc=later(20)), OURS)
-    await subject.store.create(meta("undated", status=completed, last_activity_at_utc=later(2)), OURS)
-    await subject.store.create(meta("open"), OURS)
-    found = [known.meta.stream_id async for known in completed_before(subject.store, later(10))]
-    assert sorted(found) == ["old", "undated"]
 
 
 # ---- owners (P9) -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cef_trio.checkpoint.redis.keys import Keys, job_lock_name
-from cef_trio.checkpoint.states import StreamSet
+from cef_trio.checkpoint.states import History, StreamSet
 
 
 @pytest.mark.parametrize("prefix", ["", "{node-a}:"])
@@ -18,6 +18,14 @@ def test_the_key_names_are_as_documented(prefix: str) -> None:
         f"{prefix}streams:failed",
     ]
     assert keys.set(StreamSet.FAILED) == f"{prefix}streams:failed"
+    assert [keys.history(history) for history in History] == [
+        f"{prefix}streams:completed_at",
+        f"{prefix}streams:failed_at",
+        f"{prefix}streams:deleted_at",
+    ]
+    assert keys.by_inode == f"{prefix}streams:by_inode"
+    assert keys.by_mtime == f"{prefix}streams:by_mtime"
+    assert keys.leases == f"{prefix}leases"
     assert keys.by_path == f"{prefix}streams:by_path"
     assert keys.meta("ID") == f"{prefix}stream:ID:meta"
     assert keys.parts("ID") == f"{prefix}stream:ID:parts"

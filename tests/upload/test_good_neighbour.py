@@ -21,7 +21,7 @@ from cef_trio.checkpoint.model import FileIdentity, Lease
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import PART, World
-from cef_trio.postprocess.retention import forget_now
+from cef_trio.postprocess.retention import Retention
 
 OTHER_HOST = Lease("another-host", "1", 30.0)
 
@@ -53,7 +53,7 @@ async def test_p9_a_stream_of_another_folder_is_left_alone_although_its_device_a
     async with world.daemon() as daemon:
         daemon.closed("ours.mp4")
         await trio.sleep(100)
-        assert await forget_now(daemon.services, timedelta(days=1)) == 0
+        assert await Retention(daemon.services, timedelta(days=1)).forget_now() == 0
     assert record_of(world.store, stream_id(1)) == before
     assert world.content("ours.mp4") in world.recordings()
 
@@ -100,7 +100,7 @@ async def test_p9_no_key_of_another_program_or_prefix_is_touched_in_redis(valkey
         async with RedisCheckpointStore(valkey.url, key_prefix="theirs:") as theirs:
             await theirs.create(a_stream(1), OTHER_HOST, [a_part(1)])
             await theirs.create(a_stream(2, "/rec/z.mp4", status=Status.COMPLETED), OTHER_HOST)
-            await theirs.report("another-host", "well")
+            await theirs.report("another-host", "well", beginning="")
         raw.set("session:1", "of a web shop")
         raw.rpush("stream:queue", "of a job runner")
         raw.hset("streams", "a", "b")
@@ -116,7 +116,7 @@ async def test_p9_no_key_of_another_program_or_prefix_is_touched_in_redis(valkey
             await ours.save_interrupted(
                 [ExitState(stream_id(3), Status.INTERRUPTED_SHUTDOWN, a_stream().started_at_utc)], lease
             )
-            await ours.report("us", "well")
+            await ours.report("us", "well", beginning="")
             await ours.forget_reports(["us", "another-host"])
             await ours.forget(stream_id(1))
             await ours.forget(stream_id(2))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cef_trio.checkpoint.states import StreamSet
+from cef_trio.checkpoint.states import History, StreamSet
 
 FLEET: Final = "{fleet}"
 """The namespace of the registry of daemons, which all owners share."""
@@ -53,6 +53,31 @@ class Keys:
         """The set of stream ids of that name."""
         return f"{self.prefix}streams:{stream_set.value}"
 
+    def history(self, history: History) -> str:
+        """The sorted set stream id → when it ended, in milliseconds of Unix time."""
+        return f"{self.prefix}streams:{history.value}_at"
+
+    @property
+    def by_inode(self) -> str:
+        """The sorted set id of a completed stream → inode number of its file."""
+        return f"{self.prefix}streams:by_inode"
+
+    @property
+    def by_mtime(self) -> str:
+        """The sorted set id of a completed stream → modification time of its file in ns, as far as a double has it."""
+        return f"{self.prefix}streams:by_mtime"
+
+    @property
+    def leases(self) -> str:
+        """The sorted set id of an open stream → when its lease expires or was released, in ms by the server's clock."""
+        return f"{self.prefix}leases"
+
+    @property
+    def homes(self) -> list[str]:
+        """The sets, and the indexes of their streams, in the order that ``settle`` in the scripts' prelude expects."""
+        indexes = [*map(self.history, History), self.by_inode, self.by_mtime, self.leases]
+        return [*self.sets.values(), *indexes]
+
     @property
     def daemons(self) -> str:
         """The hash name of a daemon → time and last report (``observability/daemon_report.py``), of all owners."""
@@ -64,6 +89,11 @@ class Keys:
         return f"{self.base}{FLEET}:seen"
 
     @property
+    def daemons_by_name(self) -> str:
+        """The sorted set of these names, so that those of one owner are found."""
+        return f"{self.base}{FLEET}:names"
+
+    @property
     def pending_webhooks(self) -> str:
         """The set of ids of completed streams whose webhook is not yet delivered."""
         return f"{self.prefix}webhooks:owed"
@@ -72,6 +102,11 @@ class Keys:
     def schema(self) -> str:
         """The string with the namespace's schema (``checkpoint/schema.py``)."""
         return f"{self.prefix}schema"
+
+    @property
+    def claim(self) -> str:
+        """The hash with a TTL that names the running system that has the owner's name (``owner_claim.py``)."""
+        return f"{self.prefix}owner"
 
     @property
     def probe(self) -> str:
