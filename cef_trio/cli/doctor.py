@@ -232,13 +232,18 @@ def show(findings: Sequence[Finding], *, as_json: bool) -> ExitCode:
     if as_json:
         output.print_json({"ok": Severity.PROBLEM not in worst, "findings": [asdict(one) for one in findings]})
     else:
-        out = output.console()
-        for finding in findings:
-            out.print(HangingIndent(*_line(finding), indent=_INDENT))
-            if finding.todo:
-                todo = Text(f"→ {printable(finding.todo)}", style="italic")
-                out.print(HangingIndent(Text(), todo, indent=_INDENT))
+        print_findings(findings)
     return ExitCode.ANSWER_IS_NO if Severity.PROBLEM in worst else ExitCode.DONE
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print each finding, and below it its remedy."""
+    out = output.console()
+    for finding in findings:
+        out.print(HangingIndent(*_line(finding), indent=_INDENT))
+        if finding.todo:
+            todo = Text(f"→ {printable(finding.todo)}", style="italic")
+            out.print(HangingIndent(Text(), todo, indent=_INDENT))
 
 
 def _line(finding: Finding) -> tuple[Text, Text]:

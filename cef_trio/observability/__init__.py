@@ -22,7 +22,15 @@ from cef_trio.observability.at_risk import (
     find_risks,
 )
 from cef_trio.observability.daemon_report import DaemonReport, describe_problems
-from cef_trio.observability.fleet import Fleet, FleetFinding, judge_fleet, read_fleet
+from cef_trio.observability.fleet import (
+    Fleet,
+    FleetFinding,
+    fleet_document,
+    is_urgent,
+    judge_fleet,
+    read_fleet,
+    streams_by_state,
+)
 from cef_trio.observability.lag import RATE_WINDOW, FirstSeenTimes, Lag, lag_of, upload_rate
 from cef_trio.observability.logs import Redactor, configure, configure_for, flush, lost_lines, set_level
 from cef_trio.observability.metric_labels import StreamState, WebhookOutcome
@@ -66,13 +74,16 @@ __all__ = [
     "describe_amount",
     "describe_problems",
     "find_risks",
+    "fleet_document",
     "flush",
+    "is_urgent",
     "judge_fleet",
     "lag_of",
     "logs",
     "lost_lines",
     "read_fleet",
     "set_level",
+    "streams_by_state",
     "survey_redis",
     "upload_rate",
 ]

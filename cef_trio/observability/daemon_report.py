@@ -110,6 +110,10 @@ class DaemonReport:
         """Return whether its daemon runs, as far as is known; ``now`` by Redis' clock."""
         return not self.stopped and not self.is_silent(now)
 
+    def age(self, lag: Lag, now: float) -> float:
+        """Return the age of the oldest byte of one of its lags; ``now`` by Redis' clock."""
+        return lag.seconds(now + self.clock_ahead_seconds)
+
     def by_redis_clock(self, moment: float) -> float:
         """Convert a time of its host's clock."""
         return moment - self.clock_ahead_seconds

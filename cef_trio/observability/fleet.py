@@ -10,14 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from cef_trio.checkpoint import StoredReports
-from cef_trio.observability.daemon_report import DaemonReport, decode
+from cef_trio.observability.daemon_report import DaemonReport, decode, describe_problems
 from cef_trio.observability.lag import Lag
 
 MAX_CLOCK_SECONDS: Final = 5.0
 """The clocks of a host and of Redis that differ by more are wrong; less may be the time of the call."""
+MAX_SHOWN: Final = 1000
+"""The most daemons that commands and the page show."""
 _NAMED: Final = 5
 """At most this many daemons are named in a sentence."""
 
@@ -47,6 +49,24 @@ class Fleet:
             latest[_identity(one)] = max(one.seen_at, latest.get(_identity(one), one.seen_at))
         return tuple(one for one in self.reports if one.is_silent(self.now) and one.seen_at == latest[_identity(one)])
 
+    @property
+    def shown(self) -> tuple[DaemonReport, ...]:
+        """At most ``MAX_SHOWN`` reports, by owner and instance. The oldest are left out, and replaced ones."""
+        silent = {one.instance for one in self.silent}
+        kept = [one for one in self.reports if one.stopped or one.lives(self.now) or one.instance in silent]
+        kept.sort(key=lambda one: (one.stopped, -one.seen_at))
+        return tuple(sorted(kept[:MAX_SHOWN], key=lambda one: (one.owner, one.instance_id, one.instance)))
+
+    def state_of(self, report: DaemonReport) -> str:
+        """Return the state of a daemon in a word or two."""
+        if report.stopped:
+            return "stopped"
+        if report.is_silent(self.now):
+            return "silent"
+        if report.risks:
+            return "at risk"
+        return "waits" if report.waits_for else "ready"
+
     def of_owner(self, owner: str) -> Fleet:
         """Return the part of the fleet that has this owner."""
         return replace(self, reports=tuple(one for one in self.reports if one.owner == owner), unreadable=())
@@ -58,6 +78,12 @@ class Fleet:
             for report in self.living
             for key, lag in report.lags.items()
         }
+
+    def lag(self, now: float) -> Lag:
+        """Return the lag of all running daemons, by the clock whose time is ``now``."""
+        lags = [(report, report.behind) for report in self.living]
+        since = [report.by_redis_clock(lag.since) + now - self.now for report, lag in lags if lag.since is not None]
+        return Lag(sum(lag.size_bytes for _, lag in lags), min(since, default=None))
 
     def needing_attention(self) -> list[DaemonReport]:
         """Return the reports of daemons that have a risk or are silent."""
@@ -107,6 +133,57 @@ def judge_fleet(fleet: Fleet) -> list[FleetFinding]:
         *_judge_versions(fleet.living),
         *_judge_clocks(fleet.living),
     ]
+
+
+def is_urgent(fleet: Fleet) -> bool:
+    """Return whether a daemon has a risk, or the fleet an urgent problem."""
+    return bool(fleet.needing_attention()) or any(one.is_urgent for one in judge_fleet(fleet))
+
+
+def fleet_document(fleet: Fleet) -> dict[str, Any]:
+    """Return the fleet for JSON. Times are ages in seconds; sizes are in bytes."""
+    shown = fleet.shown
+    return {
+        "ok": not is_urgent(fleet),
+        "now": fleet.now,
+        "daemons": [_daemon_document(one, fleet) for one in shown],
+        "left_out": len(fleet.reports) - len(shown),
+        "problems": [
+            {"problem": one.problem.value, "says": one.says, "todo": one.todo, "urgent": one.is_urgent}
+            for one in judge_fleet(fleet)
+        ],
+        "unreadable": list(fleet.unreadable[:_NAMED]),
+    }
+
+
+def _daemon_document(one: DaemonReport, fleet: Fleet) -> dict[str, Any]:
+    def age(moment: float | None) -> float | None:
+        return None if moment is None else round(max(0.0, fleet.now - one.by_redis_clock(moment)), 1)
+
+    return {
+        "owner": one.owner,
+        "instance": one.instance_id,
+        "host": one.host,
+        "folder": one.folder,
+        "share": one.share or None,
+        "version": one.version,
+        "schema": one.schema,
+        "state": fleet.state_of(one),
+        "ready": one.is_ready and one.lives(fleet.now),
+        "seen_seconds": round(max(0.0, fleet.now - one.seen_at), 1),
+        "clock_ahead_seconds": round(one.clock_ahead_seconds, 1),
+        "streams": dict(one.streams),
+        "completed": one.completed,
+        "failed": one.failed,
+        "behind_bytes": one.behind.size_bytes,
+        "behind_seconds": round(one.age(one.behind, fleet.now), 1),
+        "bytes_per_second": one.bytes_per_second,
+        "watcher_seconds": age(one.watcher_at),
+        "idle_checker_seconds": age(one.idle_checker_at),
+        "waits_for": list(one.waits_for),
+        "risks": [risk.reason.value for risk in one.risks],
+        "says": describe_problems(one, fleet.now),
+    }
 
 
 def _judge_silence(fleet: Fleet) -> Iterable[FleetFinding]:
