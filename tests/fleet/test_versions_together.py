@@ -1,4 +1,4 @@
-"""The last version of schema 1 after, before and beside the present one: nothing is destroyed, nothing is sent twice."""
+"""The last version of schema 1 before, after and beside the present one: nothing is lost, nothing is sent twice."""
 
 from __future__ import annotations
 
