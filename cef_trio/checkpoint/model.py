@@ -128,6 +128,8 @@ class StreamMeta:
     verified_size_bytes: int | None = None
     verified_mtime_ns: int | None = None
     """Size and mtime of the file when it was verified. A file that still has both needs no upload."""
+    verified_crc64nvme: int | None = None
+    """The file's checksum at that time, recorded before its only PutObject; ``None``: it is uploaded in parts."""
     completed_at_utc: datetime | None = None
     duration_seconds: float | None = None
     supersedes_stream_id: str | None = None

@@ -125,6 +125,16 @@ class StreamWrites(Protocol):
         """
         await self._commit(stream_id, lease, rules.transition(status, change, enqueue_webhook=enqueue_webhook))
 
+    async def record_put(self, stream_id: str, lease: Lease, part: PartRecord, change: Change) -> None:
+        """Move the stream to ``s3_completed``, apply ``change``, and record the object's only part, which was sent.
+
+        Repeating it with an identical part changes nothing.
+
+        Raises:
+            ValueError: ``states.TRANSITIONS`` does not allow it; a bug of the caller.
+        """
+        await self._commit(stream_id, lease, rules.record_put(part, change))
+
     async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
         """Set ``current_path`` and the ``streams:by_path`` entry to a new path; ``original_path`` stays.
 
@@ -353,12 +363,12 @@ class DaemonRegistry(Protocol):
     oldest beyond ``rules.MAX_REPORTS``.
     """
 
-    async def report(self, name: str, text: str) -> StoredReport | None:
-        """Store a daemon's report; return the one that it replaces."""
+    async def report(self, name: str, text: str, *, beginning: str) -> StoredReports:
+        """Store a daemon's report; return the last ones, before it, whose names begin so. Costs what it returns."""
         ...
 
-    async def reports(self) -> StoredReports:
-        """Return the last report of each daemon."""
+    async def reports(self, *, beginning: str = "") -> StoredReports:
+        """Return the last report of each daemon, or of those whose names begin so."""
         ...
 
     async def forget_reports(self, names: Collection[str]) -> None:

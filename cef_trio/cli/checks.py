@@ -14,7 +14,7 @@ from typing import Final
 
 from cef_trio.checkpoint import StreamSet
 from cef_trio.checkpoint.redis import UNKNOWN_POLICY, ServerInfo
-from cef_trio.cli.output import count
+from cef_trio.cli.output import count, size
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.observability import Fleet, describe_problems, judge_fleet
 from cef_trio.s3 import HINTS, AbortRule, ChecksumAlgorithm
@@ -159,14 +159,14 @@ _LOST: Final = (
 
 
 def judge_redis(facts: ServerInfo, address: str) -> list[Finding]:
-    """Check the server, what a crash of it would lose, and whether it may evict checkpoints."""
+    """Check the server, what a crash or a failover would lose, its memory, and whether it may evict checkpoints."""
     found = [_judge_version(facts, address)]
     if facts.is_replica:
         found += [problem("redis", "this server is a replica and takes no writes", "set REDIS_URL to the primary")]
     if not facts.last_save_ok:
         says = "its last write to its disk failed; it may refuse writes (MISCONF)"
         found.append(problem("redis disk", says, "look at its log and at the free space of its disk"))
-    return [*found, judge_persistence(facts), *_judge_memory(facts)]
+    return [*found, judge_persistence(facts), *judge_replication(facts), *_judge_memory(facts)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +264,7 @@ def _repair_hint(key: str) -> str:
     return "repair or delete that key (redis-cli)"
 
 
-_OF_FLEET: Final = ("{fleet}:daemons", "{fleet}:seen")
+_OF_FLEET: Final = ("{fleet}:daemons", "{fleet}:seen", "{fleet}:names")
 _OF_MANY: Final = ("by_path", *(one.value for one in StreamSet))
 _MOST_DAEMONS: Final = 20
 _MOST_RECORDS: Final = 5
@@ -325,18 +325,67 @@ def snapshot_seconds(save: str) -> int | None:
     return max(numbers[::2], default=None)
 
 
+_FULL: Final = 0.9
+_NEARLY_FULL: Final = 0.75
+
+
 def _judge_memory(facts: ServerInfo) -> list[Finding]:
     subject = "redis memory"
-    policy = facts.eviction_policy
-    if policy == "noeviction":
-        return [ok(subject, "noeviction: no checkpoint is evicted")]
+    policy, used = facts.eviction_policy, size(facts.used_memory_bytes)
     if policy == UNKNOWN_POLICY:
-        return [warning(subject, "its eviction policy cannot be read", "make sure that it is noeviction")]
-    todo = "set maxmemory-policy noeviction"
-    if facts.max_memory_bytes:
-        says = f"{policy}: it evicts checkpoints when its {facts.max_memory_bytes} bytes are full"
-        return [problem(subject, says, todo)]
-    return [warning(subject, f"{policy}: it would evict checkpoints if maxmemory were set", todo)]
+        found = warning(subject, "its eviction policy cannot be read", "make sure that it is noeviction")
+    elif policy != "noeviction":
+        todo = "set maxmemory-policy noeviction"
+        if facts.max_memory_bytes:
+            says = f"{policy}: it evicts checkpoints when its {facts.max_memory_bytes} bytes are full"
+            return [problem(subject, says, todo)]
+        found = warning(subject, f"{policy}: it would evict checkpoints if maxmemory were set", todo)
+    else:
+        found = ok(subject, f"noeviction: no checkpoint is evicted; {used} in use")
+    limit, what = facts.max_memory_bytes, "maxmemory"
+    if not limit:
+        limit, what = facts.system_memory_bytes, "its machine's memory"
+    share = facts.used_memory_bytes / limit if limit else 0.0
+    if share < _NEARLY_FULL:
+        return [found]
+    says = f"{used} in use: {share:.0%} of {what}; without memory it refuses writes (OOM), or is killed"
+    todo = "give it more memory, or lower COMPLETED_RETENTION_DAYS"
+    return [(problem if share >= _FULL else warning)(subject, says, todo)]
+
+
+_MAX_REPLICA_LAG_SECONDS: Final = 10
+"""Default of ``min-replicas-max-lag``."""
+
+
+def judge_replication(facts: ServerInfo) -> list[Finding]:
+    """Report whether writes that Redis acknowledged survive a failover, and whether replicas follow."""
+    subject, least = "redis replication", facts.min_replicas_to_write
+    max_lag = facts.min_replicas_max_lag_seconds or _MAX_REPLICA_LAG_SECONDS
+    following = [one for one in facts.replicas if one.online and one.lag_seconds <= max_lag]
+    number = count(len(following), "following replica")
+    if least and len(following) < least:
+        says = f"{number}, and it takes writes with {least} only: it refuses them"
+        return [problem(subject, says, "start its replicas; a daemon waits and continues by itself")]
+    if not facts.replicas:
+        return [ok(subject, "no replica: nothing is recorded while its machine is down")]
+    if least:
+        says = f"{number}; a failover loses the acknowledged writes of {max_lag} seconds at most, recovered from S3"
+        found = [ok(subject, says)]
+    elif least is None:
+        says = f"{number}; min-replicas-to-write cannot be read (CONFIG is not permitted)"
+        found = [warning(subject, says, "make sure that it is 1 or more")]
+    else:
+        says = f"{number}, but min-replicas-to-write is 0: a primary that is cut off goes on to acknowledge writes"
+        todo = "set min-replicas-to-write 1 and min-replicas-max-lag 10 on all nodes (CONFIG SET, CONFIG REWRITE)"
+        found = [warning(subject, f"{says}, which a failover then loses", todo)]
+    late = [one for one in facts.replicas if one not in following]
+    if late:
+        named = ", ".join(
+            f"{one.address} ({f'{one.lag_seconds} s behind' if one.online else 'does not follow'})" for one in late[:5]
+        )
+        says = f"{count(len(late), 'replica')} would lose acknowledged writes at a failover: {named}"
+        found.append(warning(subject, says, "look at the replica's log and at the network between them"))
+    return found
 
 
 # ---- S3 ------------------------------------------------------------------------------------------------------------

@@ -68,7 +68,11 @@ async def verify_and_complete(
         ):
             await pause(wait_seconds)
         waited_for = before  # any later write gets a later time stamp, so this wait is not repeated
-        changed = await _send_changed_parts(services, upload, recording, before.size_bytes, draining)
+        one_put = upload.plan.is_one_put(before.size_bytes, upload_open=upload.meta.s3_upload_id is not None)
+        if one_put:
+            changed, crc = False, await crc_of(recording, 0, before.size_bytes)
+        else:
+            changed = await _send_changed_parts(services, upload, recording, before.size_bytes, draining)
         if draining():
             return None
         after = await recording.stat()
@@ -78,8 +82,11 @@ async def verify_and_complete(
             return after
         if changed:
             continue
-        if before.size_bytes == 0:
-            stored = await upload.put_empty(before.mtime_ns)
+        if one_put:
+            async with services.part_slots:
+                if draining():
+                    return None
+                stored = await upload.put_whole(recording, before.size_bytes, before.mtime_ns, crc)
         else:
             stored = await upload.complete(before.size_bytes, before.mtime_ns)
         log.info(
@@ -98,8 +105,6 @@ async def _send_changed_parts(
     services: Services, upload: StreamUpload, recording: OpenRecording, size_bytes: int, draining: Callable[[], bool]
 ) -> bool:
     """Read the whole file and send every part that differs from the one in S3; return whether any did."""
-    if size_bytes == 0:
-        return False
     await upload.ensure_open()
 
     async def changed_parts() -> AsyncGenerator[Part, None]:

@@ -56,11 +56,13 @@ class FileDigest:
         return combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in self.parts)
 
     @property
-    def etag(self) -> str | None:
-        """The ETag of an object of these parts, where ETags are MD5s."""
+    def etags(self) -> frozenset[str]:
+        """The possible ETags of an object of these parts, where ETags are MD5s: of an upload, of one PutObject."""
         if not self.parts:
-            return hashlib.md5(b"", usedforsecurity=False).hexdigest()
-        return multipart_etag([part.md5 for part in self.parts])
+            return frozenset({hashlib.md5(b"", usedforsecurity=False).hexdigest()})
+        md5s = [part.md5 for part in self.parts]
+        found = {multipart_etag(md5s), *(md5s if len(md5s) == 1 else ())}
+        return frozenset(etag for etag in found if etag is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def is_same(digest: FileDigest, stored: StoredObject, metadata: ObjectMetadata |
     """
     if stored.size_bytes != digest.size_bytes or stored.crc64nvme not in {None, digest.crc64nvme}:
         return False
-    by_etag = digest.etag is not None and stored.etag == digest.etag
+    by_etag = stored.etag in digest.etags
     if metadata is None:
         return by_etag
     if metadata.crc64nvme != digest.crc64nvme or len(metadata.parts) != len(digest.parts):
@@ -147,5 +149,5 @@ def object_checksum_algorithm(digest: FileDigest, stored: StoredObject, parts: S
     """Return the algorithm that proves parts which S3 copies for a later version; ``None`` if none does."""
     if stored.crc64nvme is not None:
         return "crc64nvme"
-    as_md5 = all(looks_like_md5(part.etag) for part in parts) and stored.etag == digest.etag
+    as_md5 = all(looks_like_md5(part.etag) for part in parts) and stored.etag in digest.etags
     return "md5" if parts and as_md5 else None

@@ -210,7 +210,9 @@ class OrphanObjects:
             return None
         digest = await digest_of_file(recording, size_bytes, plan)
         fitting = [orphan for orphan in self._orphans if orphan.fits(path, size_bytes)]
-        fitting.sort(key=lambda orphan: orphan.stored.etag != digest.etag)  # the listing's ETag usually identifies it
+        fitting.sort(
+            key=lambda orphan: orphan.stored.etag not in digest.etags
+        )  # the listing's ETag usually identifies it
         for orphan in fitting[:_MAX_COMPARED]:
             try:
                 match = await self._compare(orphan, recording, digest)

@@ -436,6 +436,28 @@ async def test_the_server_info_has_what_doctor_checks() -> None:
     assert info.eviction_policy == "allkeys-lru"
     assert info.max_memory_bytes == 0
     assert (info.is_replica, info.append_fsync, info.save) == (False, "everysec", "")
+    assert (info.replicas, info.min_replicas_to_write, info.min_replicas_max_lag_seconds) == ((), 0, 10)
+    assert 0 < info.used_memory_bytes < info.system_memory_bytes
+
+
+@pytest.mark.real
+async def test_the_server_info_has_the_replicas_that_follow() -> None:
+    with (
+        valkey_server(
+            tcp=True, arguments=["--min-replicas-to-write", "1", "--repl-diskless-sync-delay", "0"]
+        ) as primary,
+        valkey_server(tcp=True, arguments=["--replicaof", "127.0.0.1", str(primary.port)]) as replica,
+    ):
+        async with RedisCheckpointStore(primary.url) as store, RedisCheckpointStore(replica.url) as other:
+            await until(lambda: _follows(store))
+            [found] = (await store.info()).replicas
+            assert (found.address, found.lag_seconds <= 1) == (f"127.0.0.1:{replica.port}", True)
+            assert (await store.info()).min_replicas_to_write == 1
+            assert (await other.info()).is_replica
+
+
+async def _follows(store: RedisCheckpointStore) -> bool:
+    return any(one.online for one in (await store.info()).replicas)
 
 
 @pytest.mark.real

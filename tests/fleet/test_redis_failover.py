@@ -12,13 +12,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import httpx
 import pytest
+from checkpoint import examples
+from security.test_least_rights import ACL, PAGE, PASSWORD
 from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
@@ -35,11 +37,17 @@ from servers.valkey_fleet import (
 )
 from waiting import wait_until
 
+from cef_trio.checkpoint.redis.keys import FLEET
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
+from cef_trio.checkpoint.states import StreamSet
+
 pytestmark = pytest.mark.real
 LONG = pytest.mark.skipif(not os.environ.get("CEF_TRIO_LONG"), reason="the longer forms: CEF_TRIO_LONG=1")
 PART: Final = 5 << 20
 BLOCK: Final = 1 << 20
 RECOVERY_SECONDS: Final = 5.0
+RIGHTS_IN_A_CLUSTER: Final = ("+cluster|slots", "+command", "+asking")
+RIGHTS_ON_SENTINELS: Final = ("+sentinel|masters",)
 EXIT_SECONDS: Final = 6.0 + 2.0 + 1.0
 """The bound of an exit with the default settings (P4)."""
 
@@ -161,7 +169,7 @@ def uploading(folder: Path, s3: Endpoint, redis_url: str, *, name: str, **more: 
     watch_dir = folder / "watch"
     watch_dir.mkdir(exist_ok=True)
     given: dict[str, object] = {
-        "redis_key_prefix": f"{{{name}}}:",
+        "owner_name": name,
         "close_grace_seconds": 0.2,
         "rescan_seconds": 1,
         "stale_check_seconds": 0.5,
@@ -180,12 +188,35 @@ def another(servers: Sequence[ValkeyServer], old: ValkeyServer) -> Callable[[], 
     return lambda: next((server for server in others if accepts_writes(server)), None)
 
 
+def allow(*servers: ValkeyServer, more: Sequence[str] = ()) -> None:
+    """Let the servers have the user of ``SECURITY.md``."""
+    for server in servers:
+        words = ["ACL", "SETUSER", *ACL.replace(">PASSWORD", f">{PASSWORD}").split(), *more]
+        assert server.command(*words) == b"+OK\r\n"
+
+
+def assert_nothing_refused(*servers: ValkeyServer) -> None:
+    assert {server.command("ACL", "LOG") for server in servers if server.running} == {b"*0\r\n"}
+
+
 # ---- sentinels -------------------------------------------------------------------------------------------------------
 
 
 def test_primaries_that_die_and_freeze_are_replaced_by_the_sentinels_and_followed(tmp_path: Path, s3: Endpoint) -> None:
-    """One that is thawed takes itself for the primary for some seconds more: the daemon writes nothing there."""
-    with sentinel_trio() as redis, uploading(tmp_path, s3, redis.url, name="sentinels") as upload:
+    """One that is thawed takes itself for the primary for some seconds more: the daemon writes nothing there.
+
+    The daemon has no rights but those of ``SECURITY.md``.
+    """
+    with ExitStack() as stack:
+        redis = stack.enter_context(sentinel_trio())
+        allow(*redis.servers)
+        assert f"`{' '.join(RIGHTS_ON_SENTINELS)}`" in PAGE
+        for sentinel in redis.sentinels:
+            user = ["cef-trio", "on", f">{PASSWORD}", "nocommands", *RIGHTS_ON_SENTINELS]
+            assert sentinel.command("ACL", "SETUSER", *user) == b"+OK\r\n"
+        url = redis.url.replace("//", f"//cef-trio:{PASSWORD}@")
+        url += f"?sentinel_username=cef-trio&sentinel_password={PASSWORD}"
+        upload = stack.enter_context(uploading(tmp_path, s3, url, name="sentinels"))
         killed = redis.primary()
         killed.kill()
         assert upload.wait_for_recovery(another(redis.servers, killed)) < RECOVERY_SECONDS
@@ -199,20 +230,22 @@ def test_primaries_that_die_and_freeze_are_replaced_by_the_sentinels_and_followe
         upload.wait_for_parts()
         assert scripts_run(frozen) == before
         upload.finish()
+        assert_nothing_refused(*redis.servers, *redis.sentinels)
 
 
 # ---- one address -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("away_seconds", [0, pytest.param(60, marks=LONG)])
 def test_a_failover_behind_one_address_that_loses_acknowledged_writes_costs_no_byte(
-    tmp_path: Path, s3: Endpoint
+    tmp_path: Path, s3: Endpoint, away_seconds: int
 ) -> None:
     """The promoted replica lacks the records of some parts, and of a whole stream."""
     with (
         valkey_server(tcp=True) as primary,
         valkey_server(tcp=True, arguments=["--replicaof", "127.0.0.1", str(primary.port)]) as replica,
         tcp_proxy(primary.port) as proxy,
-        uploading(tmp_path, s3, f"redis://127.0.0.1:{proxy.port}/0", name="lost-writes") as upload,
+        uploading(tmp_path, s3, f"redis://127.0.0.1:{proxy.port}/0", name=f"lost-writes-{away_seconds}") as upload,
     ):
         wait_until(lambda: b"master_link_status:up" in replica.command("INFO", "replication"))
         upload.wait_for_parts(1)
@@ -222,6 +255,8 @@ def test_a_failover_behind_one_address_that_loses_acknowledged_writes_costs_no_b
         with late.open("ab") as writer:
             upload.process.wait_for("part_uploaded", file=str(late))
             primary.kill()
+            back_at = time.monotonic() + away_seconds
+            wait_until(lambda: time.monotonic() > back_at, seconds=2 * away_seconds + 1)
             proxy.lead_to(replica.port)
             assert upload.wait_for_recovery(lambda: replica) < RECOVERY_SECONDS
             upload.wait_for_parts()
@@ -239,10 +274,15 @@ def test_a_cluster_whose_slot_moves_and_whose_primary_dies_is_followed(
 
     Half moved, the slot refuses scripts on both sides (TRYAGAIN), since some of their keys are missing on each. Moved,
     it is reached by ASK, except for scripts of which a key does not exist. Valkey 9 can move it without that.
+
+    The daemon has no rights but those of ``SECURITY.md``.
     """
+    assert f"with a cluster, `{' '.join(RIGHTS_IN_A_CLUSTER)}`" in " ".join(PAGE.split())
+    allow(*cluster.servers, cluster.spare, more=RIGHTS_IN_A_CLUSTER)
+    url = cluster.url.replace("//", f"//cef-trio:{PASSWORD}@")
     key = "{moved}:x"
     home = cluster.primary_of(key)
-    with uploading(tmp_path, s3, cluster.url, name="moved", retry_attempts=2) as upload:
+    with uploading(tmp_path, s3, url, name="moved", retry_attempts=2) as upload:
         steps = cluster.migrate_slot(key, cluster.spare, batch=3)
         assert next(steps) == "moved some"
         upload.process.wait_for("outage_started")
@@ -264,7 +304,43 @@ def test_a_cluster_whose_slot_moves_and_whose_primary_dies_is_followed(
         assert upload.wait_for_recovery(promoted) < RECOVERY_SECONDS
         upload.wait_for_parts()
         upload.finish()
+    assert_nothing_refused(*cluster.servers, cluster.spare)
     home.start()
+    cluster.wait_until_whole()
+
+
+async def test_owners_spread_over_the_nodes_of_a_cluster_and_each_is_whole_on_one(cluster: ValkeyCluster) -> None:
+    homes = set()
+    for owner in ("node-1", "node-2", "node-3"):
+        async with RedisCheckpointStore(cluster.url, owner=owner, socket_timeout_seconds=10) as store:
+            await store.create(examples.meta("s1"), examples.OURS, [examples.part(1)])
+            assert await store.members(StreamSet.ACTIVE) == {"s1"}
+            home = cluster.primary_of(store.keys.prefix)
+            assert home.command("EXISTS", store.keys.meta("s1"), store.keys.parts("s1")) == b":2\r\n"
+            homes.add(home)
+    assert len(homes) > 1
+
+
+@LONG
+def test_uploads_go_on_while_the_part_of_the_cluster_that_has_the_registry_of_daemons_is_dead(
+    cluster: ValkeyCluster, tmp_path: Path, s3: Endpoint
+) -> None:
+    registry = cluster.primary_of(f"{FLEET}:daemons")
+    name = next(
+        name for number in range(99) if cluster.primary_of(f"{{{(name := f'node-{number}')}}}:x") is not registry
+    )
+    for server in cluster.servers:
+        assert server.command("CONFIG", "SET", "cluster-require-full-coverage", "no") == b"+OK\r\n"
+    dead = [registry, *cluster.replicas_of(registry)]
+    with uploading(tmp_path, s3, cluster.url, name=name) as upload:
+        for server in dead:
+            server.kill()
+        upload.process.wait_for("report_not_written", count=2)
+        upload.wait_for_parts()
+        upload.finish()
+        assert upload.process.count("outage_started") == 0
+    for server in dead:
+        server.start()
     cluster.wait_until_whole()
 
 
@@ -277,8 +353,8 @@ def test_a_cluster_that_was_frozen_for_a_minute_is_used_again_within_seconds_and
         for server in cluster.servers:
             server.freeze()
         upload.process.wait_for("outage_started")
-        began = time.monotonic()
-        wait_until(lambda: time.monotonic() > began + 60, seconds=70)
+        thaw_at = time.monotonic() + 60
+        wait_until(lambda: time.monotonic() > thaw_at, seconds=70)
         assert not upload.ready()
         for server in cluster.servers:
             server.thaw()

@@ -148,6 +148,13 @@ class ValkeyCluster:
         [port] = [int(shard[2][1]) for shard in shards if int(shard[0]) <= slot <= int(shard[1])]
         return next(server for server in (*self.servers, self.spare) if server.port == port)
 
+    def replicas_of(self, primary: ValkeyServer) -> list[ValkeyServer]:
+        """The replicas of a primary."""
+        with _connect(primary) as client:
+            shards = client.execute_command("CLUSTER SLOTS")
+        ports = {int(node[1]) for shard in shards if int(shard[2][1]) == primary.port for node in shard[3:]}
+        return [server for server in self.servers if server.port in ports]
+
     def wait_until_whole(self) -> None:
         """Wait until every node finds the cluster in order, with a replica for each primary."""
 
