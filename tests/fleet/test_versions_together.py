@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -55,6 +56,7 @@ def parts_sent(endpoint: Endpoint, since: int = 0) -> Counter[tuple[str, int]]:
     return Counter((call["key"], call["part_number"]) for call in calls)
 
 
+@pytest.mark.skipif(not os.environ.get("CEF_TRIO_LONG"), reason="takes long: CEF_TRIO_LONG=1")
 def test_the_way_back_and_forward_again_sends_no_part_twice(
     tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer, old_version: dict[str, str]
 ) -> None:
