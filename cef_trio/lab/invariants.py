@@ -99,6 +99,8 @@ def _unrecorded_acknowledgements(world: World, known: list[Checkpoint]) -> list[
         checkpoint = by_upload.get(upload_id)
         if checkpoint is None:
             continue  # aborted, or lost with all of Redis: its upload is checked below
+        if checkpoint.meta.status is Status.COMPLETED and not checkpoint.parts:
+            continue  # they were in a metadata JSON that was deleted
         recorded = checkpoint.parts.get(number)
         if acknowledgements.redis_lost:
             continue  # the lease was lost too, and the stream's new owner may have started over

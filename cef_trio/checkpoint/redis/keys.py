@@ -104,6 +104,11 @@ class Keys:
         return f"{self.prefix}schema"
 
     @property
+    def claim(self) -> str:
+        """The hash with a TTL that names the running system that has the owner's name (``owner_claim.py``)."""
+        return f"{self.prefix}owner"
+
+    @property
     def probe(self) -> str:
         """A string with a TTL, written to test whether writes succeed."""
         return f"{self.prefix}stream:cef-trio-probe"
