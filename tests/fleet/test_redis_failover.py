@@ -94,7 +94,7 @@ class Upload:
     recorder: Recorder
     endpoint: Endpoint
 
-    def wait_for_parts(self, more: int = 3) -> None:
+    def wait_for_parts(self, more: int = 2) -> None:
         """Wait until so many more parts are recorded."""
         self.process.wait_for("part_uploaded", count=self.process.count("part_uploaded") + more)
 
@@ -319,6 +319,24 @@ async def test_owners_spread_over_the_nodes_of_a_cluster_and_each_is_whole_on_on
             assert home.command("EXISTS", store.keys.meta("s1"), store.keys.parts("s1")) == b":2\r\n"
             homes.add(home)
     assert len(homes) > 1
+
+
+@LONG
+def test_a_primary_of_the_cluster_that_freezes_is_replaced_and_followed(
+    cluster: ValkeyCluster, tmp_path: Path, s3: Endpoint
+) -> None:
+    key = "{frozen}:x"
+    primary = cluster.primary_of(key)
+    with uploading(tmp_path, s3, cluster.url, name="frozen") as upload:
+        primary.freeze()
+        asked = next(server for server in cluster.servers if server is not primary)
+        wait_until(lambda: cluster.primary_of(key, by=asked) is not primary)
+        promoted = cluster.primary_of(key, by=asked)
+        assert upload.wait_for_recovery(lambda: promoted) < RECOVERY_SECONDS
+        primary.thaw()
+        upload.wait_for_parts()
+        upload.finish()
+    cluster.wait_until_whole()
 
 
 @LONG
