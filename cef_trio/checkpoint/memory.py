@@ -433,12 +433,13 @@ class MemoryCheckpointStore(StreamWrites):
         """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._call("ack_webhook", lambda: self._pending_webhooks.discard(stream_id))
 
-    async def report(self, name: str, text: str) -> StoredReport | None:
+    async def report(self, name: str, text: str, *, beginning: str) -> StoredReports:
         """See :meth:`DaemonRegistry.report`."""
 
-        def effect() -> StoredReport | None:
-            now, before = self.unix_clock(), self._reports.pop(name, None)  # the latest is the last
-            self._reports[name] = StoredReport(text, now)
+        def effect() -> StoredReports:
+            now, before = self.unix_clock(), self._reports_of(beginning)
+            self._reports.pop(name, None)
+            self._reports[name] = StoredReport(text, now)  # the latest is the last
             for old in [key for key, one in self._reports.items() if one.received_at <= now - rules.REPORT_SECONDS]:
                 del self._reports[old]
             while len(self._reports) > rules.MAX_REPORTS:
@@ -447,9 +448,13 @@ class MemoryCheckpointStore(StreamWrites):
 
         return await self._call("report", effect)
 
-    async def reports(self) -> StoredReports:
+    async def reports(self, *, beginning: str = "") -> StoredReports:
         """See :meth:`DaemonRegistry.reports`."""
-        return await self._call("reports", lambda: StoredReports(dict(self._reports), self.unix_clock()))
+        return await self._call("reports", lambda: self._reports_of(beginning))
+
+    def _reports_of(self, beginning: str) -> StoredReports:
+        found = {name: one for name, one in self._reports.items() if name.startswith(beginning)}
+        return StoredReports(found, self.unix_clock())
 
     async def forget_reports(self, names: Collection[str]) -> None:
         """See :meth:`DaemonRegistry.forget_reports`."""

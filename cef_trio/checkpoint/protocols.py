@@ -363,12 +363,12 @@ class DaemonRegistry(Protocol):
     oldest beyond ``rules.MAX_REPORTS``.
     """
 
-    async def report(self, name: str, text: str) -> StoredReport | None:
-        """Store a daemon's report; return the one that it replaces."""
+    async def report(self, name: str, text: str, *, beginning: str) -> StoredReports:
+        """Store a daemon's report; return the last ones, before it, whose names begin so. Costs what it returns."""
         ...
 
-    async def reports(self) -> StoredReports:
-        """Return the last report of each daemon."""
+    async def reports(self, *, beginning: str = "") -> StoredReports:
+        """Return the last report of each daemon, or of those whose names begin so."""
         ...
 
     async def forget_reports(self, names: Collection[str]) -> None:

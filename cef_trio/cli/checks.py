@@ -264,7 +264,7 @@ def _repair_hint(key: str) -> str:
     return "repair or delete that key (redis-cli)"
 
 
-_OF_FLEET: Final = ("{fleet}:daemons", "{fleet}:seen")
+_OF_FLEET: Final = ("{fleet}:daemons", "{fleet}:seen", "{fleet}:names")
 _OF_MANY: Final = ("by_path", *(one.value for one in StreamSet))
 _MOST_DAEMONS: Final = 20
 _MOST_RECORDS: Final = 5

@@ -13,6 +13,8 @@ from random import Random
 
 import trio
 
+from cef_trio.daemon.owner_claim import ClaimKeeper
+from cef_trio.daemon.upgrade import Upgrade
 from cef_trio.observability import survey_redis
 from cef_trio.postprocess import AfterUpload, WebhookDeliverer, forget_old_streams
 from cef_trio.settings import KEEP_RECORDING, AfterUploadRule
@@ -48,6 +50,8 @@ class IntakeTasks:
     ) -> None:
         """``leaving_since``: see :class:`Observer`; ``redact`` removes secrets from the texts of risks."""
         self.services = services
+        self.claim = ClaimKeeper(services)
+        self.upgrade = Upgrade(services)
         self.supervisor = StreamSupervisor(services, processors, matches)
         self.risks = RiskObserver(services, self.supervisor, lambda: leaving_since() is not None, redact)
         self.observer = Observer(services, self.supervisor, self.risks, leaving_since)

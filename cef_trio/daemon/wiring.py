@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -146,6 +147,8 @@ async def open_services(
             rate_limiter=clients.rate_limiter,
             webhook=webhook,
             owner_name=owner.name,
+            owner_claim=store.owner_claim(lease, socket.gethostname()) if owner.is_derived else None,
+            legacy=store.legacy,
             ownership=Ownership(machine_id()),
             renew_credentials=partial(_renew, store, s3, webhook, config.credentials),
         )

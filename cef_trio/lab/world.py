@@ -164,7 +164,9 @@ class World:
         self.redis_losses = 0
         """How often Redis lost acknowledged writes."""
         self.rolled_back: dict[str, Checkpoint] = {}
-        """The checkpoints after the last loss, of streams that had no task before it."""
+        """The checkpoints after the last loss, of streams that had no task before one of the losses."""
+        self._lost_inactive: set[str] = set()
+        """Streams that had no task before one of the losses; a failover may bring an older checkpoint of them back."""
         self.daemons_started = 0
         self.life = Life()
         self.journal = Journal()
@@ -336,12 +338,14 @@ class World:
         """Make Redis lose everything, or what is not in a snapshot."""
         self.journal.note(Lane.LAB, "Redis loses everything" if down_to is None else "Redis loses its last second")
         self.redis_losses += 1
-        left = {one.meta.stream_id for one in self.known() if one.meta.status in INACTIVE}
+        self._lost_inactive |= {one.meta.stream_id for one in self.known() if one.meta.status in INACTIVE}
         if down_to is None:
             self.store.clear()
         else:
             self.store.restore(down_to)
-        self.rolled_back = {one.meta.stream_id: one for one in self.known() if one.meta.stream_id in left}
+        self.rolled_back = {
+            one.meta.stream_id: one for one in self.known() if one.meta.stream_id in self._lost_inactive
+        }
         self.acknowledgements.forget()
         self.acknowledgements.redis_lost = True
 

@@ -1,6 +1,6 @@
 """Write this daemon's report into the registry every 15 seconds, for commands and pages on any machine (promise P10).
 
-The other daemons' reports reveal a second running daemon with this one's identity (promise P9):
+The reports of this owner's daemons, which the same call returns, reveal a second one with this one's identity (P9):
 
 - *A duplicate INSTANCE_ID*: a report of another process with our name is updated while we run. It is logged; nothing
   else is needed, because leases and reports also contain what distinguishes hosts.
@@ -45,14 +45,14 @@ async def report_for_ever(observer: Observer, last_turns: Callable[[], Mapping[s
         turns = {name: services.unix_time(moment) for name, moment in last_turns().items()}
         return make_report(observer, others, **turns)
 
-    refusal = ""
+    ours, refusal = f"{services.owner_name}/", ""
     await services.determine_owner()  # so that the first report already names our owner
     try:
         async for _ in Periodic(PERIOD_SECONDS):
             try:
-                unused = others.update(read_fleet(await services.store.reports()))
                 now = report()
-                await services.store.report(now.instance, daemon_report.encode(now))
+                before = await services.store.report(now.instance, daemon_report.encode(now), beginning=ours)
+                unused = others.update(read_fleet(before))
                 if unused:
                     await services.store.forget_reports(unused)
                 refusal = ""
@@ -65,7 +65,7 @@ async def report_for_ever(observer: Observer, last_turns: Callable[[], Mapping[s
         if services.redis_breaker.outage is None:
             with shielded(_LAST_REPORT_SECONDS, saving="daemon's last report"), suppress(CefMp4ProcessorError):
                 last = daemon_report.stopped(report())
-                await services.store.report(last.instance, daemon_report.encode(last))
+                await services.store.report(last.instance, daemon_report.encode(last), beginning=ours)
 
 
 def make_report(
@@ -106,7 +106,7 @@ def make_report(
 
 
 class OtherDaemons:
-    """What the other daemons' reports reveal about our identity."""
+    """What the reports of our owner's other daemons reveal about our identity."""
 
     def __init__(self, services: Services, folder: str) -> None:
         self._services = services
@@ -131,7 +131,7 @@ class OtherDaemons:
         return (f"{name}@{self.place}" if self.place else name) + self._suffix
 
     def update(self, fleet: Fleet) -> frozenset[str]:
-        """Evaluate the current reports; return the names that no process uses any more.
+        """Evaluate the reports of our owner's daemons; return the names that no process uses any more.
 
         A process is alive if its report changes between two calls; one report alone may be of an earlier process.
         """

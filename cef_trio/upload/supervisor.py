@@ -366,7 +366,7 @@ class StreamSupervisor:
 
     async def _owner_lives(self, meta: StreamMeta) -> bool:
         """Return whether another daemon of the stream's owner is running; then equal bytes prove nothing."""
-        fleet = read_fleet(await self._services.store.reports())
+        fleet = read_fleet(await self._services.store.reports(beginning=f"{self._services.owner_name}/"))
         living = {one.place for one in fleet.living if one.process != self._services.lease.token}
         return meta.owner is not None and meta.owner.name in living
 

@@ -182,7 +182,8 @@ async def test_the_fleet_is_read_from_redis_only_while_it_is_looked_at_and_once_
         if operation == "reports" and moment is Moment.BEFORE:
             reads.append(trio.current_time())
 
-    await world.store.report("o/cam", daemon_report.encode(DaemonReport(instance="", at=1.0, folder="/rec", owner="o")))
+    report = daemon_report.encode(DaemonReport(instance="", at=1.0, folder="/rec", owner="o"))
+    await world.store.report("o/cam", report, beginning="")
     async with world.services() as services, trio.open_nursery() as nursery:
         source = DaemonSource(services, "/rec", lambda: False)
         nursery.start_soon(source.run)

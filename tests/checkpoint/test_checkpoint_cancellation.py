@@ -15,7 +15,7 @@ from servers.valkey import ValkeyServer
 from cef_trio.checkpoint import schema
 from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, Moment
-from cef_trio.checkpoint.protocols import CheckpointStore, StoredReport
+from cef_trio.checkpoint.protocols import CheckpointStore, StoredReports
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import History, Status, StreamSet
 from cef_trio.daemon.wiring import REDIS_NOT_RETRIED
@@ -59,7 +59,7 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "is_webhook_pending": lambda store: store.is_webhook_pending("ended"),
     "ack_webhook": lambda store: store.ack_webhook("ended"),
     "forget": lambda store: store.forget("ended"),
-    "report": lambda store: store.report("host-a", "well"),
+    "report": lambda store: store.report("host-a", "well", beginning="host-"),
     "reports": lambda store: store.reports(),
     "forget_reports": lambda store: store.forget_reports(["host-b"]),
 }
@@ -103,7 +103,7 @@ async def prepared() -> MemoryCheckpointStore:
     await store.create(meta("s1"), OURS)
     await store.create(meta("ended", status=Status.S3_COMPLETED), OURS)
     await store.transition("ended", OURS, Status.COMPLETED, Change({}), enqueue_webhook=True)
-    await store.report("host-b", "gone")
+    await store.report("host-b", "gone", beginning="")
     return store
 
 
@@ -185,7 +185,7 @@ async def test_a_lost_reply_is_repeated_without_harm() -> None:
             await CALLS[name](twice)
         answer = await CALLS[name](twice)
         assert lost == [name]
-        assert isinstance(answer, StoredReport) or answer in (None, True, frozenset(), schema.CURRENT)
+        assert isinstance(answer, StoredReports) or answer in (None, True, frozenset(), schema.CURRENT)
         assert _without_times(twice) == _without_times(once)
 
 

@@ -29,7 +29,7 @@ async def reports(world: World, number: int, **more: Any) -> DaemonReport:
     values: dict[str, Any] = {"instance": f"room-{number}/{name}", "owner": f"room-{number}", "name": name, "at": now}
     about = {"host": f"host-{number}", "system": f"boot-{number}", "process": f"p-{number}", "version": "1.0"}
     one = DaemonReport(**{**values, **about, "folder": "/srv/rec", **more})
-    await world.store.report(one.instance, daemon_report.encode(one))
+    await world.store.report(one.instance, daemon_report.encode(one), beginning="")
     return one
 
 

@@ -178,6 +178,8 @@ _OPTIONAL_IDENTITY_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
 )
 _OWNER: Final = "owner"
 _OWNER_FORMS: Final[Mapping[str, _Form]] = MappingProxyType({"machine": _TEXT, "file_system": _TEXT, "mount": _PATH})
+OWNER_FIELDS: Final = tuple(f"owner_{part}" for part in _OWNER_FORMS)
+"""The fields of a record that hold the fields of :class:`Owner`, in their order."""
 # Without its status a record says nothing about how to go on, so it is required although the model has a default.
 _REQUIRED: Final = {field.name for field in fields(StreamMeta) if field.default is MISSING} | {"status"}
 

@@ -28,6 +28,8 @@ from cef_trio.checkpoint.redis import codec, scripts
 from cef_trio.checkpoint.redis.address import RedisAddress, Topology, parse_address
 from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script
 from cef_trio.checkpoint.redis.keys import Keys
+from cef_trio.checkpoint.redis.legacy import LegacyStreams
+from cef_trio.checkpoint.redis.owner_claim import OwnerClaim
 from cef_trio.checkpoint.redis.scripts import arguments
 from cef_trio.checkpoint.redis.scripts.arguments import Argument
 from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo, replicas_in
@@ -103,6 +105,16 @@ class RedisCheckpointStore(StreamWrites):
     def address(self) -> RedisAddress:
         """The server's address; its ``str`` has no password."""
         return self._redis.address
+
+    @property
+    def legacy(self) -> LegacyStreams:
+        """The streams at the keys of earlier versions."""
+        in_cluster = self.address.topology is Topology.CLUSTER
+        return LegacyStreams(self._redis, Keys(self.keys.base), self.keys, in_cluster=in_cluster)
+
+    def owner_claim(self, lease: Lease, host: str) -> OwnerClaim:
+        """Return the claim of the owner's name by the running system of a lease."""
+        return OwnerClaim(self._redis, self.keys, lease, host)
 
     def renew_login(self, url: str) -> None:
         """Use the credentials of a URL from now on; ignore a URL of another server.
@@ -513,35 +525,36 @@ class RedisCheckpointStore(StreamWrites):
         """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._redis.call("ack_webhook", lambda client: client.srem(self.keys.pending_webhooks, stream_id))
 
-    async def report(self, name: str, text: str) -> StoredReport | None:
+    async def report(self, name: str, text: str, *, beginning: str) -> StoredReports:
         """See :meth:`DaemonRegistry.report`."""
         given: list[Argument] = [
             codec.encode_path(name),
             text.encode("utf-8", "surrogateescape"),
             int(rules.REPORT_SECONDS * 1000),
             rules.MAX_REPORTS,
+            codec.encode_path(beginning),
         ]
+        return await self._redis.call(
+            "report",
+            lambda client: self._stored_reports(run_script(client, scripts.REPORT, self._registry_keys, given)),
+        )
 
-        def work(client: Client) -> StoredReport | None:
-            _, replaced = run_script(client, scripts.REPORT, self._registry_keys, given)
-            return _stored_report(replaced) if replaced else None
-
-        return await self._redis.call("report", work)
-
-    async def reports(self) -> StoredReports:
+    async def reports(self, *, beginning: str = "") -> StoredReports:
         """See :meth:`DaemonRegistry.reports`."""
+        given: list[Argument] = [codec.encode_path(beginning)]
+        return await self._redis.call(
+            "reports",
+            lambda client: self._stored_reports(run_script(client, scripts.REPORTS, self._registry_keys, given)),
+        )
 
-        def work(client: Client) -> StoredReports:
-            _, now, found = run_script(client, scripts.REPORTS, self._registry_keys, [])
-            for position, key in enumerate(self._registry_keys, 1):
-                self.unreadable.note(key, f"{key} is of a wrong type" if found == position else None)
-            reports = {} if isinstance(found, int) else _pairs(found)
-            return StoredReports(
-                {name.decode(errors="replace"): _stored_report(entry) for name, entry in reports.items()},
-                int(now) / 1000,
-            )
-
-        return await self._redis.call("reports", work)
+    def _stored_reports(self, reply: tuple[bytes, bytes, Sequence[bytes] | int]) -> StoredReports:
+        _, now, found = reply
+        for position, key in enumerate(self._registry_keys, 1):
+            self.unreadable.note(key, f"{key} is of a wrong type" if found == position else None)
+        reports = {} if isinstance(found, int) else _pairs(found)
+        return StoredReports(
+            {name.decode(errors="replace"): _stored_report(entry) for name, entry in reports.items()}, int(now) / 1000
+        )
 
     async def forget_reports(self, names: Collection[str]) -> None:
         """See :meth:`DaemonRegistry.forget_reports`."""
@@ -598,7 +611,7 @@ class RedisCheckpointStore(StreamWrites):
 
     @property
     def _registry_keys(self) -> list[str]:
-        return [self.keys.daemons, self.keys.daemons_seen]
+        return [self.keys.daemons, self.keys.daemons_seen, self.keys.daemons_by_name]
 
     def _members(self, client: Client, key: str) -> frozenset[str]:
         members = self._unless_wrong_type(key, lambda: client.smembers(key))
