@@ -37,7 +37,7 @@ from cef_trio.checkpoint.protocols import (
 )
 from cef_trio.checkpoint.redis import Keys, codec
 from cef_trio.checkpoint.schema import NewerRecord
-from cef_trio.checkpoint.states import ENDED, History, StreamSet
+from cef_trio.checkpoint.states import ENDED, History, Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
 from cef_trio.resilience import Retrier, SingleAttempt, shielded
@@ -192,7 +192,7 @@ class MemoryCheckpointStore(StreamWrites):
             schema=schema.CURRENT,
         )
         meta = codec.decode_meta({name.encode(): value for name, value in codec.encode_meta(meta).items()})
-        checked = _encodable_parts(parts)
+        checked = {} if meta.status is Status.COMPLETED else _encodable_parts(parts)
 
         def effect() -> None:
             holder = self._holder(meta.stream_id)

@@ -15,8 +15,8 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
 - `idle_checker.py`, `idle_rules.py` for what the watcher cannot see: recordings without a close, streams without a task
 - `finalize.py` for verifying, completing and the metadata JSON
 - `failures.py`, `repeated_errors.py` for which error ends a stream, and when S3 lost an upload (`NoSuchUpload`)
-- `missed_renames.py` for renames while no daemon ran; `copy_from_previous.py`, `unchanged_content.py` for a completed
-  recording that changed
+- `missed_renames.py` for renames while no daemon ran; `completed_parts.py`, `copy_from_previous.py`,
+  `unchanged_content.py` for a completed recording that changed
 - `orphan_uploads.py`, `part_matching.py`, `orphan_objects.py`, `object_match.py` for uploads and objects that Redis
   does not know; `orphan_cleanup.py` for uploads that ended streams left open
 - `ownership_rules.py`, `ownership.py`, `lease_context.py` for other hosts and daemons

@@ -360,12 +360,11 @@ class StreamSupervisor:
         return triage(known, stat, identity_match)
 
     async def _recognize(self, path: str, stat: FileStat, meta: StreamMeta, *, is_ours: bool) -> IdentityMatch | None:
-        store, disk = self._services.store, self._services.disk
         try:
             if not is_ours:
-                is_it = not await self._owner_lives(meta) and await is_proved(store, disk, meta, path)
+                is_it = not await self._owner_lives(meta) and await is_proved(self._services, meta, path)
                 return IdentityMatch.SAME if is_it else IdentityMatch.REPLACED
-            return await recognize_at(store, disk, meta, path)
+            return await recognize_at(self._services, meta, path)
         except RecordingChangedError:
             return None  # deleted meanwhile
         except ChunkProcessingError as error:

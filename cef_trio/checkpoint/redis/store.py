@@ -498,7 +498,7 @@ class RedisCheckpointStore(StreamWrites):
             meta.owner.name if meta.owner is not None else "",
             other_owner_stream_id or "",
             *arguments.of_fields(fields),
-            *arguments.of_parts(parts),
+            *arguments.of_parts(() if meta.status is Status.COMPLETED else parts),
         ]
 
         def work(client: Client) -> Sequence[bytes]:
