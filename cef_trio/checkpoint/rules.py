@@ -90,8 +90,14 @@ def start_over(change: Change) -> Commit:
 
 
 def transition(status: Status, change: Change, *, enqueue_webhook: bool = False) -> Commit:
-    """Set the status, and apply ``change``."""
-    return Commit(operation="transition", status=status, fields=_checked(change), enqueue_webhook=enqueue_webhook)
+    """Set the status, and apply ``change``. A completed stream keeps no parts: its metadata JSON has them."""
+    return Commit(
+        operation="transition",
+        status=status,
+        fields=_checked(change),
+        enqueue_webhook=enqueue_webhook,
+        keep_to=0 if status is Status.COMPLETED else None,
+    )
 
 
 def record_put(part: PartRecord, change: Change) -> Commit:

@@ -47,11 +47,11 @@ StoreT = TypeVar("StoreT", bound=CheckpointStore)
 S3T = TypeVar("S3T", bound=S3Client)
 
 REDIS_NOT_RETRIED: Final = frozenset(
-    {"count", "forget_reports", "is_persistent", "report", "reports", "save_interrupted"}
+    {"beat", "count", "forget_reports", "is_persistent", "report", "reports", "save_interrupted"}
 )
-"""Redis operations that are not retried: surveys and reports (repeated by their caller; a report that waited would have
-an old time; in a cluster the registry may be on a node that does not work, without which uploads go on) and the save at
-shutdown (no time left)."""
+"""Redis operations that are not retried: surveys, heartbeats and reports (repeated by their caller; a report that
+waited would have an old time; in a cluster the registry may be on a node that does not work, without which uploads go
+on) and the save at shutdown (no time left)."""
 S3_NOT_RETRIED: Final = frozenset({"upload_part_copy"})
 """S3 operations that are not retried: a copy falls back to sending the bytes."""
 

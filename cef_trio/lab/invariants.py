@@ -99,6 +99,8 @@ def _unrecorded_acknowledgements(world: World, known: list[Checkpoint]) -> list[
         checkpoint = by_upload.get(upload_id)
         if checkpoint is None:
             continue  # aborted, or lost with all of Redis: its upload is checked below
+        if checkpoint.meta.status is Status.COMPLETED and not checkpoint.parts:
+            continue  # they were in a metadata JSON that was deleted
         recorded = checkpoint.parts.get(number)
         if acknowledgements.redis_lost:
             continue  # the lease was lost too, and the stream's new owner may have started over
@@ -116,6 +118,13 @@ def _unrecorded_acknowledgements(world: World, known: list[Checkpoint]) -> list[
     violations += [
         f"P2: upload {key[-20:]} was created and its id was not read" for key in acknowledgements.unread_upload_ids
     ]
+    for checkpoint in known:
+        plan = PartPlan.of(checkpoint.meta)
+        violations += [
+            f"P2: part {number} is recorded with {part.size_bytes} bytes; its plan has {plan.part(number).size_bytes}"
+            for number, part in checkpoint.parts.items()
+            if part.size_bytes > plan.part(number).size_bytes
+        ]
     by_key = {checkpoint.meta.s3_key_prefix: checkpoint for checkpoint in known}
     for key, etag in acknowledgements.objects.items():
         checkpoint = by_key.get(key)

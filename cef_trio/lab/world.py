@@ -39,6 +39,7 @@ from cef_trio.files.file_stat import FileStat
 from cef_trio.files.reader import regular_file_stat
 from cef_trio.files.writers import writer_state_now
 from cef_trio.lab import receiver
+from cef_trio.lab.completed_parts import with_parts
 from cef_trio.lab.crash_simulation import Acknowledgements, CrashableStore, CrashableTransport, Life, call_name
 from cef_trio.lab.disk import CrashableDisk, InlineReader
 from cef_trio.lab.filesystem import FileSystem, Leases
@@ -314,15 +315,17 @@ class World:
         return {part: size_bytes for part, size_bytes in received if not part[0].endswith(not_recordings)}
 
     def known(self) -> list[Checkpoint]:
-        """Return all checkpoints of the store, past its faults."""
+        """Return all checkpoints of the store, past its faults; those of completed streams with their parts in S3."""
         streams = self.store.snapshot().streams
-        return [Checkpoint(stream.meta, stream.stream_set, dict(stream.parts)) for _, stream in sorted(streams.items())]
+        return [
+            with_parts(self.endpoint.model, replace(one, parts=dict(one.parts))) for _, one in sorted(streams.items())
+        ]
 
     async def checkpoints(self) -> list[Checkpoint]:
-        """Return all checkpoints through the store's calls, which its faults affect."""
+        """Return all checkpoints through the store's calls, which its faults affect; the completed ones with parts."""
         ids = [stream_id for stream_set in StreamSet for stream_id in await self.store.members(stream_set)]
         found = [await self.store.load(stream_id) for stream_id in sorted(ids)]
-        return [checkpoint for checkpoint in found if checkpoint is not None]
+        return [with_parts(self.endpoint.model, checkpoint) for checkpoint in found if checkpoint is not None]
 
     @property
     def pending_webhooks(self) -> frozenset[str]:

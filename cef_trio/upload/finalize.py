@@ -18,6 +18,7 @@ from cef_trio.checkpoint import FailureReason, Status
 from cef_trio.exceptions import FFprobeError, S3OperationError
 from cef_trio.files import FileStat, OpenRecording
 from cef_trio.media import MediaInfo, metadata_json
+from cef_trio.s3 import combine_crc64nvme
 from cef_trio.upload.failures import CompletionError
 from cef_trio.upload.object_key import metadata_key
 from cef_trio.upload.part_matching import crc_of
@@ -149,7 +150,11 @@ async def finish(services: Services, upload: StreamUpload, path: str) -> None:
     duration_seconds = media.duration_seconds if media else None
     enqueue_webhook = services.webhook is not None
     await upload.transition(
-        Status.COMPLETED, enqueue_webhook=enqueue_webhook, duration_seconds=duration_seconds, last_activity_at_utc=now
+        Status.COMPLETED,
+        enqueue_webhook=enqueue_webhook,
+        duration_seconds=duration_seconds,
+        last_activity_at_utc=now,
+        object_crc64nvme=combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in parts),
     )
     if enqueue_webhook:
         services.webhook_enqueued.value = True

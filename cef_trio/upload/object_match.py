@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from cef_trio.checkpoint import PartRecord
+from cef_trio.checkpoint import PartRecord, StreamMeta
 from cef_trio.checkpoint.redis import decode_time
 from cef_trio.s3 import (
     ListedPart,
@@ -75,6 +75,8 @@ class ObjectMetadata:
     started_at_utc: datetime
     completed_at_utc: datetime | None
     duration_seconds: float | None
+    records: tuple[PartRecord, ...]
+    """The parts with their checksums; empty if an earlier version wrote the document, without them."""
 
 
 def read_metadata(document: bytes, stream_id: str) -> ObjectMetadata | None:
@@ -101,6 +103,7 @@ def _read(loaded: Mapping[str, Any]) -> ObjectMetadata:
     )
     if crc is None or len(parts) != len(chunks) or len(parts) > MAX_PARTS:
         raise ValueError("not a valid metadata JSON")
+    records = tuple(_record(part, chunk) for part, chunk in zip(parts, chunks, strict=True) if "crc64nvme" in chunk)
     completed, duration = loaded["stream_completed_at_utc"], loaded["duration_seconds"]
     return ObjectMetadata(
         parts,
@@ -109,7 +112,28 @@ def _read(loaded: Mapping[str, Any]) -> ObjectMetadata:
         decode_time(loaded["stream_started_at_utc"]),
         decode_time(completed) if completed is not None else None,
         float(duration) if duration is not None else None,
+        records if len(records) == len(parts) else (),
     )
+
+
+def _record(part: ListedPart, chunk: Mapping[str, Any]) -> PartRecord:
+    crc, checksum = crc64nvme_from_base64(str(chunk["crc64nvme"])), chunk.get("checksum")
+    if crc is None or not isinstance(checksum, str | None):
+        raise ValueError("not a valid chunk")
+    return PartRecord(
+        part.part_number, part.etag, part.size_bytes, crc, decode_time(chunk["uploaded_at_utc"]), checksum
+    )
+
+
+def parts_of_object(meta: StreamMeta, metadata: ObjectMetadata | None) -> dict[int, PartRecord]:
+    """Return the parts of a completed stream by its metadata JSON; none if that is of another object, or has none."""
+    records = metadata.records if metadata is not None and metadata.etag == meta.object_etag else ()
+    if sum(record.size_bytes for record in records) != meta.verified_size_bytes:
+        return {}
+    crc = combine_crc64nvme((record.crc64nvme, record.size_bytes) for record in records)
+    if meta.object_crc64nvme not in {None, crc}:
+        return {}
+    return {record.part_number: record for record in records}
 
 
 def _size(value: object) -> int:

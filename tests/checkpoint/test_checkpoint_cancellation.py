@@ -15,7 +15,7 @@ from servers.valkey import ValkeyServer
 from cef_trio.checkpoint import schema
 from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, Moment
-from cef_trio.checkpoint.protocols import CheckpointStore, StoredReports
+from cef_trio.checkpoint.protocols import Beat, BeatReply, CheckpointStore, StoredReports
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import History, Status, StreamSet
 from cef_trio.daemon.wiring import REDIS_NOT_RETRIED
@@ -61,6 +61,9 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "forget": lambda store: store.forget("ended"),
     "report": lambda store: store.report("host-a", "well", beginning="host-"),
     "reports": lambda store: store.reports(),
+    "beat": lambda store: store.beat(
+        Beat(lease=OURS, renewed_ids=["s1"], expired_since_ms=0, report=("host-a", "well", "host-"))
+    ),
     "forget_reports": lambda store: store.forget_reports(["host-b"]),
 }
 WRITING = frozenset(CALLS) - {
@@ -88,7 +91,7 @@ WRITING = frozenset(CALLS) - {
 
 def test_every_write_but_reports_and_the_last_words_and_every_connect_is_under_the_retry_policy() -> None:
     assert set(CALLS) >= REDIS_NOT_RETRIED
-    assert {"forget_reports", "report", "save_interrupted"} == WRITING & REDIS_NOT_RETRIED
+    assert {"beat", "forget_reports", "report", "save_interrupted"} == WRITING & REDIS_NOT_RETRIED
 
 
 def test_every_operation_of_the_interface_is_cancelled_here() -> None:
@@ -185,7 +188,7 @@ async def test_a_lost_reply_is_repeated_without_harm() -> None:
             await CALLS[name](twice)
         answer = await CALLS[name](twice)
         assert lost == [name]
-        assert isinstance(answer, StoredReports) or answer in (None, True, frozenset(), schema.CURRENT)
+        assert isinstance(answer, StoredReports | BeatReply) or answer in (None, True, frozenset(), schema.CURRENT)
         assert _without_times(twice) == _without_times(once)
 
 

@@ -40,6 +40,21 @@ def _verified_size_not_recorded(stack: ExitStack) -> None:
     replace_in(stack, StreamUpload, "update", left_out)
 
 
+@mutation("left out: chosen part size", "part-size-auto", "P2", "P1", "P6")
+def _part_size_not_recorded(stack: ExitStack) -> None:
+    """With ``CHUNK_SIZE_BYTES=auto`` the part size is chosen, but not recorded."""
+    update = StreamUpload.update
+
+    async def left_out(self: StreamUpload, **fields: Any) -> None:
+        if "part_size" in fields:
+            await trio.lowlevel.checkpoint()
+            self.meta = replace(self.meta, **fields)
+        else:
+            await update(self, **fields)
+
+    replace_in(stack, StreamUpload, "update", left_out)
+
+
 @mutation("early: record of a put object", "small", "P1")
 def _put_recorded_early(stack: ExitStack) -> None:
     """The object of a PutObject is recorded before the request."""
