@@ -228,7 +228,7 @@ def _judge_fleet(fleet: Fleet) -> list[Finding]:
 
 def _judge_risks(fleet: Fleet) -> list[Finding]:
     todo = "see docs/operations.md for each; the daemon continues by itself once that is fixed"
-    at_risk = [one for one in fleet.living if one.risks]
+    at_risk = fleet.needing_attention()  # a silent one, too: what it reported last
     found = [
         problem("at risk", f"{report.instance_id} ({report.folder}): {sentence}", todo)
         for report in at_risk[:_MOST_DAEMONS]
