@@ -6,11 +6,11 @@ a stream's lease changes its record.
 Open `states.py` for a stream's states; `model.py` for the record; `rules.py` and `commit.py` for what each write
 changes; `protocols.py` for the interface of a store; `redis/` for Redis; `memory.py` for the in-process store of the
 tests and the laboratory; `shutdown_flush.py` for saving states at shutdown; `pruning.py` for finding old streams;
-`unreadable.py` for records that cannot be decoded. The room `upload/` has what a stream does when Redis refuses a write
-(`upload/failures.py`) or has lost data (`upload/recovery.py`).
+`unreadable.py` for records that cannot be decoded; `schema.py` for the versions of records. The room `upload/` has what
+a stream does when Redis refuses a write (`upload/failures.py`) or has lost data (`upload/recovery.py`).
 """
 
-from cef_trio.checkpoint import rules
+from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.model import NAMELESS, SHARED, Checkpoint, FileIdentity, Lease, Owner, PartRecord, StreamMeta
 from cef_trio.checkpoint.protocols import (
@@ -23,6 +23,7 @@ from cef_trio.checkpoint.protocols import (
     WebhookOutbox,
 )
 from cef_trio.checkpoint.pruning import completed_before
+from cef_trio.checkpoint.schema import NewerRecord
 from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
 from cef_trio.checkpoint.states import COMES_BACK, ENDED, FAILED, SENTENCES, FailureReason, Status, StreamSet
 
@@ -42,6 +43,7 @@ __all__ = [
     "FileIdentity",
     "Lease",
     "LeaseStore",
+    "NewerRecord",
     "Owner",
     "PartRecord",
     "Records",
@@ -54,4 +56,5 @@ __all__ = [
     "WebhookOutbox",
     "completed_before",
     "rules",
+    "schema",
 ]

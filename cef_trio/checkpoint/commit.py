@@ -13,6 +13,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final
 
+from cef_trio.checkpoint import schema
 from cef_trio.checkpoint.model import Checkpoint, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import HOME, Status, may_follow
 
@@ -42,8 +43,9 @@ class ExitState:
 class Commit:
     """A conditional, idempotent write to the record, parts and index entries of one stream.
 
-    It is carried out if the writer's lease is the stream's, the record exists, and ``status`` may follow the stored
-    status (``states.TRANSITIONS``). Carried out twice it has the effect of once.
+    It is carried out if the writer's lease is the stream's, the record exists and is not of a newer schema, and
+    ``status`` may follow the stored status (``states.TRANSITIONS``). It raises an older record to the current schema.
+    Carried out twice it has the effect of once.
     """
 
     operation: str
@@ -102,7 +104,7 @@ class Commit:
             values["status"] = self.status
         if self.new_path is not None:
             values["current_path"] = self.new_path
-        return replace(meta, **values)
+        return replace(meta, **values, schema=schema.CURRENT)
 
     def _parts_after(self, parts: Mapping[int, PartRecord]) -> Mapping[int, PartRecord]:
         kept = {number: part for number, part in parts.items() if self.keep_to is None or number <= self.keep_to}

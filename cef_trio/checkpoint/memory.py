@@ -22,11 +22,12 @@ from typing import Final, TypeVar
 
 import trio
 
-from cef_trio.checkpoint import rules
+from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState
 from cef_trio.checkpoint.model import Checkpoint, Lease, Owner, PartRecord, StreamMeta
 from cef_trio.checkpoint.protocols import Records, StreamSummary, StreamWrites
 from cef_trio.checkpoint.redis import Keys, codec
+from cef_trio.checkpoint.schema import NewerRecord
 from cef_trio.checkpoint.states import ENDED, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
@@ -64,6 +65,7 @@ class StoreSnapshot:
     leases: Mapping[str, _Held]
     pending_webhooks: frozenset[str] = frozenset()
     reports: Mapping[str, str] = field(default_factory=dict)
+    schema: int | None = None
 
 
 class MemoryCheckpointStore(StreamWrites):
@@ -84,6 +86,7 @@ class MemoryCheckpointStore(StreamWrites):
         self.unreadable = UnreadableKeys()
         self._keys = Keys()
         self._unreadable_keys: dict[str, str] = {}
+        self._schema: int | None = None
 
     # ---- for tests: snapshots and faults -----------------------------------------------------------------
 
@@ -95,6 +98,7 @@ class MemoryCheckpointStore(StreamWrites):
             {stream_id: replace(held) for stream_id, held in self._leases.items()},
             frozenset(self._pending_webhooks),
             dict(self._reports),
+            self._schema,
         )
 
     def restore(self, snapshot: StoreSnapshot) -> None:
@@ -104,6 +108,7 @@ class MemoryCheckpointStore(StreamWrites):
         self._leases = {stream_id: replace(held) for stream_id, held in snapshot.leases.items()}
         self._pending_webhooks = set(snapshot.pending_webhooks)
         self._reports = dict(snapshot.reports)
+        self._schema = snapshot.schema
 
     def clear(self) -> None:
         """Remove all content, as a server does that lost its data."""
@@ -116,6 +121,11 @@ class MemoryCheckpointStore(StreamWrites):
     def repair(self, key: str) -> None:
         """Undo :meth:`corrupt`."""
         self._unreadable_keys.pop(key, None)
+
+    def set_schema(self, stream_id: str, number: int) -> None:
+        """Make a record one of that schema."""
+        stream = self._streams[stream_id]
+        self._streams[stream_id] = replace(stream, meta=replace(stream.meta, schema=number))
 
     def is_other_owners(self, stream_id: str, lease: Lease) -> bool:
         """Return whether the stream is under another lease."""
@@ -135,6 +145,16 @@ class MemoryCheckpointStore(StreamWrites):
         """See :meth:`StreamStore.check_writable`."""
         await self._call("check_writable", lambda: None)
 
+    async def raise_schema(self) -> int | None:
+        """See :meth:`StreamStore.raise_schema`."""
+
+        def effect() -> int | None:
+            before = self._schema
+            self._schema = max(before or 0, schema.CURRENT)
+            return before
+
+        return await self._call("raise_schema", effect)
+
     async def create(
         self,
         meta: StreamMeta,
@@ -145,8 +165,12 @@ class MemoryCheckpointStore(StreamWrites):
         other_owner_stream_id: str | None = None,
     ) -> None:
         """See :meth:`StreamStore.create`."""
+        meta = replace(
+            meta,
+            next_part_to_upload=max(meta.next_part_to_upload, rules.next_part_number(parts)),
+            schema=schema.CURRENT,
+        )
         meta = codec.decode_meta({name.encode(): value for name, value in codec.encode_meta(meta).items()})
-        meta = replace(meta, next_part_to_upload=max(meta.next_part_to_upload, rules.next_part_number(parts)))
         checked = _encodable_parts(parts)
 
         def effect() -> None:
@@ -220,10 +244,13 @@ class MemoryCheckpointStore(StreamWrites):
         """See :meth:`StreamStore.load`."""
 
         def effect() -> Checkpoint | None:
+            stream = self._streams.get(stream_id)
+            if (why := self._why_newer(stream)) is not None:
+                raise RecordUnreadableError("load", why)
             for key in (self._keys.meta(stream_id), self._keys.parts(stream_id)):
                 if not self._is_readable(key, stream_id):
                     raise RecordUnreadableError("load", self._unreadable_keys[key])
-            return self._streams.get(stream_id)
+            return stream
 
         return await self._call("load", effect)
 
@@ -266,6 +293,7 @@ class MemoryCheckpointStore(StreamWrites):
             return Records(
                 {path: known[stream_id] for path, stream_id in ids.items() if stream_id in known},
                 {path: why[stream_id] for path, stream_id in ids.items() if stream_id in why},
+                {path: known.newer[stream_id] for path, stream_id in ids.items() if stream_id in known.newer},
             )
 
         return await self._call("find_by_path", effect)
@@ -340,7 +368,7 @@ class MemoryCheckpointStore(StreamWrites):
             stream = self._streams.get(stream_id)
             self._check_writable("forget", stream_id)
             if stream is not None:
-                if stream.meta.status not in ENDED:
+                if stream.meta.status not in ENDED or schema.is_newer(stream.meta.schema):
                     return
                 self._remove_path_entry(stream)
                 del self._streams[stream_id]
@@ -401,7 +429,10 @@ class MemoryCheckpointStore(StreamWrites):
         self._check_writable("write", stream_id)
         if stream_id not in self._streams:
             raise rules.record_gone(stream_id)
-        return self._streams[stream_id]
+        stream = self._streams[stream_id]
+        if self._why_newer(stream) is not None:
+            raise rules.record_newer("write", self._keys.meta(stream_id), stream.meta.schema)
+        return stream
 
     def _save_one(self, exit_state: ExitState, lease: Lease) -> bool:
         stream = self._streams.get(exit_state.stream_id)
@@ -415,19 +446,42 @@ class MemoryCheckpointStore(StreamWrites):
         if holder != lease.value:
             return False
         del self._leases[exit_state.stream_id]
+        if self._why_newer(stream) is not None:
+            return False
         self._streams[exit_state.stream_id] = replace(stream, meta=after)
         return True
 
     def _read_metas(self, stream_ids: Collection[str]) -> Records:
         readable: dict[str, StreamSummary] = {}
         unreadable: dict[str, str] = {}
+        newer: dict[str, NewerRecord] = {}
         for stream_id in stream_ids:
             stream, key = self._streams.get(stream_id), self._keys.meta(stream_id)
-            if not self._is_readable(key, stream_id):
+            if stream is not None and (why := self._why_newer(stream)) is not None:
+                unreadable[stream_id] = why
+                newer[stream_id] = NewerRecord(
+                    schema=str(stream.meta.schema),
+                    stream_set=stream.stream_set,
+                    current_path=codec.encode_path(stream.meta.current_path),
+                    owner=_owner_name(stream.meta.owner),
+                    holder=self._holder(stream_id),
+                )
+            elif not self._is_readable(key, stream_id):
                 unreadable[stream_id] = self._unreadable_keys[key]
             elif stream is not None:
                 readable[stream_id] = StreamSummary(stream.meta, stream.stream_set)
-        return Records(readable, unreadable)
+        return Records(readable, unreadable, newer)
+
+    def _why_newer(self, stream: Checkpoint | None) -> str | None:
+        """Return why a record of a newer schema is left alone, and note it; ``None`` if it is not newer."""
+        if stream is None or not schema.is_newer(stream.meta.schema):
+            return None
+        key = self._keys.meta(stream.meta.stream_id)
+        if key in self._unreadable_keys:
+            return None
+        why = schema.why_newer(key, stream.meta.schema)
+        self.unreadable.note(key, why, stream_id=stream.meta.stream_id, newer=True)
+        return why
 
     def _entry_for(self, stream: Checkpoint, path: str) -> str:
         """Return the ``streams:by_path`` field for a new path: the plain one, unless it is another owner's."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from cef_trio.checkpoint import schema as schemas
 from cef_trio.checkpoint.states import Status, StreamSet
 
 
@@ -137,6 +138,8 @@ class StreamMeta:
     """Endpoint of the store that has the upload or the object; ``None``: recorded by an older version."""
     owner: Owner | None = None
     """``None``: recorded by an older version."""
+    schema: int = schemas.CURRENT
+    """The schema of the version that last wrote to the record (``schema.py``); never set by a :class:`Change`."""
 
 
 @dataclass(frozen=True, slots=True)

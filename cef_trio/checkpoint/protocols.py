@@ -12,8 +12,8 @@ Two implementations (``redis/store.py``, ``memory.py``) pass the same conformanc
   nothing is written and :class:`~cef_trio.exceptions.LeaseLostError` is raised.
 - On cancellation a call either happened or did not. The Redis store waits for the reply (at most the socket timeout)
   before it raises Cancelled, so no connection carries the reply of an earlier call.
-- A key that cannot be read (a malformed record, a key of another type) affects one stream only: bulk reads leave it out
-  and name it (:class:`Records`, :attr:`StreamStore.unreadable`). Nothing is written to it.
+- A key that cannot be read (a malformed record, one of a newer schema, a key of another type) affects one stream only:
+  bulk reads leave it out and name it (:class:`Records`, :attr:`StreamStore.unreadable`). Nothing is written to it.
 - Failures are :class:`~cef_trio.exceptions.RedisOperationError`; ``transient`` tells whether a retry can help.
 """
 
@@ -26,6 +26,7 @@ from typing import Protocol
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Change, Commit, ExitState
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.schema import NewerRecord
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 
@@ -40,10 +41,14 @@ class StreamSummary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Records(Mapping[str, StreamSummary]):
-    """The result of a bulk read: a mapping of the readable records; ``unreadable`` has the reason for each other."""
+    """The result of a bulk read: a mapping of the readable records; ``unreadable`` has the reason for each other.
+
+    ``newer`` has those of the unreadable ones that are only of a newer schema.
+    """
 
     readable: Mapping[str, StreamSummary] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    newer: Mapping[str, NewerRecord] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> StreamSummary:
         return self.readable[name]
@@ -63,6 +68,7 @@ class StreamWrites(Protocol):
 
         Raises:
             LeaseLostError: the stream's lease is another one, or its record does not exist.
+            RecordUnreadableError: the record is of a newer schema.
             ValueError: the status may not follow the stored one.
         """
         ...
@@ -139,6 +145,14 @@ class StreamStore(StreamWrites, Protocol):
         """Return whether the store writes what it acknowledges to an append-only file."""
         ...
 
+    async def raise_schema(self) -> int | None:
+        """Raise the namespace's schema to ``schema.CURRENT`` if it is older or absent.
+
+        Returns:
+            The schema before; ``None`` if there was none, or it could not be read.
+        """
+        ...
+
     async def create(
         self,
         meta: StreamMeta,
@@ -200,7 +214,7 @@ class StreamStore(StreamWrites, Protocol):
         A stream in ``s3_completed`` keeps that status, which already names the next step.
 
         Returns:
-            The ids of the streams that were not saved because they are under another lease.
+            The ids of the streams that were not saved: they are under another lease, or of a newer schema.
 
         Raises:
             RedisOperationError: the store cannot be reached.

@@ -11,13 +11,14 @@ from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any, Final
 
+from cef_trio.checkpoint import schema
 from cef_trio.checkpoint.commit import DEFAULTS, Change, Commit, ExitState
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import HOME, INTERRUPTED, TRANSITIONS, Status, StreamSet
-from cef_trio.exceptions import LeaseLostError, PathTakenError
+from cef_trio.exceptions import LeaseLostError, PathTakenError, RecordUnreadableError
 
 _NAMES: Final = frozenset(field.name for field in fields(StreamMeta))
-_NOT_BY_CHANGE: Final = frozenset({"stream_id", "status", "current_path"})
+_NOT_BY_CHANGE: Final = frozenset({"stream_id", "status", "current_path", schema.FIELD})
 
 FORGOTTEN_BY_START_OVER: Final = (
     "s3_upload_id",
@@ -117,11 +118,10 @@ def after_exit(meta: StreamMeta, exit_state: ExitState) -> StreamMeta:
 
     ``s3_completed`` is kept, as it names the next step.
     """
-    if meta.status is Status.S3_COMPLETED:
-        return replace(meta, last_activity_at_utc=exit_state.at_utc)
-    if meta.status not in INTERRUPTIBLE:
+    if meta.status is not Status.S3_COMPLETED and meta.status not in INTERRUPTIBLE:
         return meta
-    return replace(meta, status=exit_state.status, last_activity_at_utc=exit_state.at_utc)
+    status = meta.status if meta.status is Status.S3_COMPLETED else exit_state.status
+    return replace(meta, status=status, last_activity_at_utc=exit_state.at_utc, schema=schema.CURRENT)
 
 
 # ---- conditions --------------------------------------------------------------------------------------------------
@@ -166,6 +166,11 @@ def path_taken(stream_id: str, there: str) -> PathTakenError:
     if there == stream_id:
         return PathTakenError(f"stream {stream_id} exists already, for another file; nothing was written")
     return PathTakenError(f"stream {stream_id} was not created: stream {there} exists for the same file")
+
+
+def record_newer(operation: str, key: str, found: str | int) -> RecordUnreadableError:
+    """Return the error for a write to a record of a newer schema."""
+    return RecordUnreadableError(operation, f"{schema.why_newer(key, found)}; nothing was written")
 
 
 def record_gone(stream_id: str) -> LeaseLostError:

@@ -183,6 +183,8 @@ class StreamFacts:
     """The number of ids in the sets of open streams that have no record."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """The unreadable keys, and why."""
+    newer: Mapping[str, str] = field(default_factory=dict)
+    """The records of a newer schema, and their schemas."""
     reports: tuple[DaemonReport, ...] = ()
     now: float = 0.0
     """Unix time."""
@@ -229,6 +231,9 @@ def _judge_records(facts: StreamFacts) -> list[Finding]:
     ]
     if left_out := len(facts.unreadable) - len(found):
         found.append(problem("records", f"{left_out} more cannot be read", "`cef-trio list` names them"))
+    if facts.newer:
+        says = f"{count(len(facts.newer), 'record')} left alone: {next(iter(facts.newer.values()))}"
+        found.append(warning("schema", says, "upgrade this version, or let the newer daemon work on them"))
     if facts.without_record:
         says = f"{count(facts.without_record, 'name')} in streams:active or streams:pending_completion have no record"
         found.append(warning("records", says, "nothing is lost; remove them with SREM"))

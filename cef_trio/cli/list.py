@@ -78,6 +78,7 @@ async def list_streams(context: CommandContext, state: State | None, *, as_json:
             {
                 "streams": [summary(one) for one in chosen],
                 "unreadable": [{"key": key, "why": why} for key, why in context.store.unreadable.known.items()],
+                "newer": [{"key": key, "why": why} for key, why in context.store.unreadable.newer.items()],
             }
         )
         return ExitCode.DONE
@@ -87,6 +88,8 @@ async def list_streams(context: CommandContext, state: State | None, *, as_json:
         output.console().print(f"No {state.value} streams." if state else "No streams.")
     for why in context.store.unreadable.known.values():
         output.console().print(output.safe(f"cannot be read, skipped: {why}", "bold red"))
+    for why in context.store.unreadable.newer.values():
+        output.console().print(output.safe(f"not shown: {why}", "bold"))
     return ExitCode.DONE
 
 

@@ -161,6 +161,7 @@ async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
         failed=failed,
         without_record=len(ids) - len(opened) - len(opened.unreadable),
         unreadable={**store.unreadable.known, **unread},
+        newer=store.unreadable.newer,
         reports=tuple(reports),
         now=utc_now().timestamp(),
     )

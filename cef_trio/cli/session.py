@@ -38,7 +38,7 @@ from cef_trio.observability import configure
 from cef_trio.resilience import RetryPolicy
 from cef_trio.s3 import S3Client
 from cef_trio.settings import Settings, secret_values
-from cef_trio.upload import HeldLease, KeyTemplate, Ownership, hold_lease
+from cef_trio.upload import HeldLease, KeyTemplate, Ownership, hold_lease, known_part_size
 
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
             lease=command_lease(settings.lease_seconds),
             bucket=settings.s3_bucket_name,
             key_template=KeyTemplate(settings.s3_key_template),
-            part_size=settings.chunk_size_bytes,
+            part_size=known_part_size(settings.chunk_size_bytes),
             equal_parts=settings.s3_equal_parts,
             utc_now=lambda: datetime.now(UTC),
         )

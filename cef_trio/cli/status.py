@@ -91,7 +91,7 @@ class StatusReader:
         files = {key: await self._stat(one) for key, one in checkpoints.items() if one.meta.status not in ENDED}
         reports, _ = decode_all(await store.reports())
         overview = observe(known.values(), checkpoints, holders, files, now, reports=reports)
-        return replace(overview, unreadable=store.unreadable.known)
+        return replace(overview, unreadable=store.unreadable.known, newer=store.unreadable.newer)
 
     async def _stat(self, checkpoint: Checkpoint) -> FileStat | None:
         try:
@@ -140,6 +140,7 @@ def document(overview: Overview) -> dict[str, Any]:
         "daemons": dict(overview.daemons),
         "at_risk": [_risk_document(report, overview.at_utc.timestamp()) for report in overview.reports],
         "unreadable": [{"key": key, "why": why} for key, why in overview.unreadable.items()],
+        "newer": [{"key": key, "why": why} for key, why in overview.newer.items()],
         "open_streams": [_stream_document(stream) for stream in overview.open_streams],
     }
 
@@ -221,6 +222,8 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
         ]
     if overview.unreadable:
         rows.append(("unreadable", describe_unreadable(overview.unreadable)))
+    if overview.newer:
+        rows.append(("newer", describe_newer(overview.newer)))
     if counts["deleted"]:
         rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end"))
     return rows
@@ -232,6 +235,11 @@ def describe_unreadable(unreadable: Mapping[str, str]) -> Text:
     more = f" (and {number - 1} more)" if number > 1 else ""
     keys = output.count(number, "key")
     return output.safe(f"{keys} of Redis cannot be read, skipped: {why}{more}", "bold red")
+
+
+def describe_newer(newer: Mapping[str, str]) -> Text:
+    """Return how many records are of a newer schema, and the first of them. For a terminal."""
+    return output.safe(f"{output.count(len(newer), 'record')} left alone: {next(iter(newer.values()))}", "bold")
 
 
 def _retrying(overview: Overview) -> Text:

@@ -81,6 +81,8 @@ class Overview:
     open_streams: tuple[OpenStream, ...]
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """The keys of Redis that cannot be read, and why."""
+    newer: Mapping[str, str] = field(default_factory=dict)
+    """The records of a newer schema, and their schemas."""
     reports: tuple[DaemonReport, ...] = ()
 
 

@@ -50,7 +50,13 @@ from cef_trio.admin import AdminPortError, DaemonSource, IntakeTask, serve_admin
 from cef_trio.daemon.exit_watchdog import EXIT_SIGNALS, ExitWatchdog
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.daemon.reload import SettingsReloader, SettingsSource, Terminal, unblock_sighup
-from cef_trio.daemon.start_checks import RefusedAtStartError, check_reachable, lock_watch_folder, warn_of_unused_proxy
+from cef_trio.daemon.start_checks import (
+    RefusedAtStartError,
+    check_reachable,
+    lock_watch_folder,
+    raise_schema,
+    warn_of_unused_proxy,
+)
 from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
 from cef_trio.daemon.wiring import open_services
 from cef_trio.exit_codes import ExitCode
@@ -295,6 +301,7 @@ async def _run_intake(
     services = tasks.services
     try:
         await check_reachable(services, create_bucket=settings.s3_create_bucket)
+        await raise_schema(services)
     except RefusedAtStartError as error:
         log.error("refused_at_start", error=str(error))  # noqa: TRY400 - operator error: no traceback
         return ExitCode.REFUSED

@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 import trio
 
+from cef_trio.checkpoint import schema
 from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
 from cef_trio.resilience import CircuitBreaker, run_in_thread, shielded
 from cef_trio.s3 import S3Client
@@ -93,6 +94,24 @@ async def check_reachable(services: Services, *, create_bucket: bool) -> None:
     reach_bucket = partial(_reach_bucket, services.s3, create_bucket=create_bucket)
     await _retry_until_reachable("connect_redis", services.store.ping, services.redis_breaker)
     await _retry_until_reachable("connect_s3", reach_bucket, services.s3_breaker)
+
+
+async def raise_schema(services: Services) -> None:
+    """Raise the namespace's schema in Redis; log it if a newer version has raised it already.
+
+    Raises:
+        RefusedAtStartError: Redis denies it.
+    """
+    before: int | None = None
+
+    async def attempt() -> None:
+        nonlocal before
+        before = await services.store.raise_schema()
+
+    await _retry_until_reachable("raise_schema", attempt, services.redis_breaker)
+    if before is not None and schema.is_newer(before):
+        reason = f"{schema.why_newer('the namespace in Redis', before)}; records of a newer schema are left alone"
+        log.warning("namespace_newer", reason=reason)
 
 
 @contextmanager

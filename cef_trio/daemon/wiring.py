@@ -36,7 +36,7 @@ from cef_trio.s3 import (
     StoreProbe,
 )
 from cef_trio.settings import Settings, SettingsError
-from cef_trio.upload import KeyTemplate, Ownership, Services, StreamRules
+from cef_trio.upload import AutoPartSize, KeyTemplate, Ownership, Services, StreamRules, known_part_size
 from cef_trio.webhook import WebhookClient
 
 log = structlog.get_logger(__name__)
@@ -244,8 +244,9 @@ def _rules(settings: Settings) -> StreamRules:
     return StreamRules(
         bucket=settings.s3_bucket_name,
         key_template=KeyTemplate(settings.s3_key_template),
-        part_size=settings.chunk_size_bytes,
+        part_size=known_part_size(settings.chunk_size_bytes),
         equal_parts=settings.s3_equal_parts,
+        auto_part_size=AutoPartSize() if settings.chunk_size_bytes == "auto" else None,
         endpoint=settings.s3_endpoint_url or f"AWS in {settings.s3_region_name}",
         watch_folder=str(settings.watch_dir),
         close_grace_seconds=settings.close_grace_seconds,

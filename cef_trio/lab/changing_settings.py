@@ -12,11 +12,13 @@ from typing import Final
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scheduler import derived
-from cef_trio.lab.world import BUCKET, OTHER_BUCKET, PART
+from cef_trio.lab.world import AUTO_PART_SIZE, BUCKET, OTHER_BUCKET, PART, World
 from cef_trio.s3.config import ChecksumMode
 
 _SHARE: Final = 0.2
 """Share of the worlds whose settings change."""
+_AUTO_SHARE: Final = 0.4
+"""Share of the changes of the part size after which it is ``auto``."""
 _TEMPLATES: Final = (
     "streams/{stream_id}/{file_name}",
     "streams/other/{stream_id}/{file_name}",
@@ -58,10 +60,12 @@ class ChangingSettings:
         for setting in SETTINGS:
             if setting not in self.changing:
                 continue
-            before = world.part_size, world.equal_parts, world.checksum, world.key_template, world.bucket
+            before = _settings_of(world)
             match setting:
                 case "part size":
                     world.part_size = random.choice((PART // 2, PART, 3 * PART // 2))
+                    coin = Random(derived(self.seed, "auto part size", life)).random()  # noqa: S311 - as above
+                    world.auto_part_size = AUTO_PART_SIZE if coin < _AUTO_SHARE else None
                 case "equal parts":
                     world.equal_parts = random.random() < 0.5  # noqa: PLR2004 - a coin
                 case "checksum":
@@ -70,5 +74,9 @@ class ChangingSettings:
                     world.key_template = random.choice(_TEMPLATES)
                 case _:
                     world.bucket = random.choice((BUCKET, OTHER_BUCKET))
-            after = world.part_size, world.equal_parts, world.checksum, world.key_template, world.bucket
-            context.hits[f"setting: {setting}"] += before != after
+            context.hits[f"setting: {setting}"] += before != _settings_of(world)
+
+
+def _settings_of(world: World) -> tuple[object, ...]:
+    sizes = (world.part_size, world.auto_part_size, world.equal_parts)
+    return (*sizes, world.checksum, world.key_template, world.bucket)

@@ -99,12 +99,12 @@ class FleetHost:
     @property
     def is_impaired(self) -> bool:
         """Whether its daemons cannot reach Redis or S3."""
-        return any(switch.value for switch in (self.redis_down, self.s3_down, self.stopped))
+        return self.loses_leases or bool(self.s3_down.value)
 
     @property
     def loses_leases(self) -> bool:
         """Whether its daemons cannot renew their leases; without S3 alone they keep them."""
-        return self.redis_down.value or self.stopped.value
+        return bool(self.redis_down.value or self.stopped.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,7 @@ class Fleet:
         self, plan: FleetPlan, folder: Path, seed: int, policy: RetryPolicy, injections: Collection[Injection] = ()
     ) -> None:
         self.plan = plan
-        self.cloud = Cloud(make_endpoint(Random(derived(seed, "S3"))))  # noqa: S311 - to be repeated, not secret
+        self.cloud = Cloud(make_endpoint(Random(derived(seed, "S3")), seed))  # noqa: S311 - to be repeated, not secret
         self.contexts: dict[str, ScenarioContext] = {}
         """The world and the writers of each owner."""
         for number, owner in enumerate(dict.fromkeys(one.owner for one in plan.daemons)):

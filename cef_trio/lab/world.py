@@ -69,6 +69,7 @@ from cef_trio.settings.object_options import ObjectOptions
 from cef_trio.upload.object_key import KeyTemplate, metadata_key
 from cef_trio.upload.observer import Observer
 from cef_trio.upload.ownership import Ownership
+from cef_trio.upload.part_size import AutoPartSize
 from cef_trio.upload.services import Services, StreamRules
 from cef_trio.upload.supervisor import StreamSupervisor
 from cef_trio.watch.events import Closed, Gone, Moved, Scanned, Seen
@@ -79,6 +80,10 @@ BUCKET: Final = "recordings"
 OTHER_BUCKET: Final = "elsewhere"
 PART: Final = 1000
 """Size of a part in a world, bytes."""
+AUTO_PART_SIZE: Final = AutoPartSize(
+    least_bytes=PART // 2, most_bytes=4 * PART, default_bytes=PART, unit_bytes=1, part_seconds=10.0
+)
+"""``CHUNK_SIZE_BYTES=auto`` in a world's measure."""
 WEBHOOK_SECRET: Final = "whsec_" + base64.b64encode(b"a world's secret, 24 bytes").decode()
 INACTIVE: Final = INTERRUPTED | ENDED
 """Statuses of streams without a task."""
@@ -90,13 +95,16 @@ def utc_now() -> datetime:
     return EPOCH + timedelta(seconds=trio.current_time())
 
 
-def make_endpoint(random: Random) -> S3Endpoint:
+def make_endpoint(random: Random, seed: int) -> S3Endpoint:
     """Return an empty S3 endpoint; ``random`` is the source of its request ids."""
+    # Not drawn from ``random``, so that the worlds of a seed stay what they were.
+    upload_tokens = Random(f"upload tokens {seed}")  # noqa: S311 - to be repeated, not secret
     return S3Endpoint(
         buckets=[BUCKET, OTHER_BUCKET],
         clock=lambda: utc_now().timestamp(),
         minimum_part_size_bytes=1,
         new_request_id=lambda: f"{random.getrandbits(64):016X}",
+        new_upload_token=lambda: f"{upload_tokens.getrandbits(64):016x}",
     )
 
 
@@ -166,9 +174,10 @@ class World:
         """The name of the S3 endpoint that the next daemon records; empty: none."""
         self.key_template = owner.key_template if owner is not None else "streams/{stream_id}/{file_name}"
         self.part_size = PART
+        self.auto_part_size: AutoPartSize | None = None
         self.equal_parts = False
         self.random = Random(seed)  # noqa: S311 - to be repeated, not secret
-        self.endpoint = owner.cloud.endpoint if owner is not None else make_endpoint(self.random)
+        self.endpoint = owner.cloud.endpoint if owner is not None else make_endpoint(self.random, seed)
         self.store = owner.store() if owner is not None else MemoryCheckpointStore()
         self.policy = policy or RetryPolicy(attempts=3, initial_seconds=0.2, max_seconds=2.0)
         self.grace_seconds = 6.0
@@ -498,6 +507,7 @@ class World:
                     key_template=template,
                     part_size=self.part_size,
                     equal_parts=self.equal_parts,
+                    auto_part_size=self.auto_part_size,
                     endpoint=self.s3_name,
                     watch_folder=str(host.watch_folder),
                 ),

@@ -34,6 +34,7 @@ class Reason(StrEnum):
     FILE_UNREADABLE = "file_unreadable"
     MOUNT_HUNG = "mount_hung"
     RECORD_UNREADABLE = "record_unreadable"
+    RECORD_NEWER = "record_newer"
     FOLDER_UNREADABLE = "folder_unreadable"
     FOLDER_LOST = "folder_lost"
 
@@ -48,6 +49,7 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.FILE_UNREADABLE: "recordings cannot be read: the file system refuses",
         Reason.MOUNT_HUNG: "a mount does not answer, so recordings on it are neither read nor seen",
         Reason.RECORD_UNREADABLE: "records in Redis cannot be read; `cef-trio doctor` names them",
+        Reason.RECORD_NEWER: "records in Redis are of a newer version, and no daemon works on them: upgrade this one",
         Reason.FOLDER_UNREADABLE: "folders cannot be read, so recordings in them are not seen",
         Reason.FOLDER_LOST: "the watch folder cannot be read, so recordings are not seen",
     }
@@ -94,6 +96,7 @@ class Facts:
     hung_mounts: tuple[Waiting, ...] = ()
     """Mounts that do not respond, and streams that wait for them (not in ``unreadable_files``)."""
     unreadable_records: tuple[Waiting, ...] = ()
+    newer_records: tuple[Waiting, ...] = ()
     unreadable_folders: tuple[Waiting, ...] = ()
     folder_lost: Waiting | None = None
 
@@ -133,6 +136,7 @@ def find_risks(facts: Facts, now: float) -> tuple[Risk, ...]:
     found[Reason.FILE_UNREADABLE] += _overdue(facts.unreadable_files, now)
     found[Reason.MOUNT_HUNG] += _overdue(facts.hung_mounts, now)
     found[Reason.RECORD_UNREADABLE] += _overdue(facts.unreadable_records, now)
+    found[Reason.RECORD_NEWER] += _overdue(facts.newer_records, now)
     found[Reason.FOLDER_UNREADABLE] += _overdue(facts.unreadable_folders, now)
     if facts.folder_lost is not None:
         found[Reason.FOLDER_LOST] += _overdue([facts.folder_lost], now)

@@ -125,6 +125,11 @@ FAMILIES: Final = (
         Kind.GAUGE,
         "Keys in Redis that cannot be read (an invalid record, a wrong type): set aside and left alone.",
     ),
+    Family(
+        "newer_records",
+        Kind.GAUGE,
+        "Records in Redis of a newer schema than this version knows: left alone for a newer daemon.",
+    ),
     Family("service_up", Kind.GAUGE, "Whether the service is up: 0 during an outage, otherwise 1.", ("service",)),
     Family(
         "redis_persistent",

@@ -150,6 +150,7 @@ class Metrics:
         yield "lag_bytes", (), lag.size_bytes
         yield "lag_seconds", (), lag.seconds(now.at)
         yield "unreadable_records", (), now.unreadable_records
+        yield "newer_records", (), now.newer_records
         for risk in now.risks:
             yield "bytes_at_risk", (risk.reason.value,), risk.size_bytes
             yield "at_risk_since_timestamp_seconds", (risk.reason.value,), risk.since

@@ -109,6 +109,8 @@ class Snapshot:
     upload_limit: int = 0
     """Bytes a second; 0 is no limit."""
     unreadable_records: int = 0
+    newer_records: int = 0
+    """Records of a newer schema."""
     failing_calls: int = 0
     """Number of kinds of optional S3 calls that fail at present."""
     hung_mounts: int = 0

@@ -39,6 +39,10 @@ UNPROVEN_REJECTION_SECONDS: Final = 60.0
 """How long calls wait for a probe that is refused and has never succeeded."""
 IDLE_SECONDS: Final = 60.0
 """Default idle time before a service is probed."""
+PROBE_MAX_SECONDS: Final = 3.0
+"""Longest pause before the next probe of a service that does not work, so that uploads continue soon after it is back.
+A service that rejects all calls is repaired by hand; its probes have the pauses of the policy.
+"""
 _IDLE_RETRY_SECONDS: Final = 1.0
 """Delay before the second idle probe; if that fails too, it is an outage."""
 
@@ -131,8 +135,9 @@ class Outage:
 class CircuitBreaker:
     """Circuit breaker of one service. Open means that the service is down.
 
-    Exactly one task runs :meth:`run`, which probes while the breaker is open, with the delays of ``policy``, or the
-    service is idle for ``idle_seconds``; ``None`` disables idle probes. ``service`` is its name in the log.
+    Exactly one task runs :meth:`run`, which probes while the breaker is open, with the delays of ``policy`` (at most
+    ``PROBE_MAX_SECONDS``), or the service is idle for ``idle_seconds``; ``None`` disables idle probes. ``service`` is
+    its name in the log.
     """
 
     def __init__(
@@ -157,7 +162,8 @@ class CircuitBreaker:
         self.starting = False
         """Set during the start-up check: a rejection is raised at once, neither retried nor treated as an outage."""
         self._probe = probe
-        self._policy = policy
+        self._refused_policy = policy
+        self._policy = replace(policy, max_seconds=min(policy.max_seconds, PROBE_MAX_SECONDS))
         self._random = random or Random()  # noqa: S311 - jitter, not a secret
         self._idle_seconds = idle_seconds
         self._probe_lock = trio.Lock()
@@ -226,7 +232,8 @@ class CircuitBreaker:
         began, attempt = outage.began, 0
         while not self.up.value:
             attempt += 1
-            await trio.sleep(self._policy.equal_jitter_seconds(attempt, self._random))
+            policy = self._refused_policy if outage.refused else self._policy
+            await trio.sleep(policy.equal_jitter_seconds(attempt, self._random))
             outage = self.outage or outage
             try:
                 await self._run_probe(outage.kind)

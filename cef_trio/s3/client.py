@@ -65,7 +65,7 @@ from cef_trio.s3.xml import (
     parse_uploads,
 )
 from cef_trio.safe_text import one_line
-from cef_trio.settings import ObjectOptions
+from cef_trio.settings import DEFAULT_CONTENT_TYPE, ObjectOptions
 
 T = TypeVar("T")
 
@@ -125,7 +125,7 @@ class S3Client:
         key: str,
         *,
         metadata: Mapping[str, str],
-        content_type: str = "video/mp4",
+        content_type: str = DEFAULT_CONTENT_TYPE,
         headers: Mapping[str, str] | None = None,
     ) -> CreatedUpload:
         """Create a multipart upload.

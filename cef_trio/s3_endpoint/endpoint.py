@@ -49,7 +49,8 @@ class S3Endpoint:
         clock: returns Unix seconds; deterministic tests pass their virtual clock.
         minimum_part_size_bytes: of every part but the last.
         complete_again: whether a repeated Complete gets status 200 with the same result, or NoSuchUpload.
-        new_request_id: makes request ids; deterministic tests pass repeatable ones.
+        new_request_id, new_upload_token: make request ids and the random ends of upload ids; deterministic tests pass
+            repeatable ones.
         control: whether to serve ``/_control/`` (unsigned; see ``control.py``).
 
     ``faults`` are the armed faults, ``log`` is the journal of calls, ``model`` the state.
@@ -71,12 +72,14 @@ class S3Endpoint:
         complete_again: bool = True,
         control: bool = False,
         new_request_id: Callable[[], str] = lambda: secrets.token_hex(8).upper(),
+        new_upload_token: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self.model = S3Model(
             storage if storage is not None else MemoryStorage(),
             clock=clock,
             minimum_part_size_bytes=minimum_part_size_bytes,
             complete_again=complete_again,
+            new_upload_token=new_upload_token,
         )
         self.faults = FaultTable()
         self.log = CallLog()

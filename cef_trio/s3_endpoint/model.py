@@ -84,6 +84,7 @@ class S3Model:
         clock: returns Unix seconds.
         minimum_part_size_bytes: of every part but the last; less than S3's 5 MiB in tests.
         complete_again: whether a repeated Complete gets the same result (S3) or NoSuchUpload (MinIO and others).
+        new_upload_token: returns the random end of an upload id.
     """
 
     def __init__(
@@ -93,11 +94,13 @@ class S3Model:
         clock: Callable[[], float],
         minimum_part_size_bytes: int = MIN_PART_BYTES,
         complete_again: bool = True,
+        new_upload_token: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self.storage = storage
         self.minimum_part_size_bytes = minimum_part_size_bytes
         self.complete_again = complete_again
         self._clock = clock
+        self._new_upload_token = new_upload_token
         self._last_id = 0
         self._completed: dict[str, StoredObject] = {}
         snapshot = storage.load()
@@ -440,7 +443,7 @@ class S3Model:
     def _new_upload_id(self) -> str:
         # Ids increase with time, since listings are ordered by age but continue by id.
         self._last_id = max(self._last_id + 1, int(self._clock() * 1_000_000))
-        return f"{self._last_id:016x}{secrets.token_hex(8)}"
+        return f"{self._last_id:016x}{self._new_upload_token()}"
 
     def _keep_bucket(self, bucket: Bucket) -> None:
         self.storage.put_bucket(bucket)

@@ -22,9 +22,10 @@ from cef_trio.settings.model import (
     without_secrets,
     world_readable_secrets,
 )
-from cef_trio.settings.object_options import ObjectOptions
+from cef_trio.settings.object_options import DEFAULT_CONTENT_TYPE, ObjectOptions
 
 __all__ = [
+    "DEFAULT_CONTENT_TYPE",
     "KEEP_RECORDING",
     "STAND_INS",
     "AfterUploadAction",

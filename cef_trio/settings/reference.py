@@ -54,13 +54,16 @@ def settings_md() -> str:
 
 def _meaning(field: FieldInfo) -> str:
     choices = literal_values(field.annotation)
-    return f"{field.description} One of: {', '.join(choices)}." if choices else str(field.description)
+    meaning = " ".join(str(field.description).split())
+    return f"{meaning} One of: {', '.join(choices)}." if choices else meaning
 
 
 def literal_values(annotation: Any) -> tuple[str, ...]:
-    """The choices of a ``Literal``, also of one that may be ``None``."""
+    """The choices of a ``Literal``, also of one that may be ``None``; none if other values are possible too."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
+    if int in get_args(annotation):
+        return ()
     return next((choices for inner in get_args(annotation) if (choices := literal_values(inner))), ())
 
 

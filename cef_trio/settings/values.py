@@ -43,6 +43,24 @@ def size_in_bytes(value: object) -> object:
     return int(match[1]) * _UNITS[unit]
 
 
+AUTO: Final = "auto"
+_LEAST_PART_BYTES: Final = 5 << 20
+_MOST_PART_BYTES: Final = 5 << 30
+
+
+def part_size(value: object) -> object:
+    """Parse the size of parts: ``auto``, or a size that S3 takes for a part."""
+    if isinstance(value, str) and value.strip().lower() == AUTO:
+        return AUTO
+    try:
+        size = size_in_bytes(value)
+    except ValueError:
+        size = None
+    if not isinstance(size, int) or not _LEAST_PART_BYTES <= size <= _MOST_PART_BYTES:
+        raise ValueError("takes auto, or a size from 5MiB to 5GiB, such as 10485760 or 10MiB")
+    return size
+
+
 def patterns(value: object) -> object:
     """Parse a comma-separated list."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -9,8 +9,9 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
   stream's; `bucket_change.py` for a changed bucket or endpoint
 - `processor.py` for a stream's loop, the wait after a transient error and the grace after a close; `next_action.py`
   and `file_state.py` for its decisions; `services.py` for what all streams share
-- `session.py` for one multipart upload and its checkpoint; `part_plan.py` for offsets and sizes; `send_parts.py` for
-  parts in flight; `sparse_file_lag.py` for the lag of preallocated files; `object_key.py` for keys
+- `session.py` for one multipart upload and its checkpoint; `part_plan.py` for offsets and sizes; `part_size.py` for
+  `CHUNK_SIZE_BYTES=auto`; `send_parts.py` for parts in flight; `sparse_file_lag.py` for the lag of preallocated files;
+  `object_key.py` for keys
 - `idle_checker.py`, `idle_rules.py` for what the watcher cannot see: recordings without a close, streams without a task
 - `finalize.py` for verifying, completing and the metadata JSON
 - `failures.py`, `repeated_errors.py` for which error ends a stream, and when S3 lost an upload (`NoSuchUpload`)
@@ -33,6 +34,7 @@ from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.ownership_rules import Claim
 from cef_trio.upload.part_plan import MIN_PART_BYTES, PartPlan
+from cef_trio.upload.part_size import AutoPartSize, known_part_size
 from cef_trio.upload.recognition import identify, recognize
 from cef_trio.upload.reporter import report_for_ever
 from cef_trio.upload.risks import RiskObserver
@@ -46,6 +48,7 @@ __all__ = [
     "MAX_METADATA_BYTES",
     "MIN_PART_BYTES",
     "STREAM_ID_METADATA",
+    "AutoPartSize",
     "Claim",
     "ContentMatch",
     "HeldLease",
@@ -64,6 +67,7 @@ __all__ = [
     "hold_lease",
     "identify",
     "is_orphan",
+    "known_part_size",
     "metadata_key",
     "recognize",
     "report_for_ever",

@@ -119,7 +119,7 @@ class IdleChecker:
         await self._retry_unreadable()
         self._supervisor.retry_set_aside()
         ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-        without_task = ids - self._supervisor.live_ids
+        without_task = ids - self._supervisor.live_ids - frozenset(store.unreadable.newer_ids)
         if not without_task:
             return
         # Only a hint: the stream's task acquires the lease and checks again. A lease acquired here would block

@@ -51,6 +51,7 @@ class Observer:
             limiters={"streams": _use(services.stream_slots), "parts": _use(services.part_slots)},
             upload_limit=services.rate_limiter.rate,
             unreadable_records=len(services.store.unreadable.known),
+            newer_records=len(services.store.unreadable.newer),
             failing_calls=len(services.best_effort.failing),
             hung_mounts=len(services.mounts.hung.value),
             shutdown_seconds=now - leaving_since if leaving_since is not None else 0.0,

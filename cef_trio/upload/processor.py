@@ -50,6 +50,7 @@ from cef_trio.upload.finalize import finish, verify_and_complete
 from cef_trio.upload.lost_records import LostRecords
 from cef_trio.upload.next_action import Action, FileCheck, check_file, next_action
 from cef_trio.upload.part_plan import Part
+from cef_trio.upload.part_size import write_rate
 from cef_trio.upload.recognition import identify, recognize
 from cef_trio.upload.recovery import FileHistory
 from cef_trio.upload.repeated_errors import RepeatedErrors
@@ -97,6 +98,7 @@ class StreamProcessor:
     ) -> None:
         """``history`` matters only for a file without a stream (``stream_id`` is ``None``)."""
         self.file_state = file_state
+        self._first_stat: FileStat = file_state.value.stat
         self.stream_id = stream_id
         self.working = False
         """Whether the task holds a stream slot."""
@@ -323,6 +325,10 @@ class StreamProcessor:
 
     async def _send_ready(self, upload: StreamUpload, recording: OpenRecording) -> None:
         """Send the full parts, several at once, until none is left or other streams wait for the slot."""
+        stat = self.file_state.value.stat
+        await upload.choose_part_size(write_rate(self._first_stat, stat), stat.size_bytes)
+        if upload.first_missing > upload.plan.count_full(stat.size_bytes):
+            return  # the chosen size is larger than the file
         await upload.ensure_open()
         await send_all(self._services, upload, recording, self._ready(upload, recording), stop=self._is_draining)
 

@@ -172,7 +172,7 @@ def new_record(services: Services, stream_id: str, path: str, identity: FileIden
         identity=identity,
         s3_bucket=settings.bucket,
         s3_key_prefix=settings.key_template.key(stream_id, path),
-        part_size=settings.part_size,
+        part_size=settings.recorded_part_size,
         equal_parts=settings.equal_parts,
         s3_endpoint=settings.endpoint or None,
         owner=services.ownership.owner,

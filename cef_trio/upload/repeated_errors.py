@@ -1,4 +1,4 @@
-"""Limit how often the same S3 error may repeat for the same call. Pure.
+"""Limit how often the same S3 error may repeat for the same call.
 
 Transient errors are retried, and what S3 lost is sent again. Some errors would repeat for ever: a store that requires
 equal parts refuses every CompleteMultipartUpload with ``InvalidPart``; a proxy that damages bytes causes ``BadDigest``

@@ -86,6 +86,7 @@ class RiskObserver:
                 *(replace(waiting[one], why="") for one in on_hung),
             ),
             unreadable_records=self.supervisor.set_aside,
+            newer_records=self.supervisor.left_to_newer,
             unreadable_folders=tuple(
                 Waiting(since, why=folder)
                 for folder, since in self.supervisor.unreadable_folders.items()

@@ -20,6 +20,7 @@ from cef_trio.settings import Settings
 from cef_trio.upload.object_key import KeyTemplate
 from cef_trio.upload.orphan_cleanup import OrphanCleanup
 from cef_trio.upload.ownership import Ownership
+from cef_trio.upload.part_size import AutoPartSize
 from cef_trio.upload.scan_history import ScanHistory
 from cef_trio.upload.setting_hints import Advice
 from cef_trio.webhook import WebhookClient
@@ -40,7 +41,10 @@ class StreamRules:
     bucket: str
     key_template: KeyTemplate
     part_size: int
+    """The size of parts; with ``auto_part_size``, where nothing else is known."""
     equal_parts: bool = False
+    auto_part_size: AutoPartSize | None = None
+    """``CHUNK_SIZE_BYTES=auto``: the part size is chosen when a recording's upload begins."""
     endpoint: str = ""
     """The S3 endpoint that is recorded with each stream; empty: not recorded."""
     watch_folder: str = ""
@@ -54,6 +58,11 @@ class StreamRules:
     """How long a cancellation waits for a part's record; less than ``save_seconds``."""
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(initial_seconds=1.0, max_seconds=300.0))
     """The waits of a stream after its 1st, 2nd, … failure; ``attempts`` does not count."""
+
+    @property
+    def recorded_part_size(self) -> int:
+        """The part size in a new record: the least one if it is yet to be chosen."""
+        return self.auto_part_size.least_bytes if self.auto_part_size else self.part_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

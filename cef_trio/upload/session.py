@@ -134,6 +134,23 @@ class StreamUpload:
         await self._services.store.rename(self.stream_id, self._services.lease, path)
         self.meta = rules.rename(path).meta_after(self.meta)
 
+    async def choose_part_size(self, rate: float | None, size_bytes: int) -> None:
+        """Choose the part size with ``CHUNK_SIZE_BYTES=auto``, and record it, before the upload is created.
+
+        ``rate``: at which the file is written, in bytes per second; ``None``: unknown. It is chosen once: a record that
+        has another size than the least, or parts to copy, keeps its size.
+        """
+        auto, meta = self._services.rules.auto_part_size, self.meta
+        if auto is None or meta.s3_upload_id is not None or meta.supersedes_key is not None:
+            return
+        if self.parts or meta.part_size != auto.least_bytes:
+            return
+        size = auto.choose(rate, size_bytes, equal_parts=meta.equal_parts)
+        if size != meta.part_size:
+            await self.update(part_size=size)
+            self.plan = PartPlan.of(self.meta)
+        log.debug("part_size_chosen", part_size=size, bytes_per_second=None if rate is None else round(rate))
+
     async def ensure_open(self) -> None:
         """Create the multipart upload, unless it is open.
 
@@ -154,7 +171,12 @@ class StreamUpload:
         await self._services.record_effect(
             "upload id", lambda: self.update(s3_upload_id=created.upload_id, checksum_algorithm=created.checksum.value)
         )
-        log.info("upload_created", key=self.meta.s3_key_prefix, checksum=created.checksum.value)
+        log.info(
+            "upload_created",
+            key=self.meta.s3_key_prefix,
+            checksum=created.checksum.value,
+            part_size=self.meta.part_size,
+        )
         await self._find_base()
 
     async def _find_base(self) -> None:

@@ -18,7 +18,7 @@ import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue
 
-from cef_trio.checkpoint import FAILED, Change, Status, StreamMeta, StreamSummary
+from cef_trio.checkpoint import FAILED, Change, NewerRecord, Records, Status, StreamMeta, StreamSummary
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import FileStat, IdentityMatch, may_be
 from cef_trio.observability import FirstSeenTimes, Waiting, decode_all
@@ -42,6 +42,8 @@ _RECOGNIZE_SECONDS = 5.0
 """The time limit for recognizing one file, so that it does not delay the others."""
 _PAUSE_SECONDS = 1.0
 """The pause after a failed lookup, and before the file of an ended task is checked again."""
+_NEWER_SECONDS = 60.0
+"""The pause before a file is looked up again whose record is of a newer schema."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,10 @@ class _Unknown:
     closed: bool = False
     since: float = field(default_factory=trio.current_time)
     """``trio.current_time()`` when the file was first seen."""
+    newer: NewerRecord | None = None
+    """Its record, if that is only of a newer schema."""
+    again_at: float = 0.0
+    """``trio.current_time()`` from when a file that is set aside is looked up again."""
 
 
 class StreamSupervisor:
@@ -110,7 +116,17 @@ class StreamSupervisor:
     @property
     def set_aside(self) -> tuple[Waiting, ...]:
         """The files whose records cannot be read, by ``trio.current_time()``."""
-        return tuple(Waiting(one.since, one.stat.size_bytes, path) for path, one in self._set_aside.items())
+        found = ((path, one) for path, one in self._set_aside.items() if one.newer is None)
+        return tuple(Waiting(one.since, one.stat.size_bytes, path) for path, one in found)
+
+    @property
+    def left_to_newer(self) -> tuple[Waiting, ...]:
+        """The files whose records are of a newer schema, and that no daemon works on, by ``trio.current_time()``."""
+        return tuple(
+            Waiting(one.since, one.stat.size_bytes, path)
+            for path, one in self._set_aside.items()
+            if one.newer is not None and one.newer.is_waiting
+        )
 
     @property
     def failed_files(self) -> tuple[Waiting, ...]:
@@ -232,13 +248,16 @@ class StreamSupervisor:
         if before is None:
             queue[path] = _Unknown(stat, closed)
         else:
-            queue[path] = _Unknown(stat, closed or (before.closed and before.stat == stat), before.since)
+            is_closed = closed or (before.closed and before.stat == stat)
+            queue[path] = replace(before, stat=stat, closed=is_closed)
         self._work.value |= queue is self._unknown
 
     def retry_set_aside(self) -> None:
-        """Queue the lookup of the files whose records could not be read."""
-        self._unknown = {**self._set_aside, **self._unknown}
-        self._work.value |= bool(self._set_aside)
+        """Queue the lookup of the files whose records could not be read; of newer records, once a minute."""
+        now = trio.current_time()
+        due = {path: one for path, one in self._set_aside.items() if one.again_at <= now}
+        self._unknown = {**due, **self._unknown}
+        self._work.value |= bool(due)
 
     # -- lookups ------------------------------------------------------------------------------------------------------
 
@@ -268,7 +287,7 @@ class StreamSupervisor:
         ownership = self._services.ownership
         found = await self._services.store.find_by_path(list(asked), owner=ownership.name)
         known, others = ownership.divide(found)
-        self._update_set_aside(asked, found.unreadable)
+        self._update_set_aside(asked, found)
         fresh = []
         for path in asked:
             unknown = self._still_unknown(path, asked)
@@ -352,13 +371,21 @@ class StreamSupervisor:
         living = {one.owner for one in reports if not (one.stopped or one.is_silent(now) or one.process == ours)}
         return meta.owner is not None and meta.owner.name in living
 
-    def _update_set_aside(self, asked: Collection[str], unreadable: Collection[str]) -> None:
+    def _update_set_aside(self, asked: Collection[str], found: Records) -> None:
         """Set aside the files whose records cannot be read, and take back those whose records can."""
         for path in asked:
-            if path not in unreadable:
+            if path not in found.unreadable:
                 self._set_aside.pop(path, None)
             elif path in self._unknown:
-                self._set_aside[path] = self._unknown.pop(path)
+                if path in found.newer:
+                    self._leave_to_newer(path, found.newer[path])
+                else:
+                    self._set_aside[path] = replace(self._unknown.pop(path), newer=None, again_at=0.0)
+
+    def _leave_to_newer(self, path: str, newer: NewerRecord) -> None:
+        """Set aside a file whose record is of a newer schema."""
+        again_at = trio.current_time() + _NEWER_SECONDS
+        self._set_aside[path] = replace(self._unknown.pop(path), newer=newer, again_at=again_at)
 
     async def _record_owner(self, meta: StreamMeta) -> None:
         """Record this host as the owner of an ended stream, once its file was proved to be on this host."""
@@ -406,6 +433,8 @@ class StreamSupervisor:
         while self._renamed:
             old_path, new_path, stat = self._renamed[0]
             known = await store.find_by_path([old_path], owner=self._services.ownership.name)
+            if old_path in known.newer and new_path in self._unknown:
+                self._leave_to_newer(new_path, known.newer[old_path])  # a newer daemon records the new name
             meta = known[old_path].meta if old_path in known else None
             if meta is not None and not self._services.ownership.is_ours(meta):
                 meta = None  # another host may have a file with the same path and inode number (P9)

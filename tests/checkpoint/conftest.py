@@ -55,7 +55,7 @@ def memory_subject() -> Subject:
         streams = {key: stream for key, stream in held.streams.items() if key != stream_id}
         store.restore(StoreSnapshot(streams, held.by_path, held.leases, held.pending_webhooks))
 
-    return Subject(store, expire, store.snapshot, wipe_record, store.corrupt, store.repair)
+    return Subject(store, expire, store.snapshot, wipe_record, store.corrupt, store.repair, store.set_schema)
 
 
 def redis_subject(store: RedisCheckpointStore, client: Any) -> Subject:
@@ -65,6 +65,12 @@ def redis_subject(store: RedisCheckpointStore, client: Any) -> Subject:
         client.delete(key)
         client.rpush(key, "x")
 
+    def set_schema(stream_id: str, number: int) -> None:
+        if number == 1:
+            client.hdel(keys.meta(stream_id), "schema")
+        else:
+            client.hset(keys.meta(stream_id), "schema", str(number))
+
     return Subject(
         store,
         expire=lambda stream_id: client.execute_command("PEXPIRE", keys.lease(stream_id), "0") and None,
@@ -72,6 +78,7 @@ def redis_subject(store: RedisCheckpointStore, client: Any) -> Subject:
         wipe_record=lambda stream_id: client.execute_command("DEL", keys.meta(stream_id)) and None,
         corrupt=corrupt,
         repair=lambda key: client.delete(key) and None,
+        set_schema=set_schema,
     )
 
 

@@ -56,3 +56,5 @@ class Subject:
     """Make that key one of a wrong type."""
     repair: Callable[[str], None]
     """Take a key away that was corrupted (in Redis: for good)."""
+    set_schema: Callable[[str, int], None]
+    """Make a stream's record one of that schema."""

@@ -124,6 +124,7 @@ def test_a_record_is_encoded_as_documented() -> None:
         "uploads_restarted": b"0",
         "retry_attempts": b"0",
         "object_crc64nvme": b"00000000000000ab",
+        "schema": b"2",
     }
 
 
@@ -157,9 +158,9 @@ def test_a_required_field_that_is_missing_is_named(name: str) -> None:
         codec.decode_meta(raw)
 
 
-def test_every_other_field_may_be_missing_and_reads_as_its_default() -> None:
+def test_every_other_field_may_be_missing_and_reads_as_its_default_and_the_schema_as_the_first() -> None:
     raw = {name: value for name, value in as_read(meta()).items() if name.decode() in REQUIRED}
-    assert codec.decode_meta(raw) == meta()
+    assert codec.decode_meta(raw) == meta(schema=1)
 
 
 NUMBERS_AND_SUCH = sorted(

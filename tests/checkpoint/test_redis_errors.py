@@ -10,7 +10,7 @@ import pytest
 from redis import exceptions as redis_exceptions
 from redis import sentinel as redis_sentinel
 
-from cef_trio.checkpoint.redis.errors import MAPPED, is_unreachable, mapped, redis_error_is_transient
+from cef_trio.checkpoint.redis.errors import MAPPED, is_unreachable, mapped, redis_error_is_transient, to_redis_error
 from cef_trio.exceptions import RedisOperationError
 
 TRANSIENT = {
@@ -140,3 +140,9 @@ def test_what_is_not_an_error_of_redis_is_let_through() -> None:
         assert not isinstance(error, MAPPED)
         with pytest.raises(type(error)), mapped("load"):
             raise error
+
+
+def test_an_error_while_a_slot_moves_names_the_cause() -> None:
+    error = to_redis_error("commit", redis_exceptions.ClusterError("TTL exhausted."))
+    assert error.transient
+    assert "TRYAGAIN: the cluster is moving the slot" in str(error)

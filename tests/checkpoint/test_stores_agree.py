@@ -171,6 +171,7 @@ def test_the_pure_modules_import_no_trio_and_no_redis() -> None:
         "model",
         "commit",
         "states",
+        "schema",
         "rules",
         "protocols",
         "redis/keys",

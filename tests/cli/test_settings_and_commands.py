@@ -82,6 +82,8 @@ def test_a_command_that_needs_no_folder_and_no_bucket_does_not_ask_for_them(
     [
         ("CHUNK_SIZE_BYTES", "1MiB"),
         ("CHUNK_SIZE_BYTES", "ten"),
+        ("CHUNK_SIZE_BYTES", "automatic"),
+        ("CHUNK_SIZE_BYTES", "6GiB"),
         ("MAX_CONCURRENT_PARTS", "0"),
         ("MAX_CONCURRENT_STREAMS", "many"),
         ("STREAM_TIMEOUT_SECONDS", "-1"),

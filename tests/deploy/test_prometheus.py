@@ -43,6 +43,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "hung_mounts": ("gauge", ()),
     "log_lines_lost_total": ("counter", ()),
     "unreadable_records": ("gauge", ()),
+    "newer_records": ("gauge", ()),
     "service_up": ("gauge", ("service",)),
     "redis_persistent": ("gauge", ()),
     "limiter_borrowed": ("gauge", ("limiter",)),

@@ -28,6 +28,7 @@ EDGES = {
     "redis": {
         "checkpoint/redis/store.py",
         "checkpoint/redis/client.py",
+        "checkpoint/redis/cluster.py",
         "checkpoint/redis/connection.py",
         "checkpoint/redis/errors.py",
     },

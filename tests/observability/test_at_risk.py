@@ -36,6 +36,7 @@ def test_p10_a_minute_is_given_to_everything(seconds: float) -> None:
         unreadable_files=(waiting,),
         hung_mounts=(waiting,),
         unreadable_records=(waiting,),
+        newer_records=(waiting,),
         unreadable_folders=(waiting,),
         folder_lost=waiting,
     )
@@ -50,6 +51,7 @@ def test_p10_a_minute_is_given_to_everything(seconds: float) -> None:
         ("unreadable_files", Reason.FILE_UNREADABLE),
         ("hung_mounts", Reason.MOUNT_HUNG),
         ("unreadable_records", Reason.RECORD_UNREADABLE),
+        ("newer_records", Reason.RECORD_NEWER),
         ("unreadable_folders", Reason.FOLDER_UNREADABLE),
     ],
 )

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from cef_trio.exceptions import CefMp4ProcessorError, RedisOperationError, S3OperationError
 from cef_trio.resilience import CircuitBreaker, ProbeKind, RetryPolicy, ServiceRetrier
-from cef_trio.resilience.outage import UNPROVEN_REJECTION_SECONDS
+from cef_trio.resilience.outage import PROBE_MAX_SECONDS, UNPROVEN_REJECTION_SECONDS
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -201,6 +201,34 @@ async def test_a_probe_that_is_not_permitted_holds_up_the_others_for_a_minute_at
     service.fails[ProbeKind.WRITE] = refused()
     service.breaker.trip(silent())
     with trio.fail_after(UNPROVEN_REJECTION_SECONDS + POLICY.max_seconds):
+        await service.breaker.wait_up()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("error", "longest_seconds"), [(silent(), PROBE_MAX_SECONDS), (server_error(), PROBE_MAX_SECONDS), (refused(), 8.0)]
+)
+async def test_however_long_an_outage_was_it_is_over_seconds_after_the_service_is_back(
+    service: Service, error: S3OperationError, longest_seconds: float, nursery: trio.Nursery
+) -> None:
+    """A service that rejects everything is repaired by hand, and is probed with the pauses of the policy."""
+    pauses: list[float] = []
+    probed_at = trio.current_time()
+
+    def note() -> None:
+        nonlocal probed_at
+        pauses.append(trio.current_time() - probed_at)
+        probed_at = trio.current_time()
+
+    service.on_probe = note
+    service.fails[ProbeKind.WRITE] = service.fails[ProbeKind.READ] = error
+    nursery.start_soon(service.breaker.run)
+    service.breaker.trip(error)
+    await trio.sleep(3600)
+    took = 0.01
+    assert longest_seconds / 2 < max(pauses) <= longest_seconds + took
+    service.fails[ProbeKind.WRITE] = service.fails[ProbeKind.READ] = None
+    with trio.fail_after(longest_seconds + 2 * took):
         await service.breaker.wait_up()
     nursery.cancel_scope.cancel()
 

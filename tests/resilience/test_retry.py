@@ -19,6 +19,7 @@ from cef_trio.resilience import (
     is_transient,
 )
 from cef_trio.resilience.backoff import MAX_RETRY_AFTER_SECONDS
+from cef_trio.resilience.outage import PROBE_MAX_SECONDS
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -233,7 +234,7 @@ async def test_one_outage_is_one_back_off_and_one_probe_ends_it(nursery: trio.Nu
         nursery.start_soon(stream)
     await trio.sleep(60)
     assert calls == 0
-    assert 60 / 8 <= service.probes <= 20
+    assert 60 / PROBE_MAX_SECONDS <= service.probes <= 2 * 60 / PROBE_MAX_SECONDS + 2
     service.down = False
     await trio.sleep(8)
     assert len(done) == calls == 1000

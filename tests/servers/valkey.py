@@ -67,6 +67,11 @@ class ValkeyServer:
         return self._running().pid
 
     @property
+    def running(self) -> bool:
+        """Whether it was started and not killed; a frozen one runs."""
+        return self._process is not None
+
+    @property
     def log(self) -> str:
         """What the server wrote so far."""
         with contextlib.suppress(FileNotFoundError):

@@ -17,7 +17,7 @@ from waiting import completed, until_idle
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.model import Lease, StreamMeta
 from cef_trio.checkpoint.states import Status
-from cef_trio.lab.world import BUCKET, OTHER_BUCKET, PART, World, WorldDaemon
+from cef_trio.lab.world import AUTO_PART_SIZE, BUCKET, OTHER_BUCKET, PART, World, WorldDaemon
 from cef_trio.observability.at_risk import PATIENCE_SECONDS, Reason
 from cef_trio.s3.config import ChecksumMode
 from cef_trio.s3_endpoint import CallInfo, Fault, Kind
@@ -59,6 +59,7 @@ def change(**values: object) -> Callable[[World], None]:
     "changed",
     [
         pytest.param(change(part_size=PART // 2), id="CHUNK_SIZE_BYTES"),
+        pytest.param(change(auto_part_size=AUTO_PART_SIZE), id="CHUNK_SIZE_BYTES=auto"),
         pytest.param(change(equal_parts=True), id="S3_EQUAL_PARTS"),
         pytest.param(change(checksum=ChecksumMode.SHA256), id="S3_CHECKSUM"),
         pytest.param(change(key_template="other/{stream_id}.mp4"), id="S3_KEY_TEMPLATE"),

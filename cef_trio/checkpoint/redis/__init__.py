@@ -2,7 +2,8 @@
 
 Open `store.py` for the calls; `scripts/` for the atomic steps; `keys.py` for key names; `codec.py` for how records are
 encoded; `address.py` for `REDIS_URL`; `client.py` for time-outs, certificates and reconnecting; `connection.py` for
-name resolution; `errors.py` for which errors are transient; `server_info.py` for the properties of the server.
+name resolution; `cluster.py` for how a cluster's nodes are found; `errors.py` for which errors are transient;
+`server_info.py` for the properties of the server.
 """
 
 from cef_trio.checkpoint.redis import codec

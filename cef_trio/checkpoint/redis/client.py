@@ -19,7 +19,8 @@ Defaults of redis-py 8 that are overridden here, and why:
 
 After a failover behind one address an open connection stays with the old node, which may be a replica now. So every
 transient error (``READONLY``, ``LOADING``, ``OOM``, a time-out) and ``MAX_AGE_SECONDS`` close the idle connections; the
-next call resolves the name and connects again.
+next call resolves the name and connects again. Sentinels are asked for the primary at each connect, a cluster for its
+nodes at each such renewal.
 
 So a call lasts at most one connect (its name's resolution and all its addresses included: ``connection.py``) and
 one reply, each bounded by the time-out; for sentinels and clusters one such pair for every node that has to be asked.
@@ -40,13 +41,13 @@ from typing import Any, Final, TypeVar
 import trio
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import ConnectionPool, UnixDomainSocketConnection
 from redis.exceptions import NoScriptError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from cef_trio.checkpoint.redis.address import RedisAddress, Topology
+from cef_trio.checkpoint.redis.cluster import Cluster
 from cef_trio.checkpoint.redis.connection import (
     BoundedConnection,
     BoundedSentinelConnection,
@@ -65,7 +66,7 @@ MAX_AGE_SECONDS: Final = 300.0
 
 T = TypeVar("T")
 Client = Any
-"""``Redis`` or ``RedisCluster``. redis-py annotates the calls we need for its synchronous and asynchronous clients at
+"""``Redis`` or ``Cluster``. redis-py annotates the calls we need for its synchronous and asynchronous clients at
 once, so their results fit neither."""
 
 
@@ -186,6 +187,8 @@ class RedisClient:
             elif time.monotonic() >= self._renew_at:
                 self._renew_at = time.monotonic() + MAX_AGE_SECONDS
                 _close_idle(self._client)
+                if isinstance(self._client, Cluster):
+                    self._observed(lambda client: client.refresh(self._home_key), self._client)
             return self._client
 
 
@@ -208,13 +211,7 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
     certificates = _certificates(address, ca_file) if address.tls else {}
     one_by_one = BoundedTlsConnection if address.tls else BoundedConnection
     if address.topology is Topology.CLUSTER:
-        return RedisCluster(
-            startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],  # type: ignore[no-untyped-call]
-            **common,
-            ssl=address.tls,
-            **login,
-            **certificates,
-        )
+        return Cluster(address.hosts, **common, ssl=address.tls, **login, **certificates)
     if address.topology is Topology.SENTINEL:
         sentinel_login: dict[str, Any] = {"username": address.sentinel_username, "password": address.sentinel_password}
         sentinel = Sentinel(  # type: ignore[no-untyped-call]
@@ -243,7 +240,7 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
 
 
 def _close_idle(client: Client) -> None:
-    if isinstance(client, RedisCluster):
+    if isinstance(client, Cluster):
         servers = [node.redis_connection for node in client.get_nodes()]  # type: ignore[no-untyped-call]
     else:
         sentinel = getattr(client.connection_pool, "sentinel_manager", None)

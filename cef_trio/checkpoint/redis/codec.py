@@ -11,6 +11,7 @@ guessed.
   where it is not reported, since a file that moved to another file system must not keep what the first one reported.
 - ``owner`` is flattened likewise: ``owner_machine``, ``owner_file_system``, ``owner_mount``, empty where unknown, and
   ``owner``, its name, which the scripts compare.
+- ``schema`` is the record's schema (``checkpoint/schema.py``), 1 without the field. A newer record is not decoded.
 - ``None`` is a field that is not there.
 """
 
@@ -24,8 +25,9 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
+from cef_trio.checkpoint import schema
 from cef_trio.checkpoint.model import FileIdentity, Owner, PartRecord, StreamMeta
-from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint.states import Status, StreamSet
 
 _CRC64_DIGITS: Final = re.compile(r"[0-9a-f]{16}")
 
@@ -36,6 +38,14 @@ class CorruptFieldError(ValueError):
     def __init__(self, field: str, why: str) -> None:
         self.field = field
         super().__init__(f"field {field!r} {why}")
+
+
+class NewerSchemaError(ValueError):
+    """A record of a newer schema, which is not decoded."""
+
+    def __init__(self, schema: int) -> None:
+        self.schema = schema
+        super().__init__(f"schema {schema}")
 
 
 def encode_time(value: datetime) -> str:
@@ -122,6 +132,7 @@ _BOOL: Final = _Form(lambda value: "true" if value else "false", _decode_bool)
 _TIME: Final = _Form(encode_time, decode_time)
 _CRC64: Final = _Form(encode_crc64, decode_crc64)
 _STATUS: Final = _Form(lambda value: Status(value).value, Status)
+_SCHEMA: Final = _Form(lambda value: str(int(value)), schema.parse)
 
 _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
     {
@@ -154,6 +165,7 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         "supersedes_stream_id": _TEXT,
         "supersedes_key": _TEXT,
         "s3_endpoint": _TEXT,
+        schema.FIELD: _SCHEMA,
     }
 )
 _IDENTITY_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
@@ -211,10 +223,11 @@ def decode_meta(raw: Mapping[bytes, bytes], *, of: str | None = None) -> StreamM
     """Decode a record from its hash fields; ``of``: the stream id in their key.
 
     Raises:
+        NewerSchemaError: the record is of a newer schema.
         CorruptFieldError: a field is missing, or its value cannot be read; or ``stream_id``
             differs from ``of``.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {schema.FIELD: _readable_schema(raw)}
     for name, form in _FORMS.items():
         value = raw.get(name.encode())
         if value is not None:
@@ -243,6 +256,24 @@ def decode_meta(raw: Mapping[bytes, bytes], *, of: str | None = None) -> StreamM
     return StreamMeta(identity=FileIdentity(**identity), **values)
 
 
+def _readable_schema(raw: Mapping[bytes, bytes]) -> int:
+    stored = raw.get(schema.FIELD.encode())
+    found: int = 1 if stored is None else _decode(schema.FIELD, _SCHEMA, stored)
+    if schema.is_newer(found):
+        raise NewerSchemaError(found)
+    return found
+
+
+def of_newer(raw: Mapping[bytes, bytes], stream_set: StreamSet | None) -> schema.NewerRecord:
+    """Return what every schema keeps of a record that is of a newer one."""
+    return schema.NewerRecord(
+        schema=raw[schema.FIELD.encode()].decode(errors="replace"),
+        stream_set=stream_set,
+        current_path=raw.get(b"current_path"),
+        owner=raw.get(_OWNER.encode(), b"").decode(errors="replace"),
+    )
+
+
 def _decode(name: str, form: _Form, raw: bytes) -> Any:
     try:
         return form.decode(raw.decode("utf-8", "surrogateescape"))
@@ -260,7 +291,12 @@ def path_field(path: str, owner: str = "") -> bytes:
 
     It is the plain path as long as all streams of that path have one owner.
     """
-    return encode_path(path) + (b"\0" + owner.encode() if owner else b"")
+    return beside(encode_path(path), owner)
+
+
+def beside(path: bytes, owner: str) -> bytes:
+    """Return :func:`path_field` of an encoded path."""
+    return path + (b"\0" + owner.encode() if owner else b"")
 
 
 def encode_part(part: PartRecord) -> bytes:

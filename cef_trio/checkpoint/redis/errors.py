@@ -75,6 +75,8 @@ _TRANSIENT_REPLY: Final = re.compile(rf"(?:^|[ :]-)(?:{'|'.join(_TRANSIENT_CODES
 # being set up); the class is the same.
 _CLUSTER_UNREACHABLE: Final = "Redis Cluster cannot be connected"
 _CLUSTER_UNCOVERED: Final = "All slots are not covered"
+# Its text of a ClusterError after 16 redirections (ASK, MOVED) and refusals (TRYAGAIN).
+_REDIRECTED_TOO_OFTEN: Final = "TTL exhausted"
 
 
 def redis_error_is_transient(error: BaseException) -> bool:
@@ -109,6 +111,8 @@ def to_redis_error(operation: str, error: BaseException, secrets: Sequence[str] 
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MasterNotFoundError):
         text = f"no master: {text}"
+    if text.startswith(_REDIRECTED_TOO_OFTEN):
+        text = "TRYAGAIN: the cluster is moving the slot of the keys, and has some of them here and some there"
     code = getattr(error, "status_code", None)
     if code and code != "ERR" and not text.startswith(code):
         text = f"{code} {text}"

@@ -52,9 +52,19 @@ class Keys:
         return f"{self.prefix}webhooks:owed"
 
     @property
+    def schema(self) -> str:
+        """The string with the namespace's schema (``checkpoint/schema.py``)."""
+        return f"{self.prefix}schema"
+
+    @property
     def probe(self) -> str:
         """A string with a TTL, written to test whether writes succeed."""
         return f"{self.prefix}stream:cef-trio-probe"
+
+    @property
+    def absent(self) -> str:
+        """A key that never exists; the probe names it (``scripts/probe.lua``)."""
+        return f"{self.prefix}stream:cef-trio-absent"
 
     def meta(self, stream_id: str) -> str:
         """The hash of the stream's record."""

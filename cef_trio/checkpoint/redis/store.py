@@ -8,7 +8,9 @@ script at a time, so a daemon whose lease has expired cannot write, and a stream
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Final, Self
@@ -16,7 +18,7 @@ from typing import Final, Self
 import structlog
 from redis.exceptions import ResponseError
 
-from cef_trio.checkpoint import rules
+from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState, not_allowed
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.protocols import Records, StreamSummary, StreamWrites
@@ -27,6 +29,7 @@ from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.scripts import arguments
 from cef_trio.checkpoint.redis.scripts.arguments import Argument
 from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo
+from cef_trio.checkpoint.schema import NewerRecord
 from cef_trio.checkpoint.states import ENDED, Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
@@ -128,7 +131,9 @@ class RedisCheckpointStore(StreamWrites):
         self._redis.renew_connections()
         await self._redis.call(
             "check_writable",
-            lambda client: run_script(client, scripts.PROBE, [self.keys.probe], [_PROBE_MILLISECONDS]),
+            lambda client: run_script(
+                client, scripts.PROBE, [self.keys.probe, self.keys.absent], [_PROBE_MILLISECONDS]
+            ),
         )
 
     async def info(self) -> ServerInfo:
@@ -157,6 +162,8 @@ class RedisCheckpointStore(StreamWrites):
         def work(client: Client) -> Checkpoint | None:
             _, [(home, meta, parts)] = run_script(client, scripts.LOAD, keys, [stream_id])
             known = self._decode(stream_id, home, meta)
+            if isinstance(known, NewerRecord):
+                raise RecordUnreadableError("load", schema.why_newer(self.keys.meta(stream_id), known.schema))
             if isinstance(known, str):
                 raise RecordUnreadableError("load", known)
             if known is None:
@@ -199,6 +206,7 @@ class RedisCheckpointStore(StreamWrites):
         def work(client: Client) -> Records:
             found: dict[str, StreamSummary] = {}
             unreadable: dict[str, str] = {}
+            newer: dict[str, NewerRecord] = {}
             for batch in _batches(paths):
                 fields = [codec.path_field(path) for path in batch]
                 if owner:
@@ -214,7 +222,8 @@ class RedisCheckpointStore(StreamWrites):
                 found.update((path, known[stream_id]) for path, stream_id in ids.items() if stream_id in known)
                 why = known.unreadable
                 unreadable.update((path, why[stream_id]) for path, stream_id in ids.items() if stream_id in why)
-            return Records(found, unreadable)
+                newer.update((path, known.newer[one]) for path, one in ids.items() if one in known.newer)
+            return Records(found, unreadable, newer)
 
         return await self._redis.call("find_by_path", work)
 
@@ -270,6 +279,26 @@ class RedisCheckpointStore(StreamWrites):
 
     # ---- writing ---------------------------------------------------------------------------------------------------
 
+    async def raise_schema(self) -> int | None:
+        """See :meth:`StreamStore.raise_schema`."""
+        key = self.keys.schema
+
+        def work(client: Client) -> int | None:
+            try:
+                _, before = run_script(client, scripts.RAISE_SCHEMA, [key], [])
+            except ResponseError as error:
+                self._check_type(key, error)
+                return None
+            try:
+                found = schema.parse(before.decode(errors="replace")) if before else None
+            except ValueError as error:
+                self.unreadable.note(key, f"{key} {error}: {before[:80]!r}")
+                return None
+            self.unreadable.note(key, None)
+            return found
+
+        return await self._redis.call("raise_schema", work)
+
     async def create(
         self,
         meta: StreamMeta,
@@ -280,7 +309,7 @@ class RedisCheckpointStore(StreamWrites):
         other_owner_stream_id: str | None = None,
     ) -> None:
         """See :meth:`StreamStore.create`."""
-        fields = codec.encode_meta(meta)
+        fields = codec.encode_meta(replace(meta, schema=schema.CURRENT))
         fields["next_part_to_upload"] = b"%d" % max(meta.next_part_to_upload, rules.next_part_number(parts))
         keys = [*self._keys_of(meta.stream_id), self.keys.by_path, *self.keys.sets.values()]
         before: list[Argument] = [
@@ -407,6 +436,11 @@ class RedisCheckpointStore(StreamWrites):
                 return
             case [b"lost", holder]:
                 raise rules.lease_lost(stream_id, holder.decode(errors="replace") or None)
+            case [b"newer", raw]:
+                key = self.keys.meta(stream_id)
+                error = rules.record_newer(operation, key, raw.decode(errors="replace"))
+                self.unreadable.note(key, str(error), stream_id=stream_id, newer=True)
+                raise error
             case [b"gone"]:
                 raise rules.record_gone(stream_id)
             case [b"taken", there]:
@@ -466,7 +500,8 @@ class RedisCheckpointStore(StreamWrites):
             return
         if not client.exists(self.keys.by_path):
             ids = {stream_id for one in self.keys.sets.values() for stream_id in self._members(client, one)}
-            metas = [one.meta for one in self._known(client, ids).values()]
+            known = self._known(client, ids)
+            metas = [one.meta for one in known.values()]
             # Of two streams with one path the open one is indexed, else the most recent: the first that is written.
             metas.sort(key=lambda meta: (meta.status in ENDED, -meta.last_activity_at_utc.timestamp()))
             pairs: list[Argument] = []
@@ -475,6 +510,12 @@ class RedisCheckpointStore(StreamWrites):
                 owner = meta.owner.name if meta.owner is not None else ""
                 is_other_owners = owner != first.setdefault(meta.current_path, owner)  # then it has a field beside that
                 pairs += [codec.path_field(meta.current_path, owner if is_other_owners else ""), meta.stream_id]
+            # Last, so that the entry of a record that can be read wins: a newer one is only to be found and left alone.
+            for stream_id, newer in known.newer.items():
+                if newer.current_path is not None:
+                    owner = newer.owner
+                    is_other_owners = owner != first.setdefault(os.fsdecode(newer.current_path), owner)
+                    pairs += [codec.beside(newer.current_path, owner if is_other_owners else ""), stream_id]
             for start in range(0, len(pairs), 2 * _BATCH):
                 run_script(client, scripts.INDEX_PATHS, [self.keys.by_path], pairs[start : start + 2 * _BATCH])
             if metas:
@@ -494,31 +535,45 @@ class RedisCheckpointStore(StreamWrites):
     def _known(self, client: Client, stream_ids: Collection[str]) -> Records:
         known: dict[str, StreamSummary] = {}
         unreadable: dict[str, str] = {}
+        newer: dict[str, NewerRecord] = {}
         for batch in _batches(stream_ids):
             keys = [*self.keys.sets.values(), *(self.keys.meta(stream_id) for stream_id in batch)]
             _, found = run_script(client, scripts.LOAD, keys, batch)
             for stream_id, (home, meta, *_) in zip(batch, found, strict=True):
                 one = self._decode(stream_id, home, meta)
-                if isinstance(one, str):
+                if isinstance(one, NewerRecord):
+                    unreadable[stream_id] = schema.why_newer(self.keys.meta(stream_id), one.schema)
+                    newer[stream_id] = one
+                elif isinstance(one, str):
                     unreadable[stream_id] = one
                 elif one is not None:
                     known[stream_id] = one
-        return Records(known, unreadable)
+        if newer:
+            holders = client.mget([self.keys.lease(stream_id) for stream_id in newer])
+            for stream_id, holder in zip(tuple(newer), holders, strict=True):
+                newer[stream_id] = replace(newer[stream_id], holder=holder and holder.decode(errors="replace"))
+        return Records(known, unreadable, newer)
 
-    def _decode(self, stream_id: str, home: int, raw: bytes | Sequence[bytes]) -> StreamSummary | str | None:
+    def _decode(
+        self, stream_id: str, home: int, raw: bytes | Sequence[bytes]
+    ) -> StreamSummary | NewerRecord | str | None:
         """Return the record, or why it cannot be read, or ``None`` if there is none. Note the outcome."""
         key, known, why = self.keys.meta(stream_id), None, None
+        newer: NewerRecord | None = None
         if isinstance(raw, bytes):
             why = f"{key} is no hash"
         elif raw:
             try:
                 meta = codec.decode_meta(_pairs(raw), of=stream_id)
+            except codec.NewerSchemaError as error:
+                why = schema.why_newer(key, error.schema)
+                newer = codec.of_newer(_pairs(raw), arguments.SETS[home - 1] if home else None)
             except codec.CorruptFieldError as error:
                 why = f"{key} {error}"
             else:
                 known = StreamSummary(meta, arguments.SETS[home - 1] if home else rules.default_set(meta.status))
-        self.unreadable.note(key, why, stream_id=stream_id)
-        return known or why
+        self.unreadable.note(key, why, stream_id=stream_id, newer=newer is not None)
+        return known or newer or why
 
     def _decode_parts(self, stream_id: str, raw: bytes | Sequence[bytes]) -> dict[int, PartRecord]:
         key, why = self.keys.parts(stream_id), None

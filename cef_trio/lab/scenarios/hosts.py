@@ -15,7 +15,7 @@ from cef_trio.lab.filesystem import FileSystem
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios.model import Scenario
 from cef_trio.lab.scenarios.streams import interrupted_recording, recording_continues
-from cef_trio.lab.world import OTHER_BUCKET, PART
+from cef_trio.lab.world import AUTO_PART_SIZE, OTHER_BUCKET, PART
 
 
 async def _same_names(context: ScenarioContext) -> None:
@@ -186,6 +186,21 @@ async def _interrupt_and_change_part_size(context: ScenarioContext) -> None:
     context.world.part_size = PART // 2
 
 
+async def _auto_part_size(context: ScenarioContext) -> None:
+    context.world.auto_part_size = AUTO_PART_SIZE
+
+
+async def _recording_at_a_steady_rate(context: ScenarioContext) -> None:
+    """Its first part fills after the rate is known."""
+    for _ in range(6):
+        context.append(PART // 4)
+        await trio.sleep(1.5)
+    context.append(PART + 10)
+    await trio.sleep(0.5)
+    context.close()
+    await trio.sleep(8)
+
+
 async def _foreign_stream(context: ScenarioContext) -> None:
     """Redis has a stream of another host's folder, whose file has the same device and inode; no daemon works on it."""
     world = context.world
@@ -282,6 +297,12 @@ SCENARIOS: Final = (
         "CHUNK_SIZE_BYTES changes before the next daemon",
         recording_continues,
         _interrupt_and_change_part_size,
+    ),
+    Scenario(
+        "part-size-auto",
+        "CHUNK_SIZE_BYTES=auto: the part size follows the rate of the recording",
+        _recording_at_a_steady_rate,
+        _auto_part_size,
     ),
     Scenario(
         "temporary-name",

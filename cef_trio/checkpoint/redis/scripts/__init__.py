@@ -1,6 +1,6 @@
 """The Lua scripts of the Redis store: one atomic step each.
 
-``prelude.lua`` is put before each; `arguments.py` builds their arguments.
+``SCHEMA``, the current schema, and ``prelude.lua`` are put before each; `arguments.py` builds their arguments.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
+
+from cef_trio.checkpoint import schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,8 @@ class Script:
 
 def _read(name: str) -> Script:
     folder = files(__name__)
-    source = (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+    texts = [(folder / f"{part}.lua").read_text() for part in ("prelude", name)]
+    source = "".join([f"local SCHEMA = {schema.CURRENT}\n", *texts])
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -32,8 +35,9 @@ FORGET = _read("forget")
 INDEX_PATHS = _read("index_paths")
 LOAD = _read("load")
 PROBE = _read("probe")
+RAISE_SCHEMA = _read("raise_schema")
 RELEASE = _read("release")
 RENEW = _read("renew")
 SAVE_INTERRUPTED = _read("save_interrupted")
 
-ALL = (ACQUIRE, COMMIT, CREATE, FORGET, INDEX_PATHS, LOAD, PROBE, RELEASE, RENEW, SAVE_INTERRUPTED)
+ALL = (ACQUIRE, COMMIT, CREATE, FORGET, INDEX_PATHS, LOAD, PROBE, RAISE_SCHEMA, RELEASE, RENEW, SAVE_INTERRUPTED)

@@ -20,7 +20,10 @@ local adds = pairs_at(sets.next)
 local parts = pairs_at(adds.next)
 
 -- Everything is read before anything is written: a key of a wrong type ends the script here.
-local current, following = unpack(redis.call('HMGET', KEYS[2], 'status', 'next_part_to_upload'))
+local current, following, schema = unpack(redis.call('HMGET', KEYS[2], 'status', 'next_part_to_upload', 'schema'))
+if newer_schema(schema) then
+  return {'newer', schema}
+end
 if status ~= '' and not among(current or '', ARGV[6]) then
   return {'refused', current or ''}
 end
@@ -55,6 +58,9 @@ if path ~= '' and owner then
   end
 end
 
+if tonumber(schema or '1') < SCHEMA then
+  redis.call('HSET', KEYS[2], 'schema', SCHEMA)
+end
 for i = adds.first, adds.last, 2 do
   redis.call('HINCRBY', KEYS[2], ARGV[i], ARGV[i + 1])
 end

@@ -1,9 +1,12 @@
 -- KEYS: lease, meta, parts, by_path, the four sets, the pending webhooks
 -- ARGV: id, ended statuses
-local status = redis.call('HGET', KEYS[2], 'status')
+local status, schema = unpack(redis.call('HMGET', KEYS[2], 'status', 'schema'))
+if newer_schema(schema) then
+  return {'ok'}
+end
 if status then
   if not among(status, ARGV[2]) then
-    return {'ok'} -- open, or of a newer version
+    return {'ok'} -- open
   end
   leave_path(KEYS[4], redis.call('HGET', KEYS[2], 'current_path'), owner_of(KEYS[2]), ARGV[1])
 end

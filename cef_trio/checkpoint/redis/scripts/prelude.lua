@@ -1,7 +1,7 @@
 -- Common functions, put before every script. Each script is one atomic step. It returns {'ok', ...}, or why it wrote
--- nothing: {'lost', holder}, {'gone'}, {'refused', current status}, {'taken', stream at the path}. It checks everything
--- before it writes, since Redis does not roll back a script that fails. Every key comes in KEYS, so that a cluster knows
--- the slot; the transition table comes in ARGV, so that states.py is its only source.
+-- nothing: {'lost', holder}, {'gone'}, {'newer', schema}, {'refused', current status}, {'taken', stream at the path}. It
+-- checks everything before it writes, since Redis does not roll back a script that fails. Every key comes in KEYS, so that a cluster knows
+-- the slot; the transition table comes in ARGV, so that states.py is its only source. SCHEMA is schema.py's CURRENT.
 
 -- Call a command; return nil if its key has a wrong type, so that one bad key does not fail a script that works on many.
 local function try(...)
@@ -32,6 +32,14 @@ end
 -- Return whether `word` is one of the words of `list`, which has a space between and around them.
 local function among(word, list)
   return string.find(list, ' ' .. word .. ' ', 1, true) ~= nil
+end
+
+-- Return the schema of a record if this version may not write to it (schema.py): newer, or no number. Else nil.
+local function newer_schema(schema)
+  if schema and not ((tonumber(schema) or SCHEMA + 1) <= SCHEMA) then
+    return schema
+  end
+  return nil
 end
 
 -- Return which of the four sets from KEYS[at] on has `id`; 0 if none.

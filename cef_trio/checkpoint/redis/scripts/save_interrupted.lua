@@ -4,7 +4,7 @@
 local ours, kept, interruptible = ARGV[1], ARGV[2], ARGV[3]
 
 local function save(lease_key, meta_key, asked, at)
-  local current = try('HGET', meta_key, 'status')
+  local current, schema = unpack(try('HMGET', meta_key, 'status', 'schema') or {})
   if not current then
     return false
   end
@@ -19,8 +19,11 @@ local function save(lease_key, meta_key, asked, at)
     return false
   end
   redis.call('DEL', lease_key)
+  if newer_schema(schema) then
+    return false
+  end
   if not ended then
-    redis.call('HSET', meta_key, 'status', status, 'last_activity_at_utc', at)
+    redis.call('HSET', meta_key, 'status', status, 'last_activity_at_utc', at, 'schema', SCHEMA)
   end
   return true
 end
