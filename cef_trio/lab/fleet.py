@@ -366,6 +366,11 @@ class Fleet:
         """Record that a daemon has acquired a stream's lease."""
         self._leased.setdefault(stream_id, []).append((trio.current_time(), daemon))
 
+    def holders(self, owner: str) -> set[str]:
+        """Return the hosts whose daemons hold a lease of a stream of an owner."""
+        daemons = [one for one in self.daemons if one.plan.owner == owner]
+        return {one.plan.host for one in daemons if one.context.world.leases_of(one.lease)}
+
     def last_daemon_of(self, stream_id: str) -> str:
         """Return the name of the daemon that last acquired a stream's lease."""
         return self._leased[stream_id][-1][1].plan.name
