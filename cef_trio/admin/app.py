@@ -1,6 +1,6 @@
 """Responses of the admin server.
 
-Read-only: GET and HEAD of five paths, without parameters; request bodies are ignored. Responses are never cached, and
+Read-only: GET and HEAD of seven paths, without parameters; request bodies are ignored. Responses are never cached, and
 the page may load nothing from elsewhere: its own style and script are allowed by their hashes, so that a file name that
 contains HTML is never executed. ``origins.py`` decides which websites may send a browser here.
 
@@ -37,8 +37,10 @@ MAX_LISTENERS: Final = 32
 MAX_LISTENERS_OF_A_CLIENT: Final = 8
 TICK_SECONDS: Final = 1.0
 _RECONNECT_MILLISECONDS: Final = 2000
-_NAMES_FILES: Final = frozenset({"/", "/events"})
-"""Paths that show the names of recordings."""
+_PAGES: Final = frozenset({"/", "/fleet"})
+_NAMES_FILES: Final = _PAGES | {"/events", "/fleet.json"}
+"""Paths that show the names of recordings, folders or hosts."""
+_NOT_READ: Final = b"the reports of the fleet have not been read yet, or Redis does not respond\n"
 _MISDIRECTED: Final = b"this host name is not allowed: use an address, or add the name to PROM_ALLOWED_HOSTS\n"
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
 """Paths with reserved connections: without a response a container is restarted."""
@@ -74,9 +76,12 @@ class Response:
 
 
 @cache
-def page() -> Response:
-    """Return the packaged page; its content security policy has the hashes of its style and script."""
-    html = files("cef_trio.admin").joinpath("page.html").read_bytes()
+def page(file: str = "page.html") -> Response:
+    """Return a packaged page; its content security policy has the hashes of its style and script.
+
+    A page with an empty style has that of the status page.
+    """
+    html = _read(file).replace(b"<style></style>", re.findall(rb"<style>.*?</style>", _read("page.html"), re.DOTALL)[0])
     style, script = (
         " ".join(f"'sha256-{_hash(text)}'" for text in re.findall(rb"<%b>(.*?)</%b>" % (tag, tag), html, re.DOTALL))
         for tag in (b"style", b"script")
@@ -85,6 +90,10 @@ def page() -> Response:
     rest = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     policy = f"default-src 'none'; connect-src 'self'; style-src {style}; script-src {script}; {icon}; {rest}"
     return Response(html, "text/html; charset=utf-8", more_headers=(("content-security-policy", policy),))
+
+
+def _read(file: str) -> bytes:
+    return files("cef_trio.admin").joinpath(file).read_bytes()
 
 
 def _hash(text: bytes) -> str:
@@ -102,6 +111,8 @@ class AdminApp:
             "/metrics": lambda: Response(generate_latest(registry), CONTENT_TYPE_LATEST),
             "/healthz": lambda: _facts(judge_health(source.health())),
             "/readyz": lambda: _facts(judge_ready(source.ready())),
+            "/fleet": lambda: page("fleet.html"),
+            "/fleet.json": lambda: _fleet(source.fleet()),
         }
         self._listening: Counter[str] = Counter()
         self._made: tuple[float, str] = (-float("inf"), "")
@@ -122,7 +133,7 @@ class AdminApp:
             return Response(b"not found\n", status=404)
         if request.method not in {"GET", "HEAD"}:
             return Response(b"read-only: use GET or HEAD\n", status=405, more_headers=(("allow", "GET, HEAD"),))
-        if is_foreign(request.header, may_be_opened=path == "/"):
+        if is_foreign(request.header, may_be_opened=path in _PAGES):
             return Response(_FOREIGN, status=403)
         if path in _NAMES_FILES and not is_ours(request.header("host"), self._allowed_hosts):
             return Response(_MISDIRECTED, status=421)
@@ -158,6 +169,12 @@ class AdminApp:
         if now - self._made[0] >= TICK_SECONDS / 2:
             self._made = now, to_json(self._source.page())
         return self._made[1]
+
+
+def _fleet(document: str | None) -> Response:
+    if document is None:
+        return Response(_NOT_READ, status=503, more_headers=(("retry-after", "1"),))
+    return Response(document.encode(), "application/json")
 
 
 def _facts(facts: tuple[Fact, ...]) -> Response:

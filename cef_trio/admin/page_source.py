@@ -1,8 +1,8 @@
 """Content of the status page, health and readiness, made from the daemon's snapshot (``observability/snapshot.py``).
 
 A snapshot is made from memory, so that the page works while Redis and S3 are down. Counts of completed and failed
-streams come from Redis: :meth:`DaemonSource.run` reads them in an intake task, which a shutdown cancels first. While
-Redis is down, the last response remains.
+streams come from Redis, as does the fleet: :meth:`DaemonSource.run` reads them in an intake task, which a shutdown
+cancels first. While Redis is down, the last response remains, of the fleet for half a minute.
 
 Not here: the lag of a stream (`upload/live_stream.py`, by the rules of `observability/lag.py`), the snapshot
 (`upload/observer.py`), and the judgement of health and readiness (`status_page.py`).
@@ -13,6 +13,7 @@ Sizes are limited (promise P7): ``MAX_STREAMS`` streams, ``MAX_FAILED`` failures
 from __future__ import annotations
 
 import heapq
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from typing import Final, Protocol
 
 import structlog
 import trio
+from trio_util import AsyncBool
 
 from cef_trio import __version__
 from cef_trio.admin.status_page import (
@@ -32,9 +34,9 @@ from cef_trio.admin.status_page import (
     Totals,
     judge_health,
 )
-from cef_trio.checkpoint import FAILED, SENTENCES, FailureReason, Status, StreamMeta, StreamSet
+from cef_trio.checkpoint import FAILED, SENTENCES, FailureReason, History, Status, StreamMeta
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.observability import Snapshot, StreamActivity, StreamSnapshot, StreamState
+from cef_trio.observability import Snapshot, StreamActivity, StreamSnapshot, StreamState, fleet_document, read_fleet
 from cef_trio.resilience import Periodic
 from cef_trio.upload import Observer, Services
 
@@ -45,6 +47,10 @@ MAX_FAILED: Final = 50
 MAX_TEXT: Final = 500
 REFRESH_SECONDS: Final = 5.0
 """Interval of reading ended streams from Redis."""
+FLEET_REFRESH_SECONDS: Final = 5.0
+"""Least interval of reading the fleet from Redis, which is only done while someone looks at it."""
+MAX_FLEET_AGE_SECONDS: Final = 30.0
+_FLEET_READ_SECONDS: Final = 5.0
 _SENTENCE_OF: Final = {Status.failed(reason): SENTENCES[reason] for reason in FailureReason}
 
 
@@ -61,6 +67,10 @@ class PageSource(Protocol):
 
     def ready(self) -> ReadyFacts:
         """Return the input of ``/readyz``."""
+        ...
+
+    def fleet(self) -> str | None:
+        """Return the fleet as JSON; ``None`` if it has not been read in the last ``MAX_FLEET_AGE_SECONDS``."""
         ...
 
 
@@ -102,6 +112,9 @@ class DaemonSource:
     watcher: IntakeTask | None = None
     checker: IntakeTask | None = None
     _ended: _Ended | None = None
+    _fleet: tuple[float, str] = (-float("inf"), "")
+    """When it was read, by ``trio.current_time()``, as JSON."""
+    _fleet_wanted: AsyncBool = field(default_factory=lambda: AsyncBool(False))
 
     def __post_init__(self) -> None:
         self.started_at = self.services.utc_now().timestamp()
@@ -135,6 +148,12 @@ class DaemonSource:
             at_risk=self.observer.risks() if self.observer else (),
             now=self.services.utc_now().timestamp(),
         )
+
+    def fleet(self) -> str | None:
+        """See :class:`PageSource`. Has it read again, but not for this response, which must not wait for Redis."""
+        self._fleet_wanted.value = True
+        read_at, document = self._fleet
+        return document if trio.current_time() - read_at <= MAX_FLEET_AGE_SECONDS else None
 
     def page(self) -> StatusPage:
         """See :class:`PageSource`."""
@@ -189,20 +208,36 @@ class DaemonSource:
     # -- what only Redis knows ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Read ended streams from Redis until cancelled."""
-        async for _ in Periodic(REFRESH_SECONDS):
-            try:
-                await self._refresh()
-            except CefMp4ProcessorError as error:
-                log.debug("status_not_refreshed", error=str(error))
+        """Read ended streams, and the fleet if it is looked at, from Redis until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._refresh_fleet)
+            async for _ in Periodic(REFRESH_SECONDS):
+                try:
+                    await self._refresh()
+                except CefMp4ProcessorError as error:
+                    log.debug("status_not_refreshed", error=str(error))
+
+    async def _refresh_fleet(self) -> None:
+        """Read the registry once for all requests within ``FLEET_REFRESH_SECONDS``."""
+        while True:
+            await self._fleet_wanted.wait_value(True)
+            self._fleet_wanted.value = False
+            with trio.move_on_after(_FLEET_READ_SECONDS):
+                try:
+                    fleet = read_fleet(await self.services.store.reports())
+                    self._fleet = trio.current_time(), json.dumps(fleet_document(fleet), separators=(",", ":"))
+                except CefMp4ProcessorError as error:
+                    log.debug("status_not_refreshed", error=str(error))
+            await trio.sleep(FLEET_REFRESH_SECONDS)
 
     async def _refresh(self) -> None:
         store = self.services.store
-        completed = await store.members(StreamSet.COMPLETED)
-        metas = await store.load_metas(await store.members(StreamSet.FAILED))
-        failed = [known.meta for known in metas.values() if known.meta.status in FAILED]
-        latest = heapq.nlargest(MAX_FAILED, failed, key=lambda meta: (meta.last_activity_at_utc, meta.stream_id))
-        self._ended = _Ended(len(completed), len(failed), tuple(self._failed(meta) for meta in latest))
+        counts = await store.count_ended()
+        known = await store.load_metas(await store.latest(History.FAILED, MAX_FAILED))
+        failed = [one.meta for one in known.values() if one.meta.status in FAILED]
+        failed.sort(key=lambda meta: (meta.last_activity_at_utc, meta.stream_id), reverse=True)
+        completed, failures = counts.get(History.COMPLETED, 0), counts.get(History.FAILED, 0)
+        self._ended = _Ended(completed, failures, tuple(self._failed(meta) for meta in failed))
 
     def _failed(self, meta: StreamMeta) -> FailedStream:
         sentence = _SENTENCE_OF[meta.status]

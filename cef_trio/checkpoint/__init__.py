@@ -15,17 +15,19 @@ from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.model import NAMELESS, SHARED, Checkpoint, FileIdentity, Lease, Owner, PartRecord, StreamMeta
 from cef_trio.checkpoint.protocols import (
     CheckpointStore,
-    DaemonReports,
+    DaemonRegistry,
     LeaseStore,
     Records,
+    StoredReport,
+    StoredReports,
     StreamStore,
     StreamSummary,
     WebhookOutbox,
 )
-from cef_trio.checkpoint.pruning import completed_before
+from cef_trio.checkpoint.pruning import OldStreams, ended_streams
 from cef_trio.checkpoint.schema import NewerRecord
 from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
-from cef_trio.checkpoint.states import COMES_BACK, ENDED, FAILED, SENTENCES, FailureReason, Status, StreamSet
+from cef_trio.checkpoint.states import COMES_BACK, ENDED, FAILED, SENTENCES, FailureReason, History, Status, StreamSet
 
 __all__ = [
     "COMES_BACK",
@@ -37,24 +39,28 @@ __all__ = [
     "Change",
     "Checkpoint",
     "CheckpointStore",
-    "DaemonReports",
+    "DaemonRegistry",
     "ExitState",
     "FailureReason",
     "FileIdentity",
+    "History",
     "Lease",
     "LeaseStore",
     "NewerRecord",
+    "OldStreams",
     "Owner",
     "PartRecord",
     "Records",
     "ShutdownFlush",
     "Status",
+    "StoredReport",
+    "StoredReports",
     "StreamMeta",
     "StreamSet",
     "StreamStore",
     "StreamSummary",
     "WebhookOutbox",
-    "completed_before",
+    "ended_streams",
     "rules",
     "schema",
 ]

@@ -25,10 +25,10 @@ import trio
 from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState
 from cef_trio.checkpoint.model import Checkpoint, Lease, Owner, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import Records, StreamSummary, StreamWrites
+from cef_trio.checkpoint.protocols import Expired, Records, StoredReport, StoredReports, StreamSummary, StreamWrites
 from cef_trio.checkpoint.redis import Keys, codec
 from cef_trio.checkpoint.schema import NewerRecord
-from cef_trio.checkpoint.states import ENDED, StreamSet
+from cef_trio.checkpoint.states import ENDED, History, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
 from cef_trio.resilience import Retrier, SingleAttempt, shielded
@@ -64,8 +64,10 @@ class StoreSnapshot:
     by_path: Mapping[str, str]
     leases: Mapping[str, _Held]
     pending_webhooks: frozenset[str] = frozenset()
-    reports: Mapping[str, str] = field(default_factory=dict)
+    reports: Mapping[str, StoredReport] = field(default_factory=dict)
     schema: int | None = None
+    history: Mapping[str, tuple[History, int]] = field(default_factory=dict)
+    lease_ends: Mapping[str, int] = field(default_factory=dict)
 
 
 class MemoryCheckpointStore(StreamWrites):
@@ -77,12 +79,18 @@ class MemoryCheckpointStore(StreamWrites):
         self.retrier: Retrier = SingleAttempt()
         self.persistent = False
         """What :meth:`is_persistent` returns."""
+        self.unix_clock: Callable[[], float] = clock
+        """The store's clock as Unix time, for reports."""
         self._clock = clock
         self._streams: dict[str, Checkpoint] = {}
         self._by_path: dict[str, str] = {}
         self._leases: dict[str, _Held] = {}
         self._pending_webhooks: set[str] = set()
-        self._reports: dict[str, str] = {}
+        self._reports: dict[str, StoredReport] = {}
+        self._history: dict[str, tuple[History, int]] = {}
+        """The history of each ended stream, and its time in it."""
+        self._lease_ends: dict[str, int] = {}
+        """When the lease of each open stream expires or was released, in ms."""
         self.unreadable = UnreadableKeys()
         self._keys = Keys()
         self._unreadable_keys: dict[str, str] = {}
@@ -99,6 +107,8 @@ class MemoryCheckpointStore(StreamWrites):
             frozenset(self._pending_webhooks),
             dict(self._reports),
             self._schema,
+            dict(self._history),
+            dict(self._lease_ends),
         )
 
     def restore(self, snapshot: StoreSnapshot) -> None:
@@ -109,6 +119,8 @@ class MemoryCheckpointStore(StreamWrites):
         self._pending_webhooks = set(snapshot.pending_webhooks)
         self._reports = dict(snapshot.reports)
         self._schema = snapshot.schema
+        self._history = dict(snapshot.history)
+        self._lease_ends = dict(snapshot.lease_ends)
 
     def clear(self) -> None:
         """Remove all content, as a server does that lost its data."""
@@ -192,8 +204,9 @@ class MemoryCheckpointStore(StreamWrites):
             there = self._by_path.get(leads)
             if there not in {None, meta.stream_id, replaced_stream_id} and there in self._streams:
                 raise rules.path_taken(meta.stream_id, str(there))
-            self._hold(meta.stream_id, lease)
             self._streams[meta.stream_id] = Checkpoint(meta, rules.default_set(meta.status), checked)
+            self._index(meta.stream_id)
+            self._hold(meta.stream_id, lease)
             self._by_path[leads] = meta.stream_id
 
         await self._call("create", effect)
@@ -227,9 +240,18 @@ class MemoryCheckpointStore(StreamWrites):
         def effect() -> None:
             for stream_id in stream_ids:
                 if self._holder(stream_id) == lease.value:
-                    del self._leases[stream_id]
+                    self._free(stream_id)
 
         await self._call("release", effect)
+
+    async def expired(self, since_ms: int) -> Expired:
+        """See :meth:`LeaseStore.expired`."""
+
+        def effect() -> Expired:
+            now = self._now_ms()
+            return Expired(frozenset(key for key, end in self._lease_ends.items() if since_ms <= end <= now), now)
+
+        return await self._call("expired", effect)
 
     async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
         """See :meth:`LeaseStore.holders`."""
@@ -278,6 +300,71 @@ class MemoryCheckpointStore(StreamWrites):
 
         return await self._call("count", effect)
 
+    async def ids_beginning_with(self, beginning: str) -> frozenset[str]:
+        """See :meth:`StreamStore.ids_beginning_with`."""
+
+        def effect() -> frozenset[str]:
+            whole = {beginning} & self._streams.keys()
+            return frozenset(whole or (key for key in self._streams if key.startswith(beginning)))
+
+        return await self._call("ids_beginning_with", effect)
+
+    async def count_ended(self) -> Mapping[History, int]:
+        """See :meth:`StreamHistory.count_ended`."""
+
+        def effect() -> Mapping[History, int]:
+            histories = [history for history, _ in self._history.values()]
+            readable = [history for history in History if self._is_readable(self._keys.history(history))]
+            return {history: histories.count(history) for history in readable}
+
+        return await self._call("count_ended", effect)
+
+    async def ended(
+        self, history: History, *, since_ms: int = 0, before_ms: int, skip: int = 0, limit: int = 500
+    ) -> Sequence[tuple[str, int]]:
+        """See :meth:`StreamHistory.ended`."""
+
+        def effect() -> Sequence[tuple[str, int]]:
+            within = [(at, key) for key, at in self._times(history).items() if since_ms <= at < before_ms]
+            return [(key, at) for at, key in sorted(within)[skip : skip + limit]]
+
+        return await self._call("ended", effect)
+
+    async def latest(self, history: History, limit: int) -> Sequence[str]:
+        """See :meth:`StreamHistory.latest`."""
+
+        def effect() -> Sequence[str]:
+            times = self._times(history)
+            return sorted(times, key=lambda key: (times[key], key), reverse=True)[: max(limit, 0)]
+
+        return await self._call("latest", effect)
+
+    async def date(self, history: History, stream_id: str, at_ms: int) -> None:
+        """See :meth:`StreamHistory.date`."""
+
+        def effect() -> None:
+            if stream_id in self._times(history):
+                self._history[stream_id] = history, at_ms
+
+        await self._call("date", effect)
+
+    async def completed_like(self, inodes: Collection[int], mtimes_ns: Collection[int]) -> frozenset[str]:
+        """See :meth:`StreamHistory.completed_like`."""
+
+        def effect() -> frozenset[str]:
+            metas = [self._streams[key].meta for key in self._times(History.COMPLETED) if key in self._streams]
+            return frozenset(
+                meta.stream_id
+                for meta in metas
+                if meta.identity.file_ino in inodes or (meta.verified_mtime_ns or 0) in mtimes_ns
+            )
+
+        return await self._call("completed_like", effect)
+
+    async def mend_history(self) -> int:
+        """See :meth:`StreamHistory.mend_history`. These indexes are always whole."""
+        return await self._call("mend_history", lambda: 0)
+
     async def is_persistent(self) -> bool:
         """Return :attr:`persistent`."""
         return await self._call("is_persistent", lambda: self.persistent)
@@ -312,6 +399,8 @@ class MemoryCheckpointStore(StreamWrites):
                 self._remove_path_entry(stream)
                 self._by_path[entry] = stream_id
             self._streams[stream_id] = after
+            if commit.status is not None:
+                self._index(stream_id)
             if commit.enqueue_webhook:
                 self._pending_webhooks.add(stream_id)
 
@@ -344,20 +433,30 @@ class MemoryCheckpointStore(StreamWrites):
         """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._call("ack_webhook", lambda: self._pending_webhooks.discard(stream_id))
 
-    async def report(self, instance: str, text: str) -> None:
-        """See :meth:`DaemonReports.report`."""
-        await self._call("report", lambda: self._reports.update({instance: text}))
+    async def report(self, name: str, text: str) -> StoredReport | None:
+        """See :meth:`DaemonRegistry.report`."""
 
-    async def reports(self) -> Mapping[str, str]:
-        """See :meth:`DaemonReports.reports`."""
-        return await self._call("reports", lambda: dict(self._reports))
+        def effect() -> StoredReport | None:
+            now, before = self.unix_clock(), self._reports.pop(name, None)  # the latest is the last
+            self._reports[name] = StoredReport(text, now)
+            for old in [key for key, one in self._reports.items() if one.received_at <= now - rules.REPORT_SECONDS]:
+                del self._reports[old]
+            while len(self._reports) > rules.MAX_REPORTS:
+                del self._reports[next(iter(self._reports))]
+            return before
 
-    async def forget_reports(self, instances: Collection[str]) -> None:
-        """See :meth:`DaemonReports.forget_reports`."""
+        return await self._call("report", effect)
+
+    async def reports(self) -> StoredReports:
+        """See :meth:`DaemonRegistry.reports`."""
+        return await self._call("reports", lambda: StoredReports(dict(self._reports), self.unix_clock()))
+
+    async def forget_reports(self, names: Collection[str]) -> None:
+        """See :meth:`DaemonRegistry.forget_reports`."""
 
         def effect() -> None:
-            for instance in instances:
-                self._reports.pop(instance, None)
+            for name in names:
+                self._reports.pop(name, None)
 
         await self._call("forget_reports", effect)
 
@@ -372,6 +471,7 @@ class MemoryCheckpointStore(StreamWrites):
                     return
                 self._remove_path_entry(stream)
                 del self._streams[stream_id]
+            self._index(stream_id)
             self._leases.pop(stream_id, None)
             self._pending_webhooks.discard(stream_id)
 
@@ -421,6 +521,34 @@ class MemoryCheckpointStore(StreamWrites):
 
     def _hold(self, stream_id: str, lease: Lease) -> None:
         self._leases[stream_id] = _Held(lease.value, self._clock() + lease.ttl_seconds)
+        if stream_id in self._lease_ends:
+            self._lease_ends[stream_id] = self._now_ms() + int(lease.ttl_seconds * 1000)
+
+    def _free(self, stream_id: str) -> None:
+        self._leases.pop(stream_id, None)
+        if stream_id in self._lease_ends:
+            self._lease_ends[stream_id] = self._now_ms()
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _index(self, stream_id: str) -> None:
+        """Put a stream into the indexes of its status, and take it out of all others."""
+        stream = self._streams.get(stream_id)
+        history = rules.history_of(stream.stream_set, stream.meta.status) if stream is not None else None
+        if stream is None or history is not None:
+            self._lease_ends.pop(stream_id, None)
+        else:
+            self._lease_ends.setdefault(stream_id, self._now_ms())
+        if stream is None or history is None:
+            self._history.pop(stream_id, None)
+        elif self._history.get(stream_id, (None, 0))[0] is not history:
+            self._history[stream_id] = history, rules.ended_at_ms(stream.meta)
+
+    def _times(self, history: History) -> dict[str, int]:
+        if not self._is_readable(self._keys.history(history)):
+            return {}
+        return {key: at for key, (its, at) in self._history.items() if its is history}
 
     def _fenced(self, stream_id: str, lease: Lease) -> Checkpoint:
         holder = self._holder(stream_id)
@@ -445,7 +573,7 @@ class MemoryCheckpointStore(StreamWrites):
             return after == stream.meta
         if holder != lease.value:
             return False
-        del self._leases[exit_state.stream_id]
+        self._free(exit_state.stream_id)
         if self._why_newer(stream) is not None:
             return False
         self._streams[exit_state.stream_id] = replace(stream, meta=after)

@@ -1,8 +1,8 @@
 """The interface of a checkpoint store, and the promises that every implementation keeps.
 
-:class:`CheckpointStore` is the sum of four small interfaces: :class:`StreamStore` for records and parts,
-:class:`LeaseStore` for leases, :class:`WebhookOutbox` for webhooks not yet delivered, :class:`DaemonReports` for what
-`status` shows of the daemons. Depend on the smallest that is enough.
+:class:`CheckpointStore` is the sum of small interfaces: :class:`StreamStore` for records and parts,
+:class:`StreamHistory` for ended streams by time, :class:`LeaseStore` for leases, :class:`WebhookOutbox` for webhooks
+not yet delivered, :class:`DaemonRegistry` for the daemons of the fleet. Depend on the smallest that is enough.
 
 Two implementations (``redis/store.py``, ``memory.py``) pass the same conformance tests. Rules for both:
 
@@ -27,7 +27,7 @@ from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Change, Commit, ExitState
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.schema import NewerRecord
-from cef_trio.checkpoint.states import Status, StreamSet
+from cef_trio.checkpoint.states import History, Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 
 
@@ -58,6 +58,14 @@ class Records(Mapping[str, StreamSummary]):
 
     def __len__(self) -> int:
         return len(self.readable)
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """Open streams whose leases expired or were released, and when the store looked, in ms by its own clock."""
+
+    stream_ids: frozenset[str]
+    at_ms: int
 
 
 class StreamWrites(Protocol):
@@ -197,6 +205,10 @@ class StreamStore(StreamWrites, Protocol):
         """Return the ids of the streams in a set. If its key has a wrong type: none, and the key is noted."""
         ...
 
+    async def ids_beginning_with(self, beginning: str) -> frozenset[str]:
+        """Return the stream of that id, or else all whose ids begin with it. For commands: reads all ids."""
+        ...
+
     async def count(self) -> Mapping[StreamSet, int]:
         """Return the size of each set without reading it; a set whose key has a wrong type is absent."""
         ...
@@ -226,6 +238,45 @@ class StreamStore(StreamWrites, Protocol):
         ...
 
 
+class StreamHistory(Protocol):
+    """Indexes of ended streams, so that no cost grows with their number. Each write of a stream keeps them."""
+
+    async def count_ended(self) -> Mapping[History, int]:
+        """Return the number of streams in each history without reading it; one whose key has a wrong type is absent."""
+        ...
+
+    async def ended(
+        self, history: History, *, since_ms: int = 0, before_ms: int, skip: int = 0, limit: int = 500
+    ) -> Sequence[tuple[str, int]]:
+        """Return streams that ended from ``since_ms`` on and before ``before_ms``, the earliest first.
+
+        Times are milliseconds of Unix time (``rules.ended_at_ms``). ``skip`` leaves out that many at the beginning.
+        """
+        ...
+
+    async def latest(self, history: History, limit: int) -> Sequence[str]:
+        """Return the ids of the streams that ended last, the latest first."""
+        ...
+
+    async def date(self, history: History, stream_id: str, at_ms: int) -> None:
+        """Change the time of a stream in the history; nothing if it is not there."""
+        ...
+
+    async def completed_like(self, inodes: Collection[int], mtimes_ns: Collection[int]) -> frozenset[str]:
+        """Return the ids of completed streams with a file of one of these inode numbers or modification times.
+
+        Only a proposal: a few may have neither, and of very many with the same number some are left out.
+        """
+        ...
+
+    async def mend_history(self) -> int:
+        """Bring the indexes into line with the sets, if their sizes differ; return how many streams were looked at.
+
+        They differ after an upgrade, or if a key was deleted. May take minutes for millions of streams.
+        """
+        ...
+
+
 class LeaseStore(Protocol):
     """Leases with a TTL: which daemon may write a stream's record, or do a job (``keys.job_lock_name``)."""
 
@@ -245,6 +296,14 @@ class LeaseStore(Protocol):
         """Return the holders (``Lease.value``) of these leases; free ones are absent.
 
         For display only: it may change at once, so decide by :meth:`acquire`.
+        """
+        ...
+
+    async def expired(self, since_ms: int) -> Expired:
+        """Return the open streams whose lease expired or was released since ``since_ms``, and has no holder now.
+
+        A hint, which costs what it returns. Pass ``at_ms`` of the last call, less a margin for servers whose clocks
+        differ; 0: all open streams without a lease.
         """
         ...
 
@@ -268,21 +327,44 @@ class WebhookOutbox(Protocol):
         ...
 
 
-class DaemonReports(Protocol):
-    """The last report of each daemon, for ``cef-trio status`` and ``doctor``. No decision depends on it."""
+@dataclass(frozen=True, slots=True)
+class StoredReport:
+    """A daemon's last report."""
 
-    async def report(self, instance: str, text: str) -> None:
-        """Store a daemon's report in place of its previous one."""
+    text: str
+    received_at: float
+    """When the store received it: Unix time by the store's clock, so that silence is judged by one clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReports:
+    """The whole registry."""
+
+    reports: Mapping[str, StoredReport]
+    """By name."""
+    now: float
+    """The store's clock when it was read, as Unix time."""
+
+
+class DaemonRegistry(Protocol):
+    """The last report of each daemon, of all owners; for commands and pages. No upload depends on it.
+
+    The store adds its own time to each report. It drops reports that are older than ``rules.REPORT_SECONDS``, and the
+    oldest beyond ``rules.MAX_REPORTS``.
+    """
+
+    async def report(self, name: str, text: str) -> StoredReport | None:
+        """Store a daemon's report; return the one that it replaces."""
         ...
 
-    async def reports(self) -> Mapping[str, str]:
-        """Return the last report of each daemon, by instance."""
+    async def reports(self) -> StoredReports:
+        """Return the last report of each daemon."""
         ...
 
-    async def forget_reports(self, instances: Collection[str]) -> None:
-        """Remove the reports of these daemons."""
+    async def forget_reports(self, names: Collection[str]) -> None:
+        """Remove the reports of these names."""
         ...
 
 
-class CheckpointStore(StreamStore, LeaseStore, WebhookOutbox, DaemonReports, Protocol):
+class CheckpointStore(StreamStore, StreamHistory, LeaseStore, WebhookOutbox, DaemonRegistry, Protocol):
     """Everything that a daemon keeps in its store."""

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
 from cef_trio.checkpoint import schema
 from cef_trio.checkpoint.commit import DEFAULTS, Change, Commit, ExitState
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
-from cef_trio.checkpoint.states import HOME, INTERRUPTED, TRANSITIONS, Status, StreamSet
+from cef_trio.checkpoint.states import FAILED, HOME, INTERRUPTED, TRANSITIONS, History, Status, StreamSet
 from cef_trio.exceptions import LeaseLostError, PathTakenError, RecordUnreadableError
 
 _NAMES: Final = frozenset(field.name for field in fields(StreamMeta))
 _NOT_BY_CHANGE: Final = frozenset({"stream_id", "status", "current_path", schema.FIELD})
+
+REPORT_SECONDS: Final = 7 * 86400.0
+"""How long the registry keeps a daemon's last report."""
+MAX_REPORTS: Final = 5000
+"""The most reports in the registry; containers that get a new name at each start leave many."""
 
 FORGOTTEN_BY_START_OVER: Final = (
     "s3_upload_id",
@@ -30,6 +36,8 @@ FORGOTTEN_BY_START_OVER: Final = (
     "completed_at_utc",
 )
 """Fields of the upload and its results, which would be wrong for the new upload."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _UNVERIFIED: Final[Mapping[str, Any]] = MappingProxyType({"verified_size_bytes": None, "verified_mtime_ns": None})
 """The verification is removed when the parts change.
@@ -144,6 +152,27 @@ INTERRUPTIBLE: Final = predecessors_of(Status.INTERRUPTED_SHUTDOWN)
 def default_set(status: Status) -> StreamSet:
     """Return the set of a stream of that status whose previous set is unknown."""
     return HOME[status] or StreamSet.ACTIVE
+
+
+def history_of(stream_set: StreamSet, status: Status) -> History | None:
+    """Return the index of ended streams that has a stream of that set and status; ``None`` for an open stream."""
+    match stream_set:
+        case StreamSet.COMPLETED:
+            return History.COMPLETED
+        case StreamSet.FAILED:
+            return History.FAILED if status in FAILED else History.DELETED
+    return None
+
+
+def ended_at_ms(meta: StreamMeta) -> int:
+    """Return when an ended stream ended, in milliseconds of Unix time: the score in its ``History``."""
+    at = meta.completed_at_utc if meta.status is Status.COMPLETED else None
+    return unix_ms(at or meta.last_activity_at_utc)
+
+
+def unix_ms(at_utc: datetime) -> int:
+    """Return a time in milliseconds of Unix time, rounded down."""
+    return (at_utc - _EPOCH) // timedelta(milliseconds=1)
 
 
 def next_part_number(parts: Iterable[PartRecord]) -> int:

@@ -35,7 +35,8 @@ CHANGES: Final[Mapping[int, str]] = MappingProxyType(
         1: "Every record without the field. Fields were added from time to time: a record may lack any optional one.",
         2: (
             "The field 'schema'. The keys are behind the owner's name. A completed stream has no parts hash, as its "
-            "metadata JSON has the parts. Ended streams are indexed by time, leases by expiry."
+            "metadata JSON has the parts. Ended streams are indexed by time, completed ones by inode number and "
+            "modification time, leases by expiry."
         ),
     }
 )

@@ -23,6 +23,15 @@ class StreamSet(StrEnum):
     FAILED = "failed"
 
 
+class History(StrEnum):
+    """The indexes of ended streams by time, ``streams:<value>_at``."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    DELETED = "deleted"
+    """Streams in ``StreamSet.FAILED`` whose recording was deleted before its end: nothing failed."""
+
+
 class FailureReason(StrEnum):
     """Why a stream failed permanently. ``SENTENCES`` has a sentence for each."""
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from cef_trio.checkpoint import FAILED, SENTENCES, Change, FailureReason, Status, StreamMeta
 from cef_trio.cli import output
-from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common
+from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common, add_owner, owner_override
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.session import CommandContext, aborting_until, run_command
 from cef_trio.cli.status_model import instance_of
@@ -39,12 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a daemon works on is refused: stop it first, or delete the recording: then the daemon aborts it itself.",
         exit_codes="5 it was not aborted; the output gives the reason",
     )
+    add_owner(parser)
     parser.add_argument("stream", metavar="ID", help=STREAM_ID_HELP)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``abort`` and return its exit code."""
-    settings = load_settings(arguments.env_file, unneeded=NO_FOLDER)
+    settings = load_settings(arguments.env_file, unneeded=NO_FOLDER, **owner_override(arguments))
     return run_command(settings, lambda context: abort_stream(context, arguments.stream, as_json=arguments.json))
 
 
@@ -103,9 +104,8 @@ async def _busy(context: CommandContext, stream_id: str) -> str:
 
 
 async def _abort(context: CommandContext, meta: StreamMeta, deadline: float) -> str:
-    await context.store.transition(
-        meta.stream_id, context.lease, Status.FAILED_ABORTED, Change({"failure_reason": _failure_reason(meta)})
-    )
+    change = Change({"failure_reason": _failure_reason(meta), "last_activity_at_utc": context.utc_now()})
+    await context.store.transition(meta.stream_id, context.lease, Status.FAILED_ABORTED, change)
     with aborting_until(deadline):
         await abort_uploads(context.s3, meta)
     await context.store.update(

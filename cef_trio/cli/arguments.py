@@ -28,6 +28,20 @@ def add_common(parser: argparse.ArgumentParser, *, more: str = "", exit_codes: s
     add_env_file(parser)
 
 
+def add_owner(parser: argparse.ArgumentParser) -> None:
+    """Add ``--owner``, for the commands that work on streams."""
+    parser.add_argument(
+        "--owner",
+        metavar="NAME",
+        help="work on the streams of that owner; by default on those of this machine's daemon (OWNER_NAME)",
+    )
+
+
+def owner_override(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return ``--owner`` as an override for ``load_settings``."""
+    return {} if arguments.owner is None else {"owner_name": arguments.owner}
+
+
 def add_env_file(parser: argparse.ArgumentParser) -> None:
     """Add ``--env-file``."""
     parser.add_argument(

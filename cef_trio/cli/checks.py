@@ -14,9 +14,9 @@ from typing import Final
 
 from cef_trio.checkpoint import StreamSet
 from cef_trio.checkpoint.redis import UNKNOWN_POLICY, ServerInfo
-from cef_trio.cli.output import count
+from cef_trio.cli.output import count, size
 from cef_trio.exceptions import RedisOperationError, S3OperationError
-from cef_trio.observability import DaemonReport, describe_problems, duplicate_daemons, needs_attention
+from cef_trio.observability import Fleet, describe_problems, judge_fleet
 from cef_trio.s3 import HINTS, AbortRule, ChecksumAlgorithm
 
 
@@ -159,14 +159,14 @@ _LOST: Final = (
 
 
 def judge_redis(facts: ServerInfo, address: str) -> list[Finding]:
-    """Check the server, what a crash of it would lose, and whether it may evict checkpoints."""
+    """Check the server, what a crash or a failover would lose, its memory, and whether it may evict checkpoints."""
     found = [_judge_version(facts, address)]
     if facts.is_replica:
         found += [problem("redis", "this server is a replica and takes no writes", "set REDIS_URL to the primary")]
     if not facts.last_save_ok:
         says = "its last write to its disk failed; it may refuse writes (MISCONF)"
         found.append(problem("redis disk", says, "look at its log and at the free space of its disk"))
-    return [*found, judge_persistence(facts), *_judge_memory(facts)]
+    return [*found, judge_persistence(facts), *judge_replication(facts), *_judge_memory(facts)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,9 +185,18 @@ class StreamFacts:
     """The unreadable keys, and why."""
     newer: Mapping[str, str] = field(default_factory=dict)
     """The records of a newer schema, and their schemas."""
-    reports: tuple[DaemonReport, ...] = ()
-    now: float = 0.0
-    """Unix time."""
+    fleet: Fleet = field(default_factory=Fleet)
+
+
+def judge_owner(name: str, source: str, template: str) -> list[Finding]:
+    """Check that the owner's keys in S3 are apart from those of others."""
+    found = [ok("owner", f"{name!r}, by {source}")]
+    if "{owner}" not in template:
+        says = f"S3_KEY_TEMPLATE {template!r} has no {{owner}}: listings and gc meet the uploads of other owners"
+        found.append(
+            warning("owner", says, "put {owner}/ in front of {stream_id}, unless this bucket has one owner only")
+        )
+    return found
 
 
 def judge_streams(facts: StreamFacts) -> list[Finding]:
@@ -205,22 +214,30 @@ def judge_streams(facts: StreamFacts) -> list[Finding]:
     if failed:
         says = f"{count(failed, 'recording')} failed"
         found.append(warning("failed", says, "`cef-trio list --state failed` shows why, `cef-trio retry` retries them"))
-    todo = (
-        "give each daemon an INSTANCE_ID of its own; a cloned machine a machine-id of its own "
-        "(systemd-machine-id-setup), or a REDIS_KEY_PREFIX"
-    )
-    same = [problem("identity", sentence, todo) for sentence in duplicate_daemons(facts.reports, facts.now)]
-    return found + same + _judge_reports(facts) + _judge_records(facts)
+    return found + judge_fleet_reports(facts.fleet) + _judge_records(facts)
 
 
-def _judge_reports(facts: StreamFacts) -> list[Finding]:
-    """Report what the daemons report as not reaching S3 (promise P10)."""
+def judge_fleet_reports(fleet: Fleet) -> list[Finding]:
+    """Report what is wrong with the daemons together, and what each reports as at risk (promise P10)."""
+    return _judge_fleet(fleet) + _judge_risks(fleet)
+
+
+def _judge_fleet(fleet: Fleet) -> list[Finding]:
+    return [(problem if one.is_urgent else warning)("fleet", one.says, one.todo) for one in judge_fleet(fleet)]
+
+
+def _judge_risks(fleet: Fleet) -> list[Finding]:
     todo = "see docs/operations.md for each; the daemon continues by itself once that is fixed"
-    return [
+    at_risk = [one for one in fleet.living if one.risks]
+    found = [
         problem("at risk", f"{report.instance_id} ({report.folder}): {sentence}", todo)
-        for report in needs_attention(facts.reports, facts.now)
-        for sentence in describe_problems(report, facts.now)
+        for report in at_risk[:_MOST_DAEMONS]
+        for sentence in describe_problems(report, fleet.now)
     ]
+    if len(at_risk) > _MOST_DAEMONS:
+        more = count(len(at_risk) - _MOST_DAEMONS, "more daemon")
+        found.append(problem("at risk", more, "`cef-trio fleet --json` has all"))
+    return found
 
 
 def _judge_records(facts: StreamFacts) -> list[Finding]:
@@ -242,12 +259,14 @@ def _judge_records(facts: StreamFacts) -> list[Finding]:
 
 def _repair_hint(key: str) -> str:
     """Return the remedy. A key of many streams is only renamed: the daemon rebuilds it."""
-    if key.endswith(("webhooks:owed", *(f"streams:{name}" for name in _OF_MANY))):
+    if key.endswith(("webhooks:owed", *_OF_FLEET, *(f"streams:{name}" for name in _OF_MANY))):
         return f"`redis-cli RENAME {key} {key}.broken`: the daemon continues by itself"
     return "repair or delete that key (redis-cli)"
 
 
-_OF_MANY: Final = ("by_path", "reports", *(one.value for one in StreamSet))
+_OF_FLEET: Final = ("{fleet}:daemons", "{fleet}:seen")
+_OF_MANY: Final = ("by_path", *(one.value for one in StreamSet))
+_MOST_DAEMONS: Final = 20
 _MOST_RECORDS: Final = 5
 """At most this many are listed one by one."""
 
@@ -306,18 +325,67 @@ def snapshot_seconds(save: str) -> int | None:
     return max(numbers[::2], default=None)
 
 
+_FULL: Final = 0.9
+_NEARLY_FULL: Final = 0.75
+
+
 def _judge_memory(facts: ServerInfo) -> list[Finding]:
     subject = "redis memory"
-    policy = facts.eviction_policy
-    if policy == "noeviction":
-        return [ok(subject, "noeviction: no checkpoint is evicted")]
+    policy, used = facts.eviction_policy, size(facts.used_memory_bytes)
     if policy == UNKNOWN_POLICY:
-        return [warning(subject, "its eviction policy cannot be read", "make sure that it is noeviction")]
-    todo = "set maxmemory-policy noeviction"
-    if facts.max_memory_bytes:
-        says = f"{policy}: it evicts checkpoints when its {facts.max_memory_bytes} bytes are full"
-        return [problem(subject, says, todo)]
-    return [warning(subject, f"{policy}: it would evict checkpoints if maxmemory were set", todo)]
+        found = warning(subject, "its eviction policy cannot be read", "make sure that it is noeviction")
+    elif policy != "noeviction":
+        todo = "set maxmemory-policy noeviction"
+        if facts.max_memory_bytes:
+            says = f"{policy}: it evicts checkpoints when its {facts.max_memory_bytes} bytes are full"
+            return [problem(subject, says, todo)]
+        found = warning(subject, f"{policy}: it would evict checkpoints if maxmemory were set", todo)
+    else:
+        found = ok(subject, f"noeviction: no checkpoint is evicted; {used} in use")
+    limit, what = facts.max_memory_bytes, "maxmemory"
+    if not limit:
+        limit, what = facts.system_memory_bytes, "its machine's memory"
+    share = facts.used_memory_bytes / limit if limit else 0.0
+    if share < _NEARLY_FULL:
+        return [found]
+    says = f"{used} in use: {share:.0%} of {what}; without memory it refuses writes (OOM), or is killed"
+    todo = "give it more memory, or lower COMPLETED_RETENTION_DAYS"
+    return [(problem if share >= _FULL else warning)(subject, says, todo)]
+
+
+_MAX_REPLICA_LAG_SECONDS: Final = 10
+"""Default of ``min-replicas-max-lag``."""
+
+
+def judge_replication(facts: ServerInfo) -> list[Finding]:
+    """Report whether writes that Redis acknowledged survive a failover, and whether replicas follow."""
+    subject, least = "redis replication", facts.min_replicas_to_write
+    max_lag = facts.min_replicas_max_lag_seconds or _MAX_REPLICA_LAG_SECONDS
+    following = [one for one in facts.replicas if one.online and one.lag_seconds <= max_lag]
+    number = count(len(following), "following replica")
+    if least and len(following) < least:
+        says = f"{number}, and it takes writes with {least} only: it refuses them"
+        return [problem(subject, says, "start its replicas; a daemon waits and continues by itself")]
+    if not facts.replicas:
+        return [ok(subject, "no replica: nothing is recorded while its machine is down")]
+    if least:
+        says = f"{number}; a failover loses the acknowledged writes of {max_lag} seconds at most, recovered from S3"
+        found = [ok(subject, says)]
+    elif least is None:
+        says = f"{number}; min-replicas-to-write cannot be read (CONFIG is not permitted)"
+        found = [warning(subject, says, "make sure that it is 1 or more")]
+    else:
+        says = f"{number}, but min-replicas-to-write is 0: a primary that is cut off goes on to acknowledge writes"
+        todo = "set min-replicas-to-write 1 and min-replicas-max-lag 10 on all nodes (CONFIG SET, CONFIG REWRITE)"
+        found = [warning(subject, f"{says}, which a failover then loses", todo)]
+    late = [one for one in facts.replicas if one not in following]
+    if late:
+        named = ", ".join(
+            f"{one.address} ({f'{one.lag_seconds} s behind' if one.online else 'does not follow'})" for one in late[:5]
+        )
+        says = f"{count(len(late), 'replica')} would lose acknowledged writes at a failover: {named}"
+        found.append(warning(subject, says, "look at the replica's log and at the network between them"))
+    return found
 
 
 # ---- S3 ------------------------------------------------------------------------------------------------------------

@@ -7,11 +7,12 @@ except for one small multipart upload, which is aborted. No daemon is needed or 
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import trio
@@ -19,7 +20,7 @@ from rich.text import Text
 
 from cef_trio.checkpoint.redis import parse_address
 from cef_trio.cli import output
-from cef_trio.cli.arguments import add_common
+from cef_trio.cli.arguments import add_common, add_owner, owner_override
 from cef_trio.cli.checks import (
     Finding,
     Severity,
@@ -28,6 +29,7 @@ from cef_trio.cli.checks import (
     judge_ffprobe,
     judge_folder,
     judge_lifecycle,
+    judge_owner,
     judge_redis,
     judge_redis_failure,
     judge_s3_failure,
@@ -39,7 +41,7 @@ from cef_trio.cli.checks import (
 from cef_trio.cli.output import HangingIndent
 from cef_trio.cli.probes import ClockSkewTransport, folder_facts, stream_facts, try_upload, utc_now
 from cef_trio.cli.session import run_cancellable
-from cef_trio.daemon import checkpoint_store, s3_config
+from cef_trio.daemon import checkpoint_store, find_owner, s3_config
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.media import ffprobe
@@ -52,6 +54,7 @@ from cef_trio.upload import KeyTemplate
 
 CHECK_SECONDS: Final = 30.0
 """How long one check may take."""
+NO_OVERRIDES: Final[Mapping[str, str]] = MappingProxyType({})
 _FFPROBE_SECONDS: Final = 10.0
 _INDENT: Final = 8
 _STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "bold red"}
@@ -68,30 +71,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         more="Settings, the watch folder, Redis and what a crash of it would lose, S3 by a small upload that is "
         "aborted, clock, lifecycle rules, ffprobe.",
     )
+    add_owner(parser)
     parser.epilog = "Exit codes: 0 no problem (warnings are possible), 5 a problem."
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check everything, print the findings, and return the exit code: ``ANSWER_IS_NO`` if there is a problem."""
-    settings, findings = read_settings(arguments.env_file)
+    settings, findings = read_settings(arguments.env_file, owner_override(arguments))
     if settings is None:
         return show(findings, as_json=arguments.json)
     configure(settings.app_env, "ERROR", secrets=secret_values(settings))
 
     async def work() -> ExitCode:
+        owner, about_owner = await determine_owner(settings)
         with output.waiting_message(
             f"asking the folder, Redis, S3 and ffprobe, for {CHECK_SECONDS:.0f} seconds at most …"
         ):
-            found = await run_checks(checks_for(settings))
-        return show([*findings, *found], as_json=arguments.json)
+            found = await run_checks(checks_for(settings, owner))
+        return show([*findings, *about_owner, *found], as_json=arguments.json)
 
     return run_cancellable(work)
 
 
-def read_settings(env_file: Path) -> tuple[Settings | None, list[Finding]]:
+def read_settings(env_file: Path, overrides: Mapping[str, str] = NO_OVERRIDES) -> tuple[Settings | None, list[Finding]]:
     """Return the settings and the findings about them; ``None`` if they are invalid."""
     try:
-        settings = load_settings(env_file, unneeded=STAND_INS)
+        settings = load_settings(env_file, unneeded=STAND_INS, **overrides)
     except SettingsError as error:
         return None, [problem("settings", line, "docs/settings.md lists all settings") for line in error.lines]
     exposed = [
@@ -100,12 +105,28 @@ def read_settings(env_file: Path) -> tuple[Settings | None, list[Finding]]:
     return settings, [ok("settings", "all are valid"), *exposed]
 
 
-def checks_for(settings: Settings) -> list[tuple[str, Check]]:
-    """Return the checks, by subject, in the order of the output."""
+async def determine_owner(settings: Settings) -> tuple[str | None, list[Finding]]:
+    """Return the owner's name, ``None`` if it cannot be derived, and the findings about it."""
+    try:
+        owner = await find_owner(settings)
+    except SettingsError as error:
+        return None, [problem("owner", line, "docs/operations.md, Several hosts") for line in error.lines]
+    return owner.name, judge_owner(owner.name, owner.source.value, settings.s3_key_template)
+
+
+def checks_for(settings: Settings, owner: str | None) -> list[tuple[str, Check]]:
+    """Return the checks, by subject, in the order of the output. Redis and S3 are not checked without an owner."""
+    of_owner = (
+        []
+        if owner is None
+        else [
+            ("redis", partial(_check_redis, settings, owner)),
+            ("s3", partial(_check_s3, settings, owner)),
+        ]
+    )
     return [
         ("watch folder", partial(_check_folder, settings)),
-        ("redis", partial(_check_redis, settings)),
-        ("s3", partial(_check_s3, settings)),
+        *of_owner,
         ("ffprobe", partial(_check_ffprobe, settings)),
     ]
 
@@ -143,8 +164,8 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
         add_finding(finding)
 
 
-async def _check_redis(settings: Settings, add_finding: AddFinding) -> None:
-    async with checkpoint_store(settings, SingleAttempt()) as store:
+async def _check_redis(settings: Settings, owner: str, add_finding: AddFinding) -> None:
+    async with checkpoint_store(settings, owner, SingleAttempt()) as store:
         address = str(parse_address(settings.redis_url.get_secret_value()))
         try:
             await store.ping()
@@ -156,11 +177,11 @@ async def _check_redis(settings: Settings, add_finding: AddFinding) -> None:
             add_finding(judge_redis_failure(error, address))
 
 
-async def _check_s3(settings: Settings, add_finding: AddFinding) -> None:
+async def _check_s3(settings: Settings, owner: str, add_finding: AddFinding) -> None:
     if settings.s3_bucket_name == STAND_INS["s3_bucket_name"]:
         add_finding(problem("s3", "S3_BUCKET_NAME is not set", "set it"))
         return
-    template = KeyTemplate(settings.s3_key_template)
+    template = KeyTemplate.of_owner(settings.s3_key_template, owner)
     async with _s3(settings) as (s3, clock):
         try:
             tried = await try_upload(s3, template)
@@ -211,13 +232,18 @@ def show(findings: Sequence[Finding], *, as_json: bool) -> ExitCode:
     if as_json:
         output.print_json({"ok": Severity.PROBLEM not in worst, "findings": [asdict(one) for one in findings]})
     else:
-        out = output.console()
-        for finding in findings:
-            out.print(HangingIndent(*_line(finding), indent=_INDENT))
-            if finding.todo:
-                todo = Text(f"→ {printable(finding.todo)}", style="italic")
-                out.print(HangingIndent(Text(), todo, indent=_INDENT))
+        print_findings(findings)
     return ExitCode.ANSWER_IS_NO if Severity.PROBLEM in worst else ExitCode.DONE
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print each finding, and below it its remedy."""
+    out = output.console()
+    for finding in findings:
+        out.print(HangingIndent(*_line(finding), indent=_INDENT))
+        if finding.todo:
+            todo = Text(f"→ {printable(finding.todo)}", style="italic")
+            out.print(HangingIndent(Text(), todo, indent=_INDENT))
 
 
 def _line(finding: Finding) -> tuple[Text, Text]:

@@ -24,10 +24,9 @@ from typing import Final
 
 from cef_trio.checkpoint import ENDED, Records, StreamMeta
 from cef_trio.cli import output
-from cef_trio.cli.arguments import NO_FOLDER, add_common
+from cef_trio.cli.arguments import NO_FOLDER, add_common, add_owner, owner_override
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.session import CommandContext, aborting_until, run_command
-from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.s3 import ListedUpload
@@ -50,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the fixed part of S3_KEY_TEMPLATE must share this Redis and REDIS_KEY_PREFIX: else its uploads look unowned.",
         exit_codes="5 an upload could not be aborted, or Redis is empty",
     )
+    add_owner(parser)
     parser.add_argument(
         "--older-than",
         type=_age,
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``gc`` and return its exit code."""
-    settings = load_settings(arguments.env_file, unneeded=NO_FOLDER)
+    settings = load_settings(arguments.env_file, unneeded=NO_FOLDER, **owner_override(arguments))
     return run_command(
         settings,
         lambda context: collect(
@@ -136,10 +136,10 @@ async def collect(
     """
     born_before = context.utc_now() - older_than
     uploads = await context.s3.list_multipart_uploads(context.key_template.prefix)
-    known_ids = await all_ids(context.store)  # after the listing: see the module's docstring
+    known_streams = sum((await context.store.count()).values())  # after the listing: see the module's docstring
     aborted, kept = 0, Counter[str]()
     with Report(as_json=as_json) as report:
-        if not known_ids and uploads and not redis_is_empty:
+        if not known_streams and uploads and not redis_is_empty:
             output.print_error(_EMPTY)
             report.add("redis", _EMPTY, ok=False, shown=False)
             return report.code

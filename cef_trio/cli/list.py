@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from cef_trio.checkpoint import FAILED, Status, StreamSummary
 from cef_trio.cli import output
-from cef_trio.cli.arguments import REDIS_ONLY, add_common
+from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
 from cef_trio.cli.output import Column, Row
 from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.stream_selection import all_ids
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         more="A stream is active, pending_completion, completed, failed, or its recording was deleted; of the open "
         "ones some are retrying (they wait for an outage to end) or interrupted (their daemon was stopped).",
     )
+    add_owner(parser)
     states = [state.value for state in State]
     parser.add_argument(
         "--state", choices=states, metavar="STATE", help=f"only those in this state: {', '.join(states)}"
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run ``list`` and return its exit code."""
     state = State(arguments.state) if arguments.state else None
-    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY)
+    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
     return run_command(settings, lambda context: list_streams(context, state, as_json=arguments.json))
 
 

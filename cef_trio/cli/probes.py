@@ -19,14 +19,14 @@ from uuid import uuid4
 import httpx
 from inotify_simple import INotify, flags
 
-from cef_trio.checkpoint import FAILED, Status, StreamSet
+from cef_trio.checkpoint import FAILED, History, Status, StreamSet, ended_streams
 from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.cli.checks import FolderFacts, StreamFacts
 from cef_trio.cli.status_model import instance_of
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.files import file_system, open_nofollow
 from cef_trio.http import parse_http_date
-from cef_trio.observability import decode_all
+from cef_trio.observability import read_fleet
 from cef_trio.resilience import run_in_thread, shielded
 from cef_trio.s3 import BytesSource, ChecksumAlgorithm, S3Client
 from cef_trio.upload import KeyTemplate
@@ -146,24 +146,23 @@ async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
     ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
     opened = await store.load_metas(ids)
     daemons = Counter(map(instance_of, (await store.holders(opened)).values()))
-    ended = await store.load_metas(await store.members(StreamSet.FAILED))
-    failed = sum(one.meta.status in FAILED - {Status.FAILED_ABORTED} for one in ended.values())
+    failed = 0
+    async for ended in ended_streams(store, History.FAILED):
+        failed += sum(one.meta.status in FAILED - {Status.FAILED_ABORTED} for one in ended.values())
     try:
         await store.find_by_path(["/"])
     except RedisOperationError as error:
         if error.transient or store.keys.by_path not in store.unreadable.known:
             raise
-    reports, odd = decode_all(await store.reports())
-    unread = {why: why for why in odd}
+    fleet = read_fleet(await store.reports())
     return StreamFacts(
         daemons=daemons,
         without_task=len(opened) - daemons.total(),
         failed=failed,
         without_record=len(ids) - len(opened) - len(opened.unreadable),
-        unreadable={**store.unreadable.known, **unread},
+        unreadable={**store.unreadable.known, **{why: why for why in fleet.unreadable}},
         newer=store.unreadable.newer,
-        reports=tuple(reports),
-        now=utc_now().timestamp(),
+        fleet=fleet,
     )
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from cef_trio.checkpoint import FAILED, Change, Checkpoint, Status, StreamSet
-from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common
+from cef_trio.checkpoint import FAILED, Change, Checkpoint, History, Status, ended_streams
+from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common, add_owner, owner_override
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.retry_plan import Presence, RetryPath, RetryPlan, plan_retry, presence_of, reason_of_status
 from cef_trio.cli.session import CommandContext, run_command
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--all skips streams that `cef-trio abort` aborted.",
         exit_codes="5 a stream was not retried; the output gives the reason",
     )
+    add_owner(parser)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("streams", nargs="*", default=[], metavar="ID", help=STREAM_ID_HELP)
     which.add_argument("--all", action="store_true", help="every failed stream")
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``retry`` and return its exit code."""
-    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY)
+    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
     return run_command(
         settings, lambda context: retry_streams(context, arguments.streams, every=arguments.all, as_json=arguments.json)
     )
@@ -67,10 +68,12 @@ async def retry_streams(context: CommandContext, given: list[str], *, every: boo
 
 
 async def _every_failed(context: CommandContext) -> list[str]:
-    known = await context.store.load_metas(await context.store.members(StreamSet.FAILED))
     wanted = FAILED - {Status.FAILED_ABORTED}
-    ours, _ = context.ownership.divide(known)
-    return sorted(stream_id for stream_id, one in ours.items() if one.meta.status in wanted)
+    found = list[str]()
+    async for known in ended_streams(context.store, History.FAILED):
+        ours, _ = context.ownership.divide(known)
+        found += [stream_id for stream_id, one in ours.items() if one.meta.status in wanted]
+    return sorted(found)
 
 
 async def retry_stream(context: CommandContext, stream_id: str) -> RetryPlan:

@@ -23,7 +23,7 @@ import trio
 from cef_trio.checkpoint import CheckpointStore, Lease
 from cef_trio.checkpoint.redis import parse_address
 from cef_trio.cli.output import print_error
-from cef_trio.daemon import checkpoint_store, machine_id, s3_client
+from cef_trio.daemon import checkpoint_store, find_owner, machine_id, s3_client
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
     ChunkProcessingError,
@@ -60,6 +60,8 @@ class CommandContext:
     lease: Lease
     ownership: Ownership = field(default_factory=Ownership)
     """Decides which streams belong to this machine. Others are not changed."""
+    owner_name: str
+    """The owner whose streams the command works on."""
     bucket: str
     key_template: KeyTemplate
     part_size: int
@@ -94,7 +96,7 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
     """Build the context from the settings. Connects nothing yet; closes all connections at the end.
 
     Raises:
-        SettingsError: a URL or the bucket's name is invalid.
+        SettingsError: a URL or the bucket's name is invalid, or no owner's name can be derived.
     """
     retrier = LimitedRetry(
         RetryPolicy(
@@ -104,8 +106,9 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
         )
     )
     disk = KernelDisk()
+    owner = (await find_owner(settings)).name
     ownership = await _ownership(disk, os.fspath(settings.watch_dir))
-    async with checkpoint_store(settings, retrier) as store, s3_client(settings, retrier) as s3:
+    async with checkpoint_store(settings, owner, retrier) as store, s3_client(settings, retrier) as s3:
         yield CommandContext(
             store=store,
             s3=s3,
@@ -113,7 +116,8 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
             ownership=ownership,
             lease=command_lease(settings.lease_seconds),
             bucket=settings.s3_bucket_name,
-            key_template=KeyTemplate(settings.s3_key_template),
+            owner_name=owner,
+            key_template=KeyTemplate.of_owner(settings.s3_key_template, owner),
             part_size=known_part_size(settings.chunk_size_bytes),
             equal_parts=settings.s3_equal_parts,
             utc_now=lambda: datetime.now(UTC),

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cef_trio.checkpoint import Checkpoint, StreamMeta
 from cef_trio.cli import output
-from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common
+from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common, add_owner, owner_override
 from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.stream_selection import NoSuchStreamError, select_all
 from cef_trio.exit_codes import ExitCode
@@ -22,12 +22,13 @@ from cef_trio.settings import load_settings
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``show``."""
     add_common(parser)
+    add_owner(parser)
     parser.add_argument("stream", metavar="ID", help=STREAM_ID_HELP)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``show`` and return its exit code."""
-    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY)
+    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
     return run_command(settings, lambda context: show_stream(context, arguments.stream, as_json=arguments.json))
 
 

@@ -1,14 +1,15 @@
-"""``cef-trio status``: totals and the progress of each open stream; ``--watch`` refreshes them. Read only.
+"""``cef-trio status``: totals of one owner and its most urgent open streams; ``--watch`` refreshes them. Read only.
 
-The data come from Redis, and the sizes of files from this machine's disk where they exist. Records of completed streams
-do not change, so ``--watch`` reads them once. If the screen has too few lines, the streams that lag least are left out.
+The data come from Redis, and the sizes of files from this machine's disk where they exist. The number of calls to Redis
+does not grow with the number of streams but for their ids and leases (``status_model.py``). If the screen has too few
+lines, the streams that lag least are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Final
@@ -17,22 +18,22 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from cef_trio.checkpoint import ENDED, Checkpoint, Status, StreamSet, StreamSummary
+from cef_trio.checkpoint import Checkpoint, Status, StreamSet, StreamSummary
 from cef_trio.cli import output
-from cef_trio.cli.arguments import REDIS_ONLY, add_common
+from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
 from cef_trio.cli.output import Column, Lines
 from cef_trio.cli.session import CommandContext, run_command
-from cef_trio.cli.status_model import OpenStream, Overview, is_recent, observe
-from cef_trio.cli.stream_selection import all_ids
+from cef_trio.cli.status_model import MAX_ENDED, Found, OpenStream, Overview, choose, observe
 from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, RedisOperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileStat
-from cef_trio.observability import DaemonReport, decode_all, describe_problems, needs_attention
+from cef_trio.observability import DaemonReport, describe_problems, judge_fleet, read_fleet
 from cef_trio.resilience import Periodic
 from cef_trio.settings import SettingsError, load_settings
 
 _WATCH_SECONDS: Final = 2.0
 _NOT_SHOWN: Final = {"meta", "stream_set", "at", "reported_lag"}
+_ALL: Final = "; `cef-trio list` shows all"
 _BAR_WIDTH: Final = 12
 _LINES_AROUND: Final = 4
 """The blank line, the table's header, the line of what is left out, and the cursor's line."""
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         more="Throughput is what S3 acknowledged in the last minute. Lag is what is on disk and not yet acknowledged; "
         "it and the progress are known only where the recordings can be seen. No daemon works on a stream in red.",
     )
+    add_owner(parser)
     parser.add_argument("--watch", action="store_true", help="keep it on the screen until Ctrl-C (not with --json)")
 
 
@@ -57,16 +59,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Run ``status`` and return its exit code."""
     if arguments.watch and arguments.json:
         raise SettingsError(["--watch is for a terminal: it cannot be combined with --json"])
-    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY)
+    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
     return run_command(settings, lambda context: show_status(context, watch=arguments.watch, as_json=arguments.json))
 
 
 class StatusReader:
-    """Reads the state of all streams; keeps completed records between reads."""
+    """Reads the state of an owner's streams."""
 
     def __init__(self, context: CommandContext) -> None:
         self._context = context
-        self._ended: dict[str, StreamSummary] = {}
 
     async def read(self) -> Overview:
         """Return the current state.
@@ -74,24 +75,34 @@ class StatusReader:
         Raises:
             RedisOperationError: Redis cannot be read.
         """
-        store = self._context.store
-        ids = await all_ids(store)
-        failed = await store.members(StreamSet.FAILED)  # `retry` reopens these: never kept
-        self._ended = {key: one for key, one in self._ended.items() if key in ids - failed}
-        known = {**self._ended, **await store.load_metas(ids - self._ended.keys())}
-        self._ended = {key: one for key, one in known.items() if one.meta.status is Status.COMPLETED}
-        now = self._context.utc_now()
+        context, store, now = self._context, self._context.store, self._context.utc_now()
+        counts = await store.count()
+        open_ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
+        found = Found(
+            counts=counts,
+            open_ids=open_ids,
+            holders=await store.holders(open_ids),
+            ended=await self._ended(counts),
+            fleet=read_fleet(await store.reports()),
+            owner=context.owner_name,
+        )
         checkpoints: dict[str, Checkpoint] = {}
-        for stream_id in sorted(key for key, one in known.items() if is_recent(one, now)):
-            with suppress(RecordUnreadableError):  # its parts are unreadable: the store has noted it
+        for stream_id in choose(found, now):
+            with suppress(RecordUnreadableError):  # the store has noted it
                 checkpoint = await store.load(stream_id)
                 if checkpoint is not None:
                     checkpoints[stream_id] = checkpoint
-        holders = await store.holders(checkpoints)
-        files = {key: await self._stat(one) for key, one in checkpoints.items() if one.meta.status not in ENDED}
-        reports, _ = decode_all(await store.reports())
-        overview = observe(known.values(), checkpoints, holders, files, now, reports=reports)
+        files = {key: await self._stat(one) for key, one in checkpoints.items()}
+        overview = observe(replace(found, checkpoints=checkpoints, files=files), now)
         return replace(overview, unreadable=store.unreadable.known, newer=store.unreadable.newer)
+
+    async def _ended(self, counts: Mapping[StreamSet, int]) -> Collection[StreamSummary] | None:
+        """Return the records of the ended streams; ``None`` if they are too many."""
+        store, sets = self._context.store, (StreamSet.COMPLETED, StreamSet.FAILED)
+        if sum(counts.get(one, 0) for one in sets) > MAX_ENDED:
+            return None
+        ids = [stream_id for one in sets for stream_id in await store.members(one)]
+        return tuple((await store.load_metas(ids)).values())
 
     async def _stat(self, checkpoint: Checkpoint) -> FileStat | None:
         try:
@@ -133,15 +144,23 @@ def document(overview: Overview) -> dict[str, Any]:
     """Return the document of ``--json``."""
     return {
         "at_utc": overview.at_utc,
-        "streams": dict(overview.counts),
+        "owner": overview.owner,
+        "streams": {"deleted": None, **overview.counts},
         "completed_bytes": overview.completed_bytes,
         "bytes_per_second": overview.bytes_per_second,
         "lag_bytes": overview.lag_bytes,
         "daemons": dict(overview.daemons),
-        "at_risk": [_risk_document(report, overview.at_utc.timestamp()) for report in overview.reports],
+        "at_risk": [_risk_document(report, overview.fleet.now) for report in overview.own.reports],
         "unreadable": [{"key": key, "why": why} for key, why in overview.unreadable.items()],
         "newer": [{"key": key, "why": why} for key, why in overview.newer.items()],
         "open_streams": [_stream_document(stream) for stream in overview.open_streams],
+        "open_streams_left_out": overview.left_out,
+        "fleet": {
+            "daemons": len(overview.fleet.living),
+            "owners": len({one.owner for one in overview.fleet.living}),
+            "need_attention": len(overview.fleet.needing_attention()),
+            "problems": [one.problem.value for one in judge_fleet(overview.fleet)],
+        },
     }
 
 
@@ -181,8 +200,8 @@ def render(overview: Overview, *, height: int | None = None) -> RenderableType:
     parts: list[RenderableType] = [output.facts(totals)]
     if shown:
         parts += [Text(), _streams(shown)]
-    if left_out := len(overview.open_streams) - len(shown):
-        parts.append(Text(f"and {left_out} more, which lag less", style="dim"))
+    if left_out := overview.left_out + len(overview.open_streams) - len(shown):
+        parts.append(Text(f"and {left_out:,} more, which lag less{_ALL if overview.left_out else ''}", style="dim"))
     return Group(*parts)
 
 
@@ -203,28 +222,31 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     failed = Text(f"{counts['failed']}", style="bold red" if counts["failed"] else "")
     if counts["failed"]:
         failed.append("; `cef-trio list --state failed` shows why", style="not bold default")
+    completed = f"{counts['completed']:,}"
+    if overview.completed_bytes is not None:
+        completed += f", {output.size(overview.completed_bytes)}"
     rows: list[tuple[str, Text | str]] = [
         ("at", f"{overview.at_utc:%Y-%m-%d %H:%M:%S} UTC"),
         ("daemons", _daemons(overview)),
+        ("fleet", _fleet(overview)),
         ("open", open_streams),
-        ("completed", f"{counts['completed']}, {output.size(overview.completed_bytes)}"),
+        ("completed", completed),
         ("failed", failed),
         ("throughput", f"{output.size(overview.bytes_per_second)}/s in the last minute"),
         ("lag", _lag(overview)),
     ]
     if counts["retrying"]:
         rows.append(("retrying", _retrying(overview)))
-    now = overview.at_utc.timestamp()
-    for report in needs_attention(overview.reports, now):
+    for report in overview.own.needing_attention():
         rows += [
             ("AT RISK", output.safe(f"{report.instance_id}: {sentence}", "bold red"))
-            for sentence in describe_problems(report, now)
+            for sentence in describe_problems(report, overview.fleet.now)
         ]
     if overview.unreadable:
         rows.append(("unreadable", describe_unreadable(overview.unreadable)))
     if overview.newer:
         rows.append(("newer", describe_newer(overview.newer)))
-    if counts["deleted"]:
+    if counts.get("deleted"):
         rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end"))
     return rows
 
@@ -251,16 +273,29 @@ def _retrying(overview: Overview) -> Text:
 
 
 def _lag(overview: Overview) -> str:
+    longest = overview.lag_seconds
+    since = f", the oldest byte waits for {output.duration(longest)}" if longest >= 1 else ""
     if overview.lag_bytes is not None:
-        longest = max((one.lag_seconds or 0.0 for one in overview.open_streams), default=0.0)
-        since = f", the oldest byte waits for {output.duration(longest)}" if longest >= 1 else ""
-        return output.size(overview.lag_bytes) + since
+        reported = " by the daemons' reports" if overview.left_out else ""
+        return output.size(overview.lag_bytes) + reported + since
     known = [stream.lag_bytes for stream in overview.open_streams if stream.lag_bytes is not None]
     if not known:
         return "not known here: no recording can be seen"
-    return (
-        f"{output.size(sum(known))} or more; {len(known)} of {len(overview.open_streams)} recordings can be seen here"
-    )
+    number = len(overview.open_streams) + overview.left_out
+    return f"{output.size(sum(known))} or more; {len(known)} of {number:,} recordings can be seen here"
+
+
+def _fleet(overview: Overview) -> Text:
+    """Return the owner, how many daemons all have, and whether `cef-trio fleet` shows more than is shown here."""
+    fleet = overview.fleet
+    owners = len({one.owner for one in fleet.living})
+    text = f"owner {overview.owner or '-'}; in all {output.count(len(fleet.living), 'daemon')}"
+    text += f" of {output.count(owners, 'owner')}"
+    others = len(fleet.needing_attention()) - len(overview.own.needing_attention())
+    if not others and not judge_fleet(fleet):
+        return output.safe(text)
+    more = f"; {output.count(others, 'other')} need attention" if others else ""
+    return output.safe(f"{text}{more}; see `cef-trio fleet`", "bold red" if others else "yellow")
 
 
 def _daemons(overview: Overview) -> Text:

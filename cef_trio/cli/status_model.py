@@ -1,5 +1,8 @@
 """The model of ``cef-trio status``, computed from Redis and from the files that exist on this machine. Pure.
 
+Totals are sizes of sets and sums of the daemons' reports, so that they cost the same for any number of streams. The
+most urgent ``MAX_SHOWN`` open streams are read and shown one by one; if these are all, totals come from the records.
+
 Throughput is the bytes that S3 acknowledged in the last minute, by the times in the parts' records. Lag is the bytes on
 disk that are not yet acknowledged: from the recording if this machine can see it, else from its daemon's report. The
 age of the oldest byte comes from that report only.
@@ -9,15 +12,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from cef_trio.checkpoint import ENDED, FAILED, Checkpoint, Status, StreamMeta, StreamSet, StreamSummary
 from cef_trio.files import FileStat, may_be
-from cef_trio.observability import RATE_WINDOW, DaemonReport, Lag, lag_of, lags_of, upload_rate
+from cef_trio.observability import Fleet, Lag, StreamState, lag_of, streams_by_state, upload_rate
 
+MAX_SHOWN: Final = 50
+"""The most open streams that are read and shown one by one; ``cef-trio list`` shows all."""
+MAX_ENDED: Final = 500
+"""The most ended streams whose records are read, for what only they have."""
 _HOST: Final = re.compile(r"@[0-9a-f]{12}\Z")
 """The boot id in a lease's value (``Lease.host``), which is not shown."""
 
@@ -67,81 +74,143 @@ class OpenStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """Everything that ``status`` shows."""
+    """Everything that ``status`` shows of one owner."""
 
     at_utc: datetime
     counts: Mapping[str, int]
-    """Streams by state: the four sets, and of the failed ones those whose recording was deleted."""
-    completed_bytes: int
+    """Streams by set; and how many are retrying, and how many failed because their recording was deleted.
+
+    The last one is absent if there are too many ended streams to read."""
+    completed_bytes: int | None
+    """``None``: there are too many ended streams to read."""
     bytes_per_second: float
     lag_bytes: int | None
-    """Of all open streams; ``None`` unless every open stream's file can be seen."""
+    """Of all open streams; ``None`` unless the lag of each is known."""
+    lag_seconds: float
+    """Age of the oldest byte that is known to wait."""
     daemons: Mapping[str, int]
     """Leases by the instance that holds them."""
     open_streams: tuple[OpenStream, ...]
+    """The most urgent ones."""
+    left_out: int = 0
+    """The number of other open streams."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    """The keys of Redis that cannot be read, and why."""
+    """The keys of Redis that cannot be read, and why; of those that were read."""
     newer: Mapping[str, str] = field(default_factory=dict)
     """The records of a newer schema, and their schemas."""
-    reports: tuple[DaemonReport, ...] = ()
+    owner: str = ""
+    fleet: Fleet = field(default_factory=Fleet)
+    """The daemons of all owners."""
+
+    @property
+    def own(self) -> Fleet:
+        """The daemons of this owner."""
+        return self.fleet.of_owner(self.owner)
 
 
-def observe(
-    known: Iterable[StreamSummary],
-    checkpoints: Mapping[str, Checkpoint],
-    holders: Mapping[str, str],
-    files: Mapping[str, FileStat | None],
-    now: datetime,
-    *,
-    reports: Iterable[DaemonReport] = (),
-) -> Overview:
-    """Build the overview.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What was read of an owner's streams.
 
-    Args:
-        known: all streams in Redis.
-        checkpoints: of these, with parts, those that are open or were active within ``RATE_WINDOW``.
-        holders: lease values by stream id.
-        files: by stream id, the file at an open stream's path here; ``None`` or absent if there is none.
+    ``open_ids`` and ``holders`` (lease values) are of all open streams; ``checkpoints`` and ``files`` (at their paths
+    here, ``None`` or absent if there is none) of the chosen ones; ``ended`` is ``None`` if it is too many.
     """
-    known, reports = tuple(known), tuple(reports)
-    reported = lags_of(reports, now.timestamp())
+
+    counts: Mapping[StreamSet, int] = field(default_factory=dict)
+    open_ids: Collection[str] = ()
+    holders: Mapping[str, str] = field(default_factory=dict)
+    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
+    files: Mapping[str, FileStat | None] = field(default_factory=dict)
+    ended: Collection[StreamSummary] | None = ()
+    fleet: Fleet = field(default_factory=Fleet)
+    owner: str = ""
+
+
+def choose(found: Found, now: datetime) -> list[str]:
+    """Return the open streams to show: all, or the most urgent ``MAX_SHOWN`` of those without a daemon or with lag."""
+    ids = sorted(found.open_ids)
+    if len(ids) <= MAX_SHOWN:
+        return ids
+    lags = found.fleet.of_owner(found.owner).lags(now.timestamp())
+    urgent = [key for key in ids if key not in found.holders or key in lags]
+    urgent.sort(key=lambda key: (key in found.holders, -lags[key].size_bytes if key in lags else 0))
+    return urgent[:MAX_SHOWN]
+
+
+def observe(found: Found, now: datetime) -> Overview:
+    """Build the overview; the checkpoints are those of :func:`choose`."""
+    own = found.fleet.of_owner(found.owner)
+    reported = own.lags(now.timestamp())
     streams = [
-        _open_stream(checkpoint, holders.get(stream_id), files.get(stream_id), now, reported.get(stream_id))
-        for stream_id, checkpoint in checkpoints.items()
+        _open_stream(checkpoint, found.holders.get(key), found.files.get(key), now, reported.get(key))
+        for key, checkpoint in found.checkpoints.items()
         if checkpoint.meta.status not in ENDED
     ]
-    lags = [stream.lag_bytes for stream in streams]
+    left_out = len(found.open_ids) - len(found.checkpoints)
+    totals = _of_all(streams) if left_out <= 0 else _of_reports(own, now)
     return Overview(
         at_utc=now,
-        counts=_counts(known),
-        completed_bytes=sum(
-            one.meta.verified_size_bytes or 0 for one in known if one.stream_set is StreamSet.COMPLETED
-        ),
-        bytes_per_second=sum(upload_rate(checkpoint.parts.values(), now) for checkpoint in checkpoints.values()),
-        lag_bytes=None if None in lags else sum(lag for lag in lags if lag is not None),
-        daemons=Counter(instance_of(holder) for holder in holders.values()),
-        reports=reports,
+        counts={**_counts(found), "retrying": totals.retrying},
+        completed_bytes=_completed_bytes(found.ended),
+        bytes_per_second=totals.bytes_per_second,
+        lag_bytes=totals.lag_bytes,
+        lag_seconds=totals.lag_seconds,
+        daemons=Counter(instance_of(holder) for holder in found.holders.values()),
         open_streams=tuple(sorted(streams, key=lambda stream: (stream.meta.started_at_utc, stream.meta.stream_id))),
+        left_out=max(0, left_out),
+        owner=found.owner,
+        fleet=found.fleet,
     )
 
 
-def is_recent(known: StreamSummary, now: datetime) -> bool:
-    """Return whether a stream's parts are needed: it is open, or may have parts within ``RATE_WINDOW``."""
-    return known.meta.status not in ENDED or now - known.meta.last_activity_at_utc <= RATE_WINDOW
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    bytes_per_second: float
+    lag_bytes: int | None
+    lag_seconds: float
+    retrying: int
+
+
+def _of_all(streams: Sequence[OpenStream]) -> _Totals:
+    """Return the totals of all open streams."""
+    lags = [stream.lag_bytes for stream in streams]
+    return _Totals(
+        bytes_per_second=sum(stream.bytes_per_second for stream in streams),
+        lag_bytes=None if None in lags else sum(lag for lag in lags if lag is not None),
+        lag_seconds=max((stream.lag_seconds or 0.0 for stream in streams), default=0.0),
+        retrying=sum(stream.meta.status is Status.RETRYING for stream in streams),
+    )
+
+
+def _of_reports(own: Fleet, now: datetime) -> _Totals:
+    """Return the totals that the running daemons report."""
+    lag = own.lag(now.timestamp())
+    return _Totals(
+        bytes_per_second=sum(one.bytes_per_second for one in own.living),
+        lag_bytes=lag.size_bytes if own.living else None,
+        lag_seconds=lag.seconds(now.timestamp()),
+        retrying=streams_by_state(own.living).get(StreamState.RETRYING, 0),
+    )
+
+
+def _counts(found: Found) -> dict[str, int]:
+    counts = {stream_set.value: found.counts.get(stream_set, 0) for stream_set in StreamSet}
+    if found.ended is not None:
+        deleted = sum(one.stream_set is StreamSet.FAILED and one.meta.status not in FAILED for one in found.ended)
+        counts[StreamSet.FAILED.value] -= deleted
+        counts["deleted"] = deleted
+    return counts
+
+
+def _completed_bytes(ended: Iterable[StreamSummary] | None) -> int | None:
+    if ended is None:
+        return None
+    return sum(one.meta.verified_size_bytes or 0 for one in ended if one.stream_set is StreamSet.COMPLETED)
 
 
 def instance_of(holder: str) -> str:
     """Return the daemon's name in a lease's value."""
     return _HOST.sub("", holder.rpartition("/")[0] or holder)
-
-
-def _counts(known: Iterable[StreamSummary]) -> dict[str, int]:
-    counts = {**dict.fromkeys((stream_set.value for stream_set in StreamSet), 0), "deleted": 0, "retrying": 0}
-    for one in known:
-        deleted = one.stream_set is StreamSet.FAILED and one.meta.status not in FAILED
-        counts["deleted" if deleted else one.stream_set.value] += 1
-        counts["retrying"] += one.meta.status is Status.RETRYING
-    return counts
 
 
 def _open_stream(

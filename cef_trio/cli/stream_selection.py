@@ -56,5 +56,8 @@ async def select_all(store: CheckpointStore, given: Iterable[str]) -> list[str]:
         NoSuchStreamError: one of them matches no stream, or several.
         RedisOperationError: Redis cannot be read.
     """
-    ids = await all_ids(store)
-    return list(dict.fromkeys(select(one, ids) for one in given))
+    found = list[str]()
+    for one in given:
+        wanted = one.strip().lower()
+        found.append(select(one, await store.ids_beginning_with(wanted) if wanted else ()))
+    return list(dict.fromkeys(found))

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from cef_trio.checkpoint import Checkpoint, Status
-from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common
+from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common, add_owner, owner_override
 from cef_trio.cli.object_check import (
     Comparison,
     Content,
@@ -51,12 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "it exists, the recording.",
         exit_codes="5 something differs, is missing, or is not complete yet",
     )
+    add_owner(parser)
     parser.add_argument("stream", metavar="ID|FILE", help=f"{STREAM_ID_HELP}; or the recording's name")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``verify`` and return its exit code."""
-    settings = load_settings(arguments.env_file, unneeded=NO_FOLDER)
+    settings = load_settings(arguments.env_file, unneeded=NO_FOLDER, **owner_override(arguments))
     return run_command(settings, lambda context: verify_stream(context, arguments.stream, as_json=arguments.json))
 
 

@@ -6,21 +6,25 @@ default: 6 + 2 + 1).
 Open `main.py` for the nursery tree and the order of start and end; `start_checks.py` for a start that is refused or
 waits; `wiring.py` for which class implements which interface; `intake_tasks.py` for the objects and tasks that the
 laboratory shares; `exit_watchdog.py` for an exit that hangs; `reload.py` for SIGHUP; `machine.py` for the identity of
-the machine; `systemd.py` for the service manager.
+the machine; `owner_name.py` for the owner's name and where it comes from; `systemd.py` for the service manager.
 """
 
 from cef_trio.daemon.exit_watchdog import ExitWatchdog
 from cef_trio.daemon.machine import machine_id
 from cef_trio.daemon.main import RunningDaemon, main_daemon, run_daemon
+from cef_trio.daemon.owner_name import OwnerName, OwnerSource, find_owner
 from cef_trio.daemon.reload import SettingsSource
 from cef_trio.daemon.start_checks import warn_of_world_readable_secrets
 from cef_trio.daemon.wiring import checkpoint_store, s3_client, s3_config
 
 __all__ = [
     "ExitWatchdog",
+    "OwnerName",
+    "OwnerSource",
     "RunningDaemon",
     "SettingsSource",
     "checkpoint_store",
+    "find_owner",
     "machine_id",
     "main_daemon",
     "run_daemon",

@@ -61,7 +61,7 @@ class IntakeTasks:
         """Start all tasks. ``watch`` starts the source of file events and returns after the first scan."""
         services, rules = self.services, self._rules
         nursery.start_soon(self.supervisor.run, self._after_upload.offer)
-        nursery.start_soon(report_for_ever, self.observer)
+        nursery.start_soon(report_for_ever, self.observer, self._last_turns)
         nursery.start_soon(self._after_upload.run)
         if services.webhook is not None:
             deliverer = WebhookDeliverer(
@@ -74,6 +74,10 @@ class IntakeTasks:
         services.metrics.last_run_by("idle_checker", lambda: services.unix_time(self.idle_checker.last_run))
         nursery.start_soon(survey_redis, services.store, services.metrics)
         nursery.start_soon(forget_old_streams, services, rules.retention)
+
+    def _last_turns(self) -> dict[str, float]:
+        turns = {"idle_checker_at": self.idle_checker.last_run}
+        return turns if self.risks.watcher is None else {**turns, "watcher_at": self.risks.watcher.last_run}
 
     async def watch(self, nursery: trio.Nursery, watcher: Watcher) -> None:
         """Start the watcher as the source of file events, and of the scans that other objects request."""

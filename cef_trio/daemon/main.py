@@ -15,7 +15,7 @@
             ├─ after upload      deletes or moves completed recordings (AFTER_UPLOAD)
             ├─ webhooks          delivers pending webhooks (ON_COMPLETE_WEBHOOK)
             ├─ retention         forgets completed streams after COMPLETED_RETENTION_DAYS
-            ├─ reporter          writes the daemon's report into Redis for `status` and `doctor`
+            ├─ reporter          writes the daemon's report into the registry, for commands and pages
             ├─ Redis survey      reads what metrics need from Redis
             ├─ status source     reads completed and failed streams from Redis for the status page
             └─ watchdog          notifies systemd while the loop, the watcher and the idle checker make progress

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from cef_trio.checkpoint import CheckpointStore, Lease, ShutdownFlush
 from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.daemon.machine import boot_id, machine_id
+from cef_trio.daemon.owner_name import find_owner
 from cef_trio.files import KernelDisk, Mounts, WriterState, writer_state
 from cef_trio.media import probe
 from cef_trio.observability import Metrics
@@ -44,8 +45,9 @@ log = structlog.get_logger(__name__)
 StoreT = TypeVar("StoreT", bound=CheckpointStore)
 S3T = TypeVar("S3T", bound=S3Client)
 
-REDIS_NOT_RETRIED: Final = frozenset({"count", "is_persistent", "save_interrupted"})
-"""Redis operations that are not retried: surveys (repeated by their caller) and the save at shutdown (no time left)."""
+REDIS_NOT_RETRIED: Final = frozenset({"count", "is_persistent", "report", "save_interrupted"})
+"""Redis operations that are not retried: surveys and reports (repeated by their caller; a report that waited would have
+an old time) and the save at shutdown (no time left)."""
 S3_NOT_RETRIED: Final = frozenset({"upload_part_copy"})
 """S3 operations that are not retried: a copy falls back to sending the bytes."""
 
@@ -101,14 +103,16 @@ async def open_services(
     replaces the files that hold them.
 
     Raises:
-        SettingsError: a URL is invalid, a cluster's key prefix has no hash tag, or a bucket name is no host name.
+        SettingsError: a URL is invalid, a bucket name is no host name, or no owner's name can be derived.
     """
-    template = KeyTemplate(settings.s3_key_template)
+    owner = await find_owner(settings)
+    log.info("owner_determined", owner=owner.name, source=owner.source.value)
+    template = KeyTemplate.of_owner(settings.s3_key_template, owner.name)
     reread_settings = partial(_reread_settings, read_again) if read_again is not None else None
     config = s3_config(settings, reread_settings)
     clients = make_clients(
         RetryPolicy(settings.retry_attempts, settings.retry_initial_seconds, settings.retry_max_seconds),
-        partial(checkpoint_store, settings, reread_settings=reread_settings),
+        partial(checkpoint_store, settings, owner.name, reread_settings=reread_settings),
         lambda retrier, rate_limiter: s3_client(settings, retrier, rate_limiter, config),
         template,
         upload_rate=settings.max_upload_rate,
@@ -132,12 +136,13 @@ async def open_services(
             redis_breaker=clients.redis_breaker,
             stream_slots=trio.CapacityLimiter(settings.max_concurrent_streams),
             part_slots=trio.CapacityLimiter(settings.max_concurrent_parts),
-            rules=_rules(settings),
+            rules=_rules(settings, template),
             utc_now=lambda: datetime.now(UTC),
             new_stream_id=lambda: str(uuid4()),
             metrics=clients.metrics,
             rate_limiter=clients.rate_limiter,
             webhook=webhook,
+            owner_name=owner.name,
             ownership=Ownership(machine_id()),
             renew_credentials=partial(_renew, store, s3, webhook, config.credentials),
         )
@@ -193,12 +198,12 @@ def webhook_client(settings: Settings) -> WebhookClient | None:
 
 
 def checkpoint_store(
-    settings: Settings, retrier: Retrier, *, reread_settings: Callable[[], Settings | None] | None = None
+    settings: Settings, owner: str, retrier: Retrier, *, reread_settings: Callable[[], Settings | None] | None = None
 ) -> RedisCheckpointStore:
-    """Return the checkpoint store of the settings; it connects at the first call.
+    """Return the checkpoint store of an owner; it connects at the first call.
 
     Raises:
-        SettingsError: the URL is invalid, or a cluster's key prefix has no hash tag.
+        SettingsError: the URL is invalid, or the key prefix has an empty hash tag with a cluster.
     """
 
     async def read_url() -> str | None:
@@ -212,6 +217,7 @@ def checkpoint_store(
         return RedisCheckpointStore(
             settings.redis_url.get_secret_value(),
             key_prefix=settings.redis_key_prefix,
+            owner=owner,
             ca_file=settings.redis_ca_file,
             socket_timeout_seconds=settings.redis_timeout_seconds,
             retrier=retrier,
@@ -240,10 +246,10 @@ def _as_settings_error() -> Iterator[None]:
         raise SettingsError([str(error)]) from error
 
 
-def _rules(settings: Settings) -> StreamRules:
+def _rules(settings: Settings, template: KeyTemplate) -> StreamRules:
     return StreamRules(
         bucket=settings.s3_bucket_name,
-        key_template=KeyTemplate(settings.s3_key_template),
+        key_template=template,
         part_size=known_part_size(settings.chunk_size_bytes),
         equal_parts=settings.s3_equal_parts,
         auto_part_size=AutoPartSize() if settings.chunk_size_bytes == "auto" else None,

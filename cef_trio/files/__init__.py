@@ -11,7 +11,7 @@ hung mounts; `writers.py` for "does a process have it open for writing?".
 
 from cef_trio.files import file_system
 from cef_trio.files.file_stat import SECOND_NS, FileStat
-from cef_trio.files.file_system import FolderMount, file_system_named, origin_of
+from cef_trio.files.file_system import FolderMount, file_system_named, lasting_id, origin_of
 from cef_trio.files.identity import (
     HEAD_BYTES,
     IdentityMatch,
@@ -58,6 +58,7 @@ __all__ = [
     "is_same_file",
     "is_same_mount",
     "is_verified_file",
+    "lasting_id",
     "may_be",
     "on_another_file_system",
     "open_nofollow",

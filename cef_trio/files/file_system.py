@@ -91,6 +91,8 @@ FILE_SYSTEMS: Final = {
 }
 """By ``f_type`` of statfs(2). What is not here is :data:`UNKNOWN`."""
 
+_PASSING: Final = frozenset({"tmpfs", "overlay"})
+"""File systems that are made anew at each mount, or with each container."""
 _BY_NAME: Final = {system.name: system for system in FILE_SYSTEMS.values()}
 
 
@@ -160,6 +162,25 @@ def folder_mount_of(folder: int) -> FolderMount:
     )
 
 
+def lasting_id(folder: Path) -> str | None:
+    """Return an id of a folder's file system that is unique and lasts, also when the kernel is upgraded.
+
+    ``None``: it has none, or is itself made anew at each mount, or with each container.
+
+    Raises:
+        OSError: the folder cannot be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        system, fsid = statfs(descriptor)
+        if system.name in _PASSING:
+            return None
+        # f_fsid where it comes from the UUID: kernels before 6.9 report no UUID.
+        return f"fsid:{fsid.hex()}" if system.own_fsid and any(fsid) else _uuid(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def inode_generation(descriptor: int) -> int | None:
     """Return an open file's inode generation (``FS_IOC_GETVERSION``, ioctl_iflags(2)): ext4, xfs and btrfs have it."""
     buffer = bytearray(8)
@@ -225,16 +246,17 @@ def birth_ns(descriptor: int, name: str = "") -> int | None:
 
 
 def _fs_id(descriptor: int, system: FileSystem, fsid: bytes) -> str | None:
+    return _uuid(descriptor) or (f"fsid:{fsid.hex()}" if system.own_fsid and any(fsid) else None)
+
+
+def _uuid(descriptor: int) -> str | None:
     buffer = bytearray(17)  # its length, and up to 16 bytes
     try:
         fcntl.ioctl(descriptor, _FS_IOC_GETFSUUID, buffer)
     except OSError:
-        pass
-    else:
-        uuid = bytes(buffer[1 : 1 + buffer[0]])
-        if any(uuid):
-            return f"uuid:{uuid.hex()}"
-    return f"fsid:{fsid.hex()}" if system.own_fsid and any(fsid) else None
+        return None
+    uuid = bytes(buffer[1 : 1 + buffer[0]])
+    return f"uuid:{uuid.hex()}" if any(uuid) else None
 
 
 def mount_of(descriptor: int) -> str | None:

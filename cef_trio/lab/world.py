@@ -29,6 +29,7 @@ from inotify_simple import INotify
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, StoreSnapshot
 from cef_trio.checkpoint.model import Checkpoint, Lease
 from cef_trio.checkpoint.protocols import CheckpointStore
+from cef_trio.checkpoint.redis import Keys
 from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
 from cef_trio.checkpoint.states import ENDED, INTERRUPTED, StreamSet
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
@@ -95,6 +96,12 @@ def utc_now() -> datetime:
     return EPOCH + timedelta(seconds=trio.current_time())
 
 
+def _make_store() -> MemoryCheckpointStore:
+    store = MemoryCheckpointStore()
+    store.unix_clock = lambda: utc_now().timestamp()
+    return store
+
+
 def make_endpoint(random: Random, seed: int) -> S3Endpoint:
     """Return an empty S3 endpoint; ``random`` is the source of its request ids."""
     # Not drawn from ``random``, so that the worlds of a seed stay what they were.
@@ -129,17 +136,17 @@ class Owner:
 
     @property
     def key_template(self) -> str:
-        """The ``S3_KEY_TEMPLATE``."""
-        return f"streams/{self.name}/{{stream_id}}/{{file_name}}"
+        """The key template of its daemons."""
+        return KeyTemplate.of_owner("streams/{owner}/{stream_id}/{file_name}", self.name).template
 
     @property
     def prefix(self) -> str:
         """What its keys in S3 begin with."""
-        return KeyTemplate(self.key_template).prefix
+        return f"streams/{self.name}/"
 
     def store(self) -> MemoryCheckpointStore:
         """Return the store of its namespace in Redis."""
-        return self.cloud.stores.setdefault(f"{{{self.name}}}:", MemoryCheckpointStore())
+        return self.cloud.stores.setdefault(Keys(owner=self.name).prefix, _make_store())
 
 
 class World:
@@ -178,7 +185,7 @@ class World:
         self.equal_parts = False
         self.random = Random(seed)  # noqa: S311 - to be repeated, not secret
         self.endpoint = owner.cloud.endpoint if owner is not None else make_endpoint(self.random, seed)
-        self.store = owner.store() if owner is not None else MemoryCheckpointStore()
+        self.store = owner.store() if owner is not None else _make_store()
         self.policy = policy or RetryPolicy(attempts=3, initial_seconds=0.2, max_seconds=2.0)
         self.grace_seconds = 6.0
         self.stream_timeout_seconds = 30.0
@@ -516,6 +523,7 @@ class World:
                 metrics=clients.metrics,
                 rate_limiter=clients.rate_limiter,
                 webhook=webhook,
+                owner_name=self.owner.name if self.owner is not None else "",
                 ownership=Ownership(host.machine),
             )
 

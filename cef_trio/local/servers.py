@@ -25,6 +25,8 @@ from cef_trio.s3_endpoint import (
 )
 
 BUCKET: Final = "recordings"
+OWNER_NAME: Final = "local"
+"""The data folder has the streams of one machine; its name need not differ from others."""
 
 
 class LocalDataError(CefMp4ProcessorError):
@@ -46,6 +48,7 @@ class LocalServers:
         return {
             "redis_url": self.redis_url,
             "redis_key_prefix": "",
+            "owner_name": OWNER_NAME,
             "s3_endpoint_url": self.s3_url,
             "s3_access_key_id": DEFAULT_ACCESS_KEY_ID,
             "s3_secret_access_key": DEFAULT_SECRET_ACCESS_KEY,

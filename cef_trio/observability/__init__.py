@@ -6,8 +6,8 @@ Open `logs.py` and `log_writer.py` for log lines; `metrics.py` and `metric_famil
 for sizes that only Redis knows; `metric_labels.py` for label values; `lag.py` for what lag and upload rate mean (the
 lag of a stream is computed in `upload/live_stream.py`); `snapshot.py` for the state of a daemon, from which metrics,
 status page and report are made (`upload/observer.py` takes it); `at_risk.py` for the one judgement of health
-(`upload/risks.py` gathers its input); `daemon_report.py` for what a daemon reports into Redis; the room `admin/` for
-the status page, health and readiness.
+(`upload/risks.py` gathers its input); `daemon_report.py` for what a daemon reports into Redis, `fleet.py` for all of
+them; the room `admin/` for the status page, health and readiness.
 """
 
 from cef_trio.observability import daemon_report, logs
@@ -21,13 +21,15 @@ from cef_trio.observability.at_risk import (
     describe_amount,
     find_risks,
 )
-from cef_trio.observability.daemon_report import (
-    DaemonReport,
-    decode_all,
-    describe_problems,
-    duplicate_daemons,
-    lags_of,
-    needs_attention,
+from cef_trio.observability.daemon_report import DaemonReport, describe_problems
+from cef_trio.observability.fleet import (
+    Fleet,
+    FleetFinding,
+    fleet_document,
+    is_urgent,
+    judge_fleet,
+    read_fleet,
+    streams_by_state,
 )
 from cef_trio.observability.lag import RATE_WINDOW, FirstSeenTimes, Lag, lag_of, upload_rate
 from cef_trio.observability.logs import Redactor, configure, configure_for, flush, lost_lines, set_level
@@ -49,6 +51,8 @@ __all__ = [
     "DaemonReport",
     "Facts",
     "FirstSeenTimes",
+    "Fleet",
+    "FleetFinding",
     "Lag",
     "LimiterUse",
     "Metrics",
@@ -67,18 +71,19 @@ __all__ = [
     "configure",
     "configure_for",
     "daemon_report",
-    "decode_all",
     "describe_amount",
     "describe_problems",
-    "duplicate_daemons",
     "find_risks",
+    "fleet_document",
     "flush",
+    "is_urgent",
+    "judge_fleet",
     "lag_of",
-    "lags_of",
     "logs",
     "lost_lines",
-    "needs_attention",
+    "read_fleet",
     "set_level",
+    "streams_by_state",
     "survey_redis",
     "upload_rate",
 ]

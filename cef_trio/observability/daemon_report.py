@@ -1,13 +1,17 @@
-"""Report of a daemon, stored in Redis for ``cef-trio status`` and ``doctor``. Pure.
+"""Report of a daemon, stored in the registry in Redis for ``status``, ``doctor``, ``fleet`` and the fleet page. Pure.
 
 Commands cannot see a daemon's state (waiting files, an unreadable folder, the age of the oldest byte), so each daemon
 writes it to Redis every few seconds. An old report means that its daemon was killed or cannot write to Redis.
+``fleet.py`` judges all reports together.
+
+A report has the time of its host's clock, and the time of Redis' clock when Redis received it. Silence is judged by the
+latter; the difference shows a clock that is wrong.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -16,142 +20,187 @@ from cef_trio.observability.lag import Lag
 
 OLD_SECONDS: Final = 60.0
 """Age of a report after which its daemon counts as silent."""
-FORGOTTEN_SECONDS: Final = 7 * 86400.0
-_IDENTITY_FIELDS: Final = ("name", "host", "system", "process", "owner")
-MAX_LAGS: Final = 200
+MAX_LAGS: Final = 50
 """Maximum number of streams in a report; those with the largest lag are kept."""
+MAX_BYTES: Final = 16 * 1024
+"""Maximum size of an encoded report."""
+_MAX_TEXT: Final = 500
+_TEXTS: Final = ("name", "host", "system", "process", "owner", "place", "share", "version")
+_NUMBERS: Final = ("schema", "completed", "failed")
+_TIMES: Final = ("watcher_at", "idle_checker_at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonReport:
-    """Report of one daemon. Times are Unix time."""
+    """Report of one daemon. Times are Unix time, by its host's clock unless stated; sizes are in bytes.
+
+    A report of another version may lack any field that has a default here.
+    """
 
     instance: str
     at: float
     folder: str
+    received_at: float | None = None
+    """When Redis received it, by Redis' clock; ``None``: not sent yet."""
     stopped: bool = False
     """It was shut down, so no further report is expected."""
     risks: tuple[Risk, ...] = ()
     lags: Mapping[str, Lag] = field(default_factory=dict)
-    """By stream id."""
+    """By stream id; those with the largest lag."""
     name: str = ""
-    """Its INSTANCE_ID; ``instance`` is the key of the report, which is unique even among hosts of the same name."""
+    """Its INSTANCE_ID; ``instance`` is the name of the report, which is unique even among hosts of the same name."""
     host: str = ""
     system: str = ""
     """Boot id of its host (``daemon.machine.boot_id``)."""
     process: str = ""
     """Token of its lease, which identifies the process."""
     owner: str = ""
-    """``Owner.name`` of the streams it owns; empty if other hosts may share it."""
+    """The owner of its streams (``OWNER_NAME``)."""
+    place: str = ""
+    """``Owner.name``: its machine and the location of its folder; empty if other hosts may share it."""
+    share: str = ""
+    """The network folder that it watches, as all hosts name it; empty: not on a network file system."""
+    version: str = ""
+    schema: int | None = None
+    """The schema of the records that it writes."""
+    streams: Mapping[str, int] = field(default_factory=dict)
+    """Its active streams by state (``metric_labels.StreamState``)."""
+    completed: int | None = None
+    """Completed streams of its owner; ``None``: unknown."""
+    failed: int | None = None
+    behind: Lag = field(default_factory=Lag)
+    """Of all its streams, and of files without one."""
+    bytes_per_second: float = 0.0
+    watcher_at: float | None = None
+    """Last scan of the watch folder."""
+    idle_checker_at: float | None = None
+    waits_for: tuple[str, ...] = ()
+    """The services that are down."""
 
     @property
     def instance_id(self) -> str:
         """Its INSTANCE_ID."""
         return self.name or self.instance
 
+    @property
+    def seen_at(self) -> float:
+        """When Redis received it, by Redis' clock."""
+        return self.at if self.received_at is None else self.received_at
+
+    @property
+    def clock_ahead_seconds(self) -> float:
+        """How far its host's clock is ahead of Redis', within about a second."""
+        return self.at - self.seen_at
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing is at risk and no service is down, as ``/readyz`` reports it."""
+        return not (self.risks or self.waits_for)
+
+    @property
+    def active_streams(self) -> int:
+        """Number of streams with a task."""
+        return sum(self.streams.values())
+
     def is_silent(self, now: float) -> bool:
-        """Return whether a newer report is overdue."""
-        return not self.stopped and now - self.at > OLD_SECONDS
+        """Return whether a newer report is overdue; ``now`` by Redis' clock."""
+        return not self.stopped and now - self.seen_at > OLD_SECONDS
+
+    def lives(self, now: float) -> bool:
+        """Return whether its daemon runs, as far as is known; ``now`` by Redis' clock."""
+        return not self.stopped and not self.is_silent(now)
+
+    def age(self, lag: Lag, now: float) -> float:
+        """Return the age of the oldest byte of one of its lags; ``now`` by Redis' clock."""
+        return lag.seconds(now + self.clock_ahead_seconds)
+
+    def by_redis_clock(self, moment: float) -> float:
+        """Convert a time of its host's clock."""
+        return moment - self.clock_ahead_seconds
 
 
 def encode(report: DaemonReport) -> str:
-    """Encode as one line of JSON."""
-    most = sorted(report.lags.items(), key=lambda item: (item[1].size_bytes, item[1].unwritten_bytes), reverse=True)[
-        :MAX_LAGS
-    ]
-    return json.dumps(
-        {
-            "at": report.at,
-            "folder": report.folder,
-            "stopped": report.stopped,
-            "risks": [[one.reason.value, one.since, one.size_bytes, one.recordings, one.why] for one in report.risks],
-            "lags": {key: _encode_lag(lag) for key, lag in most},
-            **{name: text for name in _IDENTITY_FIELDS if (text := getattr(report, name))},
-        },
-        separators=(",", ":"),
-    )
+    """Encode as one line of JSON, of ``MAX_BYTES`` at most."""
+    most = sorted(report.lags.items(), key=lambda item: (item[1].size_bytes, item[1].unwritten_bytes), reverse=True)
+    text = _encode(replace(report, lags=dict(most[:MAX_LAGS])))
+    if len(text) > MAX_BYTES:
+        short = tuple(replace(risk, why=risk.why[: _MAX_TEXT // 10]) for risk in report.risks)
+        text = _encode(replace(report, lags={}, risks=short, folder=report.folder[:_MAX_TEXT]))
+    return text
 
 
-def decode(instance: str, text: str) -> DaemonReport:
-    """Decode a report.
+def _encode(report: DaemonReport) -> str:
+    document = {
+        "at": report.at,
+        "folder": report.folder,
+        "stopped": report.stopped,
+        "risks": [[one.reason.value, one.since, one.size_bytes, one.recordings, one.why] for one in report.risks],
+        "lags": {key: _encode_lag(lag) for key, lag in report.lags.items()},
+        "streams": dict(report.streams),
+        "behind": _encode_lag(report.behind),
+        "bytes_per_second": round(report.bytes_per_second),
+        "waits_for": list(report.waits_for),
+    }
+    for name in (*_TEXTS, *_NUMBERS, *_TIMES):
+        value = getattr(report, name)
+        if value not in {"", None}:
+            document[name] = value[:_MAX_TEXT] if isinstance(value, str) else value
+    return json.dumps(document, separators=(",", ":"))
+
+
+def decode(instance: str, text: str, received_at: float | None = None) -> DaemonReport:
+    """Decode a report. Unknown fields are ignored.
 
     Raises:
-        ValueError: not a report of this version.
+        ValueError: it is no report.
     """
     try:
         document = json.loads(text)
+        optional: dict[str, Any] = {
+            **{name: str(document.get(name, "")) for name in _TEXTS},
+            **{name: _optional(int, document.get(name)) for name in _NUMBERS},
+            **{name: _optional(float, document.get(name)) for name in _TIMES},
+        }
         return DaemonReport(
             instance=instance,
             at=float(document["at"]),
             folder=str(document["folder"]),
+            received_at=received_at,
             stopped=bool(document["stopped"]),
-            risks=tuple(_decode_risk(*one) for one in document["risks"]),
+            risks=tuple(_decode_risk(*one) for one in document["risks"] if one[0] in _REASONS),
             lags={str(key): _decode_lag(*one) for key, one in document["lags"].items()},
-            **{name: str(document.get(name, "")) for name in _IDENTITY_FIELDS},
+            streams={str(state): int(count) for state, count in document.get("streams", {}).items()},
+            behind=_decode_lag(*document.get("behind", (0, None))),
+            bytes_per_second=float(document.get("bytes_per_second", 0)),
+            waits_for=tuple(map(str, document.get("waits_for", ()))),
+            **optional,
         )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise ValueError(f"the report of {instance!r} cannot be read: {error!r}") from error
 
 
-def decode_all(texts: Mapping[str, str]) -> tuple[list[DaemonReport], list[str]]:
-    """Return the readable reports, by instance, and an error for each other one."""
-    reports, unreadable = [], []
-    for instance, text in sorted(texts.items()):
-        try:
-            reports.append(decode(instance, text))
-        except ValueError as error:
-            unreadable.append(str(error))
-    return reports, unreadable
-
-
-def lags_of(reports: Iterable[DaemonReport], now: float) -> dict[str, Lag]:
-    """Return the lag of each stream, from the reports that are not silent."""
-    return {key: lag for report in reports if not report.is_silent(now) for key, lag in report.lags.items()}
-
-
-def duplicate_daemons(reports: Iterable[DaemonReport], now: float) -> list[str]:
-    """Return a sentence for each identity that several running daemons share."""
-    living = [one for one in reports if not one.stopped and not one.is_silent(now) and one.process]
-    found = []
-    for called, same in _grouped(living, lambda one: one.instance_id):
-        found.append(f"{len(same)} daemons have the INSTANCE_ID {called!r}: {_locations(same)}")
-    for _, same in _grouped([one for one in living if one.owner], lambda one: one.owner):
-        if len({one.system for one in same}) > 1:
-            found.append(
-                f"{len(same)} machines cannot be told apart, neither by their machine-id nor by their file system: "
-                f"{_locations(same)}"
-            )
-    return found
-
-
-def _grouped(
-    reports: Iterable[DaemonReport], by: Callable[[DaemonReport], str]
-) -> Iterable[tuple[str, list[DaemonReport]]]:
-    groups: dict[str, list[DaemonReport]] = {}
-    for one in reports:
-        groups.setdefault(by(one), []).append(one)
-    return [(name, same) for name, same in groups.items() if len(same) > 1]
-
-
-def _locations(same: Iterable[DaemonReport]) -> str:
-    return " and ".join(f"{one.folder} on {one.host or 'a host'}" for one in same)
-
-
-def needs_attention(reports: Iterable[DaemonReport], now: float) -> list[DaemonReport]:
-    """Return the reports of daemons that have a risk or are silent."""
-    return [one for one in reports if (one.risks and not one.stopped) or one.is_silent(now)]
+_REASONS: Final = frozenset(one.value for one in Reason)
+"""A newer version may report others."""
 
 
 def describe_problems(report: DaemonReport, now: float) -> list[str]:
-    """Return a sentence for each problem of a daemon."""
-    found = [f"{describe_amount(one)}, for {max(0.0, now - one.since):.0f} s: {one.why}" for one in report.risks]
+    """Return a sentence for each problem of a daemon; ``now`` by Redis' clock."""
+    found = [
+        f"{describe_amount(one)}, for {max(0.0, now - report.by_redis_clock(one.since)):.0f} s: {one.why}"
+        for one in report.risks
+    ]
     if report.is_silent(now):
         found.insert(
             0,
-            f"has not reported for {now - report.at:.0f} s: it was killed, hangs, or cannot write to Redis"
+            f"has not reported for {now - report.seen_at:.0f} s: it was killed, hangs, or cannot write to Redis"
             f"{'; its last report:' if found else ''}",
         )
     return found
+
+
+def stopped(report: DaemonReport) -> DaemonReport:
+    """Return the last report of a daemon that shuts down."""
+    return replace(report, stopped=True, risks=(), lags={}, streams={}, behind=Lag(), bytes_per_second=0.0)
 
 
 def _decode_risk(reason: Any, since: Any, size_bytes: Any, recordings: Any, why: Any) -> Risk:
@@ -160,7 +209,6 @@ def _decode_risk(reason: Any, since: Any, size_bytes: Any, recordings: Any, why:
 
 def _encode_lag(lag: Lag) -> list[float | None]:
     document = [lag.size_bytes, lag.since]
-    # Commands of earlier versions expect two values.
     return [*document, lag.unwritten_bytes] if lag.unwritten_bytes else document
 
 
@@ -168,6 +216,5 @@ def _decode_lag(size_bytes: Any, since: Any, unwritten_bytes: Any = 0) -> Lag:
     return Lag(int(size_bytes), None if since is None else float(since), int(unwritten_bytes))
 
 
-def stopped(report: DaemonReport) -> DaemonReport:
-    """Return the last report of a daemon that shuts down."""
-    return replace(report, stopped=True, risks=(), lags={})
+def _optional(convert: Any, value: Any) -> Any:
+    return None if value is None else convert(value)

@@ -23,6 +23,7 @@ from cef_trio.settings.model import (
     world_readable_secrets,
 )
 from cef_trio.settings.object_options import DEFAULT_CONTENT_TYPE, ObjectOptions
+from cef_trio.settings.values import is_owner_name
 
 __all__ = [
     "DEFAULT_CONTENT_TYPE",
@@ -34,6 +35,7 @@ __all__ = [
     "ObjectOptions",
     "Settings",
     "SettingsError",
+    "is_owner_name",
     "load_settings",
     "secret_values",
     "unfit_rate",

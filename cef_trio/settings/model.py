@@ -101,6 +101,8 @@ class Settings(BaseSettings):
 
     watch_dir: NamedPath
     """Folder to watch, including its subfolders."""
+    owner_name: Annotated[str, AfterValidator(values.owner_name)] = ""
+    """Permanent name of the owner of the recordings, derived from the machine by default; one for a shared folder."""
     watch_patterns: Annotated[tuple[str, ...], NoDecode, BeforeValidator(values.patterns), Field(min_length=1)] = (
         "*.mp4",
     )
@@ -145,8 +147,8 @@ class Settings(BaseSettings):
     """Region of the bucket."""
     s3_create_bucket: bool = False
     """Create the bucket if it does not exist."""
-    s3_key_template: Annotated[str, AfterValidator(values.key_template)] = "streams/{stream_id}/{file_name}"
-    """Object key: a fixed prefix, then {stream_id}, {file_name} and {file_stem} in any order."""
+    s3_key_template: Annotated[str, AfterValidator(values.key_template)] = "streams/{owner}/{stream_id}/{file_name}"
+    """Object key: a fixed prefix with {owner}/, then {stream_id}, {file_name} and {file_stem} in any order."""
     s3_addressing: Annotated[_Addressing, values.in_any_case(*get_args(_Addressing))] = "auto"
     """Bucket in the path or in the host name; auto is the host name for AWS, otherwise the path."""
     s3_checksum: Annotated[_Checksum, values.in_any_case(*get_args(_Checksum))] = "auto"
@@ -183,7 +185,7 @@ class Settings(BaseSettings):
     redis_url: Annotated[SecretStr, AfterValidator(values.redis_url)] = SecretStr("redis://localhost:6379/0")
     """URL of Redis or Valkey: redis://, unix://, redis+sentinel://, redis+cluster://; rediss is redis over TLS."""
     redis_key_prefix: str = ""
-    """Prefix of all keys; {node-a}: puts them into one slot of a cluster and separates two daemons."""
+    """Prefix of all keys, in front of the owner's, for a Redis that other programs use too."""
     redis_ca_file: NamedPath | None = None
     """PEM file of certificates to trust for rediss://, in addition to the system's."""
     redis_timeout_seconds: Seconds = 1.0
@@ -194,7 +196,7 @@ class Settings(BaseSettings):
     """Permanent name of this daemon, by default the host's: after a restart it takes its own streams over at once."""
 
     completed_retention_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
-    """How long a completed stream is remembered after its file is gone."""
+    """How long a completed stream is remembered, and a failed one whose file is gone."""
 
     retry_attempts: Annotated[int, Field(ge=1, le=100)] = 5
     """Attempts of a call to S3 or Redis before it counts as an outage or a failure."""

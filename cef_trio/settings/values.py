@@ -30,6 +30,9 @@ _REDIS_SCHEMES: Final = (
 _WEBHOOK_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every such secret begins with
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _TEMPLATE_BYTES: Final = 800
+_OWNER: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_RESERVED: Final = frozenset({"fleet"})
+"""Namespaces in Redis that are no owner's."""
 
 
 def size_in_bytes(value: object) -> object:
@@ -76,12 +79,26 @@ def tags(value: object) -> object:
     return parse_tags(value) if isinstance(value, str) else value
 
 
+def is_owner_name(text: str) -> bool:
+    """Return whether a text may be an owner's name: it is part of keys in Redis and S3."""
+    return _OWNER.fullmatch(text) is not None and text not in _RESERVED
+
+
+def owner_name(value: str) -> str:
+    """Check an owner's name; empty is derived later."""
+    if value and not is_owner_name(value):
+        raise ValueError("takes 1 to 63 of a-z, 0-9, '.', '_' and '-', the first a letter or digit, such as node-7")
+    return value
+
+
 def key_template(value: str) -> str:
     """Check a key template: it begins with a fixed prefix and holds the stream's id."""
     fields = re.findall(r"\{([^{}]*)\}", value)
-    unknown = set(fields) - {"stream_id", "file_name", "file_stem"}
+    unknown = set(fields) - {"owner", "stream_id", "file_name", "file_stem"}
     if unknown or re.sub(r"\{[^{}]*\}", "", value).strip("{}") != re.sub(r"\{[^{}]*\}", "", value):
-        raise ValueError("may contain {stream_id}, {file_name} and {file_stem}, and no other braces")
+        raise ValueError("may contain {owner}, {stream_id}, {file_name} and {file_stem}, and no other braces")
+    if "owner" in fields[1:] or ("{owner}" in value and "{owner}/" not in value):
+        raise ValueError("must have {owner} at the end of a folder, before other fields: 'streams/{owner}/{stream_id}'")
     if fields.count("stream_id") != 1 or any(fields.count(name) > 1 for name in fields):
         raise ValueError("must contain {stream_id} exactly once, and no other field more than once")
     segments = value.split("/")
@@ -89,7 +106,7 @@ def key_template(value: str) -> str:
         raise ValueError("must not have empty, '.' or '..' segments, such as '/x', 'x//y' or 'x/../y'")
     if not value.isprintable() or len(value.encode()) > _TEMPLATE_BYTES:
         raise ValueError(f"must be at most {_TEMPLATE_BYTES} bytes of printable text: a key has 1,024, names included")
-    if segments[0].startswith("{"):
+    if segments[0].startswith("{") and segments[0] != "{owner}":
         raise ValueError("must begin with a fixed prefix, such as 'streams/', by which our uploads are found")
     return value
 

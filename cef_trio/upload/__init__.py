@@ -24,6 +24,7 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
   snapshot, its risks and its report; `setting_hints.py` for hints in the log
 """
 
+from cef_trio.upload.bucket_change import bucket_changed, endpoint_changed
 from cef_trio.upload.copy_from_previous import ContentMatch
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.idle_checker import IdleChecker
@@ -63,7 +64,9 @@ __all__ = [
     "StreamSupervisor",
     "abort_orphan_uploads",
     "abort_uploads",
+    "bucket_changed",
     "correct_if_unchanged",
+    "endpoint_changed",
     "hold_lease",
     "identify",
     "is_orphan",

@@ -7,7 +7,8 @@ streams. So every few seconds each stream is checked (``idle_rules.check_idle``)
 - more on disk than the events reported → upload
 - shrunk or missing → mark the file for a check by ``processor.py``, which keeps the parts that the file still covers,
   or ends the stream of a deleted file as ``deleted_locally``
-- a stream in Redis without a task → resume it (this includes a retry that is due)
+- a stream in Redis without a task → resume it (this includes a retry that is due). Found by the index of leases that
+  expired or were released since the last look, so that the streams of other daemons cost nothing.
 - a record that cannot be read → read it again, in case it was repaired
 
 The checker only proposes: a stream checks its file again before any irreversible step. A file that cannot be accessed
@@ -18,11 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import inf
+from typing import Final
 
 import structlog
 import trio
 
-from cef_trio.checkpoint import StreamSet, rules
+from cef_trio.checkpoint import ENDED, StreamSet, rules
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, RecordUnreadableError
 from cef_trio.resilience import Periodic
 from cef_trio.upload import file_state
@@ -32,6 +35,11 @@ from cef_trio.upload.services import Services
 from cef_trio.upload.supervisor import StreamSupervisor
 
 log = structlog.get_logger(__name__)
+
+_ALL_SECONDS: Final = 600.0
+"""How often all streams without a lease are read, in case Redis lost writes."""
+_CLOCKS_APART_MS: Final = 60_000
+"""How far the clocks of a primary and of the replica that takes over may differ, with no effect."""
 
 
 class IdleChecker:
@@ -50,6 +58,16 @@ class IdleChecker:
         """Errors of single streams in this round."""
         self._logged_errors: list[str] = []
         """The errors of the round before, which are logged already."""
+        self._waiting: frozenset[str] = frozenset()
+        """Streams of this folder without a task that could not be resumed yet."""
+        self._had_task: frozenset[str] = frozenset()
+        """The streams that had a task in the last round: the lease of one that failed to save its end is still ours."""
+        self._started = False
+        self._expired_at_ms = 0
+        """When Redis was last asked for expired leases, by its clock; 0: ask for all."""
+        self._all_due_at = -inf
+        """When all streams without a lease are read again, by ``trio.current_time()``."""
+        self._redis_up_since = -inf
 
     async def run(self) -> None:
         """Check until cancelled."""
@@ -118,18 +136,39 @@ class IdleChecker:
         await self._services.determine_owner()
         await self._retry_unreadable()
         self._supervisor.retry_set_aside()
-        ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-        without_task = ids - self._supervisor.live_ids - frozenset(store.unreadable.newer_ids)
-        if not without_task:
-            return
+        had_task, self._had_task = self._had_task, self._supervisor.live_ids
+        without_task = (await self._without_lease() | self._waiting | had_task) - self._supervisor.live_ids
+        without_task -= frozenset(store.unreadable.newer_ids)
         # Only a hint: the stream's task acquires the lease and checks again. A lease acquired here would block
         # `cef-trio abort` if no task began.
-        holders = await store.holders(without_task)
-        for known in (await store.load_metas(sorted(without_task))).values():
-            if not self._services.is_ours(known.meta):
+        holders = await store.holders(without_task) if without_task else {}
+        free = [key for key in sorted(without_task) if rules.may_take(holders.get(key), self._services.lease)]
+        waiting = set()
+        for known in (await store.load_metas(free) if free else {}).values():
+            stream_id = known.meta.stream_id
+            if not self._services.is_ours(known.meta) or known.meta.status in ENDED:
                 continue  # of another watch folder or host (P9)
-            if not rules.may_take(holders.get(known.meta.stream_id), self._services.lease):
-                continue  # another daemon works on it
+            waiting.add(stream_id)
             with self._isolate_errors():
                 stat = await self._services.disk.stat(known.meta.current_path)
                 self._supervisor.resume_without_task(known, stat=stat)
+        self._waiting = frozenset(waiting)
+
+    async def _without_lease(self) -> frozenset[str]:
+        """Return the open streams whose leases ended since the last call; now and then all that have none.
+
+        At first all open ones, as those of an earlier process of this daemon have leases that are ours.
+        """
+        store = self._services.store
+        if not self._started:
+            ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
+            self._started = True
+            return ids
+        up_since = self._services.redis_breaker.up_since
+        if trio.current_time() >= self._all_due_at or up_since != self._redis_up_since:
+            self._expired_at_ms, self._redis_up_since = 0, up_since
+            self._all_due_at = trio.current_time() + _ALL_SECONDS
+        expired = await store.expired(max(0, self._expired_at_ms - _CLOCKS_APART_MS))
+        # A clock that was set back: read all, as the leases since then have earlier times than the last ones.
+        self._expired_at_ms = expired.at_ms if expired.at_ms >= self._expired_at_ms else 0
+        return expired.stream_ids

@@ -32,7 +32,6 @@ _FOLDERS_SECONDS: Final = 10.0
 """Time limit of all of them."""
 _RETRY_SECONDS: Final = 30.0
 _MAX_LOGGED: Final = 5
-_BATCH: Final = 500
 
 
 class MovedFiles:
@@ -101,14 +100,13 @@ class MovedFiles:
         numbers = {stat.file_ino for stat in files.values()}
         stamps = {(stat.size_bytes, stat.mtime_ns) for stat in files.values()}
         proposed: list[StreamSummary] = []
-        ids = sorted(await store.members(StreamSet.COMPLETED))
-        for start in range(0, len(ids), _BATCH):  # a history may be long: keep only what may match
-            for known in (await store.load_metas(ids[start : start + _BATCH])).values():
-                meta, found_stat = known.meta, files.get(known.meta.current_path)
-                if meta.identity.file_ino not in numbers and _stamp(meta) not in stamps:
-                    continue
-                if found_stat is None or not _is_as_verified(meta, found_stat):
-                    proposed.append(known)
+        ids = await store.completed_like(numbers, {mtime_ns for _, mtime_ns in stamps})
+        for known in (await store.load_metas(sorted(ids))).values():
+            meta, found_stat = known.meta, files.get(known.meta.current_path)
+            if meta.identity.file_ino not in numbers and _stamp(meta) not in stamps:
+                continue
+            if found_stat is None or not _is_as_verified(meta, found_stat):
+                proposed.append(known)
         missing, _ = await self._without_file(proposed, _is_as_verified)
         self._completed = [known.meta for known in missing]
 

@@ -1,7 +1,9 @@
 """Build object keys from the key template, and parse the keys of uploads found in S3. Pure.
 
-The fields of ``S3_KEY_TEMPLATE`` are ``{stream_id}``, ``{file_name}`` and ``{file_stem}``; there is no date. The key is
-fixed when the upload is created (``session.py``: ``_name_object``), from the file's name at that moment.
+The fields of ``S3_KEY_TEMPLATE`` are ``{owner}``, ``{stream_id}``, ``{file_name}`` and ``{file_stem}``; there is no
+date. ``{owner}`` is the same in all keys of a daemon, so it is replaced first, and belongs to the fixed prefix by which
+uploads and objects are listed. The key is fixed when the upload is created (``session.py``: ``_name_object``), from the
+file's name at that moment.
 
 A key holds the stream ID and the file's name. The name is encoded one way: bytes that are not UTF-8 and control
 characters, which XML listings cannot carry, are percent-encoded; so are the names ``.`` and ``..`` (the stem of
@@ -24,6 +26,7 @@ from pathlib import PurePath
 from typing import Final
 from uuid import UUID
 
+OWNER: Final = "{owner}"
 STREAM_ID: Final = "{stream_id}"
 FILE_NAME: Final = "{file_name}"
 FILE_STEM: Final = "{file_stem}"
@@ -73,9 +76,14 @@ class ProposedStream:
 
 @dataclass(frozen=True, slots=True)
 class KeyTemplate:
-    """A validated ``S3_KEY_TEMPLATE``: it holds ``{stream_id}`` once, behind a fixed prefix."""
+    """A validated ``S3_KEY_TEMPLATE`` of one owner: it holds ``{stream_id}`` once, behind a fixed prefix."""
 
     template: str
+
+    @classmethod
+    def of_owner(cls, template: str, owner: str) -> KeyTemplate:
+        """Return the template with the owner's name in place of ``{owner}``."""
+        return cls(template.replace(OWNER, owner))
 
     @property
     def prefix(self) -> str:

@@ -90,6 +90,17 @@ def _place_of(path: str, mount: str | None) -> str | None:
     return root.rstrip("/") + path[len(point) :] if path.startswith(f"{point}/") else None
 
 
+def share_of(owner: Owner, folder: str) -> str:
+    """Return the name of a folder of a network file system, which is the same on all its hosts.
+
+    Empty: the folder is local, or the file system has no name that other hosts use too.
+    """
+    place = _place_of(f"{folder.rstrip('/')}/-", owner.mount)
+    if not owner.is_shared or owner.file_system is None or not _names_a_server(owner.file_system) or place is None:
+        return ""
+    return f"{owner.file_system.removeprefix(SHARED)} {place.removesuffix('/-') or '/'}"
+
+
 def _agree(recorded: str | None, ours: str | None) -> bool | None:
     return None if recorded is None or ours is None else recorded == ours
 

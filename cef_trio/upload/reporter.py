@@ -1,4 +1,4 @@
-"""Write this daemon's state into Redis every 15 seconds, for commands on any machine to read (promise P10).
+"""Write this daemon's report into the registry every 15 seconds, for commands and pages on any machine (promise P10).
 
 The other daemons' reports reveal a second running daemon with this one's identity (promise P9):
 
@@ -11,17 +11,19 @@ The other daemons' reports reveal a second running daemon with this one's identi
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
 import structlog
-import trio
 
+from cef_trio import __version__
+from cef_trio.checkpoint import StreamSet, schema
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.observability import DaemonReport, daemon_report
+from cef_trio.observability import DaemonReport, Fleet, daemon_report, read_fleet
 from cef_trio.resilience import Periodic, shielded
 from cef_trio.upload.observer import Observer
+from cef_trio.upload.ownership_rules import share_of
 from cef_trio.upload.services import Services
 
 log = structlog.get_logger(__name__)
@@ -30,46 +32,77 @@ PERIOD_SECONDS: Final = 15.0
 _LAST_REPORT_SECONDS: Final = 0.5
 
 
-async def report_for_ever(observer: Observer) -> None:
+async def report_for_ever(observer: Observer, last_turns: Callable[[], Mapping[str, float]] = dict) -> None:
     """Report every ``PERIOD_SECONDS``; when cancelled, report that the daemon stops, if Redis responds at once.
 
-    While Redis is unavailable, a report is late, and readers see an old one.
+    While Redis is unavailable, a report is late, and readers see an old one. ``last_turns`` returns the last rounds of
+    the periodic tasks by the field of :class:`DaemonReport`, by ``trio.current_time()``.
     """
-    services, folder = observer.services, observer.services.rules.watch_folder
-    lease, others = services.lease, OtherDaemons(services, folder)
+    services = observer.services
+    others = OtherDaemons(services, services.rules.watch_folder)
 
     def report() -> DaemonReport:
-        now = observer()
-        return DaemonReport(
-            instance=others.reported_as,
-            at=now.at,
-            folder=folder,
-            risks=now.risks,
-            lags={
-                one.stream_id: one.lag
-                for one in now.streams
-                if one.stream_id is not None and (one.lag.size_bytes or one.lag.unwritten_bytes)
-            },
-            name=lease.instance,
-            host=socket.gethostname(),
-            system=lease.host,
-            process=lease.token,
-            owner=others.owner,
-        )
+        turns = {name: services.unix_time(moment) for name, moment in last_turns().items()}
+        return make_report(observer, others, **turns)
 
+    refusal = ""
     await services.determine_owner()  # so that the first report already names our owner
     try:
         async for _ in Periodic(PERIOD_SECONDS):
             try:
-                unused = others.update(await services.store.reports(), services.unix_time(trio.current_time()))
-                await _write(services, report(), unused)
+                unused = others.update(read_fleet(await services.store.reports()))
+                now = report()
+                await services.store.report(now.instance, daemon_report.encode(now))
+                if unused:
+                    await services.store.forget_reports(unused)
+                refusal = ""
             except CefMp4ProcessorError as error:
                 log.debug("report_not_written", error=str(error))
+                if not error.transient and str(error) != refusal:  # logged once: it does not pass by itself
+                    refusal = str(error)
+                    log.warning("report_refused", error=refusal)
     finally:
         if services.redis_breaker.outage is None:
             with shielded(_LAST_REPORT_SECONDS, saving="daemon's last report"), suppress(CefMp4ProcessorError):
                 last = daemon_report.stopped(report())
                 await services.store.report(last.instance, daemon_report.encode(last))
+
+
+def make_report(
+    observer: Observer, others: OtherDaemons, *, watcher_at: float | None = None, idle_checker_at: float | None = None
+) -> DaemonReport:
+    """Return the current report; the times are Unix time."""
+    services, now = observer.services, observer()
+    lease, owner, ended = services.lease, services.ownership.owner, services.metrics.survey.known_streams
+    folder = services.rules.watch_folder
+    return DaemonReport(
+        instance=others.reported_as,
+        at=now.at,
+        folder=folder,
+        risks=now.risks,
+        lags={
+            one.stream_id: one.lag
+            for one in now.streams
+            if one.stream_id is not None and (one.lag.size_bytes or one.lag.unwritten_bytes)
+        },
+        name=lease.instance,
+        host=socket.gethostname(),
+        system=lease.host,
+        process=lease.token,
+        owner=services.owner_name,
+        place=others.place,
+        share=share_of(owner, folder) if owner is not None else "",
+        version=__version__,
+        schema=schema.CURRENT,
+        streams={state.value: count for state, count in now.active_streams.items() if count},
+        completed=ended.get(StreamSet.COMPLETED),
+        failed=ended.get(StreamSet.FAILED),
+        behind=now.lag,
+        bytes_per_second=now.bytes_per_second,
+        watcher_at=watcher_at,
+        idle_checker_at=idle_checker_at,
+        waits_for=tuple(service for service, outage in now.outages.items() if outage is not None),
+    )
 
 
 class OtherDaemons:
@@ -86,24 +119,23 @@ class OtherDaemons:
         self._suffix = ""
 
     @property
-    def owner(self) -> str:
-        """Our owner's name, if no other host may have it; else empty."""
+    def place(self) -> str:
+        """The name of our machine and folder, if no other host may have it; else empty."""
         owner = self._services.ownership.owner
         return owner.name if owner is not None and not owner.is_shared else ""
 
     @property
     def reported_as(self) -> str:
-        """The name of our report: the instance, and the owner, which distinguishes hosts."""
-        name = f"{self._lease.instance}@{self.owner}" if self.owner else self._lease.instance
-        return name + self._suffix
+        """The name of our report: the owner, the instance, and the place, which distinguishes hosts."""
+        name = f"{self._services.owner_name}/{self._lease.instance}"
+        return (f"{name}@{self.place}" if self.place else name) + self._suffix
 
-    def update(self, texts: Mapping[str, str], now: float) -> frozenset[str]:
+    def update(self, fleet: Fleet) -> frozenset[str]:
         """Evaluate the current reports; return the names that no process uses any more.
 
         A process is alive if its report changes between two calls; one report alone may be of an earlier process.
         """
-        reports, _ = daemon_report.decode_all(texts)
-        others = [one for one in reports if one.process != self._lease.token and not one.stopped]
+        others = [one for one in fleet.reports if one.process != self._lease.token and not one.stopped]
         for one in others:
             lives = self._seen_at.get(one.process, one.at) != one.at
             if not lives or not one.process:
@@ -111,7 +143,7 @@ class OtherDaemons:
             if one.instance_id == self._lease.instance and one.process not in self._logged:
                 self._logged.add(one.process)
                 log.warning("instance_id_shared", instance=one.instance_id, host=one.host, folder=one.folder)
-            if one.owner and one.owner == self.owner and one.system != self._lease.host:
+            if one.place and one.place == self.place and one.system != self._lease.host:
                 log.error("machine_cloned", host=one.host, folder=one.folder)
                 self._services.ownership.mark_cloned(self._lease.host)
             if one.instance == self.reported_as and one.process < self._lease.token:
@@ -119,18 +151,10 @@ class OtherDaemons:
         self._seen_at = {one.process: one.at for one in others}
         unused = self._names_used - {self.reported_as}
         self._names_used = {self.reported_as}
-        return frozenset(unused | {one.instance for one in others if self._is_earlier_life(one, now)})
+        return frozenset(unused | {one.instance for one in others if self._is_earlier_life(one, fleet.now)})
 
     def _is_earlier_life(self, one: DaemonReport, now: float) -> bool:
         if one.instance_id != self._lease.instance or one.folder != self._folder or one.instance == self.reported_as:
             return False
         # Of a version that did not name its process, or of an ended process of this system with another disk there.
         return not one.process or (one.system == self._lease.host and one.is_silent(now))
-
-
-async def _write(services: Services, report: DaemonReport, unused: frozenset[str]) -> None:
-    await services.store.report(report.instance, daemon_report.encode(report))
-    known, _ = daemon_report.decode_all(await services.store.reports())
-    gone = [one.instance for one in known if report.at - one.at > daemon_report.FORGOTTEN_SECONDS]
-    if gone or unused:
-        await services.store.forget_reports({*gone, *unused})

@@ -94,6 +94,8 @@ class Services:
     """Optional S3 calls, and which of them fail at present."""
     orphan_cleanup: OrphanCleanup = field(default_factory=OrphanCleanup)
     """Schedules the search for uploads left under the keys of ended streams."""
+    owner_name: str = ""
+    """The name of the owner, whose namespace in Redis and prefix in S3 this daemon works in (``OWNER_NAME``)."""
     ownership: Ownership = field(default_factory=Ownership)
     """Decides which streams belong to this host."""
     advice: Advice = field(default_factory=Advice)

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 import trio
 
-from cef_trio.checkpoint import Change, Checkpoint, PartRecord, Status, StreamMeta, rules
+from cef_trio.checkpoint import ENDED, Change, Checkpoint, PartRecord, Status, StreamMeta, rules
 from cef_trio.exceptions import S3OperationError
 from cef_trio.files import FileSlice, FileStat, OpenRecording
 from cef_trio.s3 import ChecksumAlgorithm, ListedUpload, PartToComplete, S3Client, StoredObject
@@ -123,6 +123,8 @@ class StreamUpload:
 
     async def transition(self, status: Status, *, enqueue_webhook: bool = False, **fields: Any) -> None:
         """Change the status, in memory and in Redis; ``enqueue_webhook`` enqueues the webhook in the same write."""
+        if status in ENDED:
+            fields.setdefault("last_activity_at_utc", self._services.utc_now())  # when it ended
         change = Change(fields)
         self.meta = rules.transition(status, change).meta_after(self.meta)
         await self._services.store.transition(

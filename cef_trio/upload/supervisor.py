@@ -21,7 +21,7 @@ from trio_util import AsyncBool, AsyncValue
 from cef_trio.checkpoint import FAILED, Change, NewerRecord, Records, Status, StreamMeta, StreamSummary
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import FileStat, IdentityMatch, may_be
-from cef_trio.observability import FirstSeenTimes, Waiting, decode_all
+from cef_trio.observability import FirstSeenTimes, Waiting, read_fleet
 from cef_trio.resilience import Periodic
 from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
@@ -366,9 +366,8 @@ class StreamSupervisor:
 
     async def _owner_lives(self, meta: StreamMeta) -> bool:
         """Return whether another daemon of the stream's owner is running; then equal bytes prove nothing."""
-        reports, _ = decode_all(await self._services.store.reports())
-        now, ours = self._services.unix_time(trio.current_time()), self._services.lease.token
-        living = {one.owner for one in reports if not (one.stopped or one.is_silent(now) or one.process == ours)}
+        fleet = read_fleet(await self._services.store.reports())
+        living = {one.place for one in fleet.living if one.process != self._services.lease.token}
         return meta.owner is not None and meta.owner.name in living
 
     def _update_set_aside(self, asked: Collection[str], found: Records) -> None:

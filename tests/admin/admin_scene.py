@@ -62,6 +62,7 @@ class SetSource:
     now: StatusPage = field(default_factory=lambda: snapshot_of(stream("id-1", "a.mp4")))
     facts: HealthFacts = GOOD_HEALTH
     redis_up: bool = True
+    known_fleet: str | None = None
 
     def page(self) -> StatusPage:
         return self.now
@@ -71,6 +72,9 @@ class SetSource:
 
     def ready(self) -> ReadyFacts:
         return ReadyFacts(phase=self.now.phase, redis_up=self.redis_up, s3_up=True)
+
+    def fleet(self) -> str | None:
+        return self.known_fleet
 
     def change(self, **fields: object) -> None:
         self.now = replace(self.now, **fields)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -11,6 +12,9 @@ from servers.chromium import PROGRAM, chromium
 
 from cef_trio.admin.status_page import FailedStream, Phase
 from cef_trio.observability.at_risk import Reason, Risk
+from cef_trio.observability.daemon_report import DaemonReport
+from cef_trio.observability.fleet import Fleet, fleet_document
+from cef_trio.observability.lag import Lag
 from cef_trio.observability.snapshot import ServiceOutage
 
 pytestmark = [
@@ -186,3 +190,29 @@ async def test_a_screen_reader_meets_tables_labelled_progress_and_a_live_summary
             assert {"table", "columnheader", "rowheader", "cell", "status"} <= {role for role, _ in found}
             assert ("link", "Skip to the streams") in found
             assert not await tab.evaluate("document.documentElement.scrollWidth > innerWidth")
+
+
+async def test_the_fleets_page_shows_daemons_and_problems_and_hostile_names_are_only_text() -> None:
+    now = 1.7e9
+    daemons = [
+        DaemonReport(
+            instance=f"o{number}", owner=f"o{number}", process=str(number), version="1",
+            name=name, host=name, folder=name,
+            at=now - 100 * number, received_at=now - 100 * number, behind=Lag(2048, now - 90), streams={"working": 3},
+        )
+        for number, name in enumerate(HOSTILE)
+    ]  # fmt: skip
+    source = SetSource()
+    async with serving(source) as port, chromium() as tab:
+        await tab.open(f"http://127.0.0.1:{port}/fleet")
+        await tab.until(f"{PHASE} === 'waiting'")
+        source.known_fleet = json.dumps(fleet_document(Fleet(tuple(daemons), now)))
+        await tab.until(f"document.querySelectorAll('#daemons tr').length === {len(HOSTILE)}")
+        text = await tab.evaluate("document.body.innerText")
+        assert "2.0 KiB" in text
+        assert "for 1 min 30 s" in text
+        assert f"{len(HOSTILE) - 1} daemons reported no more" in text
+        assert await tab.evaluate("document.querySelectorAll('main img, main svg, main script, main b').length") == 0
+        assert "pwned" not in await tab.evaluate("document.title")
+        source.known_fleet = json.dumps(fleet_document(Fleet((), now)))
+        await tab.until(f"{PHASE} === 'no problem' && document.querySelectorAll('#daemons tr').length === 0")

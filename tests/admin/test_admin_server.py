@@ -54,13 +54,13 @@ async def test_health_and_readiness_are_a_line_a_fact_and_a_status() -> None:
     assert "NOT OK: redis is not reachable" in unready.text.splitlines()
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/metrics/", "//", "/page.html", "/events/1"])
+@pytest.mark.parametrize("path", ["/nothing", "/metrics/", "//", "/page.html", "/events/1", "/fleet/", "/fleet.html"])
 async def test_other_addresses_are_not_found(path: str) -> None:
     async with serving(SetSource()) as port:
         assert (await get(port, path)).status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/readyz", "/events"])
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/readyz", "/events", "/fleet", "/fleet.json"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
 async def test_nothing_but_reading_is_allowed(path: str, method: str) -> None:
     async with serving(SetSource()) as port:
@@ -69,7 +69,9 @@ async def test_nothing_but_reading_is_allowed(path: str, method: str) -> None:
     assert answer.headers["allow"] == "GET, HEAD"
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/readyz", "/events", "/nothing"])
+@pytest.mark.parametrize(
+    "path", ["/", "/metrics", "/healthz", "/readyz", "/events", "/fleet", "/fleet.json", "/nothing"]
+)
 async def test_no_response_is_cached_or_sniffed_or_may_load_anything(path: str) -> None:
     async with serving(SetSource()) as port:
         answer = await get(port, path, "HEAD")
@@ -97,7 +99,11 @@ def test_a_request_for_an_unknown_host_name_is_rejected(host: str, ours: bool) -
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/", 421), ("/events", 421), ("/metrics", 200), ("/healthz", 200), ("/readyz", 200)]
+    ("path", "status"),
+    [
+        *(("/", 421), ("/events", 421), ("/fleet", 421), ("/fleet.json", 421)),
+        *(("/metrics", 200), ("/healthz", 200), ("/readyz", 200)),
+    ],
 )
 async def test_names_of_files_are_not_for_a_website_that_took_our_address(path: str, status: int) -> None:
     async with serving(SetSource()) as port, httpx.AsyncClient(trust_env=False) as client:
@@ -106,14 +112,30 @@ async def test_names_of_files_are_not_for_a_website_that_took_our_address(path: 
     assert ("PROM_ALLOWED_HOSTS" in answer.text) == (status == 421)
 
 
-async def test_the_page_is_one_file_that_names_nothing_outside() -> None:
+@pytest.mark.parametrize(("path", "file"), [("/", "page.html"), ("/fleet", "fleet.html")])
+async def test_a_page_is_one_file_that_names_nothing_outside(path: str, file: str) -> None:
     async with serving(SetSource()) as port:
-        answer = await get(port, "/")
+        answer = await get(port, path)
+    assert "--accent:" in answer.text  # both have one style
     assert "http://" not in answer.text
     assert "https://" not in answer.text
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "style="):
         assert word not in answer.text
-    assert dict(app.page().more_headers)["content-security-policy"].count("'sha256-") == 2
+    assert dict(app.page(file).more_headers)["content-security-policy"].count("'sha256-") == 2
+
+
+async def test_the_fleet_is_json_and_a_503_until_it_has_been_read() -> None:
+    source = SetSource()
+    async with serving(source) as port:
+        answer = await get(port, "/fleet.json")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        source.known_fleet = '{"daemons":[]}'
+        answer = await get(port, "/fleet.json")
+    assert (answer.status_code, answer.headers["content-type"], answer.json()) == (
+        200,
+        "application/json",
+        {"daemons": []},
+    )
 
 
 async def test_events_begin_with_a_snapshot_and_go_on_with_changes_and_heartbeats() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import pytest
@@ -17,6 +18,8 @@ from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.states import FAILED, SENTENCES, FailureReason, Status
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
+from cef_trio.observability import daemon_report
+from cef_trio.observability.daemon_report import DaemonReport
 from cef_trio.observability.snapshot import StreamActivity, activity_of
 from cef_trio.s3_endpoint import Fault, Kind
 
@@ -169,4 +172,32 @@ async def test_no_secret_is_shown_in_the_words_of_others(world: World) -> None:
         (failed,) = source.page().failed
         assert failed.detail is not None
         assert "bucket '***'" in failed.detail
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_fleet_is_read_from_redis_only_while_it_is_looked_at_and_once_for_many_requests(world: World) -> None:
+    reads: list[float] = []
+
+    async def count(operation: str, moment: Moment) -> None:
+        if operation == "reports" and moment is Moment.BEFORE:
+            reads.append(trio.current_time())
+
+    await world.store.report("o/cam", daemon_report.encode(DaemonReport(instance="", at=1.0, folder="/rec", owner="o")))
+    async with world.services() as services, trio.open_nursery() as nursery:
+        source = DaemonSource(services, "/rec", lambda: False)
+        nursery.start_soon(source.run)
+        world.store.fault = count
+        await trio.sleep(100)
+        assert reads == []
+        assert source.fleet() is None
+        await trio.sleep(0.1)
+        for _ in range(1000):
+            document = json.loads(source.fleet() or "")
+        assert [one["owner"] for one in document["daemons"]] == ["o"]
+        await trio.sleep(20)
+        assert len(reads) == 2
+        assert source.fleet() is not None
+        await trio.sleep(60)
+        assert len(reads) == 3
+        assert source.fleet() is None  # too old to be shown
         nursery.cancel_scope.cancel()

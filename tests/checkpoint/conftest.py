@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -55,7 +56,10 @@ def memory_subject() -> Subject:
         streams = {key: stream for key, stream in held.streams.items() if key != stream_id}
         store.restore(StoreSnapshot(streams, held.by_path, held.leases, held.pending_webhooks))
 
-    return Subject(store, expire, store.snapshot, wipe_record, store.corrupt, store.repair, store.set_schema)
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+
+    return Subject(store, expire, store.snapshot, wipe_record, store.corrupt, wait, store.repair, store.set_schema)
 
 
 def redis_subject(store: RedisCheckpointStore, client: Any) -> Subject:
@@ -77,6 +81,7 @@ def redis_subject(store: RedisCheckpointStore, client: Any) -> Subject:
         dump=lambda: dump(client),
         wipe_record=lambda stream_id: client.execute_command("DEL", keys.meta(stream_id)) and None,
         corrupt=corrupt,
+        wait=time.sleep,
         repair=lambda key: client.delete(key) and None,
         set_schema=set_schema,
     )

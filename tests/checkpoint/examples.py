@@ -54,6 +54,8 @@ class Subject:
     """Lose the stream's record but not its lease."""
     corrupt: Callable[[str], None]
     """Make that key one of a wrong type."""
+    wait: Callable[[float], None]
+    """Let that many seconds pass."""
     repair: Callable[[str], None]
     """Take a key away that was corrupted (in Redis: for good)."""
     set_schema: Callable[[str, int], None]

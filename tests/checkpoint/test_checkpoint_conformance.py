@@ -12,7 +12,6 @@ from checkpoint.examples import OUR_NEXT_PROCESS, OURS, START, THEIRS, Subject, 
 from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.model import Checkpoint, FileIdentity, Lease, Owner
 from cef_trio.checkpoint.protocols import CheckpointStore, StreamSummary
-from cef_trio.checkpoint.pruning import completed_before
 from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.checkpoint.rules import FORGOTTEN_BY_START_OVER
 from cef_trio.checkpoint.states import ENDED, HOME, Status, StreamSet, may_follow
@@ -646,16 +645,6 @@ async def test_a_path_whose_stream_is_lost_is_unknown(subject: Subject) -> None:
     await subject.store.create(meta(), OURS)
     subject.wipe_record("s1")
     assert await subject.store.find_by_path(["/rec/s1.mp4"]) == {}
-
-
-async def test_streams_completed_long_ago_are_found_for_pruning(subject: Subject) -> None:
-    completed = Status.COMPLETED
-    await subject.store.create(meta("old", status=completed, completed_at_utc=later(1)), OURS)
-    await subject.store.create(meta("new", status=completed, completed_at_utc=later(20)), OURS)
-    await subject.store.create(meta("undated", status=completed, last_activity_at_utc=later(2)), OURS)
-    await subject.store.create(meta("open"), OURS)
-    found = [known.meta.stream_id async for known in completed_before(subject.store, later(10))]
-    assert sorted(found) == ["old", "undated"]
 
 
 # ---- owners (P9) -----------------------------------------------------------------------------------------------------

@@ -99,10 +99,14 @@ def test_an_address_is_shown_without_its_credentials(url: str, text: str) -> Non
     assert "hunter2" in address.secrets
 
 
-@pytest.mark.parametrize("prefix", ["", "cef:", "{}:"])
-def test_a_cluster_needs_a_prefix_with_a_hash_tag(prefix: str) -> None:
-    with pytest.raises(ValueError, match="REDIS_KEY_PREFIX must hold a hash tag"):
-        RedisCheckpointStore("redis+cluster://a", key_prefix=prefix)
+@pytest.mark.parametrize(("prefix", "owner"), [("", ""), ("cef:", ""), ("{}:", ""), ("{}:", "node-7")])
+def test_a_cluster_needs_a_hash_tag(prefix: str, owner: str) -> None:
+    with pytest.raises(ValueError, match="must be in one slot"):
+        RedisCheckpointStore("redis+cluster://a", key_prefix=prefix, owner=owner)
+
+
+def test_in_a_cluster_the_owners_name_is_the_hash_tag() -> None:
+    assert RedisCheckpointStore("redis+cluster://a", owner="node-7").keys.hash_tag == "node-7"
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])

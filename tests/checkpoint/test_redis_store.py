@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import trio.testing
 from checkpoint.examples import OURS, START, meta, part
 from checkpoint.test_checkpoint_cancellation import CALLS
 from servers.scripted import scripted_server
+from servers.tcp_proxy import tcp_proxy
 from servers.valkey import ValkeyServer, valkey_server
 from waiting import until
 
@@ -258,6 +260,7 @@ async def test_every_key_of_a_stream_is_behind_the_prefix(valkey: ValkeyServer, 
     async with RedisCheckpointStore(valkey.url, key_prefix="{node-a}:") as store:
         await store.create(meta(), OURS, [part()])
         assert set(raw.keys()) == {
+            b"{node-a}:leases",
             b"{node-a}:streams:active",
             b"{node-a}:streams:by_path",
             b"{node-a}:stream:s1:meta",
@@ -433,6 +436,28 @@ async def test_the_server_info_has_what_doctor_checks() -> None:
     assert info.eviction_policy == "allkeys-lru"
     assert info.max_memory_bytes == 0
     assert (info.is_replica, info.append_fsync, info.save) == (False, "everysec", "")
+    assert (info.replicas, info.min_replicas_to_write, info.min_replicas_max_lag_seconds) == ((), 0, 10)
+    assert 0 < info.used_memory_bytes < info.system_memory_bytes
+
+
+@pytest.mark.real
+async def test_the_server_info_has_the_replicas_that_follow() -> None:
+    with (
+        valkey_server(
+            tcp=True, arguments=["--min-replicas-to-write", "1", "--repl-diskless-sync-delay", "0"]
+        ) as primary,
+        valkey_server(tcp=True, arguments=["--replicaof", "127.0.0.1", str(primary.port)]) as replica,
+    ):
+        async with RedisCheckpointStore(primary.url) as store, RedisCheckpointStore(replica.url) as other:
+            await until(lambda: _follows(store))
+            [found] = (await store.info()).replicas
+            assert (found.address, found.lag_seconds <= 1) == (f"127.0.0.1:{replica.port}", True)
+            assert (await store.info()).min_replicas_to_write == 1
+            assert (await other.info()).is_replica
+
+
+async def _follows(store: RedisCheckpointStore) -> bool:
+    return any(one.online for one in (await store.info()).replicas)
 
 
 @pytest.mark.real
@@ -467,6 +492,44 @@ async def test_a_cluster_keeps_all_our_keys_in_one_slot() -> None:
             assert (await store.info()).product == "valkey"
             server.command("SCRIPT", "FLUSH", "SYNC")
             assert await store.load("s1") is not None
+
+
+@pytest.mark.real
+async def test_a_cluster_whose_nodes_all_have_new_addresses_is_found_by_that_of_the_url() -> None:
+    """As in Kubernetes, where each pod that restarts has a new address behind the same name."""
+    arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "500"]
+    with (
+        valkey_server(tcp=True, arguments=arguments) as old,
+        valkey_server(tcp=True, arguments=arguments) as new,
+        tcp_proxy(old.port) as name,
+    ):
+        for server in (old, new):
+            assert server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK\r\n"
+            await until(lambda: b"cluster_state:ok" in server.command("CLUSTER", "INFO"))  # noqa: B023 - called here
+        async with RedisCheckpointStore(
+            f"redis+cluster://127.0.0.1:{name.port}", key_prefix="{node-a}:", socket_timeout_seconds=5
+        ) as store:
+            await store.ping()
+            old.kill()
+            name.lead_to(new.port)
+            await until(partial(is_connected, store))
+            await store.create(meta(), OURS)
+            assert new.command("EXISTS", "{node-a}:stream:s1:meta") == b":1\r\n"
+
+
+async def test_a_call_to_a_cluster_does_not_wait_for_each_of_many_nodes_that_do_not_answer() -> None:
+    """redis-py asks one after another, and gives each a time-out."""
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(closing(socket.create_server(("127.0.0.1", 0)))) for _ in range(10)]
+        hosts = ",".join(f"127.0.0.1:{node.getsockname()[1]}" for node in nodes)
+        async with RedisCheckpointStore(
+            f"redis+cluster://{hosts}", key_prefix="{node-a}:", socket_timeout_seconds=0.1
+        ) as store:
+            with pytest.raises(RedisOperationError, match="cannot be connected") as caught:
+                await store.ping()
+        assert caught.value.transient
+        asked, _, _ = select.select(nodes, [], [], 0)
+        assert 1 <= len(asked) <= 4
 
 
 @pytest.mark.real

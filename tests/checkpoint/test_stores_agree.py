@@ -26,9 +26,10 @@ from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.model import FileIdentity, Owner, PartRecord
 from cef_trio.checkpoint.protocols import CheckpointStore
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
-from cef_trio.checkpoint.states import INTERRUPTED, Status, StreamSet
+from cef_trio.checkpoint.states import INTERRUPTED, History, Status, StreamSet
 from cef_trio.exceptions import LeaseLostError
 
+FAR = 10**13
 IDS = ["s1", "s2", "s3"]
 OWNERS = [Owner("a", "uuid:a", "/rec /"), Owner("b", "uuid:b", "/rec /")]
 PATHS = ["/rec/a.mp4", "/rec/\udcff\n.mp4", "/rec/ä.mp4"]
@@ -115,6 +116,7 @@ steps = st.one_of(
     call("forget", ids),
     call("holders", st.lists(ids)),
     call("expire", ids),
+    call("date", st.sampled_from(History), ids, st.integers(0, 9)),
 )
 
 
@@ -138,6 +140,13 @@ async def everything(store: CheckpointStore) -> object:
         await store.find_by_path(PATHS),
         [await store.find_by_path(PATHS, owner=owner.name) for owner in OWNERS],
         await store.pending_webhooks(),
+        await store.count(),
+        await store.count_ended(),
+        [await store.ended(history, before_ms=FAR) for history in History],
+        [await store.latest(history, 2) for history in History],
+        await store.completed_like([1234, 1], []),
+        await store.completed_like([], [0]),
+        (await store.expired(0)).stream_ids,
     )
 
 

@@ -252,7 +252,8 @@ def test_an_exposed_secret_is_warned_of_at_the_start_and_by_doctor(open_folder: 
         "S3_ENDPOINT_URL": "http://127.0.0.1:9",
         "S3_ACCESS_KEY_ID": "id",
         "S3_SECRET_ACCESS_KEY_FILE": str(secret),
-        "REDIS_URL": "redis+cluster://127.0.0.1:9",  # without a hash tag it ends with exit code 2, after the warning
+        "REDIS_URL": "redis+cluster://127.0.0.1:9",
+        "REDIS_KEY_PREFIX": "{}:",  # an empty hash tag: it ends with exit code 2, after the warning
     }
     done = command("run", settings=given, code=None)
     (event,) = [json.loads(line) for line in done.stderr.splitlines() if "secret_exposed" in line]

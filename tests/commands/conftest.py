@@ -31,6 +31,7 @@ async def context(world: World) -> AsyncIterator[CommandContext]:
             disk=InlineDisk(),
             lease=command_lease(30.0),
             bucket=BUCKET,
+            owner_name="",
             key_template=KeyTemplate("streams/{stream_id}/{file_name}"),
             part_size=PART,
             equal_parts=False,

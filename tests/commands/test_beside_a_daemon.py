@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from servers.command import ROOT, answer, command
-from servers.daemon import daemon, settings_for
+from servers.daemon import OWNER, daemon, settings_for
 from servers.endpoints import Endpoint
 from servers.s3_control import arm, disarm_all, wait_for_call
 from servers.store import Store
@@ -133,7 +133,7 @@ def test_a_signal_ends_gc_between_two_uploads_and_the_next_gc_does_the_rest(
     elsewhere: dict[str, str], endpoint: Endpoint, embedded: Store, number: signal.Signals
 ) -> None:
     for n in range(5):
-        key = f"streams/{n:08x}-0000-4000-8000-000000000000/a.mp4"
+        key = f"streams/{OWNER}/{n:08x}-0000-4000-8000-000000000000/a.mp4"
         embedded.client.create_multipart_upload(Bucket="recordings", Key=key)
     arm(endpoint, {"kind": "freeze", "operation": "AbortMultipartUpload", "moment": "before", "nth": 3})
     arguments = ["gc", "--older-than", "0s", "--redis-is-empty"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cef_trio.checkpoint.redis.server_info import ServerInfo
+from cef_trio.checkpoint.redis.server_info import Replica, ServerInfo
 from cef_trio.cli.checks import (
     NETWORK_FILE_SYSTEMS,
     Finding,
@@ -22,6 +22,7 @@ from cef_trio.cli.checks import (
     judge_persistence,
     judge_redis,
     judge_redis_failure,
+    judge_replication,
     judge_s3_failure,
     judge_streams,
     snapshot_seconds,
@@ -144,10 +145,47 @@ def test_what_a_crash_of_redis_would_lose(changed: dict[str, Any], severity: Sev
         ({"eviction_policy": "volatile-lru", "max_memory_bytes": 1 << 20}, PROBLEM),
         ({"eviction_policy": "noeviction", "max_memory_bytes": 1 << 20}, OK),
         ({"eviction_policy": "unknown"}, WARNING),
+        ({"max_memory_bytes": 100, "used_memory_bytes": 74}, OK),
+        ({"max_memory_bytes": 100, "used_memory_bytes": 75}, WARNING),
+        ({"max_memory_bytes": 100, "used_memory_bytes": 90, "system_memory_bytes": 1000}, PROBLEM),
+        ({"used_memory_bytes": 90, "system_memory_bytes": 100}, PROBLEM),
+        ({"used_memory_bytes": 90, "system_memory_bytes": 1000}, OK),
+        ({"eviction_policy": "unknown", "used_memory_bytes": 90, "system_memory_bytes": 100}, PROBLEM),
     ],
 )
 def test_a_redis_server(changed: dict[str, Any], severity: Severity) -> None:
     assert worst(judge_redis(replace(REDIS, **changed), "redis://here:1/0")) is severity
+
+
+FOLLOWS = Replica("10.0.0.2:6379", True, 1)
+LATE = Replica("10.0.0.3:6379", True, 11)
+AWAY = Replica("10.0.0.4:6379", False, 0)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "least", "severity", "says"),
+    [
+        ((), 0, OK, "no replica"),
+        ((), None, OK, "no replica"),
+        ((), 1, PROBLEM, "it refuses them"),
+        ((FOLLOWS,), 0, WARNING, "min-replicas-to-write is 0"),
+        ((FOLLOWS,), None, WARNING, "cannot be read"),
+        ((FOLLOWS,), 1, OK, "of 10 seconds at most"),
+        ((FOLLOWS,), 2, PROBLEM, "1 following replica"),
+        ((FOLLOWS, LATE), 1, WARNING, "10.0.0.3:6379 (11 s behind)"),
+        ((FOLLOWS, AWAY), 1, WARNING, "10.0.0.4:6379 (does not follow)"),
+        ((LATE, AWAY), 1, PROBLEM, "0 following replicas"),
+    ],
+)
+def test_whether_acknowledged_writes_survive_a_failover(
+    replicas: tuple[Replica, ...], least: int | None, severity: Severity, says: str
+) -> None:
+    info = replace(REDIS, replicas=replicas, min_replicas_to_write=least)
+    found = judge_replication(info)
+    assert worst(found) is severity
+    assert says in " ".join(one.says for one in found)
+    slower = replace(info, min_replicas_max_lag_seconds=11)
+    assert (LATE.address in str(judge_replication(slower))) is False
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from io import StringIO
+from typing import Any
 
 import pytest
 import trio
 from rich.console import Console
 from servers.command import ROOT, answer, command
-from servers.stream_records import DAEMON, NOW, PART, a_part, a_stream
+from servers.stream_records import DAEMON, NOW, PART, a_part, a_stream, stream_id
 from servers.valkey import valkey_server
 
 from cef_trio.admin.page_source import DaemonSource
@@ -24,13 +26,15 @@ from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.model import Checkpoint, StreamMeta
 from cef_trio.checkpoint.protocols import StreamSummary
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
-from cef_trio.checkpoint.states import HOME, Status, StreamSet
+from cef_trio.checkpoint.states import ENDED, HOME, Status, StreamSet
 from cef_trio.cli.session import CommandContext
 from cef_trio.cli.status import StatusReader, document, render
-from cef_trio.cli.status_model import Overview, observe
+from cef_trio.cli.status_model import MAX_SHOWN, Found, Overview, choose, observe
 from cef_trio.files.file_stat import FileStat
 from cef_trio.lab.world import World
+from cef_trio.observability.at_risk import Reason, Risk
 from cef_trio.observability.daemon_report import DaemonReport
+from cef_trio.observability.fleet import Fleet
 from cef_trio.observability.lag import Lag
 from cef_trio.observability.metric_labels import StreamState
 from cef_trio.upload.reporter import PERIOD_SECONDS
@@ -48,7 +52,17 @@ def observed(
         parts = {n: a_part(n, size, ago) for n, (size, ago) in enumerate(sizes, 1)}
         checkpoints[meta.stream_id] = Checkpoint(meta, HOME[meta.status] or StreamSet.ACTIVE, parts)
     known = [StreamSummary(one.meta, one.stream_set) for one in checkpoints.values()]
-    return observe(known, checkpoints, holders or {}, files or {}, NOW, reports=reports or [])
+    opened = {key: one for key, one in checkpoints.items() if one.meta.status not in ENDED}
+    found = Found(
+        counts=Counter(one.stream_set for one in known),
+        open_ids=opened.keys(),
+        holders=holders or {},
+        checkpoints=opened,
+        files=files or {},
+        ended=[one for one in known if one.meta.status in ENDED],
+        fleet=Fleet(tuple(reports or ()), NOW.timestamp()),
+    )
+    return observe(found, NOW)
 
 
 def on_disk(meta: StreamMeta, size_bytes: int) -> FileStat:
@@ -61,12 +75,71 @@ def text_of(overview: Overview) -> str:
     return out.getvalue()
 
 
-def test_throughput_is_what_was_acknowledged_in_the_last_minute_of_ended_streams_too() -> None:
+def test_throughput_is_what_was_acknowledged_in_the_last_minute() -> None:
     done = a_stream(2, status=Status.COMPLETED, verified_size_bytes=7 * PART)
-    overview = observed((a_stream(1), [(600, 61), (1200, 59), (600, 1)]), (done, [(600, 30)]))
-    assert overview.bytes_per_second == 2400 / 60
+    overview = observed((a_stream(1), [(600, 61), (1200, 59), (600, 1)]), (done, []))
+    assert overview.bytes_per_second == 1800 / 60
     assert [stream.bytes_per_second for stream in overview.open_streams] == [1800 / 60]
     assert overview.completed_bytes == 7 * PART
+
+
+MANY = 10_000
+
+
+def many(reports: list[DaemonReport], *, without_daemon: int = 0) -> Found:
+    ids = [stream_id(number) for number in range(MANY)]
+    return Found(
+        counts={StreamSet.ACTIVE: MANY, StreamSet.COMPLETED: 3_000_000, StreamSet.FAILED: 7},
+        open_ids=ids,
+        holders=dict.fromkeys(ids[without_daemon:], "cam-1@0123456789ab/t"),
+        ended=None,
+        fleet=Fleet(tuple(reports), NOW.timestamp()),
+        owner="o",
+    )
+
+
+def a_report(number: int, owner: str = "o", **more: Any) -> DaemonReport:
+    name, now = f"cam-{number}", NOW.timestamp()
+    about = {"name": name, "owner": owner, "process": name, "host": name, "system": name}
+    return DaemonReport(
+        **{"instance": f"{owner}/{name}", "at": now, "received_at": now, "folder": "/rec", **about, **more}
+    )
+
+
+def test_of_ten_thousand_streams_the_totals_are_those_of_the_sets_and_the_reports() -> None:
+    now, risk = NOW.timestamp(), Risk(Reason.FAILED, 1.0, 1, 1, "x")
+    reports = [
+        a_report(1, behind=Lag(500, now - 30), bytes_per_second=100.0, streams={"working": 5, "retrying": 2}),
+        a_report(2, behind=Lag(7, now - 40), bytes_per_second=11.0, at=now + 1000, stopped=True),
+        a_report(3, at=now + 100, behind=Lag(8, now + 50), bytes_per_second=22.0),  # its clock is 100 s ahead
+        a_report(4, "another", behind=Lag(9000, 1.0), bytes_per_second=1e9, risks=(risk,)),
+    ]
+    overview = observe(many(reports), NOW)
+    assert (overview.bytes_per_second, overview.lag_bytes, overview.lag_seconds) == (122.0, 508, 50.0)
+    assert overview.counts == {
+        "active": MANY,
+        "pending_completion": 0,
+        "completed": 3_000_000,
+        "failed": 7,
+        "retrying": 2,
+    }
+    shown = text_of(overview)
+    assert "completed   3,000,000\n" in shown
+    assert "fleet       owner o; in all 3 daemons of 2 owners; 1 other need attention; see `cef-trio fleet`" in shown
+    assert "508 B by the daemons' reports, the oldest byte waits for 50s" in shown
+    assert "and 10,000 more, which lag less; `cef-trio list` shows all" in shown
+    assert document(overview)["open_streams_left_out"] == MANY
+    assert document(overview)["streams"]["deleted"] is None
+    assert len(document(overview)["at_risk"]) == 3
+
+
+def test_of_ten_thousand_streams_those_without_a_daemon_and_with_most_lag_are_chosen() -> None:
+    assert choose(many([]), NOW) == []
+    assert choose(many([], without_daemon=MANY), NOW) == [stream_id(number) for number in range(MAX_SHOWN)]
+    lags = {stream_id(MANY - number): Lag(number, 1.0) for number in range(1, 70)}
+    chosen = choose(many([a_report(1, lags=lags)], without_daemon=3), NOW)
+    assert chosen[:3] == [stream_id(0), stream_id(1), stream_id(2)]
+    assert chosen[3:] == [stream_id(MANY - number) for number in range(69, 22, -1)]
 
 
 def test_lag_is_what_is_on_disk_and_not_acknowledged() -> None:
@@ -156,7 +229,7 @@ def test_in_a_narrow_terminal_the_end_of_a_name_is_seen_and_no_line_is_too_long(
     assert ("━" in lines[-1]) == (columns > 60)
 
 
-@pytest.mark.parametrize("height", [5, 12, 13, 30, 60])
+@pytest.mark.parametrize("height", [5, 13, 14, 30, 60])
 def test_on_a_low_screen_the_streams_that_lag_least_are_left_out_with_a_note(height: int) -> None:
     metas = [a_stream(n, f"/rec/{n}.mp4") for n in range(40)]
     files: dict[str, FileStat | None] = {meta.stream_id: on_disk(meta, 100 + n) for n, meta in enumerate(metas)}
@@ -166,7 +239,7 @@ def test_on_a_low_screen_the_streams_that_lag_least_are_left_out_with_a_note(hei
     Console(file=out, width=100).print(render(overview, height=height))
     lines = out.getvalue().splitlines()
     shown = [line.split()[0] for line in lines if line.endswith(".mp4")]
-    assert len(lines) < max(height, 12)
+    assert len(lines) < max(height, 13)
     assert shown == sorted(shown)
     assert shown[0] == "00000000"  # no daemon works on it
     if height < 50:
@@ -226,11 +299,11 @@ def test_the_command_prints_it_and_watching_ends_at_ctrl_c_with_130() -> None:
     with valkey_server(tcp=True) as server:
 
         async def fill() -> None:
-            async with RedisCheckpointStore(server.url) as store:
+            async with RedisCheckpointStore(server.url, owner="rooms") as store:
                 await store.create(a_stream(), DAEMON, [a_part()])
 
         trio.run(fill)
-        settings = {"REDIS_URL": server.url}
+        settings = {"REDIS_URL": server.url, "OWNER_NAME": "rooms"}
         found = answer("status", settings=settings)
         assert (found["streams"]["active"], found["daemons"]) == (1, {"a-daemon": 1})
         assert found["open_streams"][0]["acknowledged_bytes"] == PART

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import redis as redis_library
-from servers.daemon import DaemonProcess, daemon, settings_for
+from servers.daemon import NAMESPACE, DaemonProcess, daemon, settings_for
 from servers.store import Store
 from servers.valkey import ValkeyServer
 
@@ -61,7 +61,7 @@ def growing(path: Path, *, mib_per_second: float, size_bytes: int) -> Iterator[t
 def stream_meta(server: ValkeyServer) -> dict[str, str]:
     """``stream:<id>:meta`` of the only stream."""
     with redis_library.Redis.from_url(server.url, decode_responses=True) as client:
-        (key,) = client.keys("stream:*:meta")
+        (key,) = client.keys(f"{NAMESPACE}stream:*:meta")
         meta: dict[str, str] = client.hgetall(key)
         return meta
 

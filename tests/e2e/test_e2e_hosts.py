@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import redis as redis_py
-from servers.daemon import DaemonProcess, daemon, settings_for
+from servers.daemon import NAMESPACE, DaemonProcess, daemon, settings_for
 from servers.endpoints import Endpoint
 from servers.valkey import ValkeyServer
 from waiting import wait_until
@@ -111,7 +111,7 @@ def test_p9_hosts_whose_recordings_are_called_alike_have_each_of_theirs_in_s3_on
             second.wait_for("stream_completed", count=1)
             second.kill()
         with redis_py.Redis.from_url(valkey.url) as raw:
-            records = {key: raw.hgetall(key) for key in raw.keys("stream:*:meta")}
+            records = {key: raw.hgetall(key) for key in raw.keys(f"{NAMESPACE}stream:*:meta")}
         with two.daemon() as second:
             wait_until(lambda: recordings_in(endpoint).total() >= 2 * FILES)
             first.signal(signal.SIGTERM)
@@ -124,9 +124,9 @@ def test_p9_hosts_whose_recordings_are_called_alike_have_each_of_theirs_in_s3_on
     assert recordings_in(endpoint) == expected
     assert not endpoint.client().list_multipart_uploads(Bucket=endpoint.bucket).get("Uploads")
     with redis_py.Redis.from_url(valkey.url) as raw:
-        owners = Counter(raw.hget(key, "owner") for key in raw.keys("stream:*:meta"))
+        owners = Counter(raw.hget(key, "owner") for key in raw.keys(f"{NAMESPACE}stream:*:meta"))
         assert sorted(owners.values()) == [FILES, FILES]
         completed = {key for key, record in records.items() if record[b"status"] == b"completed"}
         assert {key: raw.hgetall(key) for key in completed} == {key: records[key] for key in completed}
-        reports = [json.loads(text) for text in raw.hgetall("streams:reports").values()]
+        reports = [json.loads(entry.partition(b" ")[2]) for entry in raw.hgetall("{fleet}:daemons").values()]
         assert {report["name"] for report in reports} == {"under-test"}

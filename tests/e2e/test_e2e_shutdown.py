@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 import redis as redis_library
-from servers.daemon import DaemonProcess, daemon, settings_for
+from servers.daemon import NAMESPACE, DaemonProcess, daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
 from servers.hung_disk import NoFuseError, Operation, hung_disk
@@ -71,7 +71,7 @@ def leaves_in_time(
 
 def statuses(server: ValkeyServer) -> list[str]:
     with redis_library.Redis.from_url(server.url, decode_responses=True) as client:
-        return [client.hget(key, "status") for key in client.keys("stream:*:meta")]
+        return [client.hget(key, "status") for key in client.keys(f"{NAMESPACE}stream:*:meta")]
 
 
 def goes_on(given: Mapping[str, str], count: int = 1) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis as redis_library
-from servers.daemon import daemon, settings_for
+from servers.daemon import NAMESPACE, daemon, settings_for
 from servers.endpoints import Endpoint
 from servers.s3_control import arm, disarm_all, wait_for_call
 from servers.store import Store
@@ -25,7 +25,7 @@ EXIT_SECONDS = 6 + 2 + 1
 
 def meta_of(server: ValkeyServer) -> dict[str, str]:
     with redis_library.Redis.from_url(server.url, decode_responses=True) as client:
-        (key,) = client.keys("stream:*:meta")
+        (key,) = client.keys(f"{NAMESPACE}stream:*:meta")
         meta: dict[str, str] = client.hgetall(key)
         return meta
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 from servers.command import ROOT, answer, command
-from servers.daemon import daemon, settings_for
+from servers.daemon import NAMESPACE, daemon, settings_for
 from servers.store import Store
 from servers.valkey import ValkeyServer
 
@@ -35,16 +35,23 @@ def test_kind9_garbage_in_redis_stops_neither_a_daemon_nor_a_command(
         assert process.stop() == 0
     ids = {Path(one["path"]).stem: one["stream_id"] for one in answer("list", settings=settings)["streams"]}
     with redis_py.Redis.from_url(valkey.url) as raw:
-        for stream in (f"stream:{ids['typed']}:meta", f"stream:{ids['parts']}:parts", f"stream:{ids['lease']}:lease"):
+        for stream in (
+            f"{NAMESPACE}stream:{ids['typed']}:meta",
+            f"{NAMESPACE}stream:{ids['parts']}:parts",
+            f"{NAMESPACE}stream:{ids['lease']}:lease",
+        ):
             raw.delete(stream)
             raw.rpush(stream, "a hand slipped")
-        raw.hset(f"stream:{ids['odd']}:meta", "status", "paused_by_moon")
-        raw.hdel(f"stream:{ids['field']}:meta", "part_size")
-        raw.sadd("streams:active", "nonsense", b"\xff\xfe", "../../x")
-        raw.delete("streams:failed")
-        raw.set("streams:failed", "garbage")
-        raw.set("webhooks:owed", "garbage")
-        before = {key: raw.dump(key) for key in (f"stream:{ids['typed']}:meta", f"stream:{ids['odd']}:meta")}
+        raw.hset(f"{NAMESPACE}stream:{ids['odd']}:meta", "status", "paused_by_moon")
+        raw.hdel(f"{NAMESPACE}stream:{ids['field']}:meta", "part_size")
+        raw.sadd(f"{NAMESPACE}streams:active", "nonsense", b"\xff\xfe", "../../x")
+        raw.delete(f"{NAMESPACE}streams:failed")
+        raw.set(f"{NAMESPACE}streams:failed", "garbage")
+        raw.set(f"{NAMESPACE}webhooks:owed", "garbage")
+        before = {
+            key: raw.dump(key)
+            for key in (f"{NAMESPACE}stream:{ids['typed']}:meta", f"{NAMESPACE}stream:{ids['odd']}:meta")
+        }
         with daemon(settings) as process:
             for writer in writers.values():
                 writer.close()
@@ -63,11 +70,11 @@ def test_kind9_garbage_in_redis_stops_neither_a_daemon_nor_a_command(
             assert {Path(one["path"]).stem for one in listed["streams"]} >= {"good", "parts", "lease", "new"}
             status = answer("status", settings=settings)
             assert {one["key"] for one in status["unreadable"]} >= {
-                f"stream:{ids['typed']}:meta",
-                f"stream:{ids['odd']}:meta",
-                f"stream:{ids['field']}:meta",
-                f"stream:{ids['parts']}:parts",
-                "streams:failed",
+                f"{NAMESPACE}stream:{ids['typed']}:meta",
+                f"{NAMESPACE}stream:{ids['odd']}:meta",
+                f"{NAMESPACE}stream:{ids['field']}:meta",
+                f"{NAMESPACE}stream:{ids['parts']}:parts",
+                f"{NAMESPACE}streams:failed",
             }
             assert "cannot be read" in command("status", settings=settings).stdout
             assert "cannot be read" in command("list", settings=settings).stdout
@@ -79,8 +86,8 @@ def test_kind9_garbage_in_redis_stops_neither_a_daemon_nor_a_command(
             kept = {one["subject"].split("/")[-2] for one in collected if not one["aborted"]}
             assert kept >= {ids["typed"], ids["odd"], ids["field"], ids["parts"]}
             # Two are repaired of them: they go on by themselves, and send nothing again.
-            raw.hset(f"stream:{ids['odd']}:meta", "status", "interrupted_shutdown")
-            raw.delete(f"stream:{ids['lease']}:lease")
+            raw.hset(f"{NAMESPACE}stream:{ids['odd']}:meta", "status", "interrupted_shutdown")
+            raw.delete(f"{NAMESPACE}stream:{ids['lease']}:lease")
             for name in ("odd", "lease"):
                 process.wait_for("stream_completed", stream_id=ids[name])
             assert {key: raw.dump(key) for key in before if ids["typed"] in key}.items() <= before.items()

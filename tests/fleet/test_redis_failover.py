@@ -19,6 +19,8 @@ from typing import Final
 
 import httpx
 import pytest
+from checkpoint import examples
+from security.test_least_rights import ACL, PAGE, PASSWORD
 from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
@@ -35,11 +37,15 @@ from servers.valkey_fleet import (
 )
 from waiting import wait_until
 
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
+from cef_trio.checkpoint.states import StreamSet
+
 pytestmark = pytest.mark.real
 LONG = pytest.mark.skipif(not os.environ.get("CEF_TRIO_LONG"), reason="the longer forms: CEF_TRIO_LONG=1")
 PART: Final = 5 << 20
 BLOCK: Final = 1 << 20
 RECOVERY_SECONDS: Final = 5.0
+RIGHTS_IN_A_CLUSTER: Final = ("+cluster|slots", "+command", "+asking")
 EXIT_SECONDS: Final = 6.0 + 2.0 + 1.0
 """The bound of an exit with the default settings (P4)."""
 
@@ -161,7 +167,7 @@ def uploading(folder: Path, s3: Endpoint, redis_url: str, *, name: str, **more: 
     watch_dir = folder / "watch"
     watch_dir.mkdir(exist_ok=True)
     given: dict[str, object] = {
-        "redis_key_prefix": f"{{{name}}}:",
+        "owner_name": name,
         "close_grace_seconds": 0.2,
         "rescan_seconds": 1,
         "stale_check_seconds": 0.5,
@@ -239,10 +245,17 @@ def test_a_cluster_whose_slot_moves_and_whose_primary_dies_is_followed(
 
     Half moved, the slot refuses scripts on both sides (TRYAGAIN), since some of their keys are missing on each. Moved,
     it is reached by ASK, except for scripts of which a key does not exist. Valkey 9 can move it without that.
+
+    The daemon has no rights but those of ``SECURITY.md``.
     """
+    assert f"with a cluster, `{' '.join(RIGHTS_IN_A_CLUSTER)}`" in " ".join(PAGE.split())
+    for server in (*cluster.servers, cluster.spare):
+        words = [*ACL.replace(">PASSWORD", f">{PASSWORD}").split(), *RIGHTS_IN_A_CLUSTER]
+        assert server.command("ACL", "SETUSER", *words) == b"+OK\r\n"
+    url = cluster.url.replace("//", f"//cef-trio:{PASSWORD}@")
     key = "{moved}:x"
     home = cluster.primary_of(key)
-    with uploading(tmp_path, s3, cluster.url, name="moved", retry_attempts=2) as upload:
+    with uploading(tmp_path, s3, url, name="moved", retry_attempts=2) as upload:
         steps = cluster.migrate_slot(key, cluster.spare, batch=3)
         assert next(steps) == "moved some"
         upload.process.wait_for("outage_started")
@@ -264,8 +277,23 @@ def test_a_cluster_whose_slot_moves_and_whose_primary_dies_is_followed(
         assert upload.wait_for_recovery(promoted) < RECOVERY_SECONDS
         upload.wait_for_parts()
         upload.finish()
+    assert {server.command("ACL", "LOG") for server in (*cluster.servers, cluster.spare) if server.running} == {
+        b"*0\r\n"
+    }
     home.start()
     cluster.wait_until_whole()
+
+
+async def test_owners_spread_over_the_nodes_of_a_cluster_and_each_is_whole_on_one(cluster: ValkeyCluster) -> None:
+    homes = set()
+    for owner in ("node-1", "node-2", "node-3"):
+        async with RedisCheckpointStore(cluster.url, owner=owner, socket_timeout_seconds=10) as store:
+            await store.create(examples.meta("s1"), examples.OURS, [examples.part(1)])
+            assert await store.members(StreamSet.ACTIVE) == {"s1"}
+            home = cluster.primary_of(store.keys.prefix)
+            assert home.command("EXISTS", store.keys.meta("s1"), store.keys.parts("s1")) == b":2\r\n"
+            homes.add(home)
+    assert len(homes) > 1
 
 
 @LONG

@@ -45,6 +45,7 @@ PURE = sorted(
         "media.metadata",
         "observability.at_risk",
         "observability.daemon_report",
+        "observability.fleet",
         "observability.snapshot",
         "observability.lag",
         "observability.metric_families",

@@ -76,6 +76,7 @@ def test_a_call_that_changes_something_is_never_abandoned() -> None:
             ):
                 users.add(path.relative_to(PACKAGE).as_posix())
     assert users <= {
+        "daemon/owner_name.py",
         "files/reader.py",
         "http/tls.py",
         "cli/probes.py",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from cef_trio.checkpoint.protocols import StoredReport, StoredReports
 from cef_trio.observability import daemon_report
 from cef_trio.observability.at_risk import SENTENCES, Facts, Reason, Risk, UploadProgress, Waiting, find_risks
 from cef_trio.observability.daemon_report import DaemonReport
+from cef_trio.observability.fleet import Fleet, read_fleet
 from cef_trio.observability.lag import Lag
 
 NOW = 1000.0
@@ -108,6 +111,10 @@ def test_p10_a_folder_that_is_lost_is_a_risk() -> None:
     assert (risk.reason, risk.why) == (Reason.FOLDER_LOST, f"{SENTENCES[Reason.FOLDER_LOST]}: stale file handle")
 
 
+def fleet_of(texts: dict[str, str]) -> Fleet:
+    return read_fleet(StoredReports({name: StoredReport(text, NOW) for name, text in texts.items()}, NOW))
+
+
 REPORT = DaemonReport(
     instance="räum/1",
     at=NOW,
@@ -120,24 +127,40 @@ REPORT = DaemonReport(
 def test_a_report_is_read_as_it_was_written_and_lists_a_limited_number_of_streams() -> None:
     assert daemon_report.decode(REPORT.instance, daemon_report.encode(REPORT)) == REPORT
     many = replace(REPORT, lags={str(number): Lag(number, 1.0) for number in range(999)})
-    assert set(daemon_report.decode("i", daemon_report.encode(many)).lags) == {str(n) for n in range(799, 999)}
+    assert set(daemon_report.decode("i", daemon_report.encode(many)).lags) == {str(n) for n in range(949, 999)}
+    risks = tuple(Risk(reason, NOW, 1, 1, "\udcff" * 500) for reason in Reason)
+    huge = replace(many, risks=risks, folder="/é" * 2000, host="h" * 5000)
+    text = daemon_report.encode(huge)
+    assert len(text) <= daemon_report.MAX_BYTES
+    assert [risk.reason for risk in daemon_report.decode("i", text).risks] == list(Reason)
+
+
+def test_a_report_of_another_version_is_read_as_far_as_it_is_known() -> None:
+    earlier = '{"at":5.0,"folder":"/rec","stopped":false,"risks":[],"lags":{"s":[1,2.0]},"name":"cam"}'
+    report = daemon_report.decode("cam", earlier, 6.0)
+    assert report == DaemonReport(
+        instance="cam", at=5.0, folder="/rec", received_at=6.0, lags={"s": Lag(1, 2.0)}, name="cam"
+    )
+    later = json.loads(daemon_report.encode(REPORT))
+    later["risks"].append(["moon_phase", NOW, 1, 1, "why"])
+    assert daemon_report.decode(REPORT.instance, json.dumps({**later, "colour": ["red"]})) == REPORT
 
 
 @pytest.mark.parametrize(
     "text", ["", "{}", "[]", "null", '{"at":"x"}', "[" * 100_000, '{"at":1,"folder":1,"risks":[1]}']
 )
 def test_kind9_a_report_that_no_daemon_wrote_is_set_aside_and_hides_no_other(text: str) -> None:
-    reports, odd = daemon_report.decode_all({"a": text, "b": daemon_report.encode(REPORT)})
-    assert [report.instance for report in reports] == ["b"]
-    assert len(odd) == 1
+    fleet = fleet_of({"a": text, "b": daemon_report.encode(REPORT)})
+    assert [report.instance for report in fleet.reports] == ["b"]
+    assert len(fleet.unreadable) == 1
 
 
 def test_p10_a_daemon_that_reports_no_more_needs_attention_unless_it_was_stopped() -> None:
     well = replace(REPORT, risks=())
-    assert daemon_report.needs_attention([well], NOW + 60) == []
-    assert daemon_report.needs_attention([well], NOW + 61) == [well]
+    assert Fleet((well,), NOW + 60).needing_attention() == []
+    assert Fleet((well,), NOW + 61).needing_attention() == [well]
     assert "has not reported for 61 s" in daemon_report.describe_problems(well, NOW + 61)[0]
     stopped = daemon_report.stopped(REPORT)
-    assert daemon_report.needs_attention([stopped], NOW + 9999) == []
-    assert daemon_report.needs_attention([REPORT], NOW) == [REPORT]
+    assert Fleet((stopped,), NOW + 9999).needing_attention() == []
+    assert Fleet((REPORT,), NOW).needing_attention() == [REPORT]
     assert daemon_report.describe_problems(REPORT, NOW) == ["7 bytes of 1 recording does not get to S3, for 99 s: why"]

@@ -15,13 +15,14 @@ import redis as redis_library
 from checkpoint import examples
 from checkpoint.test_checkpoint_cancellation import CALLS
 from servers.command import answer, command
-from servers.daemon import daemon, settings_for
+from servers.daemon import NAMESPACE, OWNER, daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
 from servers.s3_control import arm, call_log, disarm, disarm_all
 from servers.valkey import ValkeyServer, valkey_server
 
 import cef_trio
+from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status
 
@@ -137,10 +138,12 @@ def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(serve
         process.wait_for("object_adopted", count=2)
         assert process.stop() == 0
     path.rename(folder / "b.mp4")
+    assert servers.redis.command("DEL", Keys().by_mtime) == b":1\r\n"
     with daemon(settings) as process:
+        process.wait_for("history_mended")
         assert process.stop() == 0
     command("verify", stream_id, settings=settings)
-    key = f"streams/{uuid4()}/nobody.mp4"
+    key = f"streams/{OWNER}/{uuid4()}/nobody.mp4"
     servers.s3.client().create_multipart_upload(Bucket="recordings", Key=key)
     assert key in command("gc", "--older-than", "0s", settings=settings).stdout
     command("status", settings=settings)
@@ -151,15 +154,15 @@ def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(serve
 
     allowed = {word.removeprefix("+") for word in ACL.split() if word.startswith("+")}
     assert servers.commands_used() <= allowed
-    # A lease is renewed after a third of its thirty seconds: no test waits for that.
-    assert "PEXPIRE" in (ROOT / "cef_trio" / "checkpoint" / "redis" / "scripts" / "renew.lua").read_text()
-    assert allowed - servers.commands_used() <= {"pexpire"}, "granted, and never used"
+    # A daemon's report is removed after seven days: no test waits for that.
+    assert "ZREM" in (ROOT / "cef_trio" / "checkpoint" / "redis" / "scripts" / "report.lua").read_text()
+    assert allowed - servers.commands_used() <= {"zrem"}, "granted, and never used"
     assert {ACTION_OF[operation] for operation in servers.operations_used()} == granted()
 
 
 async def test_the_rights_that_security_md_lists_are_enough_for_every_call_of_the_store(servers: Servers) -> None:
     url = f"redis://cef-trio:{PASSWORD}@127.0.0.1:{servers.redis.port}/0"
-    async with RedisCheckpointStore(url, socket_timeout_seconds=10) as store:
+    async with RedisCheckpointStore(url, owner=OWNER, socket_timeout_seconds=10) as store:
         await store.create(examples.meta("s1"), examples.OURS, [examples.part(1), examples.part(2)])
         await store.create(examples.meta("ended", status=Status.COMPLETED), examples.OURS)
         for call in CALLS.values():
@@ -195,10 +198,10 @@ def test_the_rights_that_security_md_lists_are_enough_to_see_an_outage_of_writes
         )
         assert process.count("stream_failed") == 0
         assert process.stop() == 0
-    assert s3.client().head_object(Bucket="recordings", Key="streams/cef-trio-probe")["ContentLength"] > 0
+    assert s3.client().head_object(Bucket="recordings", Key=f"streams/{OWNER}/cef-trio-probe")["ContentLength"] > 0
     outcomes = call_log(s3)
     assert outcomes["calls"]["DeleteObject"] == 1, "asked once, refused, and not asked again"
-    assert b":1" in redis.command("EXISTS", "stream:cef-trio-probe")
+    assert b":1" in redis.command("EXISTS", f"{NAMESPACE}stream:cef-trio-probe")
     servers.commands_used()  # and none was refused by the ACL
 
 

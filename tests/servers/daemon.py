@@ -27,7 +27,13 @@ import httpx
 from servers.endpoints import Endpoint
 from waiting import wait_until
 
+from cef_trio.checkpoint.redis.keys import Keys
+
 EVENT_SECONDS = 60.0
+OWNER = "under-test"
+"""``OWNER_NAME`` of the daemons under test."""
+NAMESPACE = Keys("", OWNER).prefix
+"""What their keys in Redis begin with, if ``REDIS_KEY_PREFIX`` is empty."""
 _POLL_SECONDS = 0.01
 
 Event = Mapping[str, Any]
@@ -48,6 +54,7 @@ def settings_for(watch_dir: Path, endpoint: Endpoint, redis_url: str, **more: ob
         "APP_ENV": "production",
         "LOG_LEVEL": "DEBUG",
         "INSTANCE_ID": "under-test",
+        "OWNER_NAME": OWNER,
         "PROM_PORT": "0",
         **{name.upper(): value for name, value in more.items()},
     }

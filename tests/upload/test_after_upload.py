@@ -25,7 +25,7 @@ from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
 from cef_trio.lab.writers import Writers
 from cef_trio.postprocess import rename_file
 from cef_trio.postprocess.copy_file import Copy
-from cef_trio.postprocess.retention import forget_now
+from cef_trio.postprocess.retention import Retention
 from cef_trio.resilience import shield as shield_room
 from cef_trio.s3_endpoint import Fault, Kind, Moment
 from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
@@ -297,9 +297,9 @@ async def test_a_stream_whose_file_was_deleted_or_moved_is_forgotten_in_its_time
     async with world.daemon() as daemon:
         daemon.closed()
         await until(lambda: not Path(world.path()).exists())
-        assert await forget_now(daemon.services, timedelta(hours=1)) == 0
+        assert await Retention(daemon.services, timedelta(hours=1)).forget_now() == 0
         await trio.sleep(3700)
-        assert await forget_now(daemon.services, timedelta(hours=1)) == 1
+        assert await Retention(daemon.services, timedelta(hours=1)).forget_now() == 1
     assert world.known() == []
 
 

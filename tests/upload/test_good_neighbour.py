@@ -21,7 +21,7 @@ from cef_trio.checkpoint.model import FileIdentity, Lease
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import PART, World
-from cef_trio.postprocess.retention import forget_now
+from cef_trio.postprocess.retention import Retention
 
 OTHER_HOST = Lease("another-host", "1", 30.0)
 
@@ -53,7 +53,7 @@ async def test_p9_a_stream_of_another_folder_is_left_alone_although_its_device_a
     async with world.daemon() as daemon:
         daemon.closed("ours.mp4")
         await trio.sleep(100)
-        assert await forget_now(daemon.services, timedelta(days=1)) == 0
+        assert await Retention(daemon.services, timedelta(days=1)).forget_now() == 0
     assert record_of(world.store, stream_id(1)) == before
     assert world.content("ours.mp4") in world.recordings()
 

@@ -14,7 +14,7 @@ from cef_trio.checkpoint.model import FileIdentity, Lease, StreamMeta
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.lab.world import BUCKET, PART, World
-from cef_trio.postprocess.retention import forget_now
+from cef_trio.postprocess.retention import Retention
 
 
 async def test_p7_a_completed_stream_is_forgotten_after_its_time_if_its_file_is_gone(world: World) -> None:
@@ -25,9 +25,9 @@ async def test_p7_a_completed_stream_is_forgotten_after_its_time_if_its_file_is_
         daemon.closed("kept.mp4")
         await completed(world)
         Path(world.path("gone.mp4")).unlink()
-        assert await forget_now(daemon.services, timedelta(minutes=10)) == 0
+        assert await Retention(daemon.services, timedelta(minutes=10)).forget_now() == 0
         await trio.sleep(1200)
-        assert await forget_now(daemon.services, timedelta(minutes=10)) == 1
+        assert await Retention(daemon.services, timedelta(minutes=10)).forget_now() == 1
     (left,) = await world.checkpoints()
     assert left.meta.current_path == world.path("kept.mp4")
     assert world.store._by_path == {world.path("kept.mp4"): left.meta.stream_id}
@@ -68,7 +68,7 @@ async def test_p7_a_completed_stream_of_another_watch_folder_is_not_forgotten_he
         assert await world.store.acquire(checkpoint.meta.stream_id, other)
         await world.store.rename(checkpoint.meta.stream_id, other, elsewhere)
         await trio.sleep(1200)
-        assert await forget_now(daemon.services, timedelta(minutes=10)) == 0
+        assert await Retention(daemon.services, timedelta(minutes=10)).forget_now() == 0
 
 
 @pytest.mark.real
@@ -100,5 +100,5 @@ async def test_p7_no_manual_edit_of_redis_keeps_a_stream_from_being_forgotten(wo
                 server.command("HSET", "stream:foreign:meta", "stream_id", "old")
                 server.command("HSET", "stream:nul:meta", "current_path", world.path("a\0b.mp4"))
                 server.command("SADD", "webhooks:owed", b"\xff")
-                assert await forget_now(services, timedelta(days=1)) == 1
+                assert await Retention(services, timedelta(days=1)).forget_now() == 1
             assert await store.members(StreamSet.COMPLETED) == {"corrupt", "foreign", "nul"}

@@ -19,8 +19,8 @@ from cef_trio.checkpoint.states import Status
 from cef_trio.cli.checks import Severity, StreamFacts, judge_streams
 from cef_trio.files.file_system import FolderMount
 from cef_trio.lab.world import PART, World
-from cef_trio.observability import daemon_report
 from cef_trio.observability.daemon_report import DaemonReport
+from cef_trio.observability.fleet import Fleet, FleetProblem, judge_fleet
 from cef_trio.upload import ownership
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.ownership_rules import Claim, claim, compare_owners, owner_at
@@ -258,49 +258,55 @@ def others(owner: Owner = OURS) -> OtherDaemons:
     mine = Ownership(owner.machine)
     mine.owner = owner
     lease = Lease("cam", "m-token", 30.0, "0123456789ab")
-    return OtherDaemons(cast("Services", SimpleNamespace(ownership=mine, lease=lease)), "/rec")
+    return OtherDaemons(cast("Services", SimpleNamespace(ownership=mine, lease=lease, owner_name="o")), "/rec")
 
 
-def a_report(at: float, **more: Any) -> dict[str, str]:
+def a_report(at: float, **more: Any) -> DaemonReport:
     values = {"instance": "cam@x", "name": "cam", "host": "h2", "system": "ba9876543210", "process": "z-token"}
-    one = DaemonReport(**{"at": at, "folder": "/rec", "owner": THEIRS.name, **values, **more})
-    return {one.instance: daemon_report.encode(one)}
+    return DaemonReport(**{"at": at, "folder": "/rec", "place": THEIRS.name, **values, **more})
+
+
+def a_fleet(*reports: DaemonReport, now: float = 110.0) -> Fleet:
+    return Fleet(reports, now)
 
 
 def test_p9_a_second_running_daemon_of_one_name_is_reported_by_doctor_and_a_single_one_is_not() -> None:
     ours = DaemonReport(instance="cam@y", name="cam", at=100.0, folder="/rec", host="h1", process="m-token")
-    found = [ours, *daemon_report.decode_all(a_report(100.0))[0]]
-    facts = StreamFacts(daemons={}, without_task=0, failed=0, reports=tuple(found), now=110.0)
+    theirs = a_report(100.0)
+    facts = StreamFacts(daemons={}, without_task=0, failed=0, fleet=a_fleet(ours, theirs))
     [problem] = [one for one in judge_streams(facts) if one.severity is Severity.PROBLEM]
     assert "2 daemons have the INSTANCE_ID 'cam': /rec on h1 and /rec on h2" in problem.says
-    for gone in (replace(found[1], stopped=True), replace(found[1], name="other")):
-        assert daemon_report.duplicate_daemons([ours, gone], 110.0) == []
+    for gone in (replace(theirs, stopped=True), replace(theirs, name="other")):
+        assert judge_fleet(a_fleet(ours, gone)) == []
 
 
 def test_p9_cloned_machines_are_reported_and_no_stream_is_certainly_theirs_any_more() -> None:
     looked = others()
     mine = looked._services.ownership
-    cloned = {"owner": OURS.name, "name": "other", "instance": f"other@{OURS.name}"}
-    looked.update(a_report(100.0, **cloned), 110.0)
+    cloned = {"place": OURS.name, "name": "other", "instance": f"o/other@{OURS.name}"}
+    looked.update(a_fleet(a_report(100.0, **cloned)))
     assert mine.is_ours(a_stream(owner=OURS))  # it may be the last word of our own last boot
-    looked.update(a_report(115.0, **cloned), 125.0)
+    looked.update(a_fleet(a_report(115.0, **cloned), now=125.0))
     assert mine.claim(a_stream(owner=OURS)) is Claim.PERHAPS
     both = [
-        DaemonReport(instance=name, at=1.0, folder="/rec", host=name, system=name, process=name, owner=OURS.name)
+        DaemonReport(instance=name, at=1.0, folder="/rec", host=name, system=name, process=name, owner="o")
         for name in ("h1", "h2")
     ]
-    [sentence] = daemon_report.duplicate_daemons(both, 2.0)
-    assert "2 machines cannot be told apart" in sentence
-    assert daemon_report.duplicate_daemons([both[0], replace(both[1], system="h1")], 2.0) == []  # one after the other
+    [finding] = judge_fleet(a_fleet(*both, now=2.0))
+    assert finding.problem is FleetProblem.SAME_OWNER
+    assert "2 machines have the owner" in finding.says
+    assert judge_fleet(a_fleet(both[0], replace(both[1], system="h1"), now=2.0)) == []  # one after the other
 
 
 def test_p9_reports_of_one_name_stand_beside_each_other_and_those_of_earlier_lives_are_forgotten() -> None:
     looked = others()
-    assert looked.reported_as == f"cam@{OURS.name}"
-    assert looked.update(a_report(100.0), 110.0) == frozenset()
-    assert looked.update(a_report(100.0), 500.0) == frozenset()  # another system's that is silent is reported
+    assert looked.reported_as == f"o/cam@{OURS.name}"
+    assert looked.update(a_fleet(a_report(100.0))) == frozenset()
+    assert (
+        looked.update(a_fleet(a_report(100.0), now=500.0)) == frozenset()
+    )  # another system's that is silent is reported
     older = {"instance": "cam", "name": "", "process": ""}
-    assert looked.update(a_report(100.0, **older), 110.0) == {"cam"}
+    assert looked.update(a_fleet(a_report(100.0, **older))) == {"cam"}
     before = {"instance": "cam@before", "system": "0123456789ab"}
-    assert looked.update(a_report(100.0, **before), 110.0) == frozenset()
-    assert looked.update(a_report(100.0, **before), 500.0) == {"cam@before"}
+    assert looked.update(a_fleet(a_report(100.0, **before))) == frozenset()
+    assert looked.update(a_fleet(a_report(100.0, **before), now=500.0)) == {"cam@before"}

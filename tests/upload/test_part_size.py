@@ -19,6 +19,7 @@ from cef_trio.files.file_stat import SECOND_NS, FileStat
 from cef_trio.lab.world import AUTO_PART_SIZE, PART, World, WorldDaemon
 from cef_trio.lab.writers import Writers
 from cef_trio.settings.model import load_settings
+from cef_trio.upload.object_key import KeyTemplate
 from cef_trio.upload.part_plan import MAX_PARTS, MIB, MIN_PART_BYTES, PartPlan
 from cef_trio.upload.part_size import DEFAULT_PART_BYTES, AutoPartSize, known_part_size, write_rate
 
@@ -100,7 +101,7 @@ def test_the_rate_is_unknown_where_the_time_stamps_show_none(latest: FileStat) -
 def test_the_setting_takes_auto_or_a_size(tmp_path: Path, value: str, size: int) -> None:
     settings = load_settings(None, watch_dir=tmp_path, s3_bucket_name="abc", chunk_size_bytes=value)
     assert known_part_size(settings.chunk_size_bytes) == size
-    rules = _rules(settings)
+    rules = _rules(settings, KeyTemplate(settings.s3_key_template))
     assert rules.part_size == size
     assert rules.recorded_part_size == (size if value == "20MiB" else MIN_PART_BYTES)
 

@@ -19,7 +19,7 @@ from cef_trio.checkpoint.model import Lease, StreamMeta
 from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.lab.receiver import Received
 from cef_trio.lab.world import BUCKET, PART, WEBHOOK_SECRET, World
-from cef_trio.postprocess.retention import forget_now
+from cef_trio.postprocess.retention import Retention
 from cef_trio.postprocess.webhooks import WebhookDeliverer
 from cef_trio.s3_endpoint import Fault, Kind, Moment
 from cef_trio.upload.object_key import metadata_key
@@ -285,9 +285,9 @@ async def test_a_stream_with_a_pending_webhook_is_not_forgotten(world: World) ->
     await trio.sleep(10 * HOUR)
     world.receiver.statuses.append(500)
     async with world.daemon() as daemon:
-        assert await forget_now(daemon.services, timedelta(hours=1)) == 0
+        assert await Retention(daemon.services, timedelta(hours=1)).forget_now() == 0
         await settled(world)
-        assert await forget_now(daemon.services, timedelta(hours=1)) == 1
+        assert await Retention(daemon.services, timedelta(hours=1)).forget_now() == 1
 
 
 async def test_attempts_are_counted_and_pending_webhooks_are_a_gauge(world: World) -> None:

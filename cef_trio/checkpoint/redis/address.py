@@ -4,7 +4,7 @@
 ``redis://[user:password@]host[:port][/db]``           one server
 ``unix://[user:password@]/path/to/socket[?db=0]``      one server on a unix socket
 ``redis+sentinel://…@host[:port],…/master[/db]``       the server that the sentinels name for ``master``
-``redis+cluster://…@host[:port],…``                    a cluster; ``REDIS_KEY_PREFIX`` must then hold a hash tag
+``redis+cluster://…@host[:port],…``                    a cluster; each owner's keys are in one slot (``keys.py``)
 =====================================================  ==============================================================
 
 ``rediss``, ``rediss+sentinel`` and ``rediss+cluster`` are the same over TLS; for a server that requires a client

@@ -23,7 +23,8 @@ next call resolves the name and connects again. Sentinels are asked for the prim
 nodes at each such renewal.
 
 So a call lasts at most one connect (its name's resolution and all its addresses included: ``connection.py``) and
-one reply, each bounded by the time-out; for sentinels and clusters one such pair for every node that has to be asked.
+one reply, each bounded by the time-out; for sentinels one such pair for every one that has to be asked, for a cluster
+for as many as are asked in three time-outs.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ from cef_trio.checkpoint.redis.connection import (
     BoundedSentinelConnection,
     BoundedSentinelTlsConnection,
     BoundedTlsConnection,
+    connects_for,
 )
 from cef_trio.checkpoint.redis.errors import MAPPED, is_rejected, is_unreachable, mapped, redis_error_is_transient
 from cef_trio.checkpoint.redis.scripts import Script
@@ -63,6 +65,9 @@ from cef_trio.resilience import Retrier, SingleAttempt, run_in_thread
 
 MAX_AGE_SECONDS: Final = 300.0
 """The age at which idle connections are closed, so that a failover behind one address is noticed."""
+
+_CLUSTER_CONNECTS: Final = 3
+"""The time-outs for which a call to a cluster goes on connecting to one node after another. The order is random."""
 
 T = TypeVar("T")
 Client = Any
@@ -100,6 +105,9 @@ class RedisClient:
             "socket_connect_timeout": socket_timeout_seconds,
             "max_connections": connections,
         }
+        self._connecting_seconds = (
+            _CLUSTER_CONNECTS * socket_timeout_seconds if address.topology is Topology.CLUSTER else math.inf
+        )
         self._limiter = trio.CapacityLimiter(connections)
         self._retrier: Retrier = SingleAttempt() if retrier is None else retrier
         self._opening = threading.Lock()
@@ -152,12 +160,13 @@ class RedisClient:
             _close_idle(self._client)
 
     def _in_thread(self, operation: str, work: Callable[[Client], T], asked_at: float) -> T:
-        client = self._connected(operation, asked_at)
-        try:
-            return self._observed(work, client)
-        finally:
-            if self._closed or client is not self._client:
-                _close_idle(client)
+        with connects_for(self._connecting_seconds):
+            client = self._connected(operation, asked_at)
+            try:
+                return self._observed(work, client)
+            finally:
+                if self._closed or client is not self._client:
+                    _close_idle(client)
 
     def _observed(self, work: Callable[[Client], T], client: Client) -> T:
         try:
@@ -211,7 +220,7 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
     certificates = _certificates(address, ca_file) if address.tls else {}
     one_by_one = BoundedTlsConnection if address.tls else BoundedConnection
     if address.topology is Topology.CLUSTER:
-        return Cluster(address.hosts, **common, ssl=address.tls, **login, **certificates)
+        return Cluster(address.hosts, one_by_one, **common, **login, **certificates)
     if address.topology is Topology.SENTINEL:
         sentinel_login: dict[str, Any] = {"username": address.sentinel_username, "password": address.sentinel_password}
         sentinel = Sentinel(  # type: ignore[no-untyped-call]

@@ -1,31 +1,53 @@
-"""redis-py's client of a cluster, with two mends.
+"""redis-py's client of a cluster, with its flaws mended.
 
 - While a slot moves, its old node redirects to the new one (ASK), which ``CLUSTER SLOTS`` does not list as long as it
   has no slot of its own; redis-py then fails with ``AttributeError`` (``RedisCluster.get_node`` returns ``None``).
 - redis-py asks for the nodes again only after a call has failed, and only the nodes that it found last. After a long
   outage that costs one call more than necessary; and if all nodes have new addresses (restarted pods), it never finds
   them. :meth:`Cluster.refresh` also asks the nodes of ``REDIS_URL``.
+- redis-py asks one node after another, each for a time-out, and concurrent calls do so in turn: a cluster of six nodes
+  that do not answer held up a call for 11 seconds. See :func:`~cef_trio.checkpoint.redis.connection.connects_for`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from redis.cluster import PRIMARY, ClusterNode, RedisCluster
+from redis.connection import ConnectionPool
+from redis.retry import Retry
+
+from cef_trio.checkpoint.redis.connection import BoundedConnection
 
 
 class Cluster(RedisCluster):
-    """A client of a cluster.
+    """A client of a cluster; ``options`` are those of its connections.
 
     Raises:
         redis exceptions: no node can be reached.
     """
 
-    def __init__(self, hosts: Sequence[tuple[str, int]], **options: Any) -> None:
-        self._hosts = list(hosts)
-        nodes = [ClusterNode(host, port) for host, port in hosts]  # type: ignore[no-untyped-call]
-        super().__init__(startup_nodes=nodes, **options)
+    def __init__(
+        self,
+        hosts: Sequence[tuple[str, int]],
+        connection_class: type[BoundedConnection],
+        *,
+        retry: Retry,
+        protocol: int,
+        **options: Any,
+    ) -> None:
+        self._hosts = hosts
+        # redis-py takes a pool of one's own only with a URL. Its host is then one of the nodes to start with.
+        host, port = hosts[0]
+        super().__init__(
+            url=f"redis://[{host}]:{port}" if ":" in host else f"redis://{host}:{port}",
+            startup_nodes=self._nodes_of_url(),
+            connection_pool_class=partial(ConnectionPool, connection_class=connection_class, **options),
+            retry=retry,
+            protocol=protocol,
+        )
 
     def get_node(self, host: str | None = None, port: int | None = None, node_name: str | None = None) -> Any:
         """Return a node, which may be new."""
@@ -42,7 +64,10 @@ class Cluster(RedisCluster):
         Raises:
             redis exceptions: no node can be reached.
         """
+        nodes = self.nodes_manager
+        nodes.startup_nodes = {**{node.name: node for node in self._nodes_of_url()}, **nodes.startup_nodes}
         asked_last = self.get_node_from_key(key)  # type: ignore[no-untyped-call]
-        self.nodes_manager.initialize(
-            additional_startup_nodes_info=self._hosts, last_failed_node_name=asked_last and asked_last.name
-        )
+        nodes.initialize(last_failed_node_name=asked_last and asked_last.name)
+
+    def _nodes_of_url(self) -> list[ClusterNode]:
+        return [ClusterNode(host, port) for host, port in self._hosts]  # type: ignore[no-untyped-call]

@@ -181,6 +181,19 @@ _OWNER_FORMS: Final[Mapping[str, _Form]] = MappingProxyType({"machine": _TEXT, "
 _REQUIRED: Final = {field.name for field in fields(StreamMeta) if field.default is MISSING} | {"status"}
 
 
+FIELD_NAMES: Final = frozenset(
+    {
+        *_FORMS,
+        *_IDENTITY_FORMS,
+        _GENERATION,
+        *(f"file_{part}" for part in _OPTIONAL_IDENTITY_FORMS),
+        _OWNER,
+        *(f"owner_{part}" for part in _OWNER_FORMS),
+    }
+)
+"""The hash fields of a record."""
+
+
 def encode_field(name: str, value: Any) -> dict[str, bytes]:
     """Return the hash fields of one field: several for ``identity`` and ``owner``. Not for a value of ``None``.
 

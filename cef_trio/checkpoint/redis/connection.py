@@ -7,18 +7,35 @@ an exit (promise P4).
 Here the worker thread has trio resolve the name (``trio.from_thread``) in a thread that may be abandoned; cancellation
 is delivered during this wait, before anything is sent. The addresses share the remaining time.
 
-redis-py opens a cluster's connections itself; cluster nodes are given by address.
+A call to a cluster that connects to one node after another does so for a limited time (:func:`connects_for`).
 """
 
 from __future__ import annotations
 
+import math
 import socket
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
 
 import trio
 from redis.connection import Connection, SSLConnection
 from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
+
+_connects_until: Final[ContextVar[float]] = ContextVar("connects_until", default=math.inf)
+"""``time.monotonic()`` from which on a call opens no more connections."""
+
+
+@contextmanager
+def connects_for(seconds: float) -> Iterator[None]:
+    """Have connections that this thread opens later than in ``seconds`` fail at once."""
+    token = _connects_until.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _connects_until.reset(token)
 
 
 class BoundedConnection(Connection):
@@ -28,6 +45,8 @@ class BoundedConnection(Connection):
 
     def _connect(self) -> socket.socket:
         # In place of redis-py's; SSLConnection calls it and adds TLS.
+        if time.monotonic() > _connects_until.get():
+            raise TimeoutError("other nodes did not answer in time")
         deadline = time.monotonic() + self.socket_connect_timeout
         failure: OSError = OSError(f"{self.host!r} has no address")
         for family, kind, protocol, _, address in _resolve(self.host, self.port, self.socket_connect_timeout):

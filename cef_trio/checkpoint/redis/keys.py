@@ -1,15 +1,20 @@
-"""The names of all keys in Redis, with the prefix ``REDIS_KEY_PREFIX``. Pure.
+"""The names of all keys in Redis. Pure.
 
-In a cluster all keys of one script must be in one hash slot, so the prefix must contain a hash tag there
-(``{node-a}:``), which puts all keys into the slot of ``node-a``.
+The keys of an owner are in a namespace of their own, behind ``REDIS_KEY_PREFIX`` and ``{<owner>}:``. The braces are a
+hash tag: in a cluster all keys of one script must be in one hash slot, and owners spread over the slots. A hash tag in
+``REDIS_KEY_PREFIX`` comes first and counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
-from cef_trio.checkpoint.states import StreamSet
+from cef_trio.checkpoint.states import History, StreamSet
+
+FLEET: Final = "{fleet}"
+"""The namespace of the registry of daemons, which all owners share."""
 
 
 def job_lock_name(stream_id: str, work: str) -> str:
@@ -23,9 +28,16 @@ def job_lock_name(stream_id: str, work: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Every key name, behind one prefix (empty by default)."""
+    """Every key name of one owner. Without an owner, as in earlier versions: behind ``base`` alone."""
 
-    prefix: str = ""
+    base: str = ""
+    """``REDIS_KEY_PREFIX``."""
+    owner: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """What all keys of the owner begin with."""
+        return f"{self.base}{{{self.owner}}}:" if self.owner else self.base
 
     @property
     def by_path(self) -> str:
@@ -41,10 +53,40 @@ class Keys:
         """The set of stream ids of that name."""
         return f"{self.prefix}streams:{stream_set.value}"
 
+    def history(self, history: History) -> str:
+        """The sorted set stream id → when it ended, in milliseconds of Unix time."""
+        return f"{self.prefix}streams:{history.value}_at"
+
     @property
-    def reports(self) -> str:
-        """The hash instance → last report of that daemon (``observability/daemon_report.py``)."""
-        return f"{self.prefix}streams:reports"
+    def by_inode(self) -> str:
+        """The sorted set id of a completed stream → inode number of its file."""
+        return f"{self.prefix}streams:by_inode"
+
+    @property
+    def by_mtime(self) -> str:
+        """The sorted set id of a completed stream → modification time of its file in ns, as far as a double has it."""
+        return f"{self.prefix}streams:by_mtime"
+
+    @property
+    def leases(self) -> str:
+        """The sorted set id of an open stream → when its lease expires or was released, in ms by the server's clock."""
+        return f"{self.prefix}leases"
+
+    @property
+    def homes(self) -> list[str]:
+        """The sets, and the indexes of their streams, in the order that ``settle`` in the scripts' prelude expects."""
+        indexes = [*map(self.history, History), self.by_inode, self.by_mtime, self.leases]
+        return [*self.sets.values(), *indexes]
+
+    @property
+    def daemons(self) -> str:
+        """The hash name of a daemon → time and last report (``observability/daemon_report.py``), of all owners."""
+        return f"{self.base}{FLEET}:daemons"
+
+    @property
+    def daemons_seen(self) -> str:
+        """The sorted set of these names by the time of their reports."""
+        return f"{self.base}{FLEET}:seen"
 
     @property
     def pending_webhooks(self) -> str:

@@ -9,11 +9,13 @@ script at a time, so a daemon whose lease has expired cannot write, and a stream
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import structlog
 from redis.exceptions import ResponseError
@@ -21,20 +23,22 @@ from redis.exceptions import ResponseError
 from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState, not_allowed
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import Records, StreamSummary, StreamWrites
+from cef_trio.checkpoint.protocols import Expired, Records, StoredReport, StoredReports, StreamSummary, StreamWrites
 from cef_trio.checkpoint.redis import codec, scripts
 from cef_trio.checkpoint.redis.address import RedisAddress, Topology, parse_address
 from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.scripts import arguments
 from cef_trio.checkpoint.redis.scripts.arguments import Argument
-from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo
+from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo, replicas_in
 from cef_trio.checkpoint.schema import NewerRecord
-from cef_trio.checkpoint.states import ENDED, Status, StreamSet
+from cef_trio.checkpoint.states import ENDED, History, Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
 from cef_trio.resilience import Retrier
 
+K = TypeVar("K")
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 _PROBE_MILLISECONDS: Final = 60_000
@@ -44,14 +48,21 @@ _LEASE_OF_WRONG_TYPE: Final = b"wrong type"
 """The holder that the scripts return for a lease key of a wrong type."""
 _BATCH: Final = 500
 """Streams per script call, which blocks the server for some milliseconds."""
+_MOST_ALIKE: Final = 100
+"""The most completed streams with one inode number, or with one modification time, that are proposed."""
+_SCANNED: Final = 1000
+"""How many members of a set are read at once where all are."""
+_INDEXED_FIELDS: Final = frozenset({"identity", "verified_mtime_ns"})
+"""The fields of a record that ``keys.by_inode`` and ``keys.by_mtime`` are made of."""
 
 
 class RedisCheckpointStore(StreamWrites):
     """A ``CheckpointStore`` in Redis. An async context manager; use it inside.
 
-    ``url``, ``key_prefix`` and ``ca_file`` are as the settings. ``socket_timeout_seconds``, positive and finite, limits
-    a connect and a reply, ``connections`` the concurrent calls. ``retrier`` is a single attempt by default.
-    ``read_url`` reads ``REDIS_URL`` again after the server has rejected the login; it may return ``None``.
+    ``url``, ``key_prefix`` and ``ca_file`` are as the settings; ``owner`` names the namespace (``keys.py``).
+    ``socket_timeout_seconds``, positive and finite, limits a connect and a reply, ``connections`` the concurrent calls.
+    ``retrier`` is a single attempt by default. ``read_url`` reads ``REDIS_URL`` again after the server has rejected the
+    login; it may return ``None``.
 
     Raises:
         ValueError: the URL is invalid, or a cluster's prefix has no hash tag. No message contains the password.
@@ -62,6 +73,7 @@ class RedisCheckpointStore(StreamWrites):
         url: str,
         *,
         key_prefix: str = "",
+        owner: str = "",
         ca_file: Path | None = None,
         socket_timeout_seconds: float = 1.0,
         connections: int = 8,
@@ -69,7 +81,7 @@ class RedisCheckpointStore(StreamWrites):
         read_url: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
         self._read_url = read_url
-        self.keys = Keys(key_prefix)
+        self.keys = Keys(key_prefix, owner)
         self.unreadable = UnreadableKeys()
         self._index_exists = False
         """Whether ``streams:by_path`` is known to exist, or not to be needed."""
@@ -83,8 +95,8 @@ class RedisCheckpointStore(StreamWrites):
         )
         if self.address.topology is Topology.CLUSTER and not self.keys.hash_tag:
             raise ValueError(
-                "REDIS_KEY_PREFIX must hold a hash tag with a Redis cluster, for example '{cef-trio}:', "
-                f"so that all keys are in one slot; it is {key_prefix!r}"
+                "with a Redis cluster all keys of an owner must be in one slot, by a hash tag: REDIS_KEY_PREFIX must "
+                f"not hold an empty one, '{{}}'; it is {key_prefix!r}"
             )
 
     @property
@@ -151,6 +163,11 @@ class RedisCheckpointStore(StreamWrites):
                 is_replica=values.get("role") == "slave",
                 append_fsync=self._setting(client, "appendfsync"),
                 save=self._setting(client, "save"),
+                used_memory_bytes=int(values.get("used_memory", 0)),
+                system_memory_bytes=int(values.get("total_system_memory", 0)),
+                replicas=replicas_in(values),
+                min_replicas_to_write=_number(self._setting(client, "min-replicas-to-write")),
+                min_replicas_max_lag_seconds=_number(self._setting(client, "min-replicas-max-lag")),
             )
 
         return await self._redis.call("info", work)
@@ -182,17 +199,109 @@ class RedisCheckpointStore(StreamWrites):
 
     async def count(self) -> Mapping[StreamSet, int]:
         """See :meth:`StreamStore.count`."""
+        keys = {stream_set: self.keys.set(stream_set) for stream_set in StreamSet}
+        return await self._redis.call("count", lambda client: self._sizes(client, "SCARD", keys))
 
-        def work(client: Client) -> Mapping[StreamSet, int]:
-            with client.pipeline(transaction=False) as pipeline:
-                for stream_set in StreamSet:
-                    pipeline.scard(self.keys.set(stream_set))
-                counts = dict(zip(StreamSet, pipeline.execute(raise_on_error=False), strict=True))
-            for stream_set, count in counts.items():
-                self._check_type(self.keys.set(stream_set), count)
-            return {stream_set: count for stream_set, count in counts.items() if isinstance(count, int)}
+    async def ids_beginning_with(self, beginning: str) -> frozenset[str]:
+        """See :meth:`StreamStore.ids_beginning_with`. One round trip for each 1,000 ids that there are."""
+        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", beginning) + "*"
 
-        return await self._redis.call("count", work)
+        def work(client: Client) -> frozenset[str]:
+            if beginning in self._known(client, [beginning]):
+                return frozenset({beginning})
+            found: set[str] = set()
+            for key in self.keys.sets.values():
+                found.update(self._scan(client, "SSCAN", key, pattern))
+            return frozenset(found)
+
+        return await self._redis.call("ids_beginning_with", work)
+
+    # ---- history ---------------------------------------------------------------------------------------------------
+
+    async def count_ended(self) -> Mapping[History, int]:
+        """See :meth:`StreamHistory.count_ended`."""
+        keys = {history: self.keys.history(history) for history in History}
+        return await self._redis.call("count_ended", lambda client: self._sizes(client, "ZCARD", keys))
+
+    async def ended(
+        self, history: History, *, since_ms: int = 0, before_ms: int, skip: int = 0, limit: int = 500
+    ) -> Sequence[tuple[str, int]]:
+        """See :meth:`StreamHistory.ended`."""
+        key, before = self.keys.history(history), f"({before_ms}"
+
+        def work(client: Client) -> Sequence[tuple[str, int]]:
+            found = self._unless_wrong_type(
+                key, lambda: client.zrangebyscore(key, since_ms, before, start=skip, num=limit, withscores=True)
+            )
+            return [(raw.decode(errors="replace"), int(score)) for raw, score in found or ()]
+
+        return await self._redis.call("ended", work)
+
+    async def latest(self, history: History, limit: int) -> Sequence[str]:
+        """See :meth:`StreamHistory.latest`."""
+        key = self.keys.history(history)
+
+        def work(client: Client) -> Sequence[str]:
+            found = self._unless_wrong_type(key, lambda: client.zrevrange(key, 0, limit - 1)) if limit > 0 else ()
+            return [raw.decode(errors="replace") for raw in found or ()]
+
+        return await self._redis.call("latest", work)
+
+    async def date(self, history: History, stream_id: str, at_ms: int) -> None:
+        """See :meth:`StreamHistory.date`."""
+        key = self.keys.history(history)
+        await self._redis.call(
+            "date",
+            lambda client: self._unless_wrong_type(key, lambda: client.zadd(key, {stream_id: at_ms}, xx=True)),
+        )
+
+    async def completed_like(self, inodes: Collection[int], mtimes_ns: Collection[int]) -> frozenset[str]:
+        """See :meth:`StreamHistory.completed_like`. One round trip for each 500 numbers."""
+        asked = [(self.keys.by_inode, number) for number in inodes] + [(self.keys.by_mtime, at) for at in mtimes_ns]
+
+        def work(client: Client) -> frozenset[str]:
+            found: set[str] = set()
+            for start in range(0, len(asked), _BATCH):
+                batch = asked[start : start + _BATCH]
+                with client.pipeline(transaction=False) as pipeline:
+                    for key, number in batch:
+                        pipeline.zrangebyscore(key, number, number, start=0, num=_MOST_ALIKE)
+                    replies = pipeline.execute(raise_on_error=False)
+                for (key, _), reply in zip(batch, replies, strict=True):
+                    self._check_type(key, reply)
+                    found.update(_text(raw) for raw in (reply if isinstance(reply, list) else ()))
+            return frozenset(found)
+
+        return await self._redis.call("completed_like", work)
+
+    async def mend_history(self) -> int:
+        """See :meth:`StreamHistory.mend_history`. One call for each 500 streams, so that others come in between."""
+        keys = self.keys
+        ended = [keys.set(StreamSet.COMPLETED), keys.set(StreamSet.FAILED)]
+        indexes = [*map(keys.history, History), keys.by_inode, keys.by_mtime]
+
+        def read(client: Client) -> frozenset[str]:
+            sets = self._sizes(client, "SCARD", {key: key for key in ended})
+            sizes = self._sizes(client, "ZCARD", {key: key for key in indexes})
+            if len(sets) < len(ended) or len(sizes) < len(indexes):
+                return frozenset()  # of a wrong type
+            completed, failed = (sets[key] for key in ended)
+            by_time, *others = (sizes[key] for key in indexes)
+            if by_time == completed and others[0] + others[1] == failed and others[2:] == [completed, completed]:
+                return frozenset()
+            scans = [("SSCAN", key) for key in ended] + [("ZSCAN", key) for key in indexes]
+            return frozenset(one for command, key in scans for one in self._scan(client, command, key))
+
+        found = await self._redis.call("mend_history", read)
+        for batch in _batches(sorted(found)):
+            given = [*self.keys.homes, *map(self.keys.meta, batch)]
+            await self._redis.call(
+                "mend_history",
+                lambda client, given=given, batch=batch: run_script(client, scripts.INDEX, given, batch),  # type: ignore[misc]
+            )
+        if found:
+            log.warning("history_mended", streams=len(found))
+        return len(found)
 
     async def is_persistent(self) -> bool:
         """See :meth:`StreamStore.is_persistent`."""
@@ -231,11 +340,11 @@ class RedisCheckpointStore(StreamWrites):
 
     async def acquire(self, stream_id: str, lease: Lease) -> bool:
         """See :meth:`LeaseStore.acquire`."""
-        given: list[Argument] = [lease.value, lease.holder, arguments.milliseconds(lease)]
+        given: list[Argument] = [lease.value, lease.holder, arguments.milliseconds(lease), stream_id]
 
         def work(client: Client) -> bool:
             key = self.keys.lease(stream_id)
-            reply, *holder = run_script(client, scripts.ACQUIRE, [key], given)
+            reply, *holder = run_script(client, scripts.ACQUIRE, [key, self.keys.leases], given)
             odd = holder == [_LEASE_OF_WRONG_TYPE]
             self.unreadable.note(key, f"{key} is of a wrong type" if odd else None, stream_id=stream_id)
             return bool(reply == b"ok")
@@ -248,8 +357,9 @@ class RedisCheckpointStore(StreamWrites):
         def work(client: Client) -> frozenset[str]:
             lost: set[str] = set()
             for batch in _batches(stream_ids):
-                keys = [self.keys.lease(stream_id) for stream_id in batch]
-                _, positions = run_script(client, scripts.RENEW, keys, [lease.value, arguments.milliseconds(lease)])
+                keys = [self.keys.leases, *map(self.keys.lease, batch)]
+                given: list[Argument] = [lease.value, arguments.milliseconds(lease), *batch]
+                _, positions = run_script(client, scripts.RENEW, keys, given)
                 lost.update(batch[position - 1] for position in positions)
             return frozenset(lost)
 
@@ -260,9 +370,20 @@ class RedisCheckpointStore(StreamWrites):
 
         def work(client: Client) -> None:
             for batch in _batches(stream_ids):
-                run_script(client, scripts.RELEASE, [self.keys.lease(stream_id) for stream_id in batch], [lease.value])
+                keys = [self.keys.leases, *map(self.keys.lease, batch)]
+                run_script(client, scripts.RELEASE, keys, [lease.value, *batch])
 
         await self._redis.call("release", work)
+
+    async def expired(self, since_ms: int) -> Expired:
+        """See :meth:`LeaseStore.expired`."""
+        keys = [self.keys.leases, self.keys.set(StreamSet.ACTIVE), self.keys.set(StreamSet.PENDING_COMPLETION)]
+
+        def work(client: Client) -> Expired:
+            _, at_ms, ids = run_script(client, scripts.EXPIRED, keys, [since_ms])
+            return Expired(frozenset(raw.decode(errors="replace") for raw in ids), int(at_ms))
+
+        return await self._redis.call("expired", work)
 
     async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
         """See :meth:`LeaseStore.holders`. One round trip for each 500."""
@@ -311,7 +432,7 @@ class RedisCheckpointStore(StreamWrites):
         """See :meth:`StreamStore.create`."""
         fields = codec.encode_meta(replace(meta, schema=schema.CURRENT))
         fields["next_part_to_upload"] = b"%d" % max(meta.next_part_to_upload, rules.next_part_number(parts))
-        keys = [*self._keys_of(meta.stream_id), self.keys.by_path, *self.keys.sets.values()]
+        keys = [*self._keys_of(meta.stream_id), self.keys.by_path, *self.keys.homes]
         before: list[Argument] = [
             lease.value,
             lease.holder,
@@ -343,8 +464,8 @@ class RedisCheckpointStore(StreamWrites):
 
     async def _commit(self, stream_id: str, lease: Lease, commit: Commit) -> None:
         keys = [*self._keys_of(stream_id), self.keys.by_path]
-        if commit.status is not None:
-            keys += [*self.keys.sets.values(), self.keys.pending_webhooks]
+        if commit.status is not None or commit.fields.keys() & _INDEXED_FIELDS:
+            keys += [*self.keys.homes, self.keys.pending_webhooks]
         given = list(arguments.of_commit(stream_id, lease, commit))
 
         def work(client: Client) -> Sequence[bytes]:
@@ -364,10 +485,11 @@ class RedisCheckpointStore(StreamWrites):
     async def save_interrupted(self, exit_states: Sequence[ExitState], lease: Lease) -> frozenset[str]:
         """See :meth:`StreamStore.save_interrupted`."""
         rules.check_exit_states(exit_states)
-        keys = [key for exit_state in exit_states for key in self._keys_of(exit_state.stream_id)[:2]]
+        keys = [self.keys.leases]
+        keys += [key for exit_state in exit_states for key in self._keys_of(exit_state.stream_id)[:2]]
         given: list[Argument] = [lease.value, Status.S3_COMPLETED.value, arguments.words(rules.INTERRUPTIBLE)]
         for exit_state in exit_states:
-            given += [exit_state.status.value, codec.encode_time(exit_state.at_utc)]
+            given += [exit_state.status.value, codec.encode_time(exit_state.at_utc), exit_state.stream_id]
 
         def work(client: Client) -> frozenset[str]:
             _, positions = run_script(client, scripts.SAVE_INTERRUPTED, keys, given)
@@ -391,38 +513,46 @@ class RedisCheckpointStore(StreamWrites):
         """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._redis.call("ack_webhook", lambda client: client.srem(self.keys.pending_webhooks, stream_id))
 
-    async def report(self, instance: str, text: str) -> None:
-        """See :meth:`DaemonReports.report`."""
-        name, value = codec.encode_path(instance), text.encode("utf-8", "surrogateescape")
-        await self._redis.call("report", lambda client: client.hset(self.keys.reports, name, value))
+    async def report(self, name: str, text: str) -> StoredReport | None:
+        """See :meth:`DaemonRegistry.report`."""
+        given: list[Argument] = [
+            codec.encode_path(name),
+            text.encode("utf-8", "surrogateescape"),
+            int(rules.REPORT_SECONDS * 1000),
+            rules.MAX_REPORTS,
+        ]
 
-    async def reports(self) -> Mapping[str, str]:
-        """See :meth:`DaemonReports.reports`."""
+        def work(client: Client) -> StoredReport | None:
+            _, replaced = run_script(client, scripts.REPORT, self._registry_keys, given)
+            return _stored_report(replaced) if replaced else None
 
-        def work(client: Client) -> Mapping[str, str]:
-            try:
-                found = client.hgetall(self.keys.reports)
-            except ResponseError as error:
-                self._check_type(self.keys.reports, error)
-                return {}
-            self._check_type(self.keys.reports, None)
-            return {name.decode(errors="replace"): text.decode(errors="replace") for name, text in found.items()}
+        return await self._redis.call("report", work)
+
+    async def reports(self) -> StoredReports:
+        """See :meth:`DaemonRegistry.reports`."""
+
+        def work(client: Client) -> StoredReports:
+            _, now, found = run_script(client, scripts.REPORTS, self._registry_keys, [])
+            for position, key in enumerate(self._registry_keys, 1):
+                self.unreadable.note(key, f"{key} is of a wrong type" if found == position else None)
+            reports = {} if isinstance(found, int) else _pairs(found)
+            return StoredReports(
+                {name.decode(errors="replace"): _stored_report(entry) for name, entry in reports.items()},
+                int(now) / 1000,
+            )
 
         return await self._redis.call("reports", work)
 
-    async def forget_reports(self, instances: Collection[str]) -> None:
-        """See :meth:`DaemonReports.forget_reports`."""
-        names = [codec.encode_path(instance) for instance in instances]
-
-        def work(client: Client) -> None:
-            if names:
-                client.hdel(self.keys.reports, *names)
-
-        await self._redis.call("forget_reports", work)
+    async def forget_reports(self, names: Collection[str]) -> None:
+        """See :meth:`DaemonRegistry.forget_reports`."""
+        given: list[Argument] = [codec.encode_path(name) for name in names]
+        await self._redis.call(
+            "forget_reports", lambda client: run_script(client, scripts.FORGET_REPORTS, self._registry_keys, given)
+        )
 
     async def forget(self, stream_id: str) -> None:
         """See :meth:`StreamStore.forget`."""
-        keys = [*self._keys_of(stream_id), self.keys.by_path, *self.keys.sets.values(), self.keys.pending_webhooks]
+        keys = [*self._keys_of(stream_id), self.keys.by_path, *self.keys.homes, self.keys.pending_webhooks]
         given: list[Argument] = [stream_id, arguments.words(ENDED)]
         await self._redis.call("forget", lambda client: run_script(client, scripts.FORGET, keys, given))
 
@@ -466,15 +596,47 @@ class RedisCheckpointStore(StreamWrites):
     def _keys_of(self, stream_id: str) -> list[str]:
         return [self.keys.lease(stream_id), self.keys.meta(stream_id), self.keys.parts(stream_id)]
 
+    @property
+    def _registry_keys(self) -> list[str]:
+        return [self.keys.daemons, self.keys.daemons_seen]
+
     def _members(self, client: Client, key: str) -> frozenset[str]:
+        members = self._unless_wrong_type(key, lambda: client.smembers(key))
+        # A member that is not UTF-8 is no stream id; it has no record.
+        return frozenset(raw.decode(errors="replace") for raw in members or ())
+
+    def _sizes(self, client: Client, command: str, keys: Mapping[K, str]) -> dict[K, int]:
+        """Return the sizes of these sets; one of a wrong type is absent."""
+        with client.pipeline(transaction=False) as pipeline:
+            for key in keys.values():
+                pipeline.execute_command(command, key)
+            replies = dict(zip(keys, pipeline.execute(raise_on_error=False), strict=True))
+        for name, reply in replies.items():
+            self._check_type(keys[name], reply)
+        return {name: reply for name, reply in replies.items() if isinstance(reply, int)}
+
+    def _scan(self, client: Client, command: str, key: str, pattern: str = "*") -> Iterator[str]:
+        """Return the members of a set (SSCAN) or sorted set (ZSCAN) that match, in many small calls."""
+        cursor = 0
+        while True:
+            given = (command, key, cursor, "MATCH", pattern, "COUNT", _SCANNED)
+            reply = self._unless_wrong_type(key, partial(client.execute_command, *given))
+            if reply is None:
+                return
+            cursor, members = reply
+            yield from (_text(one[0] if isinstance(one, tuple) else one) for one in members)
+            if not cursor:
+                return
+
+    def _unless_wrong_type(self, key: str, call: Callable[[], T]) -> T | None:
+        """Return the reply; ``None`` if the key is of a wrong type, which is noted."""
         try:
-            members = client.smembers(key)
+            reply = call()
         except ResponseError as error:
             self._check_type(key, error)
-            return frozenset()
+            return None
         self._check_type(key, None)
-        # A member that is not UTF-8 is no stream id; it has no record.
-        return frozenset(raw.decode(errors="replace") for raw in members)
+        return reply
 
     def _ids_at(self, client: Client, fields: Sequence[bytes]) -> Sequence[bytes | None]:
         key = self.keys.by_path
@@ -593,6 +755,17 @@ class RedisCheckpointStore(StreamWrites):
 
 def _text(value: object) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _number(setting: str | None) -> int | None:
+    return int(setting) if setting is not None and setting.isdigit() else None
+
+
+def _stored_report(entry: bytes) -> StoredReport:
+    """Decode an entry of the registry; one that no daemon wrote counts as received long ago."""
+    milliseconds, _, text = entry.partition(b" ")
+    received_at = int(milliseconds) / 1000 if milliseconds.isdigit() else 0.0
+    return StoredReport(text.decode(errors="replace"), received_at)
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:

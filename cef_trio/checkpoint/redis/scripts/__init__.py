@@ -31,13 +31,21 @@ def _read(name: str) -> Script:
 ACQUIRE = _read("acquire")
 COMMIT = _read("commit")
 CREATE = _read("create")
+EXPIRED = _read("expired")
 FORGET = _read("forget")
+FORGET_REPORTS = _read("forget_reports")
+INDEX = _read("index")
 INDEX_PATHS = _read("index_paths")
 LOAD = _read("load")
 PROBE = _read("probe")
 RAISE_SCHEMA = _read("raise_schema")
 RELEASE = _read("release")
 RENEW = _read("renew")
+REPORT = _read("report")
+REPORTS = _read("reports")
 SAVE_INTERRUPTED = _read("save_interrupted")
 
-ALL = (ACQUIRE, COMMIT, CREATE, FORGET, INDEX_PATHS, LOAD, PROBE, RAISE_SCHEMA, RELEASE, RENEW, SAVE_INTERRUPTED)
+ALL = (
+    *(ACQUIRE, COMMIT, CREATE, EXPIRED, FORGET, FORGET_REPORTS, INDEX, INDEX_PATHS, LOAD, PROBE, RAISE_SCHEMA),
+    *(RELEASE, RENEW, REPORT, REPORTS, SAVE_INTERRUPTED),
+)

@@ -1,6 +1,6 @@
 -- Carry out a Commit (commit.py).
--- KEYS: lease, meta, parts, by_path, then with a status the four sets and the pending webhooks, or with a new path the
---       meta of the stream that is there, once it is named
+-- KEYS: lease, meta, parts, by_path, then with a status or a field of an index the four sets, the indexes and the pending
+--       webhooks, or with a new path the meta of the stream that is there, once it is named
 -- ARGV: ours, id, status ('': as it is), its home (0: where it is), its home if it is nowhere, statuses it may follow,
 --       least next_part_to_upload, '1' if the part may be recorded already, highest part number that stays ('': all),
 --       '1' if its webhook is pending from now on, new path ('': as it is), the stream at the new path ('': not known
@@ -69,13 +69,14 @@ if path ~= '' then
   redis.call('HSET', KEYS[2], 'current_path', path)
   redis.call('HSET', KEYS[4], entry, id)
 end
+local home_after
 if status ~= '' then
   local home = tonumber(ARGV[4])
   if home == 0 then
     home = home_of(id, 5)
   end
   redis.call('HSET', KEYS[2], 'status', status)
-  settle(id, 5, home == 0 and tonumber(ARGV[5]) or home)
+  home_after = home == 0 and tonumber(ARGV[5]) or home
 end
 if raised then
   redis.call('HSET', KEYS[2], 'next_part_to_upload', ARGV[7])
@@ -83,6 +84,11 @@ end
 set_all(KEYS[2], sets)
 if parts.next <= #ARGV then
   redis.call('HDEL', KEYS[2], unpack(ARGV, parts.next))
+end
+if home_after then
+  settle(id, 5, home_after, KEYS[2])
+elseif #KEYS > 5 then
+  index_file(id, 5, 'XX', KEYS[2])
 end
 if ARGV[9] == '0' then
   redis.call('DEL', KEYS[3])
@@ -92,6 +98,6 @@ for _, number in ipairs(removed) do
 end
 set_all(KEYS[3], parts)
 if ARGV[10] == '1' then
-  try('SADD', KEYS[9], id)
+  try('SADD', KEYS[15], id)
 end
 return {'ok'}

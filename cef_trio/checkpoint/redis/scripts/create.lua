@@ -1,4 +1,4 @@
--- KEYS: lease, meta, parts, by_path, the four sets, and the meta of the lost stream if one is named
+-- KEYS: lease, meta, parts, by_path, the four sets and the indexes, and the meta of the lost stream if one is named
 -- ARGV: ours, instance, TTL in ms, id, path, home, the stream that the caller saw at the path ('': none), a stream whose
 --       record may be lost ('': none), the name of the owner ('': none), the stream of another owner that the caller saw
 --       at the path ('': none), number and pairs of the fields, number and pairs of the parts
@@ -24,7 +24,7 @@ if ARGV[9] ~= '' then
 end
 local there = redis.call('HGET', KEYS[4], field)
 if there and there ~= ARGV[4] and there ~= ARGV[7] then
-  if there ~= ARGV[8] or redis.call('EXISTS', KEYS[9]) == 1 then
+  if there ~= ARGV[8] or redis.call('EXISTS', KEYS[15]) == 1 then
     return {'taken', there}
   end
 end
@@ -33,6 +33,7 @@ redis.call('DEL', KEYS[3])
 local fields = pairs_at(11)
 set_all(KEYS[2], fields)
 set_all(KEYS[3], pairs_at(fields.next))
-settle(ARGV[4], 5, tonumber(ARGV[6]))
+settle(ARGV[4], 5, tonumber(ARGV[6]), KEYS[2])
+index_leases(KEYS[14], now_ms(ARGV[3]), {ARGV[4]})
 redis.call('HSET', KEYS[4], field, ARGV[4])
 return {'ok'}

@@ -1,4 +1,4 @@
--- KEYS: lease, meta, parts, by_path, the four sets, the pending webhooks
+-- KEYS: lease, meta, parts, by_path, the four sets and the indexes, the pending webhooks
 -- ARGV: id, ended statuses
 local status, schema = unpack(redis.call('HMGET', KEYS[2], 'status', 'schema'))
 if newer_schema(schema) then
@@ -12,5 +12,5 @@ if status then
 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 settle(ARGV[1], 5, 0)
-try('SREM', KEYS[9], ARGV[1])
+try('SREM', KEYS[15], ARGV[1])
 return {'ok'}

@@ -52,11 +52,78 @@ local function home_of(id, at)
   return 0
 end
 
--- Have `id` in exactly the set number `home` (1 to 4) of the four from KEYS[at] on; 0: in none. A set of a wrong type is
--- skipped: the record's status names the set too.
-local function settle(id, at, home)
+if redis.replicate_commands then
+  redis.replicate_commands() -- before Redis 5 no script may write after TIME
+end
+
+-- Return the time of this server in milliseconds, later by `more`, as text.
+local function now_ms(more)
+  local now = redis.call('TIME')
+  return string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000) + (more or 0))
+end
+
+-- Return a time of a record (codec.encode_time) in milliseconds of Unix time, as text; '0' if it is none.
+local function unix_ms(text)
+  local form = '^(%d+)%-(%d+)%-(%d+)T(%d+):(%d+):(%d+)%.(%d%d%d)'
+  local year, month, day, hour, minute, second, ms = string.match(text or '', form)
+  if not year then
+    return '0'
+  end
+  year, month = tonumber(year), tonumber(month)
+  if month < 3 then
+    year, month = year - 1, month + 12 -- a year that ends with February has its leap day last
+  end
+  local days = 365 * year + math.floor(year / 4) - math.floor(year / 100) + math.floor(year / 400)
+    + math.floor((153 * (month - 3) + 2) / 5) + day - 719469
+  return string.format('%.0f', (((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + ms)
+end
+
+-- Index the file of a completed stream; 'XX': if the stream is in the index.
+local function index_file(id, at, how, meta_key)
+  local inode, mtime = unpack(try('HMGET', meta_key, 'file_ino', 'verified_mtime_ns') or {})
+  try('ZADD', KEYS[at + 7], how, tonumber(inode) and inode or 0, id)
+  try('ZADD', KEYS[at + 8], how, tonumber(mtime) and mtime or 0, id)
+end
+
+-- Have `id` in exactly the set number `home` (1 to 4) of the four from KEYS[at] on, 0: in none, and in those of the
+-- indexes that follow them (Keys.homes) where a stream of that set and record is. A key of a wrong type is skipped: the
+-- record's status names the set too.
+local function settle(id, at, home, meta_key)
   for i = 0, 3 do
     try(i + 1 == home and 'SADD' or 'SREM', KEYS[at + i], id)
+  end
+  local fields = {'status', 'last_activity_at_utc', 'completed_at_utc'}
+  local status, ended, completed = unpack(home > 2 and try('HMGET', meta_key, unpack(fields)) or {})
+  local history = home == 3 and 4 or home == 4 and (string.find(status or '', '^failed_') and 5 or 6)
+  for i = 4, 6 do
+    if i == history then
+      try('ZADD', KEYS[at + i], 'NX', unix_ms(home == 3 and completed or ended), id)
+    else
+      try('ZREM', KEYS[at + i], id)
+    end
+  end
+  if home == 3 then
+    index_file(id, at, 'CH', meta_key)
+  else
+    try('ZREM', KEYS[at + 7], id)
+    try('ZREM', KEYS[at + 8], id)
+  end
+  if home == 1 or home == 2 then
+    try('ZADD', KEYS[at + 9], 'NX', now_ms(), id)
+  else
+    try('ZREM', KEYS[at + 9], id)
+  end
+end
+
+-- Index when the leases of these streams expire, or were released. Streams that are not in the index are ended, or jobs.
+local function index_leases(leases, ms, ids)
+  local pairs = {}
+  for _, id in ipairs(ids) do
+    pairs[#pairs + 1] = ms
+    pairs[#pairs + 1] = id
+  end
+  if #pairs > 0 then
+    try('ZADD', leases, 'XX', unpack(pairs))
   end
 end
 

@@ -1,9 +1,10 @@
--- KEYS: lease and meta of each stream
--- ARGV: ours, the status that is kept, the statuses that may be interrupted, then status and time of each stream
+-- KEYS: index of the leases, lease and meta of each stream
+-- ARGV: ours, the status that is kept, the statuses that may be interrupted, then status, time and id of each stream
 -- Returns the positions (from 1) of the streams that could not be saved.
 local ours, kept, interruptible = ARGV[1], ARGV[2], ARGV[3]
+local released = {}
 
-local function save(lease_key, meta_key, asked, at)
+local function save(lease_key, meta_key, asked, at, id)
   local current, schema = unpack(try('HMGET', meta_key, 'status', 'schema') or {})
   if not current then
     return false
@@ -19,6 +20,7 @@ local function save(lease_key, meta_key, asked, at)
     return false
   end
   redis.call('DEL', lease_key)
+  released[#released + 1] = id
   if newer_schema(schema) then
     return false
   end
@@ -29,9 +31,10 @@ local function save(lease_key, meta_key, asked, at)
 end
 
 local unsaved = {}
-for i = 1, #KEYS / 2 do
-  if not save(KEYS[2 * i - 1], KEYS[2 * i], ARGV[2 * i + 2], ARGV[2 * i + 3]) then
+for i = 1, (#KEYS - 1) / 2 do
+  if not save(KEYS[2 * i], KEYS[2 * i + 1], ARGV[3 * i + 1], ARGV[3 * i + 2], ARGV[3 * i + 3]) then
     unsaved[#unsaved + 1] = i
   end
 end
+index_leases(KEYS[1], now_ms(), released)
 return {'ok', unsaved}

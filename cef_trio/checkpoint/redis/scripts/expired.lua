@@ -1,0 +1,23 @@
+-- KEYS: index of the leases, the sets of open streams
+-- ARGV: since when, in ms
+-- Returns the time, and the ids of the open streams whose leases expired or were released since then.
+local expected = 0
+for i = 2, #KEYS do
+  expected = expected + (try('SCARD', KEYS[i]) or 0)
+end
+local now = now_ms()
+if try('ZCARD', KEYS[1]) ~= expected then -- lost, or of an earlier version: a lease that is held is seen by its key
+  local known = {}
+  for i = 2, #KEYS do
+    for _, id in ipairs(try('SMEMBERS', KEYS[i]) or {}) do
+      known[id] = true
+      try('ZADD', KEYS[1], 'NX', now, id)
+    end
+  end
+  for _, id in ipairs(try('ZRANGEBYSCORE', KEYS[1], '-inf', '+inf') or {}) do
+    if not known[id] then
+      try('ZREM', KEYS[1], id)
+    end
+  end
+end
+return {'ok', now, try('ZRANGEBYSCORE', KEYS[1], ARGV[1], now) or {}}

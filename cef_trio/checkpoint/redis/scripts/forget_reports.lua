@@ -1,0 +1,7 @@
+-- KEYS: daemons, seen
+-- ARGV: names
+for _, name in ipairs(ARGV) do
+  redis.call('HDEL', KEYS[1], name)
+  redis.call('ZREM', KEYS[2], name)
+end
+return {'ok'}

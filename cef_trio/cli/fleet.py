@@ -1,0 +1,183 @@
+"""``cef-trio fleet``: the daemons of all owners, one a line, and what is wrong with them; ``fleet retire`` removes one.
+
+Both read the registry in Redis (``observability/fleet.py``), whatever the number of streams. ``fleet retire NAME``
+refuses an owner with a running daemon or with open streams. It removes the owner's reports, and with
+``--forget-history`` the records of its ended streams; recordings and objects are never touched. Repeating it is safe.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection
+from typing import Final
+
+import trio
+from rich.text import Text
+
+from cef_trio.checkpoint import CheckpointStore, StreamSet
+from cef_trio.cli import output
+from cef_trio.cli.arguments import REDIS_ONLY, add_common
+from cef_trio.cli.checks import judge_fleet_reports
+from cef_trio.cli.doctor import print_findings
+from cef_trio.cli.output import Column
+from cef_trio.cli.result_lines import Report
+from cef_trio.cli.session import CommandContext, run_command
+from cef_trio.exit_codes import ExitCode
+from cef_trio.observability import DaemonReport, Fleet, fleet_document, is_urgent, read_fleet
+from cef_trio.settings import SettingsError, is_owner_name, load_settings
+
+_RETIRE: Final = "retire"
+_NO_OWNER: Final = "none"
+"""An owner's name for a command that reads no owner's streams, so that none has to be derived."""
+_FORGET_TASKS: Final = 8
+_NAMED: Final = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``fleet``."""
+    add_common(
+        parser,
+        more="A daemon reports every 15 seconds, and is kept in the registry for seven days after its last report. "
+        "`fleet retire NAME` removes an owner whose daemon is stopped and whose streams have all ended.",
+        exit_codes="5 a problem was found, or the owner was not retired; the output gives the reason",
+    )
+    parser.add_argument("action", nargs="?", choices=[_RETIRE], help="retire an owner: remove it from the registry")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the owner to retire (OWNER_NAME)")
+    parser.add_argument(
+        "--forget-history",
+        action="store_true",
+        help="with retire: remove the records of its ended streams too; objects and recordings stay",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``fleet`` and return its exit code.
+
+    Raises:
+        SettingsError: the arguments do not fit together.
+    """
+    name, forget = arguments.name, arguments.forget_history
+    if arguments.action is None:
+        if forget:
+            raise SettingsError(["--forget-history is for `cef-trio fleet retire NAME`"])
+    elif name is None or not is_owner_name(name):
+        raise SettingsError([f"fleet retire takes the name of an owner, as `cef-trio fleet` shows it, not {name!r}"])
+    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, owner_name=name or _NO_OWNER)
+    if arguments.action is None:
+        return run_command(settings, lambda context: show_fleet(context, as_json=arguments.json))
+    return run_command(settings, lambda context: retire(context, forget_history=forget, as_json=arguments.json))
+
+
+async def show_fleet(context: CommandContext, *, as_json: bool) -> ExitCode:
+    """Print the daemons and the problems; ``ANSWER_IS_NO`` if one is urgent."""
+    fleet = read_fleet(await context.store.reports())
+    if as_json:
+        output.print_json(fleet_document(fleet))
+    else:
+        shown = fleet.shown
+        rows = [_row(one, fleet) for one in shown]
+        output.console().print(output.table(_COLUMNS, rows) if rows else Text("No daemon has reported."))
+        if left_out := len(fleet.reports) - len(shown):
+            output.console().print(Text(f"and {left_out:,} more, stopped or replaced", style="dim"))
+        print_findings(judge_fleet_reports(fleet))
+    return ExitCode.ANSWER_IS_NO if is_urgent(fleet) else ExitCode.DONE
+
+
+_COLUMNS: Final = (
+    Column("owner"),
+    Column("instance", flexible=True),
+    Column("host", spare=3),
+    Column("version", spare=4),
+    Column("state"),
+    Column("seen", right=True, spare=2),
+    Column("streams", right=True),
+    Column("behind", right=True),
+    Column("oldest", right=True, spare=1),
+    Column("rate", right=True),
+    Column("folder", flexible=True),
+)
+_STYLES: Final = {"ready": "green", "at risk": "bold red", "silent": "bold red", "waits": "yellow"}
+
+
+def _row(one: DaemonReport, fleet: Fleet) -> tuple[Text | str, ...]:
+    state = fleet.state_of(one)
+    behind = one.behind
+    return (
+        output.safe(one.owner),
+        output.safe(one.instance_id),
+        output.safe(one.host),
+        output.safe(one.version),
+        Text(state, style=_STYLES.get(state, "dim")),
+        output.duration(max(0.0, fleet.now - one.seen_at)),
+        f"{one.active_streams:,}",
+        output.size(behind.size_bytes),
+        output.duration(one.age(behind, fleet.now)),
+        f"{output.size(one.bytes_per_second)}/s",
+        output.safe(f"{one.folder} ({one.share})" if one.share else one.folder),
+    )
+
+
+async def retire(context: CommandContext, *, forget_history: bool, as_json: bool) -> ExitCode:
+    """Remove the owner of the context from the registry, unless its daemon runs or it has open streams."""
+    store, owner = context.store, context.owner_name
+    with Report(as_json=as_json) as report:
+        own = read_fleet(await store.reports()).of_owner(owner)
+        refusal = await _refusal(store, own, owner, forget_history=forget_history)
+        if refusal is not None:
+            report.add(owner, f"not retired: {refusal}", ok=False)
+            return report.code
+        await store.forget_reports([one.instance for one in own.reports])
+        says = f"retired: {output.count(len(own.reports), 'report')} removed"
+        if forget_history:
+            forgotten = await _forget_ended(store)
+            says += f", {output.count(forgotten, 'ended stream')} forgotten"
+        elif ended := await _count(store, StreamSet.COMPLETED, StreamSet.FAILED):
+            says += f"; the records of {output.count(ended, 'ended stream')} stay (--forget-history removes them)"
+        report.add(owner, says, reports=len(own.reports))
+        again = read_fleet(await store.reports()).of_owner(owner).living
+        if again:
+            report.add(owner, f"a daemon of it has begun meanwhile: {_names(again)}", ok=False)
+    return report.code
+
+
+async def _refusal(store: CheckpointStore, own: Fleet, owner: str, *, forget_history: bool) -> str | None:
+    """Return why the owner cannot be retired."""
+    if own.living:
+        return f"its daemon runs, stop it first: {_names(own.living)}"
+    opened = await _count(store, StreamSet.ACTIVE, StreamSet.PENDING_COMPLETION)
+    if opened:
+        return (
+            f"{output.count(opened, 'stream')} open; start its daemon and wait until they are uploaded, or abort them: "
+            f"`cef-trio list --owner {owner}` shows them, `cef-trio abort --owner {owner} ID` aborts one"
+        )
+    pending = len(await store.pending_webhooks()) if forget_history else 0
+    if pending:
+        return f"{output.count(pending, 'webhook')} not delivered yet; start its daemon and wait"
+    return None
+
+
+def _names(daemons: Collection[DaemonReport]) -> str:
+    named = [f"{one.instance_id} on {one.host or 'a host'}" for one in daemons]
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return ", ".join(named[:_NAMED]) + more
+
+
+async def _count(store: CheckpointStore, *sets: StreamSet) -> int:
+    counts = await store.count()
+    return sum(counts.get(one, 0) for one in sets)
+
+
+async def _forget_ended(store: CheckpointStore) -> int:
+    """Forget all ended streams; return how many."""
+    ids = [key for one in (StreamSet.COMPLETED, StreamSet.FAILED) for key in await store.members(one)]
+    limiter = trio.CapacityLimiter(_FORGET_TASKS)
+
+    async def forget(stream_id: str) -> None:
+        async with limiter:
+            await store.forget(stream_id)
+
+    for start in range(0, len(ids), 500):
+        async with trio.open_nursery() as nursery:
+            for stream_id in ids[start : start + 500]:
+                nursery.start_soon(forget, stream_id)
+    return len(ids)

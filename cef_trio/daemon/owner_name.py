@@ -1,0 +1,103 @@
+"""The name of the owner, in whose namespace in Redis and below whose prefix in S3 this daemon works (``OWNER_NAME``).
+
+An owner is a machine, or all daemons with one explicit ``OWNER_NAME``, which share a folder. The name must last: under
+another name a daemon does not find its streams. So it comes from what outlives processes, restarts and containers, and
+is never guessed:
+
+1. ``OWNER_NAME``;
+2. a hash of the machine id (``machine.py``), which a container has only if it is mounted;
+3. a hash of the id of the watch folder's file system, if it is a lasting one;
+4. an ``INSTANCE_ID`` that was set; its default, the host name, is made anew with each container.
+
+Without any of these the start is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Final
+
+from cef_trio.daemon.machine import machine_id
+from cef_trio.files import lasting_id
+from cef_trio.resilience import run_in_thread
+from cef_trio.settings import STAND_INS, Settings, SettingsError, is_owner_name
+
+_HEX_DIGITS: Final = 12
+_UNKNOWN: Final = (
+    "OWNER_NAME cannot be derived: this machine has no /etc/machine-id, and WATCH_DIR is on no file system with a "
+    "lasting id; set OWNER_NAME to a permanent name, or mount the host's /etc/machine-id"
+)
+
+
+class OwnerSource(Enum):
+    """Where an owner's name comes from."""
+
+    SETTING = "OWNER_NAME"
+    MACHINE = "machine id"
+    FILE_SYSTEM = "file system of WATCH_DIR"
+    INSTANCE = "INSTANCE_ID"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerName:
+    """The name of an owner."""
+
+    name: str
+    source: OwnerSource
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether it was derived: then only one running system may have it."""
+        return self.source is not OwnerSource.SETTING
+
+
+def derive(explicit: str, machine: str | None, file_system: str | None, instance: str | None) -> OwnerName | None:
+    """Return the owner's name; ``None`` if there is no lasting identity. Pure.
+
+    ``instance``: ``INSTANCE_ID``, if it was set.
+    """
+    if explicit:
+        return OwnerName(explicit, OwnerSource.SETTING)
+    if machine is not None:
+        return OwnerName(machine[:_HEX_DIGITS], OwnerSource.MACHINE)
+    if file_system is not None:
+        return OwnerName(_hashed(f"file system {file_system}"), OwnerSource.FILE_SYSTEM)
+    if instance is not None:
+        lower = instance.lower()
+        return OwnerName(lower if is_owner_name(lower) else _hashed(f"instance {instance}"), OwnerSource.INSTANCE)
+    return None
+
+
+async def find_owner(settings: Settings) -> OwnerName:
+    """Return the name of the owner.
+
+    Raises:
+        SettingsError: there is no lasting identity to derive it from.
+    """
+    # May be abandoned: it only reads, and the watch folder may hang.
+    return await run_in_thread(partial(owner_of, settings), abandon_on_cancel=True)
+
+
+def owner_of(settings: Settings) -> OwnerName:
+    """See :func:`find_owner`. Blocks."""
+    machine = None if settings.owner_name else machine_id()
+    needs_folder = not settings.owner_name and machine is None and settings.watch_dir != STAND_INS["watch_dir"]
+    instance = settings.instance_id if "instance_id" in settings.model_fields_set else None
+    owner = derive(settings.owner_name, machine, _file_system(settings) if needs_folder else None, instance)
+    if owner is None:
+        raise SettingsError([_UNKNOWN])
+    return owner
+
+
+def _file_system(settings: Settings) -> str | None:
+    try:
+        return lasting_id(settings.watch_dir)
+    except OSError:
+        return None
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(f"cef-trio {text}".encode("utf-8", "surrogateescape")).hexdigest()[:_HEX_DIGITS]

@@ -1,0 +1,308 @@
+"""All daemons together, from their reports in the registry, and what is wrong with the fleet. Pure.
+
+A problem concerns several daemons or a silent one. What one daemon reports of itself is in its report
+(:func:`~cef_trio.observability.daemon_report.describe_problems`). Times are of Redis' clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Final
+
+from cef_trio.checkpoint import StoredReports
+from cef_trio.observability.daemon_report import DaemonReport, decode, describe_problems
+from cef_trio.observability.lag import Lag
+
+MAX_CLOCK_SECONDS: Final = 5.0
+"""The clocks of a host and of Redis that differ by more are wrong; less may be the time of the call."""
+MAX_SHOWN: Final = 1000
+"""The most daemons that commands and the page show."""
+_NAMED: Final = 5
+"""At most this many daemons are named in a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The readable reports, by name."""
+
+    reports: tuple[DaemonReport, ...] = ()
+    now: float = 0.0
+    unreadable: tuple[str, ...] = ()
+    """Why the others cannot be read."""
+
+    @property
+    def living(self) -> tuple[DaemonReport, ...]:
+        """The reports of running daemons."""
+        return tuple(one for one in self.reports if one.lives(self.now))
+
+    @property
+    def silent(self) -> tuple[DaemonReport, ...]:
+        """The reports of daemons that report no more. One that was replaced is not among them.
+
+        A daemon is replaced by one of the same owner, instance and folder: after a kill, on a new disk.
+        """
+        latest: dict[tuple[str, str, str], float] = {}
+        for one in self.reports:
+            latest[_identity(one)] = max(one.seen_at, latest.get(_identity(one), one.seen_at))
+        return tuple(one for one in self.reports if one.is_silent(self.now) and one.seen_at == latest[_identity(one)])
+
+    @property
+    def shown(self) -> tuple[DaemonReport, ...]:
+        """At most ``MAX_SHOWN`` reports, by owner and instance. The oldest are left out, and replaced ones."""
+        silent = {one.instance for one in self.silent}
+        kept = [one for one in self.reports if one.stopped or one.lives(self.now) or one.instance in silent]
+        kept.sort(key=lambda one: (one.stopped, -one.seen_at))
+        return tuple(sorted(kept[:MAX_SHOWN], key=lambda one: (one.owner, one.instance_id, one.instance)))
+
+    def state_of(self, report: DaemonReport) -> str:
+        """Return the state of a daemon in a word or two."""
+        if report.stopped:
+            return "stopped"
+        if report.is_silent(self.now):
+            return "silent"
+        if report.risks:
+            return "at risk"
+        return "waits" if report.waits_for else "ready"
+
+    def of_owner(self, owner: str) -> Fleet:
+        """Return the part of the fleet that has this owner."""
+        return replace(self, reports=tuple(one for one in self.reports if one.owner == owner), unreadable=())
+
+    def lags(self, now: float) -> dict[str, Lag]:
+        """Return the lag of each stream that a running daemon reports, by the clock whose time is ``now``."""
+        return {
+            key: lag if lag.since is None else replace(lag, since=report.by_redis_clock(lag.since) + now - self.now)
+            for report in self.living
+            for key, lag in report.lags.items()
+        }
+
+    def lag(self, now: float) -> Lag:
+        """Return the lag of all running daemons, by the clock whose time is ``now``."""
+        lags = [(report, report.behind) for report in self.living]
+        since = [report.by_redis_clock(lag.since) + now - self.now for report, lag in lags if lag.since is not None]
+        return Lag(sum(lag.size_bytes for _, lag in lags), min(since, default=None))
+
+    def needing_attention(self) -> list[DaemonReport]:
+        """Return the reports of daemons that have a risk or are silent."""
+        silent = {one.instance for one in self.silent}
+        return [one for one in self.reports if one.instance in silent or (one.risks and one.lives(self.now))]
+
+
+def read_fleet(stored: StoredReports) -> Fleet:
+    """Decode the registry."""
+    reports, unreadable = [], []
+    for name, one in sorted(stored.reports.items()):
+        try:
+            reports.append(decode(name, one.text, one.received_at))
+        except ValueError as error:
+            unreadable.append(str(error))
+    return Fleet(tuple(reports), stored.now, tuple(unreadable))
+
+
+class FleetProblem(StrEnum):
+    """What may be wrong with a fleet."""
+
+    SILENT = "silent"
+    MIXED_VERSIONS = "mixed_versions"
+    CLOCKS_APART = "clocks_apart"
+    SAME_OWNER = "same_owner"
+    SAME_INSTANCE = "same_instance"
+    SHARED_FOLDER = "shared_folder"
+
+
+@dataclass(frozen=True, slots=True)
+class FleetFinding:
+    """A problem of the fleet, in words; ``is_urgent``: recordings may not get to S3, or may be sent twice."""
+
+    problem: FleetProblem
+    says: str
+    todo: str
+    is_urgent: bool
+
+
+def judge_fleet(fleet: Fleet) -> list[FleetFinding]:
+    """Return what is wrong with a fleet."""
+    return [
+        *_judge_silence(fleet),
+        *_judge_owners(fleet.living),
+        *_judge_instances(fleet.living),
+        *_judge_shares(fleet.living),
+        *_judge_versions(fleet.living),
+        *_judge_clocks(fleet.living),
+    ]
+
+
+def is_urgent(fleet: Fleet) -> bool:
+    """Return whether a daemon has a risk, or the fleet an urgent problem."""
+    return bool(fleet.needing_attention()) or any(one.is_urgent for one in judge_fleet(fleet))
+
+
+def fleet_document(fleet: Fleet) -> dict[str, Any]:
+    """Return the fleet for JSON. Times are ages in seconds; sizes are in bytes."""
+    shown = fleet.shown
+    return {
+        "ok": not is_urgent(fleet),
+        "now": fleet.now,
+        "daemons": [_daemon_document(one, fleet) for one in shown],
+        "left_out": len(fleet.reports) - len(shown),
+        "problems": [
+            {"problem": one.problem.value, "says": one.says, "todo": one.todo, "urgent": one.is_urgent}
+            for one in judge_fleet(fleet)
+        ],
+        "unreadable": list(fleet.unreadable[:_NAMED]),
+    }
+
+
+def _daemon_document(one: DaemonReport, fleet: Fleet) -> dict[str, Any]:
+    def age(moment: float | None) -> float | None:
+        return None if moment is None else round(max(0.0, fleet.now - one.by_redis_clock(moment)), 1)
+
+    return {
+        "owner": one.owner,
+        "instance": one.instance_id,
+        "host": one.host,
+        "folder": one.folder,
+        "share": one.share or None,
+        "version": one.version,
+        "schema": one.schema,
+        "state": fleet.state_of(one),
+        "ready": one.is_ready and one.lives(fleet.now),
+        "seen_seconds": round(max(0.0, fleet.now - one.seen_at), 1),
+        "clock_ahead_seconds": round(one.clock_ahead_seconds, 1),
+        "streams": dict(one.streams),
+        "completed": one.completed,
+        "failed": one.failed,
+        "behind_bytes": one.behind.size_bytes,
+        "behind_seconds": round(one.age(one.behind, fleet.now), 1),
+        "bytes_per_second": one.bytes_per_second,
+        "watcher_seconds": age(one.watcher_at),
+        "idle_checker_seconds": age(one.idle_checker_at),
+        "waits_for": list(one.waits_for),
+        "risks": [risk.reason.value for risk in one.risks],
+        "says": describe_problems(one, fleet.now),
+    }
+
+
+def _judge_silence(fleet: Fleet) -> Iterable[FleetFinding]:
+    silent = sorted(fleet.silent, key=lambda one: one.seen_at)
+    if silent:
+        says = _list([f"{_name(one)} for {fleet.now - one.seen_at:.0f} s" for one in silent])
+        yield FleetFinding(
+            FleetProblem.SILENT,
+            f"{_count(len(silent), 'daemon')} reported no more, and was not stopped: {says}",
+            "start it, or look at its host, its log and its way to Redis; of a host that is gone for good, "
+            "`cef-trio fleet retire NAME`",
+            True,
+        )
+
+
+def _judge_owners(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
+    """Find owners of several machines whose folders are not shared: copied settings, or a cloned machine."""
+    for owner, same in _grouped(living, lambda one: one.owner):
+        if len({one.system for one in same}) > 1 and not all(one.share for one in same):
+            machines = len({one.system for one in same})
+            yield FleetFinding(
+                FleetProblem.SAME_OWNER,
+                f"{machines} machines have the owner {owner!r}, and their folders are their own: {_locations(same)}",
+                "give each machine an OWNER_NAME of its own, or, if it was cloned, a machine-id "
+                "(systemd-machine-id-setup)",
+                True,
+            )
+
+
+def _judge_instances(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
+    todo = "give each daemon an INSTANCE_ID of its own"
+    for instance, same in _grouped(living, lambda one: one.instance_id):
+        owners = Counter(one.owner for one in same)
+        is_urgent = max(owners.values()) > 1
+        says = f"{len(same)} daemons have the INSTANCE_ID {instance!r}: {_locations(same)}"
+        if not is_urgent:
+            says += ". Their owners differ, so nothing goes wrong, but the log and `status` do not tell them apart"
+        yield FleetFinding(FleetProblem.SAME_INSTANCE, says, todo, is_urgent)
+
+
+def _judge_shares(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
+    for share, same in _grouped((one for one in living if one.share), lambda one: one.share):
+        owners = sorted({one.owner for one in same})
+        if len(owners) > 1:
+            yield FleetFinding(
+                FleetProblem.SHARED_FOLDER,
+                f"the network folder {share!r} is watched by {len(owners)} owners ({_list(owners)}), and each uploads "
+                f"every recording in it: {_locations(same)}",
+                "give the daemons of one folder one common OWNER_NAME: then leases divide the work",
+                True,
+            )
+
+
+def _judge_versions(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
+    versions = Counter((one.version or "unknown", one.schema) for one in living)
+    if len(versions) > 1:
+        rarest = min(versions, key=lambda one: (versions[one], one[0]))
+        named = [_name(one) for one in living if (one.version or "unknown", one.schema) == rarest]
+        shown = ", ".join(
+            f"{version}{'' if schema is None else f' (schema {schema})'} in {number}"
+            for (version, schema), number in sorted(versions.items(), key=str)
+        )
+        yield FleetFinding(
+            FleetProblem.MIXED_VERSIONS,
+            f"{len(versions)} versions run: {shown}; {rarest[0]} in {_list(named)}",
+            "finish the upgrade; an older version leaves the records of a newer one alone",
+            False,
+        )
+
+
+def _judge_clocks(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
+    apart = [one for one in living if abs(one.clock_ahead_seconds) > MAX_CLOCK_SECONDS]
+    if apart:
+        apart.sort(key=lambda one: -abs(one.clock_ahead_seconds))
+        says = _list([f"{_name(one)} by {one.clock_ahead_seconds:+.0f} s" for one in apart])
+        yield FleetFinding(
+            FleetProblem.CLOCKS_APART,
+            f"{_count(len(apart), 'clock')} of hosts and that of Redis differ: {says}",
+            "synchronise the clocks (chrony, systemd-timesyncd), that of Redis' host too",
+            False,
+        )
+
+
+def _grouped(
+    reports: Iterable[DaemonReport], by: Callable[[DaemonReport], str]
+) -> Iterable[tuple[str, list[DaemonReport]]]:
+    """Return the groups of more than one process with the same nonempty key."""
+    groups: dict[str, dict[str, DaemonReport]] = {}
+    for one in reports:
+        if one.process and by(one):
+            groups.setdefault(by(one), {})[one.process] = one
+    return [(name, list(same.values())) for name, same in groups.items() if len(same) > 1]
+
+
+def _identity(report: DaemonReport) -> tuple[str, str, str]:
+    return report.owner, report.instance_id, report.folder
+
+
+def _name(report: DaemonReport) -> str:
+    return f"{report.instance_id} on {report.host or 'a host'}"
+
+
+def _locations(same: Iterable[DaemonReport]) -> str:
+    return _list([f"{one.folder} on {one.host or 'a host'}" for one in same])
+
+
+def _list(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return " and ".join(names) if len(names) == 2 else ", ".join(names[:_NAMED]) + more  # noqa: PLR2004 - "a and b"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def streams_by_state(reports: Iterable[DaemonReport]) -> Mapping[str, int]:
+    """Return the number of active streams of these daemons in each state."""
+    counts: Counter[str] = Counter()
+    for one in reports:
+        counts.update(one.streams)
+    return counts

@@ -1,0 +1,251 @@
+"""Ended streams by time, completed ones by their file, open ones by their lease: the same from both stores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from checkpoint.examples import OURS, START, THEIRS, Subject, later, meta
+from servers.valkey import ValkeyServer
+
+from cef_trio.checkpoint import rules
+from cef_trio.checkpoint.commit import Change, ExitState
+from cef_trio.checkpoint.model import FileIdentity, Lease
+from cef_trio.checkpoint.protocols import CheckpointStore, StreamSummary
+from cef_trio.checkpoint.pruning import MAX_KEPT, OldStreams
+from cef_trio.checkpoint.redis.keys import Keys, job_lock_name
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
+from cef_trio.checkpoint.states import ENDED, FAILED, History, Status
+
+FAR = 10**13
+START_MS = rules.ended_at_ms(meta())
+WHEN = {"last_activity_at_utc": later(5)}
+
+
+async def histories(store: CheckpointStore, stream_id: str = "s1") -> dict[History, int]:
+    """Where the stream is, and at which time."""
+    found = {history: dict(await store.ended(history, before_ms=FAR)) for history in History}
+    assert await store.count_ended() == {history: len(times) for history, times in found.items()}
+    return {history: times[stream_id] for history, times in found.items() if stream_id in times}
+
+
+async def complete(store: CheckpointStore, stream_id: str, **fields: Any) -> None:
+    await store.create(meta(stream_id, status=Status.S3_COMPLETED, **fields), OURS)
+    await store.transition(stream_id, OURS, Status.COMPLETED, Change({}))
+
+
+# ---- ended streams ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", sorted(ENDED - {Status.COMPLETED}))
+async def test_an_ended_stream_is_in_the_history_of_its_status_until_it_is_open_again(
+    subject: Subject, status: Status
+) -> None:
+    store, history = subject.store, History.FAILED if status in FAILED else History.DELETED
+    await store.create(meta(), OURS)
+    assert await histories(store) == {}
+    await store.transition("s1", OURS, status, Change(WHEN))
+    assert await histories(store) == {history: START_MS + 5000}
+    if status in FAILED:
+        await store.transition("s1", OURS, Status.ACTIVE, Change({}))
+        assert await histories(store) == {}
+        await store.transition("s1", OURS, Status.FAILED_UPLOAD_LOST, Change({"last_activity_at_utc": later(9)}))
+        assert await histories(store) == {History.FAILED: START_MS + 9000}
+    await store.forget("s1")
+    assert await histories(store) == {}
+
+
+async def test_a_completed_stream_is_dated_by_its_completion(subject: Subject) -> None:
+    await complete(subject.store, "s1", completed_at_utc=later(7), last_activity_at_utc=later(9))
+    await subject.store.create(meta("s2", status=Status.COMPLETED, last_activity_at_utc=later(2)), OURS)
+    assert await histories(subject.store) == {History.COMPLETED: START_MS + 7000}
+    assert await histories(subject.store, "s2") == {History.COMPLETED: START_MS + 2000}
+
+
+async def test_an_ended_stream_keeps_its_time_when_its_end_is_recorded_again(subject: Subject) -> None:
+    await subject.store.create(meta(), OURS)
+    await subject.store.transition("s1", OURS, Status.FAILED_UNEXPECTED, Change(WHEN))
+    await subject.store.transition("s1", OURS, Status.FAILED_UNEXPECTED, Change({"last_activity_at_utc": later(8)}))
+    assert await histories(subject.store) == {History.FAILED: START_MS + 5000}
+
+
+async def test_streams_are_found_by_time_in_pages_and_the_latest_first(subject: Subject) -> None:
+    store = subject.store
+    for number in (3, 1, 2, 4):
+        await complete(store, f"s{number}", completed_at_utc=later(number))
+    at = [(f"s{number}", START_MS + 1000 * number) for number in range(1, 5)]
+    before_last = at[3][1]
+    assert await store.ended(History.COMPLETED, before_ms=before_last) == at[:3]
+    assert await store.ended(History.COMPLETED, before_ms=before_last, limit=2) == at[:2]
+    assert await store.ended(History.COMPLETED, before_ms=before_last, since_ms=at[1][1]) == at[1:3]
+    assert await store.ended(History.COMPLETED, before_ms=before_last, since_ms=at[1][1], skip=1) == at[2:3]
+    assert await store.latest(History.COMPLETED, 2) == ["s4", "s3"]
+    assert await store.latest(History.COMPLETED, 0) == []
+    await store.date(History.COMPLETED, "s1", FAR - 1)
+    await store.date(History.COMPLETED, "s9", FAR - 1)
+    await store.date(History.FAILED, "s2", FAR - 1)
+    assert await store.latest(History.COMPLETED, 9) == ["s1", "s4", "s3", "s2"]
+    assert await store.count_ended() == {History.COMPLETED: 4, History.FAILED: 0, History.DELETED: 0}
+
+
+@pytest.mark.parametrize("at", [later(0), later(-1e9), later(86400 * 59.9), later(1e9), START.replace(microsecond=0)])
+async def test_times_of_any_date_are_the_same_in_both_stores(subject: Subject, at: Any) -> None:
+    record = meta(status=Status.FAILED_UNEXPECTED, last_activity_at_utc=at)
+    await subject.store.create(record, OURS)
+    assert await histories(subject.store) == {History.FAILED: rules.ended_at_ms(record)}
+    assert rules.ended_at_ms(record) == int(at.timestamp() * 1000)
+
+
+# ---- files of completed streams ----------------------------------------------------------------------------
+
+
+async def test_completed_streams_are_proposed_by_inode_and_by_modification_time(subject: Subject) -> None:
+    store, ns = subject.store, 1_764_430_000_123_456_789
+    for number in (1, 2, 3):
+        identity = FileIdentity(1, 10 + number, 0, 0)
+        await complete(store, f"s{number}", identity=identity, verified_mtime_ns=ns + number * 10**6)
+    await store.create(meta("open", identity=FileIdentity(1, 11, 0, 0), verified_mtime_ns=ns), OURS)
+    assert await store.completed_like([11], []) == {"s1"}
+    assert await store.completed_like([99, 12], [ns + 10**6]) == {"s1", "s2"}
+    assert await store.completed_like([], []) == frozenset()
+    change = Change({"identity": FileIdentity(1, 99, 0, 0), "verified_mtime_ns": ns})
+    for stream_id in ("s1", "open"):
+        await store.update(stream_id, OURS, change)
+    assert await store.completed_like([11], [ns + 10**6]) == frozenset()
+    assert await store.completed_like([99], []) == await store.completed_like([], [ns]) == {"s1"}
+    await store.forget("s1")
+    assert await store.completed_like([99], [ns]) == frozenset()
+
+
+async def test_ids_are_found_by_their_beginning(subject: Subject) -> None:
+    for stream_id in ("ab1", "ab", "a*b", "b", "ba"):
+        await subject.store.create(meta(stream_id), OURS)
+    assert await subject.store.ids_beginning_with("ab") == {"ab"}
+    assert await subject.store.ids_beginning_with("a") == {"ab1", "ab", "a*b"}
+    assert await subject.store.ids_beginning_with("a*") == {"a*b"}
+    assert await subject.store.ids_beginning_with("c") == frozenset()
+
+
+# ---- walks -----------------------------------------------------------------------------------------------------------
+
+
+async def test_p7_a_walk_takes_out_all_that_may_go_and_reads_a_bounded_number_that_must_stay(subject: Subject) -> None:
+    store, stay = subject.store, MAX_KEPT + 600
+    for number in range(stay + 67):
+        seconds = number // 300  # many at one time
+        record = meta(f"s{number:04}", status=Status.COMPLETED, completed_at_utc=later(seconds))
+        await store.create(record, OURS)
+    walk, seen = OldStreams(History.COMPLETED), list[str]()
+
+    async def take_out(known: StreamSummary, at_ms: int) -> bool:
+        assert at_ms == rules.ended_at_ms(known.meta)
+        seen.append(known.meta.stream_id)
+        if int(known.meta.stream_id[1:]) % 25:
+            return False
+        await store.forget(known.meta.stream_id)
+        return True
+
+    before = START_MS + 60_000
+    first = await walk.walk(store, before, take_out)
+    assert MAX_KEPT <= len(seen) - first < MAX_KEPT + 500
+    assert first + await walk.walk(store, before, take_out) == 67
+    assert len(seen) == len(set(seen)) == stay + 67
+    seen.clear()
+    assert await walk.walk(store, before, take_out) == 0
+    assert "s0001" in seen  # from the beginning
+
+
+# ---- leases ----------------------------------------------------------------------------------------------------------
+
+
+async def free(store: CheckpointStore, since_ms: int = 0) -> frozenset[str]:
+    return (await store.expired(since_ms)).stream_ids
+
+
+async def test_p3_an_open_stream_without_a_lease_is_found_however_it_was_left(subject: Subject) -> None:
+    store = subject.store
+    for stream_id in ("released", "saved", "held", "ended", "finishing"):
+        await store.create(meta(stream_id), OURS)
+    assert await free(store) == frozenset()
+    await store.release(["released"], OURS)
+    await store.save_interrupted([ExitState("saved", Status.INTERRUPTED_SHUTDOWN, START)], OURS)
+    await store.transition("ended", OURS, Status.FAILED_ABORTED, Change({}))
+    await store.transition("finishing", OURS, Status.PENDING_COMPLETION, Change({}))
+    await store.release(["ended", "finishing"], OURS)
+    assert await free(store) == {"released", "saved", "finishing"}
+    assert await store.acquire("released", THEIRS)
+    assert await store.renew(["held", "saved"], OURS) == {"saved"}
+    assert await free(store) == {"saved", "finishing"}
+    assert await store.acquire("ended", THEIRS)
+    assert await store.acquire(job_lock_name("held", "work"), THEIRS)
+    await store.release([job_lock_name("held", "work")], THEIRS)
+    await store.transition("ended", THEIRS, Status.ACTIVE, Change({}))  # `retry`
+    await store.release(["ended"], THEIRS)
+    assert await free(store) == {"saved", "finishing", "ended"}
+    await store.forget("ended")  # refused: it is open
+    assert "ended" in await free(store)
+
+
+async def test_a_lease_that_nobody_renews_is_found_when_it_expires(subject: Subject) -> None:
+    store = subject.store
+    await store.create(meta("s1"), Lease("host-a", "1", 0.001))
+    await store.create(meta("s2"), OURS)
+    subject.wait(0.005)
+    expired = await store.expired(0)
+    assert expired.stream_ids == {"s1"}
+    subject.wait(0.005)
+    assert await free(store, expired.at_ms) == frozenset()  # it was known before
+    await store.release(["s2"], OURS)
+    assert await free(store, expired.at_ms) == {"s2"}
+
+
+# ---- indexes that are not whole (real) -------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+async def test_indexes_that_an_earlier_version_did_not_keep_are_made_whole(valkey: ValkeyServer, raw: Any) -> None:
+    keys = Keys()
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
+        for number in range(4):
+            await complete(store, f"c{number}", completed_at_utc=later(number))
+        await store.create(meta("failed", status=Status.FAILED_ABORTED), OURS)
+        await store.create(meta("deleted", status=Status.DELETED_LOCALLY), OURS)
+        for stream_id in ("open", "held"):
+            await store.create(meta(stream_id), OURS)
+        await store.release(["open"], OURS)
+        before = {key: raw.zrange(key, 0, -1, withscores=True) for key in keys.homes[4:9]}
+        assert await store.mend_history() == 0
+        raw.delete(*keys.homes[4:])
+        assert await store.mend_history() == 6
+        assert {key: raw.zrange(key, 0, -1, withscores=True) for key in keys.homes[4:9]} == before
+        assert await store.mend_history() == 0
+        raw.zadd(keys.history(History.FAILED), {"open": 1})  # it failed, and an earlier version reopened it
+        raw.zadd(keys.leases, {"c1": 1})
+        assert await store.mend_history() == 7
+        assert {key: raw.zrange(key, 0, -1, withscores=True) for key in keys.homes[4:9]} == before
+        assert await free(store) == {"open", "held"}  # only a hint: its lease shows that `held` is not free
+        assert set(await store.holders(["open", "held"])) == {"held"}
+        await trio.sleep(0.002)
+        await store.renew(["held"], OURS)
+        assert await free(store) == {"open"}
+
+
+@pytest.mark.real
+async def test_an_index_of_a_wrong_type_stops_no_stream(valkey: ValkeyServer, raw: Any) -> None:
+    keys = Keys()
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
+        for key in keys.homes[4:]:
+            raw.set(key, "x")
+        await complete(store, "s1")
+        await store.create(meta("s2"), OURS)
+        await store.renew(["s2"], OURS)
+        await store.update("s1", OURS, Change({"verified_mtime_ns": 1}))
+        assert await store.count_ended() == {}
+        assert await store.ended(History.COMPLETED, before_ms=FAR) == []
+        assert await store.latest(History.COMPLETED, 1) == []
+        await store.date(History.COMPLETED, "s1", 1)
+        assert await store.completed_like([1234], []) == frozenset()
+        assert await store.mend_history() == 0
+        assert await free(store) == frozenset()
+        assert keys.history(History.COMPLETED) in store.unreadable.known

@@ -1,0 +1,132 @@
+"""``fleet``: every daemon a line, what is wrong by its name; ``fleet retire`` refuses what is not finished."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+from servers.command import command
+from servers.stream_records import DAEMON, a_stream, stream_id
+
+from cef_trio.checkpoint.commit import Change
+from cef_trio.checkpoint.states import Status
+from cef_trio.cli.fleet import retire, show_fleet
+from cef_trio.cli.session import CommandContext
+from cef_trio.exit_codes import ExitCode
+from cef_trio.lab.world import World
+from cef_trio.observability import daemon_report
+from cef_trio.observability.at_risk import Reason, Risk
+from cef_trio.observability.daemon_report import DaemonReport
+from cef_trio.observability.lag import Lag
+
+
+async def reports(world: World, number: int, **more: Any) -> DaemonReport:
+    """Have a daemon report to the world's store."""
+    name, now = f"cam-{number}", world.utc_now().timestamp()
+    values: dict[str, Any] = {"instance": f"room-{number}/{name}", "owner": f"room-{number}", "name": name, "at": now}
+    about = {"host": f"host-{number}", "system": f"boot-{number}", "process": f"p-{number}", "version": "1.0"}
+    one = DaemonReport(**{**values, **about, "folder": "/srv/rec", **more})
+    await world.store.report(one.instance, daemon_report.encode(one))
+    return one
+
+
+@pytest.fixture
+def context(context: CommandContext) -> CommandContext:
+    return replace(context, owner_name="room-1")
+
+
+async def shown(context: CommandContext, capsys: pytest.CaptureFixture[str], code: ExitCode) -> tuple[str, Any]:
+    """The text, and the document of ``--json``."""
+    assert await show_fleet(context, as_json=False) is code
+    text = capsys.readouterr().out
+    assert await show_fleet(context, as_json=True) is code
+    return text, json.loads(capsys.readouterr().out)
+
+
+async def test_each_daemon_is_a_line_and_a_fleet_without_problems_exits_with_0(
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, document = await shown(context, capsys, ExitCode.DONE)
+    assert (text, document["daemons"], document["problems"]) == ("No daemon has reported.\n", [], [])
+    now = world.utc_now().timestamp()
+    await reports(world, 2, behind=Lag(2048, now - 70), bytes_per_second=1024.0, streams={"working": 3, "waiting": 1})
+    await reports(world, 1, stopped=True, folder="/srv/\x1b[31mred")
+    await trio.sleep(20)
+    text, document = await shown(context, capsys, ExitCode.DONE)
+    stopped, ready = [" ".join(line.split()) for line in text.splitlines()[1:]]
+    assert ready == "room-2 cam-2 host-2 1.0 ready 20s 4 2.0 KiB 1m30s 1.0 KiB/s /srv/rec"
+    assert stopped.startswith("room-1 cam-1 host-1 1.0 stopped 20s 0 ")
+    assert "\x1b" not in text
+    assert [one["state"] for one in document["daemons"]] == ["stopped", "ready"]
+    assert (document["daemons"][1]["behind_seconds"], document["ok"]) == (90.0, True)
+
+
+async def test_what_is_wrong_is_named_with_its_remedy_and_exits_with_5(
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = world.utc_now().timestamp()
+    await reports(world, 1)
+    await trio.sleep(100)
+    await reports(world, 2, version="2.0", at=now + 3700)
+    await reports(world, 3, risks=(Risk(Reason.S3_DOWN, now + 10, 5, 1, "no route"),))
+    text, document = await shown(context, capsys, ExitCode.ANSWER_IS_NO)
+    assert [one["problem"] for one in document["problems"]] == ["silent", "mixed_versions", "clocks_apart"]
+    assert not document["ok"]
+    assert "cam-1 on host-1 for 100 s" in text
+    assert "2 versions run: 1.0 in 1, 2.0 in 1; 1.0 in cam-3 on host-3" in text
+    assert "cam-2 on host-2 by +3600 s" in text
+    assert "5 bytes of 1 recording does not get to S3, for 90 s: no route" in text
+    assert text.count("→ ") == 4
+
+
+async def test_two_thousand_daemons_are_shown_in_bounds(
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2000):
+        await reports(world, number, risks=(Risk(Reason.S3_DOWN, 1.0, 5, 1, "no route"),))
+    text, document = await shown(context, capsys, ExitCode.ANSWER_IS_NO)
+    assert (len(document["daemons"]), document["left_out"]) == (1000, 1000)
+    assert len(text.splitlines()) < 1100
+    assert "1,980 more daemons" in text
+
+
+async def test_an_owner_is_retired_when_its_daemon_is_gone_and_its_streams_have_ended(
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def attempt(*, ok: bool, forget_history: bool = False) -> str:
+        assert await retire(context, forget_history=forget_history, as_json=False) is (
+            ExitCode.DONE if ok else ExitCode.ANSWER_IS_NO
+        )
+        return capsys.readouterr().out
+
+    await reports(world, 1)
+    await reports(world, 2)
+    for number, status in enumerate((Status.ACTIVE, Status.FAILED_UNEXPECTED, Status.COMPLETED), 1):
+        await world.store.create(a_stream(number, f"/rec/{number}.mp4", status=status), DAEMON)
+    assert await attempt(ok=False) == "room-1: not retired: its daemon runs, stop it first: cam-1 on host-1\n"
+    await trio.sleep(100)
+    await reports(world, 2)
+    said = await attempt(ok=False)
+    assert "not retired: 1 stream open" in said
+    assert "`cef-trio abort --owner room-1 ID`" in said
+    assert set((await world.store.reports()).reports) == {"room-1/cam-1", "room-2/cam-2"}
+    assert await world.store.acquire(stream_id(1), DAEMON)
+    await world.store.transition(stream_id(1), DAEMON, Status.S3_COMPLETED, Change())
+    await world.store.transition(stream_id(1), DAEMON, Status.COMPLETED, Change(), enqueue_webhook=True)
+    assert "retired: 1 report removed; the records of 3 ended streams stay" in await attempt(ok=True)
+    assert set((await world.store.reports()).reports) == {"room-2/cam-2"}
+    assert "retired: 0 reports removed" in await attempt(ok=True)
+    assert "1 webhook not delivered yet" in await attempt(ok=False, forget_history=True)
+    await world.store.ack_webhook(stream_id(1))
+    assert "retired: 0 reports removed, 3 ended streams forgotten" in await attempt(ok=True, forget_history=True)
+    assert sum((await world.store.count()).values()) == 0
+    assert "0 ended streams forgotten" in await attempt(ok=True, forget_history=True)
+
+
+@pytest.mark.parametrize("arguments", [["retire"], ["retire", "No Name"], ["--forget-history"], ["retire", "fleet"]])
+def test_arguments_that_do_not_fit_are_one_line_and_exit_2(arguments: list[str]) -> None:
+    done = command("fleet", *arguments, settings={"REDIS_URL": "redis://127.0.0.1:9"}, code=2)
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,96 @@
+"""The owner's name: lasting, derived from what is known, and never guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cef_trio.daemon import owner_name
+from cef_trio.daemon.owner_name import OwnerName, OwnerSource, derive, owner_of
+from cef_trio.files import file_system
+from cef_trio.settings import Settings, SettingsError, is_owner_name, load_settings
+from cef_trio.upload import KeyTemplate
+
+MACHINE = "0123456789abcdef"
+DISK = "fsid:0011223344556677"
+
+
+@pytest.mark.parametrize(
+    ("known", "name", "source"),
+    [
+        (("node-7", MACHINE, DISK, "cam"), "node-7", OwnerSource.SETTING),
+        (("", MACHINE, DISK, "cam"), "0123456789ab", OwnerSource.MACHINE),
+        (("", MACHINE, None, None), "0123456789ab", OwnerSource.MACHINE),
+        (("", None, DISK, "cam"), "c037988590c2", OwnerSource.FILE_SYSTEM),
+        (("", None, None, "Cam-1"), "cam-1", OwnerSource.INSTANCE),
+        (("", None, None, "cam 1"), "55c2406da4e1", OwnerSource.INSTANCE),
+        (("", None, None, "fleet"), "e13d1a7b741b", OwnerSource.INSTANCE),
+    ],
+)
+def test_the_name_comes_from_the_surest_identity_that_is_known(
+    known: tuple[str, str | None, str | None, str | None], name: str, source: OwnerSource
+) -> None:
+    """A name that changed with a version would hide all streams: these are the wire format."""
+    assert derive(*known) == OwnerName(name, source)
+    assert is_owner_name(name)
+
+
+def test_without_an_identity_no_name_is_guessed() -> None:
+    assert derive("", None, None, None) is None
+
+
+def settings(folder: Path, **more: Any) -> Settings:
+    return load_settings(None, watch_dir=folder, s3_bucket_name="recordings", **more)
+
+
+@pytest.fixture
+def container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container without a machine-id, on a file system that is made anew with it."""
+    monkeypatch.setattr(owner_name, "machine_id", lambda: None)
+    monkeypatch.setattr(owner_name, "lasting_id", lambda _folder: None)
+
+
+@pytest.mark.usefixtures("container")
+def test_the_host_name_is_no_identity_and_an_instance_id_that_was_set_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("INSTANCE_ID", raising=False)
+    with pytest.raises(SettingsError, match="set OWNER_NAME to a permanent name, or mount"):
+        owner_of(settings(tmp_path))
+    monkeypatch.setenv("INSTANCE_ID", "cam-3")
+    assert owner_of(settings(tmp_path)) == OwnerName("cam-3", OwnerSource.INSTANCE)
+    assert owner_of(settings(tmp_path, owner_name="site")) == OwnerName("site", OwnerSource.SETTING)
+
+
+def test_a_file_system_that_passes_with_its_mount_or_container_is_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tmpfs", "overlay"):
+        found = file_system.file_system_named(name)
+        monkeypatch.setattr(file_system, "statfs", lambda _descriptor, found=found: (found, b"12345678"))
+        assert file_system.lasting_id(Path("/")) is None
+    ext4 = file_system.file_system_named("ext4")
+    monkeypatch.setattr(file_system, "statfs", lambda _descriptor: (ext4, b"12345678"))
+    assert file_system.lasting_id(Path("/")) == "fsid:3132333435363738"
+    nfs = file_system.file_system_named("nfs")
+    monkeypatch.setattr(file_system, "statfs", lambda _descriptor: (nfs, b"12345678"))
+    monkeypatch.setattr(file_system, "_uuid", lambda _descriptor: None)
+    assert file_system.lasting_id(Path("/")) is None
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    file_system.lasting_id(tmp_path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_the_owner_belongs_to_the_fixed_prefix_of_its_keys() -> None:
+    template = KeyTemplate.of_owner("streams/{owner}/{stream_id}/{file_name}", "node-7")
+    assert template.prefix == "streams/node-7/"
+    assert template.probe_key == "streams/node-7/cef-trio-probe"
+    key = template.key("0b6b1d7e-0000-4000-8000-000000000000", "/rec/{owner}.mp4")
+    assert key == "streams/node-7/0b6b1d7e-0000-4000-8000-000000000000/{owner}.mp4"
+    assert template.parse(key) is not None
+    other = KeyTemplate.of_owner("streams/{owner}/{stream_id}/{file_name}", "node-70")
+    assert other.parse(key) is None
+    assert not other.prefix.startswith(template.prefix)
