@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "scenario",
         choices=[*SCENARIOS, SIMULATED, FLEET, *CHECKS],
         metavar="SCENARIO",
-        help="name of a scenario or of a check, or `simulated`",
+        help="name of a scenario or of a check, or `simulated` or `fleet`",
     )
     replay.add_argument(
         "injections",

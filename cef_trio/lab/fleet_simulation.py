@@ -58,7 +58,7 @@ def _daemons(kind: str, random: Random) -> tuple[DaemonPlan, ...]:
     match kind:
         case "shared":
             shared = [DaemonPlan(f"h{number}", "site", "", clocks[number]) for number in range(random.randint(2, 4))]
-            beside = [DaemonPlan("other", "other")] if random.random() < 0.3 else []
+            beside = [DaemonPlan("other", "other")] if random.random() < 0.3 and len(shared) < 4 else []
             return (*shared, *beside)
         case "separate":
             count = random.randint(2, 4)

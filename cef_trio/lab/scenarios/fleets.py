@@ -61,6 +61,7 @@ async def _taken_over(fleet: Fleet) -> None:
 async def _cut_off_while_uploading(fleet: Fleet, *, redis: bool = True, s3: bool = True) -> None:
     """The host that uploads from a shared folder loses its links for longer than a lease, in the middle of a part."""
     fleet.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.4))
+    await trio.sleep(0.5)  # after the first scans, so that only this host sees the new file at once
     _record_on(fleet, "h0")
     await trio.sleep(0.2)
     async with trio.open_nursery() as nursery:
@@ -73,6 +74,7 @@ async def _cut_off_while_uploading(fleet: Fleet, *, redis: bool = True, s3: bool
 async def _paused_while_uploading(fleet: Fleet) -> None:
     """The host that uploads from a shared folder is suspended for longer than a lease, in the middle of a part."""
     fleet.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.4))
+    await trio.sleep(0.5)  # after the first scans, so that only this host sees the new file at once
     _record_on(fleet, "h0")
     await trio.sleep(0.2)
     async with trio.open_nursery() as nursery:
@@ -84,24 +86,28 @@ async def _paused_while_uploading(fleet: Fleet) -> None:
 
 async def _renamed_while_paused(fleet: Fleet) -> None:
     """A recording is renamed while the daemon that has its stream is suspended; the others see a file they miss."""
-    _record_on(fleet, "h0")
+    await trio.sleep(0.5)
+    for host in fleet.hosts:
+        _record_on(fleet, host, name=f"{host}.mp4")
     await trio.sleep(1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fleet.pause, "h0", 22)
         await trio.sleep(1)
-        fleet.writers("h0").rename("a.mp4", "b.mp4")
+        fleet.writers("h0").rename("h0.mp4", "new.mp4")
         await trio.sleep(20)
-        _record_on(fleet, "h0", name="b.mp4")
+        _record_on(fleet, "h0", name="new.mp4")
         await trio.sleep(5)
-    _record_on(fleet, "h0", name="b.mp4")
+    _record_on(fleet, "h0", name="new.mp4")
     await trio.sleep(3)
 
 
-def _hosts(
-    count: int, *, owner: str = "", clocks: tuple[float, ...] = (0.0, 0.0, 90.0, -3600.0)
-) -> tuple[DaemonPlan, ...]:
-    """Return the daemons of hosts with clocks apart; ``owner``: of their shared folder; empty: each has its own."""
-    return tuple(DaemonPlan(f"h{number}", owner or f"o{number}", "", clocks[number]) for number in range(count))
+_CLOCKS: Final = (0.0, 90.0, -3600.0)
+"""How far the clocks of the hosts are ahead, in seconds."""
+
+
+def _hosts(count: int, *, owner: str = "") -> tuple[DaemonPlan, ...]:
+    """Return the daemons of several hosts; ``owner``: of their shared folder; empty: each has a disk of its own."""
+    return tuple(DaemonPlan(f"h{number}", owner or f"o{number}", "", _CLOCKS[number]) for number in range(count))
 
 
 SCENARIOS: Final = (
