@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -37,7 +37,6 @@ from cef_trio.admin.status_page import (
 from cef_trio.checkpoint import FAILED, SENTENCES, FailureReason, History, Status, StreamMeta
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.observability import Snapshot, StreamActivity, StreamSnapshot, StreamState, fleet_document, read_fleet
-from cef_trio.resilience import Periodic
 from cef_trio.upload import Observer, Services
 
 log = structlog.get_logger(__name__)
@@ -46,11 +45,11 @@ MAX_STREAMS: Final = 200
 MAX_FAILED: Final = 50
 MAX_TEXT: Final = 500
 REFRESH_SECONDS: Final = 5.0
-"""Interval of reading ended streams from Redis."""
+"""Least interval of reading ended streams from Redis, which is only done while someone looks at the page."""
 FLEET_REFRESH_SECONDS: Final = 5.0
-"""Least interval of reading the fleet from Redis, which is only done while someone looks at it."""
+"""The same for the fleet."""
 MAX_FLEET_AGE_SECONDS: Final = 30.0
-_FLEET_READ_SECONDS: Final = 5.0
+_READ_SECONDS: Final = 5.0
 _SENTENCE_OF: Final = {Status.failed(reason): SENTENCES[reason] for reason in FailureReason}
 
 
@@ -114,7 +113,9 @@ class DaemonSource:
     _ended: _Ended | None = None
     _fleet: tuple[float, str] = (-float("inf"), "")
     """When it was read, by ``trio.current_time()``, as JSON."""
-    _fleet_wanted: AsyncBool = field(default_factory=lambda: AsyncBool(False))
+    _looked_at: AsyncBool = field(default_factory=lambda: AsyncBool(False))
+    """Whether the page was asked for since ended streams were read."""
+    _fleet_looked_at: AsyncBool = field(default_factory=lambda: AsyncBool(False))
 
     def __post_init__(self) -> None:
         self.started_at = self.services.utc_now().timestamp()
@@ -151,12 +152,13 @@ class DaemonSource:
 
     def fleet(self) -> str | None:
         """See :class:`PageSource`. Has it read again, but not for this response, which must not wait for Redis."""
-        self._fleet_wanted.value = True
+        self._fleet_looked_at.value = True
         read_at, document = self._fleet
         return document if trio.current_time() - read_at <= MAX_FLEET_AGE_SECONDS else None
 
     def page(self) -> StatusPage:
-        """See :class:`PageSource`."""
+        """See :class:`PageSource`. Has ended streams read again, but not for this response."""
+        self._looked_at.value = True
         now = self.observer() if self.observer else Snapshot()
         shown = now.streams
         if len(shown) > MAX_STREAMS:
@@ -208,27 +210,26 @@ class DaemonSource:
     # -- what only Redis knows ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Read ended streams, and the fleet if it is looked at, from Redis until cancelled."""
+        """Read ended streams, and the fleet, from Redis while someone looks at them, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._refresh_fleet)
-            async for _ in Periodic(REFRESH_SECONDS):
+            nursery.start_soon(self._read_while, self._looked_at, self._refresh, REFRESH_SECONDS)
+            nursery.start_soon(self._read_while, self._fleet_looked_at, self._refresh_fleet, FLEET_REFRESH_SECONDS)
+
+    async def _read_while(self, wanted: AsyncBool, read: Callable[[], Awaitable[None]], seconds: float) -> None:
+        """Read once for all requests within that time."""
+        while True:
+            await wanted.wait_value(True)
+            wanted.value = False
+            with trio.move_on_after(_READ_SECONDS):
                 try:
-                    await self._refresh()
+                    await read()
                 except CefMp4ProcessorError as error:
                     log.debug("status_not_refreshed", error=str(error))
+            await trio.sleep(seconds)
 
     async def _refresh_fleet(self) -> None:
-        """Read the registry once for all requests within ``FLEET_REFRESH_SECONDS``."""
-        while True:
-            await self._fleet_wanted.wait_value(True)
-            self._fleet_wanted.value = False
-            with trio.move_on_after(_FLEET_READ_SECONDS):
-                try:
-                    fleet = read_fleet(await self.services.store.reports())
-                    self._fleet = trio.current_time(), json.dumps(fleet_document(fleet), separators=(",", ":"))
-                except CefMp4ProcessorError as error:
-                    log.debug("status_not_refreshed", error=str(error))
-            await trio.sleep(FLEET_REFRESH_SECONDS)
+        fleet = read_fleet(await self.services.store.reports())
+        self._fleet = trio.current_time(), json.dumps(fleet_document(fleet), separators=(",", ":"))
 
     async def _refresh(self) -> None:
         store = self.services.store

@@ -14,8 +14,10 @@ from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.model import NAMELESS, SHARED, Checkpoint, FileIdentity, Lease, Owner, PartRecord, StreamMeta
 from cef_trio.checkpoint.protocols import (
+    Beat,
     CheckpointStore,
     DaemonRegistry,
+    Expired,
     LeaseStore,
     Records,
     StoredReport,
@@ -36,11 +38,13 @@ __all__ = [
     "NAMELESS",
     "SENTENCES",
     "SHARED",
+    "Beat",
     "Change",
     "Checkpoint",
     "CheckpointStore",
     "DaemonRegistry",
     "ExitState",
+    "Expired",
     "FailureReason",
     "FileIdentity",
     "History",

@@ -85,12 +85,12 @@ class Commit:
         Raises:
             ValueError: the status may not follow.
         """
+        if self.status is not None and not may_follow(before.meta.status, self.status):
+            raise not_allowed(before.meta.stream_id, before.meta.status, self.status)
         if self.once and all(before.parts.get(part.part_number) == part for part in self.parts):
             return before
         stream_set = before.stream_set
         if self.status is not None:
-            if not may_follow(before.meta.status, self.status):
-                raise not_allowed(before.meta.stream_id, before.meta.status, self.status)
             stream_set = HOME[self.status] or stream_set
         return Checkpoint(self.meta_after(before.meta), stream_set, self._parts_after(before.parts))
 

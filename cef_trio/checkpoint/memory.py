@@ -25,10 +25,19 @@ import trio
 from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState
 from cef_trio.checkpoint.model import Checkpoint, Lease, Owner, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import Expired, Records, StoredReport, StoredReports, StreamSummary, StreamWrites
+from cef_trio.checkpoint.protocols import (
+    Beat,
+    BeatReply,
+    Expired,
+    Records,
+    StoredReport,
+    StoredReports,
+    StreamSummary,
+    StreamWrites,
+)
 from cef_trio.checkpoint.redis import Keys, codec
 from cef_trio.checkpoint.schema import NewerRecord
-from cef_trio.checkpoint.states import ENDED, History, StreamSet
+from cef_trio.checkpoint.states import ENDED, History, Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
 from cef_trio.resilience import Retrier, SingleAttempt, shielded
@@ -183,7 +192,7 @@ class MemoryCheckpointStore(StreamWrites):
             schema=schema.CURRENT,
         )
         meta = codec.decode_meta({name.encode(): value for name, value in codec.encode_meta(meta).items()})
-        checked = _encodable_parts(parts)
+        checked = {} if meta.status is Status.COMPLETED else _encodable_parts(parts)
 
         def effect() -> None:
             holder = self._holder(meta.stream_id)
@@ -225,14 +234,25 @@ class MemoryCheckpointStore(StreamWrites):
 
     async def renew(self, stream_ids: Collection[str], lease: Lease) -> frozenset[str]:
         """See :meth:`LeaseStore.renew`."""
+        return await self._call("renew", lambda: self._renew(stream_ids, lease))
 
-        def effect() -> frozenset[str]:
-            ours = {stream_id for stream_id in stream_ids if self._holder(stream_id) == lease.value}
-            for stream_id in ours:
-                self._hold(stream_id, lease)
-            return frozenset(stream_ids) - ours
+    def _renew(self, stream_ids: Collection[str], lease: Lease) -> frozenset[str]:
+        ours = {stream_id for stream_id in stream_ids if self._holder(stream_id) == lease.value}
+        for stream_id in ours:
+            self._hold(stream_id, lease)
+        return frozenset(stream_ids) - ours
 
-        return await self._call("renew", effect)
+    async def beat(self, beat: Beat) -> BeatReply:
+        """See :meth:`HeartbeatStore.beat`."""
+
+        def effect() -> BeatReply:
+            return BeatReply(
+                lost=self._renew(beat.renewed_ids, beat.lease) if beat.renewed_ids else None,
+                expired=self._expired(beat.expired_since_ms) if beat.expired_since_ms is not None else None,
+                reports=self._report(*beat.report) if beat.report is not None else None,
+            )
+
+        return await self._call("beat", effect)
 
     async def release(self, stream_ids: Collection[str], lease: Lease) -> None:
         """See :meth:`LeaseStore.release`."""
@@ -246,12 +266,11 @@ class MemoryCheckpointStore(StreamWrites):
 
     async def expired(self, since_ms: int) -> Expired:
         """See :meth:`LeaseStore.expired`."""
+        return await self._call("expired", lambda: self._expired(since_ms))
 
-        def effect() -> Expired:
-            now = self._now_ms()
-            return Expired(frozenset(key for key, end in self._lease_ends.items() if since_ms <= end <= now), now)
-
-        return await self._call("expired", effect)
+    def _expired(self, since_ms: int) -> Expired:
+        now = self._now_ms()
+        return Expired(frozenset(key for key, end in self._lease_ends.items() if since_ms <= end <= now), now)
 
     async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
         """See :meth:`LeaseStore.holders`."""
@@ -433,23 +452,27 @@ class MemoryCheckpointStore(StreamWrites):
         """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._call("ack_webhook", lambda: self._pending_webhooks.discard(stream_id))
 
-    async def report(self, name: str, text: str) -> StoredReport | None:
+    async def report(self, name: str, text: str, *, beginning: str) -> StoredReports:
         """See :meth:`DaemonRegistry.report`."""
+        return await self._call("report", lambda: self._report(name, text, beginning))
 
-        def effect() -> StoredReport | None:
-            now, before = self.unix_clock(), self._reports.pop(name, None)  # the latest is the last
-            self._reports[name] = StoredReport(text, now)
-            for old in [key for key, one in self._reports.items() if one.received_at <= now - rules.REPORT_SECONDS]:
-                del self._reports[old]
-            while len(self._reports) > rules.MAX_REPORTS:
-                del self._reports[next(iter(self._reports))]
-            return before
+    def _report(self, name: str, text: str, beginning: str) -> StoredReports:
+        now, before = self.unix_clock(), self._reports_of(beginning)
+        self._reports.pop(name, None)
+        self._reports[name] = StoredReport(text, now)  # the latest is the last
+        for old in [key for key, one in self._reports.items() if one.received_at <= now - rules.REPORT_SECONDS]:
+            del self._reports[old]
+        while len(self._reports) > rules.MAX_REPORTS:
+            del self._reports[next(iter(self._reports))]
+        return before
 
-        return await self._call("report", effect)
-
-    async def reports(self) -> StoredReports:
+    async def reports(self, *, beginning: str = "") -> StoredReports:
         """See :meth:`DaemonRegistry.reports`."""
-        return await self._call("reports", lambda: StoredReports(dict(self._reports), self.unix_clock()))
+        return await self._call("reports", lambda: self._reports_of(beginning))
+
+    def _reports_of(self, beginning: str) -> StoredReports:
+        found = {name: one for name, one in self._reports.items() if name.startswith(beginning)}
+        return StoredReports(found, self.unix_clock())
 
     async def forget_reports(self, names: Collection[str]) -> None:
         """See :meth:`DaemonRegistry.forget_reports`."""

@@ -125,9 +125,12 @@ class StreamMeta:
     object_etag: str | None = None
     """Set once the object is complete and verified; only the metadata JSON is still to be written."""
     object_crc64nvme: int | None = None
+    """Of a completed stream that of all its bytes; before that what S3 said, ``None`` if it keeps none."""
     verified_size_bytes: int | None = None
     verified_mtime_ns: int | None = None
     """Size and mtime of the file when it was verified. A file that still has both needs no upload."""
+    verified_crc64nvme: int | None = None
+    """The file's checksum at that time, recorded before its only PutObject; ``None``: it is uploaded in parts."""
     completed_at_utc: datetime | None = None
     duration_seconds: float | None = None
     supersedes_stream_id: str | None = None
@@ -149,6 +152,7 @@ class Checkpoint:
     meta: StreamMeta
     stream_set: StreamSet
     parts: Mapping[int, PartRecord] = field(default_factory=dict)
+    """Without those of a completed stream, which are in its metadata JSON (``upload/completed_parts.py``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 :class:`CheckpointStore` is the sum of small interfaces: :class:`StreamStore` for records and parts,
 :class:`StreamHistory` for ended streams by time, :class:`LeaseStore` for leases, :class:`WebhookOutbox` for webhooks
-not yet delivered, :class:`DaemonRegistry` for the daemons of the fleet. Depend on the smallest that is enough.
+not yet delivered, :class:`DaemonRegistry` for the daemons of the fleet, :class:`HeartbeatStore` for periodic calls in
+one round trip. Depend on the smallest that is enough.
 
 Two implementations (``redis/store.py``, ``memory.py``) pass the same conformance tests. Rules for both:
 
@@ -124,6 +125,16 @@ class StreamWrites(Protocol):
             ValueError: ``states.TRANSITIONS`` does not allow it; a bug of the caller.
         """
         await self._commit(stream_id, lease, rules.transition(status, change, enqueue_webhook=enqueue_webhook))
+
+    async def record_put(self, stream_id: str, lease: Lease, part: PartRecord, change: Change) -> None:
+        """Move the stream to ``s3_completed``, apply ``change``, and record the object's only part, which was sent.
+
+        Repeating it with an identical part changes nothing.
+
+        Raises:
+            ValueError: ``states.TRANSITIONS`` does not allow it; a bug of the caller.
+        """
+        await self._commit(stream_id, lease, rules.record_put(part, change))
 
     async def rename(self, stream_id: str, lease: Lease, new_path: str) -> None:
         """Set ``current_path`` and the ``streams:by_path`` entry to a new path; ``original_path`` stays.
@@ -353,12 +364,12 @@ class DaemonRegistry(Protocol):
     oldest beyond ``rules.MAX_REPORTS``.
     """
 
-    async def report(self, name: str, text: str) -> StoredReport | None:
-        """Store a daemon's report; return the one that it replaces."""
+    async def report(self, name: str, text: str, *, beginning: str) -> StoredReports:
+        """Store a daemon's report; return the last ones, before it, whose names begin so. Costs what it returns."""
         ...
 
-    async def reports(self) -> StoredReports:
-        """Return the last report of each daemon."""
+    async def reports(self, *, beginning: str = "") -> StoredReports:
+        """Return the last report of each daemon, or of those whose names begin so."""
         ...
 
     async def forget_reports(self, names: Collection[str]) -> None:
@@ -366,5 +377,39 @@ class DaemonRegistry(Protocol):
         ...
 
 
-class CheckpointStore(StreamStore, StreamHistory, LeaseStore, WebhookOutbox, DaemonRegistry, Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """Periodic calls of a daemon that are due together, by their arguments; ``None``, or no id: not due."""
+
+    lease: Lease
+    renewed_ids: Collection[str] = ()
+    """For :meth:`LeaseStore.renew`."""
+    expired_since_ms: int | None = None
+    """For :meth:`LeaseStore.expired`."""
+    report: tuple[str, str, str] | None = None
+    """Name, text and beginning, for :meth:`DaemonRegistry.report`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeatReply:
+    """The result of each call of a :class:`Beat`; ``None``: it was not due, was not made, or has failed."""
+
+    lost: frozenset[str] | None = None
+    expired: Expired | None = None
+    reports: StoredReports | None = None
+
+
+class HeartbeatStore(Protocol):
+    """The periodic calls of a daemon in one round trip."""
+
+    async def beat(self, beat: Beat) -> BeatReply:
+        """Make these calls in one round trip, the renewal first. Each fails for itself: repeat it by its own method.
+
+        Raises:
+            RedisOperationError: the store cannot be reached; each of them may have happened.
+        """
+        ...
+
+
+class CheckpointStore(StreamStore, StreamHistory, LeaseStore, WebhookOutbox, DaemonRegistry, HeartbeatStore, Protocol):
     """Everything that a daemon keeps in its store."""

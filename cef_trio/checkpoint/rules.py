@@ -33,13 +33,16 @@ FORGOTTEN_BY_START_OVER: Final = (
     "object_crc64nvme",
     "verified_size_bytes",
     "verified_mtime_ns",
+    "verified_crc64nvme",
     "completed_at_utc",
 )
 """Fields of the upload and its results, which would be wrong for the new upload."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-_UNVERIFIED: Final[Mapping[str, Any]] = MappingProxyType({"verified_size_bytes": None, "verified_mtime_ns": None})
+_UNVERIFIED: Final[Mapping[str, Any]] = MappingProxyType(
+    {"verified_size_bytes": None, "verified_mtime_ns": None, "verified_crc64nvme": None}
+)
 """The verification is removed when the parts change.
 
 Otherwise a daemon that finds the file gone would take the current parts for the verified ones and complete them to an
@@ -87,8 +90,27 @@ def start_over(change: Change) -> Commit:
 
 
 def transition(status: Status, change: Change, *, enqueue_webhook: bool = False) -> Commit:
-    """Set the status, and apply ``change``."""
-    return Commit(operation="transition", status=status, fields=_checked(change), enqueue_webhook=enqueue_webhook)
+    """Set the status, and apply ``change``. A completed stream keeps no parts: its metadata JSON has them."""
+    return Commit(
+        operation="transition",
+        status=status,
+        fields=_checked(change),
+        enqueue_webhook=enqueue_webhook,
+        keep_to=0 if status is Status.COMPLETED else None,
+    )
+
+
+def record_put(part: PartRecord, change: Change) -> Commit:
+    """Record a recording that was sent by one PutObject, as an object and as its only part."""
+    return Commit(
+        operation="record_put",
+        status=Status.S3_COMPLETED,
+        parts=(part,),
+        once=True,
+        add={"total_bytes_sent": part.size_bytes},
+        fields=_checked(change),
+        raise_next_part_to=next_part_number((part,)),
+    )
 
 
 def rename(new_path: str) -> Commit:

@@ -228,7 +228,7 @@ def _judge_fleet(fleet: Fleet) -> list[Finding]:
 
 def _judge_risks(fleet: Fleet) -> list[Finding]:
     todo = "see docs/operations.md for each; the daemon continues by itself once that is fixed"
-    at_risk = [one for one in fleet.living if one.risks]
+    at_risk = fleet.needing_attention()  # a silent one, too: what it reported last
     found = [
         problem("at risk", f"{report.instance_id} ({report.folder}): {sentence}", todo)
         for report in at_risk[:_MOST_DAEMONS]
@@ -264,7 +264,7 @@ def _repair_hint(key: str) -> str:
     return "repair or delete that key (redis-cli)"
 
 
-_OF_FLEET: Final = ("{fleet}:daemons", "{fleet}:seen")
+_OF_FLEET: Final = ("{fleet}:daemons", "{fleet}:seen", "{fleet}:names")
 _OF_MANY: Final = ("by_path", *(one.value for one in StreamSet))
 _MOST_DAEMONS: Final = 20
 _MOST_RECORDS: Final = 5

@@ -14,7 +14,7 @@ from typing import Final
 import trio
 from rich.text import Text
 
-from cef_trio.checkpoint import CheckpointStore, StreamSet
+from cef_trio.checkpoint import CheckpointStore, History, StreamSet
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common
 from cef_trio.cli.checks import judge_fleet_reports
@@ -30,6 +30,7 @@ _RETIRE: Final = "retire"
 _NO_OWNER: Final = "none"
 """An owner's name for a command that reads no owner's streams, so that none has to be derived."""
 _FORGET_TASKS: Final = 8
+_FAR_MS: Final = 1 << 52
 _NAMED: Final = 5
 
 
@@ -168,16 +169,27 @@ async def _count(store: CheckpointStore, *sets: StreamSet) -> int:
 
 
 async def _forget_ended(store: CheckpointStore) -> int:
-    """Forget all ended streams; return how many."""
-    ids = [key for one in (StreamSet.COMPLETED, StreamSet.FAILED) for key in await store.members(one)]
+    """Forget all ended streams, some hundred at a time; return how many."""
+    await store.mend_history()
+    forgotten = 0
     limiter = trio.CapacityLimiter(_FORGET_TASKS)
 
     async def forget(stream_id: str) -> None:
         async with limiter:
             await store.forget(stream_id)
 
-    for start in range(0, len(ids), 500):
-        async with trio.open_nursery() as nursery:
-            for stream_id in ids[start : start + 500]:
-                nursery.start_soon(forget, stream_id)
-    return len(ids)
+    for history in History:
+        left = await _count_ended(store, history)
+        while left and (page := await store.ended(history, before_ms=_FAR_MS)):
+            async with trio.open_nursery() as nursery:
+                for stream_id, _ in page:
+                    nursery.start_soon(forget, stream_id)
+            before, left = left, await _count_ended(store, history)
+            forgotten += max(0, before - left)
+            if left >= before:
+                break  # an open stream is in the index by mistake
+    return forgotten
+
+
+async def _count_ended(store: CheckpointStore, history: History) -> int:
+    return (await store.count_ended()).get(history, 0)

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
-from cef_trio.checkpoint import Checkpoint, StreamMeta
+from cef_trio.checkpoint import Checkpoint, Status, StreamMeta
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common, add_owner, owner_override
 from cef_trio.cli.session import CommandContext, run_command
@@ -73,8 +73,10 @@ def _checksum(value: int | None) -> str | None:
 
 def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tuple[str, Text | str]]:
     meta = checkpoint.meta
-    acknowledged = output.size(sum(part.size_bytes for part in checkpoint.parts.values()))
-    parts = output.count(len(checkpoint.parts), "part")
+    completed = meta.status is Status.COMPLETED and not checkpoint.parts  # then its metadata JSON has the parts
+    size_bytes = sum(part.size_bytes for part in checkpoint.parts.values())
+    acknowledged = output.size((meta.verified_size_bytes or 0) if completed else size_bytes)
+    parts = output.count(meta.next_part_to_upload - 1 if completed else len(checkpoint.parts), "part")
     part_size = output.size(meta.part_size) + ("" if meta.equal_parts else " at first")
     rows: list[tuple[str, Text | str | None]] = [
         ("stream", meta.stream_id),

@@ -18,12 +18,12 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from cef_trio.checkpoint import Checkpoint, Status, StreamSet, StreamSummary
+from cef_trio.checkpoint import Checkpoint, History, Status, StreamSet, StreamSummary
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
 from cef_trio.cli.output import Column, Lines
 from cef_trio.cli.session import CommandContext, run_command
-from cef_trio.cli.status_model import MAX_ENDED, Found, OpenStream, Overview, choose, observe
+from cef_trio.cli.status_model import MAX_COMPLETED, Found, OpenStream, Overview, choose, observe
 from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, RedisOperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileStat
@@ -80,9 +80,10 @@ class StatusReader:
         open_ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
         found = Found(
             counts=counts,
+            deleted=(await store.count_ended()).get(History.DELETED, 0),
             open_ids=open_ids,
             holders=await store.holders(open_ids),
-            ended=await self._ended(counts),
+            completed=await self._completed(counts.get(StreamSet.COMPLETED, 0)),
             fleet=read_fleet(await store.reports()),
             owner=context.owner_name,
         )
@@ -96,13 +97,12 @@ class StatusReader:
         overview = observe(replace(found, checkpoints=checkpoints, files=files), now)
         return replace(overview, unreadable=store.unreadable.known, newer=store.unreadable.newer)
 
-    async def _ended(self, counts: Mapping[StreamSet, int]) -> Collection[StreamSummary] | None:
-        """Return the records of the ended streams; ``None`` if they are too many."""
-        store, sets = self._context.store, (StreamSet.COMPLETED, StreamSet.FAILED)
-        if sum(counts.get(one, 0) for one in sets) > MAX_ENDED:
+    async def _completed(self, number: int) -> Collection[StreamSummary] | None:
+        """Return the records of the completed streams; ``None`` if they are too many."""
+        store = self._context.store
+        if number > MAX_COMPLETED:
             return None
-        ids = [stream_id for one in sets for stream_id in await store.members(one)]
-        return tuple((await store.load_metas(ids)).values())
+        return tuple((await store.load_metas(await store.members(StreamSet.COMPLETED))).values())
 
     async def _stat(self, checkpoint: Checkpoint) -> FileStat | None:
         try:
@@ -145,7 +145,7 @@ def document(overview: Overview) -> dict[str, Any]:
     return {
         "at_utc": overview.at_utc,
         "owner": overview.owner,
-        "streams": {"deleted": None, **overview.counts},
+        "streams": dict(overview.counts),
         "completed_bytes": overview.completed_bytes,
         "bytes_per_second": overview.bytes_per_second,
         "lag_bytes": overview.lag_bytes,
@@ -246,7 +246,7 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
         rows.append(("unreadable", describe_unreadable(overview.unreadable)))
     if overview.newer:
         rows.append(("newer", describe_newer(overview.newer)))
-    if counts.get("deleted"):
+    if counts["deleted"]:
         rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end"))
     return rows
 

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from cef_trio.checkpoint import ENDED, FAILED, Checkpoint, Status, StreamMeta, StreamSet, StreamSummary
+from cef_trio.checkpoint import ENDED, Checkpoint, Status, StreamMeta, StreamSet, StreamSummary
 from cef_trio.files import FileStat, may_be
 from cef_trio.observability import Fleet, Lag, StreamState, lag_of, streams_by_state, upload_rate
 
 MAX_SHOWN: Final = 50
 """The most open streams that are read and shown one by one; ``cef-trio list`` shows all."""
-MAX_ENDED: Final = 500
-"""The most ended streams whose records are read, for what only they have."""
+MAX_COMPLETED: Final = 500
+"""The most completed streams whose records are read, for their sizes."""
 _HOST: Final = re.compile(r"@[0-9a-f]{12}\Z")
 """The boot id in a lease's value (``Lease.host``), which is not shown."""
 
@@ -78,11 +78,9 @@ class Overview:
 
     at_utc: datetime
     counts: Mapping[str, int]
-    """Streams by set; and how many are retrying, and how many failed because their recording was deleted.
-
-    The last one is absent if there are too many ended streams to read."""
+    """Streams by set; and how many retry, and how many ended because their recording was deleted."""
     completed_bytes: int | None
-    """``None``: there are too many ended streams to read."""
+    """``None``: there are too many completed streams to read."""
     bytes_per_second: float
     lag_bytes: int | None
     """Of all open streams; ``None`` unless the lag of each is known."""
@@ -113,7 +111,7 @@ class Found:
     """What was read of an owner's streams.
 
     ``open_ids`` and ``holders`` (lease values) are of all open streams; ``checkpoints`` and ``files`` (at their paths
-    here, ``None`` or absent if there is none) of the chosen ones; ``ended`` is ``None`` if it is too many.
+    here, ``None`` or absent if there is none) of the chosen ones; ``completed`` is ``None`` if it is too many.
     """
 
     counts: Mapping[StreamSet, int] = field(default_factory=dict)
@@ -121,7 +119,9 @@ class Found:
     holders: Mapping[str, str] = field(default_factory=dict)
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
     files: Mapping[str, FileStat | None] = field(default_factory=dict)
-    ended: Collection[StreamSummary] | None = ()
+    deleted: int = 0
+    """Streams of the failed ones whose recording was deleted."""
+    completed: Collection[StreamSummary] | None = ()
     fleet: Fleet = field(default_factory=Fleet)
     owner: str = ""
 
@@ -151,7 +151,7 @@ def observe(found: Found, now: datetime) -> Overview:
     return Overview(
         at_utc=now,
         counts={**_counts(found), "retrying": totals.retrying},
-        completed_bytes=_completed_bytes(found.ended),
+        completed_bytes=_completed_bytes(found.completed),
         bytes_per_second=totals.bytes_per_second,
         lag_bytes=totals.lag_bytes,
         lag_seconds=totals.lag_seconds,
@@ -195,17 +195,11 @@ def _of_reports(own: Fleet, now: datetime) -> _Totals:
 
 def _counts(found: Found) -> dict[str, int]:
     counts = {stream_set.value: found.counts.get(stream_set, 0) for stream_set in StreamSet}
-    if found.ended is not None:
-        deleted = sum(one.stream_set is StreamSet.FAILED and one.meta.status not in FAILED for one in found.ended)
-        counts[StreamSet.FAILED.value] -= deleted
-        counts["deleted"] = deleted
-    return counts
+    return {**counts, "failed": max(0, counts["failed"] - found.deleted), "deleted": found.deleted}
 
 
-def _completed_bytes(ended: Iterable[StreamSummary] | None) -> int | None:
-    if ended is None:
-        return None
-    return sum(one.meta.verified_size_bytes or 0 for one in ended if one.stream_set is StreamSet.COMPLETED)
+def _completed_bytes(completed: Iterable[StreamSummary] | None) -> int | None:
+    return None if completed is None else sum(one.meta.verified_size_bytes or 0 for one in completed)
 
 
 def instance_of(holder: str) -> str:

@@ -31,12 +31,13 @@ from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.stream_selection import NoSuchStreamError, select_all
 from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError, S3OperationError
 from cef_trio.exit_codes import ExitCode
-from cef_trio.files import FileSlice
+from cef_trio.files import FileSlice, IdentityMatch
 from cef_trio.s3 import ARCHIVED, Crc64Nvme
 from cef_trio.safe_text import printable
 from cef_trio.settings import load_settings
 from cef_trio.upload import MAX_METADATA_BYTES, identify, metadata_key, recognize
 
+_ANOTHER: Final = "not compared: another file has its name"
 _NOT_THERE: Final = frozenset({"NoSuchKey", "NoSuchUpload"})
 
 Progressed = Callable[[int], None]
@@ -158,8 +159,9 @@ async def _compare_file(context: CommandContext, checkpoint: Checkpoint, read: C
             stat = await recording.stat()
             observed = await identify(recording, stat, meta.identity.head_size_bytes)
             identity_match = await recognize(meta, checkpoint.parts, recording)
-            if presence_of(meta.identity, observed, identity_match) is not Presence.SAME:
-                return Comparison("file", None, "not compared: another file has its name")
+            unknown = identity_match is IdentityMatch.ASK_BYTES and not checkpoint.parts
+            if not unknown and presence_of(meta.identity, observed, identity_match) is not Presence.SAME:
+                return Comparison("file", None, _ANOTHER)
             with _progress(stat.size_bytes, quiet=quiet) as progressed:
                 await FileSlice(recording, 0, stat.size_bytes).feed(crc.update, lambda block: progressed(len(block)))
     except RecordingChangedError:
@@ -168,7 +170,9 @@ async def _compare_file(context: CommandContext, checkpoint: Checkpoint, read: C
         return Comparison("file", None, f"not compared: {error}")
     comparison = compare_checksums("file", read, Content(stat.size_bytes, crc.value))
     unchanged = (stat.size_bytes, stat.mtime_ns) == (meta.verified_size_bytes, meta.verified_mtime_ns)
-    if comparison.agrees or unchanged:
+    if unknown and not comparison.agrees:  # neither its numbers nor its bytes show that it is the recording
+        comparison = Comparison("file", None, _ANOTHER)
+    if unknown or comparison.agrees or unchanged:
         return comparison
     return Comparison("file", False, f"{comparison.says}; it was changed after it was uploaded, and is uploaded again")
 

@@ -13,10 +13,12 @@ from random import Random
 
 import trio
 
+from cef_trio.daemon.owner_claim import ClaimKeeper
+from cef_trio.daemon.upgrade import Upgrade
 from cef_trio.observability import survey_redis
 from cef_trio.postprocess import AfterUpload, WebhookDeliverer, forget_old_streams
 from cef_trio.settings import KEEP_RECORDING, AfterUploadRule
-from cef_trio.upload import IdleChecker, Observer, RiskObserver, Services, StreamSupervisor, report_for_ever
+from cef_trio.upload import Heartbeat, IdleChecker, Observer, Reporter, RiskObserver, Services, StreamSupervisor
 from cef_trio.watch import PathMatcher, Watcher
 
 
@@ -48,11 +50,19 @@ class IntakeTasks:
     ) -> None:
         """``leaving_since``: see :class:`Observer`; ``redact`` removes secrets from the texts of risks."""
         self.services = services
+        self.claim = ClaimKeeper(services)
+        self.upgrade = Upgrade(services)
         self.supervisor = StreamSupervisor(services, processors, matches)
         self.risks = RiskObserver(services, self.supervisor, lambda: leaving_since() is not None, redact)
         self.observer = Observer(services, self.supervisor, self.risks, leaving_since)
+        self._reporter = Reporter(self.observer, self._last_turns)
+        heartbeat = Heartbeat(services, self.supervisor, self._reporter, period_seconds=rules.check_seconds)
         self.idle_checker = IdleChecker(
-            services, self.supervisor, timeout_seconds=rules.timeout_seconds, period_seconds=rules.check_seconds
+            services,
+            self.supervisor,
+            timeout_seconds=rules.timeout_seconds,
+            period_seconds=rules.check_seconds,
+            ask_expired=heartbeat.expired,
         )
         self._after_upload = AfterUpload(services, rules.after_upload)
         self._rules = rules
@@ -61,7 +71,7 @@ class IntakeTasks:
         """Start all tasks. ``watch`` starts the source of file events and returns after the first scan."""
         services, rules = self.services, self._rules
         nursery.start_soon(self.supervisor.run, self._after_upload.offer)
-        nursery.start_soon(report_for_ever, self.observer, self._last_turns)
+        nursery.start_soon(self._reporter.run)
         nursery.start_soon(self._after_upload.run)
         if services.webhook is not None:
             deliverer = WebhookDeliverer(

@@ -6,7 +6,7 @@
     ├─ signal listener           1st signal: drain · 2nd: cancel · 3rd: exit at once · SIGHUP: reload
     ├─ settings reloader         reads the settings again after SIGHUP
     ├─ admin server              status page, metrics, health, readiness; starts before S3 and Redis are reached
-    ├─ background nursery        lease renewal, probes of S3 and Redis, abort of orphan uploads
+    ├─ background nursery        lease renewal, probes of S3 and Redis, abort of orphan uploads, the owner's claim
     └─ processor nursery         (drained, then cancelled) one task per stream
         └─ intake scope          (cancelled first)
             ├─ watcher           inotify events are hints; a periodic rescan is the truth
@@ -17,7 +17,7 @@
             ├─ retention         forgets completed streams after COMPLETED_RETENTION_DAYS
             ├─ reporter          writes the daemon's report into the registry, for commands and pages
             ├─ Redis survey      reads what metrics need from Redis
-            ├─ status source     reads completed and failed streams from Redis for the status page
+            ├─ status source     reads ended streams and the fleet from Redis, while someone looks at the pages
             └─ watchdog          notifies systemd while the loop, the watcher and the idle checker make progress
 
 ``README.md`` and ``docs/architecture.md`` copy this tree; ``tests/house/test_nursery_tree.py`` compares them.
@@ -55,6 +55,7 @@ from cef_trio.daemon.start_checks import (
     check_reachable,
     lock_watch_folder,
     raise_schema,
+    retry_until_reachable,
     warn_of_unused_proxy,
 )
 from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
@@ -272,10 +273,11 @@ async def serve(
             background.start_soon(tasks.supervisor.renew_leases)
             background.start_soon(services.best_effort.retry_failing, services.s3.head_bucket)
             background.start_soon(abort_orphan_uploads, services)
+            background.start_soon(tasks.claim.keep, shutdown.request)
             with shutdown.intake:
                 exit_code = await run_intake(tasks)
         log.debug("processors_ended")
-    return exit_code
+    return ExitCode.REFUSED if tasks.claim.lost else exit_code
 
 
 def _intake_rules(settings: Settings) -> IntakeRules:
@@ -301,7 +303,9 @@ async def _run_intake(
     services = tasks.services
     try:
         await check_reachable(services, create_bucket=settings.s3_create_bucket)
+        await retry_until_reachable("claim_owner", partial(tasks.claim.take, notifier.status), services.redis_breaker)
         await raise_schema(services)
+        await retry_until_reachable("move_legacy", partial(tasks.upgrade.run, notifier.status), services.redis_breaker)
     except RefusedAtStartError as error:
         log.error("refused_at_start", error=str(error))  # noqa: TRY400 - operator error: no traceback
         return ExitCode.REFUSED
@@ -311,6 +315,7 @@ async def _run_intake(
     async with trio.open_nursery() as intake:
         await tasks.start(intake, lambda: tasks.watch(intake, watcher))
         intake.start_soon(status.run)
+        intake.start_soon(tasks.upgrade.keep_moving)
         status.watcher = IntakeTask(watcher, settings.rescan_seconds)
         status.checker = IntakeTask(tasks.idle_checker, tasks.idle_checker.period_seconds)
         daemon = RunningDaemon(services, tasks.supervisor, watcher, tasks.idle_checker, shutdown)

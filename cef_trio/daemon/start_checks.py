@@ -92,8 +92,8 @@ async def check_reachable(services: Services, *, create_bucket: bool) -> None:
         RefusedAtStartError: one of them responds and denies access.
     """
     reach_bucket = partial(_reach_bucket, services.s3, create_bucket=create_bucket)
-    await _retry_until_reachable("connect_redis", services.store.ping, services.redis_breaker)
-    await _retry_until_reachable("connect_s3", reach_bucket, services.s3_breaker)
+    await retry_until_reachable("connect_redis", services.store.ping, services.redis_breaker)
+    await retry_until_reachable("connect_s3", reach_bucket, services.s3_breaker)
 
 
 async def raise_schema(services: Services) -> None:
@@ -108,7 +108,7 @@ async def raise_schema(services: Services) -> None:
         nonlocal before
         before = await services.store.raise_schema()
 
-    await _retry_until_reachable("raise_schema", attempt, services.redis_breaker)
+    await retry_until_reachable("raise_schema", attempt, services.redis_breaker)
     if before is not None and schema.is_newer(before):
         reason = f"{schema.why_newer('the namespace in Redis', before)}; records of a newer schema are left alone"
         log.warning("namespace_newer", reason=reason)
@@ -123,8 +123,12 @@ def _starting(breaker: CircuitBreaker) -> Iterator[None]:
         breaker.starting = False
 
 
-async def _retry_until_reachable(operation: str, reach: Callable[[], Awaitable[None]], breaker: CircuitBreaker) -> None:
-    """Retry by the service's policy; after the last attempt, wait for the end of the outage and start over."""
+async def retry_until_reachable(operation: str, reach: Callable[[], Awaitable[None]], breaker: CircuitBreaker) -> None:
+    """Retry by the service's policy; after the last attempt, wait for the end of the outage and start over.
+
+    Raises:
+        RefusedAtStartError: the service responds and denies access.
+    """
     attempt = 0
     while True:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -45,9 +46,12 @@ log = structlog.get_logger(__name__)
 StoreT = TypeVar("StoreT", bound=CheckpointStore)
 S3T = TypeVar("S3T", bound=S3Client)
 
-REDIS_NOT_RETRIED: Final = frozenset({"count", "is_persistent", "report", "save_interrupted"})
-"""Redis operations that are not retried: surveys and reports (repeated by their caller; a report that waited would have
-an old time) and the save at shutdown (no time left)."""
+REDIS_NOT_RETRIED: Final = frozenset(
+    {"beat", "count", "forget_reports", "is_persistent", "report", "reports", "save_interrupted"}
+)
+"""Redis operations that are not retried: surveys, heartbeats and reports (repeated by their caller; a report that
+waited would have an old time; in a cluster the registry may be on a node that does not work, without which uploads go
+on) and the save at shutdown (no time left)."""
 S3_NOT_RETRIED: Final = frozenset({"upload_part_copy"})
 """S3 operations that are not retried: a copy falls back to sending the bytes."""
 
@@ -143,6 +147,8 @@ async def open_services(
             rate_limiter=clients.rate_limiter,
             webhook=webhook,
             owner_name=owner.name,
+            owner_claim=store.owner_claim(lease, socket.gethostname()) if owner.is_derived else None,
+            legacy=store.legacy,
             ownership=Ownership(machine_id()),
             renew_credentials=partial(_renew, store, s3, webhook, config.credentials),
         )

@@ -28,7 +28,9 @@ from cef_trio.s3.checksums import CHECKSUMS, from_base64
 from cef_trio.s3.etags import is_md5
 from cef_trio.s3.model import ChecksumAlgorithm
 
-_FENCED = frozenset({"update", "record_part", "adopt_parts", "cut_parts", "start_over", "transition", "rename"})
+_FENCED = frozenset(
+    {"update", "record_part", "record_put", "adopt_parts", "cut_parts", "start_over", "transition", "rename"}
+)
 """Writes of one stream's record, whose first arguments are the stream and the lease."""
 _CONNECT_SECONDS = 5.0
 """How long a request to S3 waits for a link that is down."""

@@ -23,9 +23,9 @@ from cef_trio.lab.crash_simulation import Acknowledgements, Life
 from cef_trio.lab.fleet import EndedProcess
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios import Scenario
-from cef_trio.lab.world import BUCKET, INACTIVE, OTHER_BUCKET, PART, World
+from cef_trio.lab.world import BUCKET, INACTIVE, NOT_OURS, OTHER_BUCKET, PART, PROBE, World
 from cef_trio.observability.at_risk import Risk
-from cef_trio.s3.checksums import crc64nvme
+from cef_trio.s3.checksums import crc64nvme, crc64nvme_to_base64
 from cef_trio.s3_endpoint.records import StoredPart
 from cef_trio.settings.after_upload import AfterUploadAction
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
@@ -131,6 +131,8 @@ def _unrecorded_acknowledgements(
         checkpoint = by_upload.get(upload_id)
         if checkpoint is None:
             continue  # aborted, or lost with all of Redis: its upload is checked below
+        if checkpoint.meta.status is Status.COMPLETED and not checkpoint.parts:
+            continue  # they were in a metadata JSON that was deleted
         recorded = checkpoint.parts.get(number)
         if acknowledgements.redis_lost:
             continue  # the lease was lost too, and the stream's new owner may have started over
@@ -148,6 +150,13 @@ def _unrecorded_acknowledgements(
     violations += [
         f"P2: upload {key[-20:]} was created and its id was not read" for key in acknowledgements.unread_upload_ids
     ]
+    for checkpoint in known:
+        plan = PartPlan.of(checkpoint.meta)
+        violations += [
+            f"P2: part {number} is recorded with {part.size_bytes} bytes; its plan has {plan.part(number).size_bytes}"
+            for number, part in checkpoint.parts.items()
+            if part.size_bytes > plan.part(number).size_bytes
+        ]
     by_key = {checkpoint.meta.s3_key_prefix: checkpoint for checkpoint in known}
     for key, etag in acknowledgements.objects.items():
         checkpoint = by_key.get(key)
@@ -212,7 +221,7 @@ def sent_again(world: World, recorded: Recorded, received: Received) -> list[str
         if path.exists():
             contents[checkpoint.meta.s3_key_prefix] = (path.read_bytes(), checkpoint)
     violations = []
-    for (key, number), size_bytes in world.endpoint.log.received_bytes.items():
+    for (key, number), size_bytes in world.received_parts().items():
         crc = recorded.get((key, number))
         if crc is None or key not in contents or size_bytes <= received.get((key, number), 0):
             continue
@@ -273,14 +282,14 @@ def _is_of(world: World, checkpoint: Checkpoint, file: Path) -> bool:
 
 
 def _completed_with(world: World, checkpoint: Checkpoint, file: Path) -> bool:
-    """Return whether a stream was completed with a file that cannot be distinguished from the one it was started for.
+    """Return whether an object was completed of a file that cannot be distinguished from the one of the stream's start.
 
     Without inode generations, that is a later file with the same name and inode number; without stable inode numbers,
     any file with the same name. In both cases the object must have the file's bytes, so two files are never mixed.
     """
     meta, inode = checkpoint.meta, world.kernel.inode(file)
     return (
-        meta.status is Status.COMPLETED
+        (meta.status is Status.COMPLETED or _lacks_only_metadata(checkpoint))
         and meta.identity.generation is None
         and (
             not file_system_named(inode.file_system.name).lasting_inodes
@@ -343,7 +352,7 @@ def at_the_end(context: ScenarioContext, scenario: Scenario) -> list[str]:
                 violations.append(f"P2: {name} was uploaded {len(of_file)} times")
     if scenario.one_object:
         violations += context.in_s3_twice()
-    return violations + scenario.check_end(context) + left_uploads(world, scenario)
+    return violations + scenario.check_end(context) + left_uploads(world, scenario) + orphan_objects(world)
 
 
 def _lacks_only_metadata(checkpoint: Checkpoint) -> bool:
@@ -412,9 +421,25 @@ def _identity(context: ScenarioContext, checkpoint: Checkpoint, objects: Mapping
     document = objects.get(metadata_key(key))
     if document is None:
         violations.append(f"P1: stream {_short(checkpoint)} is completed and has no metadata")
-    elif json.loads(document)["total_size_bytes"] != len(body):
+        return violations
+    metadata = json.loads(document)
+    if metadata["total_size_bytes"] != len(body):
         violations.append(f"P1: the metadata of stream {_short(checkpoint)} has a different size")
+    elif metadata["checksum"]["value"] != crc64nvme_to_base64(crc64nvme(body)):
+        violations.append(f"P1: the metadata of stream {_short(checkpoint)} has a different checksum")
     return violations
+
+
+def orphan_objects(world: World) -> list[str]:
+    """Return the recordings in S3 that are no recorded object of a stream (P5), unless Redis lost data."""
+    if world.redis_lost:
+        return []
+    keys = {one.meta.s3_key_prefix for one in world.known() if one.meta.object_etag is not None}
+    return [
+        f"P5: object {key[-20:]} is not recorded"
+        for key, body in world.objects(world.bucket).items()
+        if key not in keys and not key.endswith(metadata_key("")) and body != NOT_OURS and PROBE not in key
+    ]
 
 
 def _serials(world: World, checkpoint: Checkpoint) -> set[int]:

@@ -24,6 +24,7 @@ import trio
 
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import StreamSet
+from cef_trio.lab.completed_parts import with_parts
 from cef_trio.lab.kill_life import daemon_life, environment_for
 from cef_trio.lab.kill_oracle import Checkpointed, object_violations, parts_sent_again, uploads_unknown
 from cef_trio.lab.kill_recording import GrowingRecording
@@ -173,8 +174,9 @@ class _Campaign:
         known = []
         for stream_set in StreamSet:
             for stream_id in await self._store.members(stream_set):
-                checkpoint = await self._store.load(stream_id)
-                if checkpoint is not None:
+                found = await self._store.load(stream_id)
+                if found is not None:
+                    checkpoint = with_parts(self._endpoint.model, found)
                     meta = checkpoint.meta
                     plan = PartPlan.of(meta)
                     known.append(Checkpointed(meta.s3_key_prefix, Path(meta.current_path), plan, checkpoint.parts))

@@ -171,7 +171,7 @@ async def _run_fleet(folder: Path, report: Report, keep_journal: bool) -> None:
 @contextmanager
 def _checking_sent_parts(world: World, scenario: Scenario, report: Report, *, enabled: bool = True) -> Iterator[None]:
     """Check that the block sends no unchanged part that was recorded before it."""
-    recorded, received = invariants.recorded_parts(world), dict(world.endpoint.log.received_bytes)
+    recorded, received = invariants.recorded_parts(world), world.received_parts()
     lost = world.redis_losses
     yield
     if enabled and not scenario.starts_over and world.redis_losses == lost:
@@ -273,7 +273,7 @@ def _saved(context: ScenarioContext) -> list[str]:
 async def _run_last_daemon(context: ScenarioContext, scenario: Scenario, report: Report) -> None:
     """Run the last daemon, without faults, until everything is at rest."""
     world = context.world
-    received = dict(world.endpoint.log.received_bytes)
+    received = world.received_parts()
     recorded = invariants.recorded_parts(world)
     untouched = world.known()
     world.acknowledgements.forget()
@@ -314,7 +314,7 @@ async def _run_last_daemon(context: ScenarioContext, scenario: Scenario, report:
 
 def _resumed(world: World, recorded: invariants.Recorded, received: invariants.Received) -> str:
     """Return what the last daemon did, compared with the records and received bytes before it."""
-    now = world.endpoint.log.received_bytes
+    now = world.received_parts()
     sent = {part for part, size_bytes in now.items() if size_bytes > received.get(part, 0)}
     again = sum(part in received for part in sent)
     ended = Counter(checkpoint.meta.status.value for checkpoint in world.known())

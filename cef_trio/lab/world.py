@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import os
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -40,6 +40,7 @@ from cef_trio.files.file_stat import FileStat
 from cef_trio.files.reader import regular_file_stat
 from cef_trio.files.writers import writer_state_now
 from cef_trio.lab import receiver
+from cef_trio.lab.completed_parts import with_parts
 from cef_trio.lab.crash_simulation import (
     Acknowledgements,
     CrashableStore,
@@ -60,7 +61,7 @@ from cef_trio.resilience import Retrier, RetryPolicy
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import ChecksumMode, S3Config
 from cef_trio.s3.credentials import StaticCredentials
-from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
+from cef_trio.s3.model import ByteSource, ChecksumAlgorithm, PartToComplete
 from cef_trio.s3.model import StoredObject as S3Object
 from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import Credentials
@@ -81,6 +82,10 @@ BUCKET: Final = "recordings"
 OTHER_BUCKET: Final = "elsewhere"
 PART: Final = 1000
 """Size of a part in a world, bytes."""
+NOT_OURS: Final = b"not ours"
+"""The content of another program's object."""
+PROBE: Final = "cef-trio-probe"
+"""What the keys of the daemon's probes contain."""
 AUTO_PART_SIZE: Final = AutoPartSize(
     least_bytes=PART // 2, most_bytes=4 * PART, default_bytes=PART, unit_bytes=1, part_seconds=10.0
 )
@@ -215,13 +220,15 @@ class World:
         self.removed_unsaved: list[str] = []
         """Names of recordings that a daemon removed while S3 had no object with their bytes."""
         self.completed: list[bytes] = []
-        """The bytes of every object at the moment when a daemon's CompleteMultipartUpload succeeded."""
+        """The bytes of every object at the moment when a daemon's CompleteMultipartUpload or PutObject succeeded."""
         self.removed_while_written: list[str] = []
         """Names of recordings that a daemon removed while a writer had them open."""
         self.redis_losses = 0
         """How often Redis lost acknowledged writes."""
         self.rolled_back: dict[str, Checkpoint] = {}
-        """The checkpoints after the last loss, of streams that had no task before it."""
+        """The checkpoints after the last loss, of streams that had no task before one of the losses."""
+        self._lost_inactive: set[str] = set()
+        """Streams that had no task before one of the losses; a failover may bring an older checkpoint of them back."""
         self.daemons_started = 0
         self.life = Life()
         self.journal = owner.cloud.journal if owner is not None else Journal()
@@ -364,13 +371,21 @@ class World:
         return [upload.key for upload in page.uploads]
 
     def received_bytes(self) -> int:
-        """Return the number of bytes of parts that S3 received, repetitions included."""
-        return sum(self.endpoint.log.received_bytes.values())
+        """Return the number of bytes of recordings that S3 received, repetitions included."""
+        return sum(self.received_parts().values())
+
+    def received_parts(self) -> dict[tuple[str, int], int]:
+        """Return the bytes of recordings that S3 received, by key and part number (1 for PutObject)."""
+        not_recordings = (metadata_key(""), PROBE)
+        received = self.endpoint.log.received_bytes.items()
+        return {part: size_bytes for part, size_bytes in received if not part[0].endswith(not_recordings)}
 
     def known(self) -> list[Checkpoint]:
-        """Return all checkpoints of the store, past its faults."""
+        """Return all checkpoints of the store, past its faults; those of completed streams with their parts in S3."""
         streams = self.store.snapshot().streams
-        return [Checkpoint(stream.meta, stream.stream_set, dict(stream.parts)) for _, stream in sorted(streams.items())]
+        return [
+            with_parts(self.endpoint.model, replace(one, parts=dict(one.parts))) for _, one in sorted(streams.items())
+        ]
 
     def leases_of(self, holder: str) -> list[str]:
         """Return the streams under the leases of one daemon, past the store's faults."""
@@ -378,10 +393,10 @@ class World:
         return [stream_id for stream_id, held in leases.items() if held.holder == holder and held.expires_at > now]
 
     async def checkpoints(self) -> list[Checkpoint]:
-        """Return all checkpoints through the store's calls, which its faults affect."""
+        """Return all checkpoints through the store's calls, which its faults affect; the completed ones with parts."""
         ids = [stream_id for stream_set in StreamSet for stream_id in await self.store.members(stream_set)]
         found = [await self.store.load(stream_id) for stream_id in sorted(ids)]
-        return [checkpoint for checkpoint in found if checkpoint is not None]
+        return [with_parts(self.endpoint.model, checkpoint) for checkpoint in found if checkpoint is not None]
 
     @property
     def pending_webhooks(self) -> frozenset[str]:
@@ -397,12 +412,14 @@ class World:
         """Make Redis lose everything, or what is not in a snapshot."""
         self.journal.note(Lane.LAB, "Redis loses everything" if down_to is None else "Redis loses its last second")
         self.redis_losses += 1
-        left = {one.meta.stream_id for one in self.known() if one.meta.status in INACTIVE}
+        self._lost_inactive |= {one.meta.stream_id for one in self.known() if one.meta.status in INACTIVE}
         if down_to is None:
             self.store.clear()
         else:
             self.store.restore(down_to)
-        self.rolled_back = {one.meta.stream_id: one for one in self.known() if one.meta.stream_id in left}
+        self.rolled_back = {
+            one.meta.stream_id: one for one in self.known() if one.meta.stream_id in self._lost_inactive
+        }
         self.acknowledgements.forget()
         self.acknowledgements.redis_lost = True
 
@@ -419,7 +436,7 @@ class World:
         """Put an object of another program under a stream's key."""
         self.journal.note(Lane.LAB, "another program puts an object under our key")
         async with self.foreign_client() as s3:
-            await s3.put_object(key, b"not ours", content_type="text/plain", metadata={})
+            await s3.put_object(key, NOT_OURS, content_type="text/plain", metadata={})
 
     def foreign_client(self) -> S3Client:
         """Return a client of another program for the same bucket."""
@@ -569,7 +586,7 @@ class World:
 
 
 class _RecordingS3Client(S3Client):
-    """An S3 client that records each successful completion before the daemon's next step."""
+    """An S3 client that records each object that it completed or put, before the daemon's next step."""
 
     acknowledgements: Acknowledgements
     completed: Callable[[str], None]
@@ -584,9 +601,28 @@ class _RecordingS3Client(S3Client):
         stream_id: str,
     ) -> S3Object:
         stored = await super().complete_multipart_upload(key, upload_id, parts, checksum=checksum, stream_id=stream_id)
-        self.acknowledgements.objects[key] = stored.etag
-        self.completed(key)
+        self._record(stored)
         return stored
+
+    async def put_recording(
+        self,
+        key: str,
+        source: ByteSource,
+        *,
+        crc64nvme: int,
+        stream_id: str,
+        content_type: str = "video/mp4",
+        headers: Mapping[str, str] | None = None,
+    ) -> S3Object:
+        stored = await super().put_recording(
+            key, source, crc64nvme=crc64nvme, stream_id=stream_id, content_type=content_type, headers=headers
+        )
+        self._record(stored)
+        return stored
+
+    def _record(self, stored: S3Object) -> None:
+        self.acknowledgements.objects[stored.key] = stored.etag
+        self.completed(stored.key)
 
 
 class WorldDaemon:

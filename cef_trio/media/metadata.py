@@ -14,7 +14,8 @@
 ``processed_at_utc``          when this document was written
 ``stream_started_at_utc``     when the stream began
 ``stream_completed_at_utc``   when the object was complete
-``chunks``                    ``[{part_number, size_bytes, etag, uploaded_at_utc}]``, in order, adding up to the object
+``chunks``                    ``[{part_number, size_bytes, etag, uploaded_at_utc, crc64nvme}]``, in order, adding up to
+                              the object; the checksum is base64; with ``checksum``, if S3 keeps another one of parts
 ``etag``                      the object's ETag
 ``checksum``                  ``{algorithm: "crc64nvme", value: base64}`` of the whole object
 ``media``                     ``{container, video_codec, audio_codec, width, height, frame_rate, bit_rate}`` or ``null``
@@ -76,6 +77,8 @@ def metadata_json(
                 "size_bytes": part.size_bytes,
                 "etag": part.etag,
                 "uploaded_at_utc": encode_time(part.uploaded_at_utc),
+                "crc64nvme": crc64nvme_to_base64(part.crc64nvme),
+                **({} if part.checksum is None else {"checksum": part.checksum}),
             }
             for part in parts
         ],

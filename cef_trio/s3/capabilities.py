@@ -1,5 +1,7 @@
 """Which checksum and payload signing a store supports, and when to fall back. No I/O.
 
+The condition of a recording's PutObject (``recording_put.py``) is left out once a store turned out to refuse it.
+
 Not here: other headers have no fall-back. Those of tags, ACL, storage class and encryption are made by
 ``settings/object_options.py`` and always sent; ``x-amz-mp-object-size`` by ``complete.py``.
 
@@ -61,6 +63,8 @@ class Capabilities:
         self._crc_missing = False
         self._crc_verified = False
         self._unsigned_verified = False
+        self.conditional_puts = True
+        """Whether PutObject is sent with ``If-None-Match``."""
 
     def checksum(self, upload: ChecksumAlgorithm | None = None) -> ChecksumAlgorithm:
         """Return the algorithm for the next request: of an upload created with ``upload``, or of a new object."""
@@ -126,6 +130,16 @@ class Capabilities:
             self._crc_missing = True
             log.warning("s3_checksum_not_confirmed", checksum="crc64nvme", by=where)
         return self._auto_checksum
+
+    def may_lack_conditions(self, refusal: S3OperationError) -> bool:
+        """Return whether an error of a conditional PutObject may mean that the store does not support conditions."""
+        return self.conditional_puts and refusal.code in _REFUSED_FEATURE
+
+    def conditions_missing(self, refusal: S3OperationError) -> None:
+        """Record that the same PutObject succeeded without its condition."""
+        if self.conditional_puts:
+            self.conditional_puts = False
+            log.warning("s3_conditional_put_unsupported", refusal=refusal.code)
 
     def _miss_crc(self, why: str) -> None:
         if not self._crc_missing:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, Self, TypeVar
 from urllib.parse import quote
@@ -36,6 +37,7 @@ from cef_trio.s3.complete import NO_SUCH_UPLOAD, Completion
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.download import METADATA, Downloader
 from cef_trio.s3.errors import UNREADABLE_ANSWER
+from cef_trio.s3.expected_object import STREAM_ID_METADATA, ExpectedObject
 from cef_trio.s3.model import (
     AbortRule,
     ByteSource,
@@ -51,6 +53,8 @@ from cef_trio.s3.model import (
     UploadedPart,
 )
 from cef_trio.s3.rate_limiter import RateLimiter
+from cef_trio.s3.recording_put import OPERATION as PUT_RECORDING
+from cef_trio.s3.recording_put import RecordingPut, find_object
 from cef_trio.s3.signing import EMPTY_SHA256, UNSIGNED_PAYLOAD
 from cef_trio.s3.transport import Response, ResponseMode, S3Request, Transport, sha256_hex
 from cef_trio.s3.upload_body import BodyUploader, SentBody
@@ -142,7 +146,15 @@ class S3Client:
             ValueError: metadata that is not valid in a header.
         """
         given = {"content-type": content_type, **_metadata_headers(metadata), **(headers or {})}
-        return await self._retrier.call("create_multipart_upload", lambda: self._create(key, given))
+        attempts = 0
+
+        async def attempt() -> CreatedUpload:
+            nonlocal attempts
+            attempts += 1
+            return await self._create(key, given)
+
+        created = await self._retrier.call("create_multipart_upload", attempt)
+        return replace(created, repeated=attempts > 1)
 
     async def upload_part(
         self, key: str, upload_id: str, part_number: int, source: ByteSource, checksum: ChecksumAlgorithm
@@ -332,13 +344,50 @@ class S3Client:
         given = {"content-type": content_type, **_metadata_headers(metadata or {}), **(headers or {})}
         request = S3Request("put_object", "PUT", UNSIGNED_PAYLOAD, key=key, headers=given)
         sent = await self._retrier.call("put_object", lambda: self._sender.send(request, source))
-        return StoredObject(
-            key=key,
-            size_bytes=sent.measured.size_bytes,
-            etag=sent.etag,
-            crc64nvme=crc64nvme_from_base64(sent.response.headers.get(CHECKSUMS[ChecksumAlgorithm.CRC64NVME].header)),
-            metadata={name.lower(): value for name, value in (metadata or {}).items()},
+        return _stored(key, sent, metadata or {})
+
+    async def put_recording(
+        self,
+        key: str,
+        source: ByteSource,
+        *,
+        crc64nvme: int,
+        stream_id: str,
+        content_type: str = "video/mp4",
+        headers: Mapping[str, str] | None = None,
+    ) -> StoredObject:
+        """Store a whole recording in one request (:mod:`cef_trio.s3.recording_put`); the key has the stream's id.
+
+        Safe to repeat, even after a success. ``crc64nvme`` is that of the verified file. Cancellation: as
+        :meth:`upload_part`; :meth:`find_recording` shows whether S3 has the object.
+
+        Raises:
+            RecordingChangedError: the source does not have that CRC64NVME; nothing was stored.
+            ChunkProcessingError: from the source.
+            S3OperationError: S3 refused, did not respond, or what it stored is not what was sent.
+        """
+        metadata = {STREAM_ID_METADATA: stream_id}
+        given = {"content-type": content_type, **_metadata_headers(metadata), **(headers or {})}
+        put = RecordingPut(
+            S3Request(PUT_RECORDING, "PUT", UNSIGNED_PAYLOAD, key=key, headers=given),
+            source,
+            ExpectedObject(key, stream_id, source.size_bytes, crc64nvme, None),
+            sender=self._sender,
+            downloader=self._downloader,
+            capabilities=self._capabilities,
         )
+        done = await self._retrier.call(PUT_RECORDING, put.attempt)
+        return done if isinstance(done, StoredObject) else _stored(key, done, metadata)
+
+    async def find_recording(self, key: str, *, size_bytes: int, crc64nvme: int, stream_id: str) -> StoredObject | None:
+        """Return the object of an earlier :meth:`put_recording`; ``None`` if there is none with these bytes.
+
+        Raises:
+            S3OperationError: S3 refused, or did not respond.
+        """
+        expected = ExpectedObject(key, stream_id, size_bytes, crc64nvme, None)
+        found, why_not = await self._retrier.call("head_object", lambda: find_object(expected, self._downloader))
+        return found if why_not is None else None
 
     async def head_object(self, key: str) -> StoredObject | None:
         """Return an object's size, ETag, checksum and metadata; ``None`` if it does not exist.
@@ -496,6 +545,17 @@ class S3Client:
     def _endless(self, request: S3Request, at: object) -> S3OperationError:
         text = f"EndlessListing: the listing has no end or repeats itself, at {one_line(str(at))}"
         return self._transport.error(request, "EndlessListing", text, transient=False)
+
+
+def _stored(key: str, sent: SentBody, metadata: Mapping[str, str]) -> StoredObject:
+    """Return the object of an acknowledged PutObject."""
+    return StoredObject(
+        key=key,
+        size_bytes=sent.measured.size_bytes,
+        etag=sent.etag,
+        crc64nvme=crc64nvme_from_base64(sent.response.headers.get(CHECKSUMS[ChecksumAlgorithm.CRC64NVME].header)),
+        metadata={name.lower(): value for name, value in metadata.items()},
+    )
 
 
 @contextmanager

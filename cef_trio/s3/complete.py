@@ -5,13 +5,11 @@
 - A repetition after a success gets ``NoSuchUpload`` (AWS after a while, Ceph, MinIO) or 200 (AWS, Swift).
 - Ceph may respond with an empty ``<ETag/>``.
 
-If the response does not state the outcome, the object is checked. It belongs to this upload only if the stream's id is
-in its user metadata and its size and checksum are those of the parts. The checksum is the object's CRC64NVME if the
-store keeps one, else the ETag that S3 computes from the parts' ETags. If neither can be compared, or the ETag differs
-(stores compute it differently), the object is downloaded and its content compared. With KMS the ETag is opaque
+If the response does not state the outcome, the object is checked (:mod:`cef_trio.s3.expected_object`): it belongs to
+this upload only if the stream's id is in its user metadata and its size and checksum are those of the parts; the ETag
+that is compared is the one that S3 computes from the parts' ETags. With KMS the ETag is opaque
 (:mod:`cef_trio.s3.etags`): without a CRC64NVME, S3's success response and the size must suffice, since every part was
-verified when it was sent. An object in an archive class cannot be downloaded; the error then states that its content is
-unverified.
+verified when it was sent.
 """
 
 from __future__ import annotations
@@ -22,16 +20,15 @@ from typing import Final
 import structlog
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.resilience import SingleAttempt
-from cef_trio.s3.checksums import CHECKSUMS, FULL_OBJECT, Crc64Nvme, combine_crc64nvme, crc64nvme_to_base64
+from cef_trio.s3.checksums import CHECKSUMS, FULL_OBJECT, combine_crc64nvme, crc64nvme_to_base64
 from cef_trio.s3.download import Downloader
-from cef_trio.s3.errors import ARCHIVED, parse_error_body
+from cef_trio.s3.errors import parse_error_body
 from cef_trio.s3.etags import is_opaque, multipart_etag
+from cef_trio.s3.expected_object import ExpectedObject
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
 from cef_trio.s3.transport import Response, S3Request, Transport, sha256_hex
 from cef_trio.s3.xml import CompleteResult, XmlError, complete_multipart_upload, parse_complete_result
 
-STREAM_ID_METADATA: Final = "cef-stream-id"
 _OPERATION: Final = "complete_multipart_upload"
 _OK: Final = 200
 _MULTIPLE_CHOICES: Final = 300
@@ -69,19 +66,22 @@ class Completion:
         self._transport = transport
         self._bucket = bucket
         self._key = key
-        self._stream_id = stream_id
         self._downloader = downloader
         self._kms_requested = kms_requested
-        self._size_bytes = sum(part.size_bytes for part in ordered)
-        self._crc64nvme = combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in ordered)
-        self._etag = multipart_etag([part.etag for part in ordered])
+        self._expected = ExpectedObject(
+            key,
+            stream_id,
+            sum(part.size_bytes for part in ordered),
+            combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in ordered),
+            multipart_etag([part.etag for part in ordered]),
+        )
         body = complete_multipart_upload(ordered, checksum)
         headers = {"content-type": "application/xml"}
         if (object_type := CHECKSUMS[checksum].object_type) is not None:
             headers["x-amz-checksum-type"] = object_type
         if object_type == FULL_OBJECT:
-            headers[CHECKSUMS[checksum].header] = crc64nvme_to_base64(self._crc64nvme)
-            headers["x-amz-mp-object-size"] = str(self._size_bytes)
+            headers[CHECKSUMS[checksum].header] = crc64nvme_to_base64(self._expected.crc64nvme)
+            headers["x-amz-mp-object-size"] = str(self._expected.size_bytes)
         self._request = S3Request(
             _OPERATION,
             "POST",
@@ -122,7 +122,7 @@ class Completion:
     async def _own_object_or_raise(self, error: S3OperationError) -> StoredObject:
         """Return the object if it belongs to this upload; raise the original error otherwise."""
         stored = await self._downloader.head(self._key)
-        why_not = "there is no object" if stored is None else await self._difference(stored)
+        why_not = "there is no object" if stored is None else await self._expected.difference(stored, self._downloader)
         if stored is not None and why_not is None:
             log.info("s3_completion_confirmed_by_head", key=self._key, instead_of=error.code)
             return stored
@@ -137,53 +137,14 @@ class Completion:
             key=self._key,
         ) from error
 
-    async def _difference(self, stored: StoredObject) -> str | None:
-        """Return why an object does not belong to this upload; ``None`` if it does."""
-        if stored.metadata.get(STREAM_ID_METADATA) != self._stream_id:
-            return "it belongs to another stream"
-        return await self._content_difference(stored)
-
-    async def _content_difference(self, stored: StoredObject) -> str | None:
-        """Return how an object's content differs from the parts; ``None`` if it is verified to be equal."""
-        if difference := self._size_difference(stored):
-            return difference
-        if stored.crc64nvme is not None:
-            return self._crc_difference(stored.crc64nvme)
-        if self._etag is not None and stored.etag == self._etag:
-            return None
-        log.warning("s3_object_verified_by_read", key=self._key, etag=stored.etag, expected_etag=self._etag)
-        crc = Crc64Nvme()
-        try:
-            async with self._downloader.open(self._key, SingleAttempt()) as (_, chunks):
-                async for chunk in chunks:
-                    crc.update(chunk)
-        except S3OperationError as error:
-            if error.code != ARCHIVED:
-                raise
-            return "its ETag cannot be compared, and its archive class does not allow reading it"
-        return self._crc_difference(crc.value)
-
-    def _size_difference(self, stored: StoredObject) -> str | None:
-        if stored.size_bytes == self._size_bytes:
-            return None
-        return f"it has {stored.size_bytes} bytes, the parts have {self._size_bytes}"
-
-    def _crc_difference(self, theirs: int) -> str | None:
-        if theirs == self._crc64nvme:
-            return None
-        return (
-            f"its CRC64NVME is {crc64nvme_to_base64(theirs)}, that of the parts is "
-            f"{crc64nvme_to_base64(self._crc64nvme)}"
-        )
-
     async def _verified(self, result: CompleteResult, response: Response) -> StoredObject:
         """Return the object of a success response once its content is verified."""
-        etag = result.etag
+        etag, expected = result.etag, self._expected
         if result.crc64nvme is not None and etag is not None:
-            stored = StoredObject(self._key, self._size_bytes, etag, result.crc64nvme, {})
-            difference = self._crc_difference(result.crc64nvme)
-        elif etag is not None and etag == self._etag:
-            return StoredObject(self._key, self._size_bytes, etag, None, {})
+            stored = StoredObject(self._key, expected.size_bytes, etag, result.crc64nvme, {})
+            difference = expected.crc_difference(result.crc64nvme)
+        elif etag is not None and etag == expected.etag:
+            return StoredObject(self._key, expected.size_bytes, etag, None, {})
         else:
             found = await self._downloader.head(self._key)
             if found is None:
@@ -191,9 +152,9 @@ class Completion:
             stored = found
             opaque = is_opaque(response.headers, kms_requested=self._kms_requested)
             if opaque and stored.etag == etag and stored.crc64nvme is None:
-                difference = self._size_difference(stored)  # the object of this response
+                difference = expected.size_difference(stored)  # the object of this response
             else:
-                difference = await self._content_difference(stored)
+                difference = await expected.content_difference(stored, self._downloader)
         if difference is not None:
             raise self._error("ChecksumMismatch", f"the object differs from its parts: {difference}", transient=False)
         return stored

@@ -42,6 +42,8 @@ class CreatedUpload:
 
     upload_id: str
     checksum: ChecksumAlgorithm
+    repeated: bool = False
+    """Whether an earlier attempt failed, which may have created another upload."""
 
 
 @dataclass(frozen=True, slots=True)

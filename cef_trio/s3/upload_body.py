@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cef_trio.exceptions import S3OperationError
+from cef_trio.exceptions import RecordingChangedError, S3OperationError
 from cef_trio.s3.body import CheckedBody, Measured, measure
 from cef_trio.s3.capabilities import Capabilities, UploadMode
 from cef_trio.s3.checksums import CHECKSUMS, to_base64
@@ -42,34 +42,46 @@ class BodyUploader:
         self._kms_requested = kms_requested
         self._capabilities = capabilities
 
-    async def send(self, request: S3Request, source: ByteSource, upload: ChecksumAlgorithm | None = None) -> SentBody:
+    async def send(
+        self,
+        request: S3Request,
+        source: ByteSource,
+        upload: ChecksumAlgorithm | None = None,
+        *,
+        crc64nvme: int | None = None,
+    ) -> SentBody:
         """PUT the source's bytes; once more in another mode if the store seems to lack the first one.
 
-        ``upload`` is the algorithm of the upload that a part belongs to. No checkpoint between the arrival of the
-        response's headers and the return.
+        ``upload`` is the algorithm of the upload that a part belongs to; ``crc64nvme`` is the only CRC64NVME that may
+        be sent. No checkpoint between the arrival of the response's headers and the return.
 
         Raises:
-            RecordingChangedError: the bytes changed between the passes; S3 stored nothing.
+            RecordingChangedError: the bytes changed between the passes, or do not have that CRC64NVME; S3 stored
+                nothing.
             ChunkProcessingError: from the source.
             S3OperationError: S3 refused, did not respond, or stored something else.
         """
         negotiation = self._capabilities.negotiate(upload)
         while True:
             try:
-                sent = await self._send(request, source, negotiation.mode)
+                sent = await self._send(request, source, negotiation.mode, crc64nvme)
             except S3OperationError as error:
                 negotiation.refused(error)
             else:
                 negotiation.accepted()
                 return sent
 
-    async def _send(self, request: S3Request, source: ByteSource, mode: UploadMode) -> SentBody:
+    async def _send(self, request: S3Request, source: ByteSource, mode: UploadMode, crc64nvme: int | None) -> SentBody:
         algorithms = {mode.checksum}
         if mode.signed:
             algorithms.add(ChecksumAlgorithm.SHA256)
         if self._capabilities.needs_md5_too(mode):
             algorithms.add(ChecksumAlgorithm.MD5)
         measured = await measure(source, algorithms)
+        if crc64nvme is not None and measured.crc64nvme != crc64nvme:
+            changed = RecordingChangedError("the recording's bytes changed after they were verified")
+            changed.transient = False  # a repetition would read the same bytes
+            raise changed
         checksum = {CHECKSUMS[mode.checksum].header: to_base64(measured.digests[mode.checksum])}
         response = await self._transport.perform(
             replace(

@@ -41,8 +41,8 @@ class CallLog:
     """The journal and its counters.
 
     ``calls`` counts the calls that began, by operation; ``outcomes`` by operation and outcome; ``received_bytes`` the
-    received bytes by (key, part number), including repetitions; ``max_concurrent`` the largest number of concurrent
-    calls by operation.
+    received bytes by (key, part number), including repetitions, with number 1 for PutObject; ``max_concurrent`` the
+    largest number of concurrent calls by operation.
     """
 
     def __init__(self) -> None:
@@ -81,8 +81,9 @@ class CallLog:
     def received(self, entry: LoggedCall, size_bytes: int) -> None:
         """Count received bytes."""
         entry.size_bytes += size_bytes
-        if entry.key is not None and entry.part_number is not None:
-            self.received_bytes[entry.key, entry.part_number] += size_bytes
+        part_number = 1 if entry.operation == "PutObject" else entry.part_number
+        if entry.key is not None and part_number is not None:
+            self.received_bytes[entry.key, part_number] += size_bytes
 
     def of(self, operation: str) -> list[LoggedCall]:
         """Return the calls of one operation in the journal."""

@@ -15,29 +15,31 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
 - `idle_checker.py`, `idle_rules.py` for what the watcher cannot see: recordings without a close, streams without a task
 - `finalize.py` for verifying, completing and the metadata JSON
 - `failures.py`, `repeated_errors.py` for which error ends a stream, and when S3 lost an upload (`NoSuchUpload`)
-- `missed_renames.py` for renames while no daemon ran; `copy_from_previous.py`, `unchanged_content.py` for a completed
-  recording that changed
+- `missed_renames.py` for renames while no daemon ran; `completed_parts.py`, `copy_from_previous.py`,
+  `unchanged_content.py` for a completed recording that changed
 - `orphan_uploads.py`, `part_matching.py`, `orphan_objects.py`, `object_match.py` for uploads and objects that Redis
   does not know; `orphan_cleanup.py` for uploads that ended streams left open
 - `ownership_rules.py`, `ownership.py`, `lease_context.py` for other hosts and daemons
 - `live_stream.py` for the lag and the silence of a stream; `observer.py`, `risks.py`, `reporter.py` for the daemon's
-  snapshot, its risks and its report; `setting_hints.py` for hints in the log
+  snapshot, its risks and its report; `heartbeat.py` for periodic calls to Redis in one round trip; `setting_hints.py`
+  for hints in the log
 """
 
 from cef_trio.upload.bucket_change import bucket_changed, endpoint_changed
 from cef_trio.upload.copy_from_previous import ContentMatch
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
+from cef_trio.upload.heartbeat import Heartbeat
 from cef_trio.upload.idle_checker import IdleChecker
 from cef_trio.upload.lease_context import HeldLease, hold_lease
 from cef_trio.upload.object_key import MAX_METADATA_BYTES, KeyTemplate, metadata_key
 from cef_trio.upload.observer import Observer
 from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
 from cef_trio.upload.ownership import Ownership
-from cef_trio.upload.ownership_rules import Claim
+from cef_trio.upload.ownership_rules import Claim, claim_by
 from cef_trio.upload.part_plan import MIN_PART_BYTES, PartPlan
 from cef_trio.upload.part_size import AutoPartSize, known_part_size
 from cef_trio.upload.recognition import identify, recognize
-from cef_trio.upload.reporter import report_for_ever
+from cef_trio.upload.reporter import Reporter
 from cef_trio.upload.risks import RiskObserver
 from cef_trio.upload.services import Services, StreamRules
 from cef_trio.upload.session import STREAM_ID_METADATA, abort_uploads
@@ -52,12 +54,14 @@ __all__ = [
     "AutoPartSize",
     "Claim",
     "ContentMatch",
+    "Heartbeat",
     "HeldLease",
     "IdleChecker",
     "KeyTemplate",
     "Observer",
     "Ownership",
     "PartPlan",
+    "Reporter",
     "RiskObserver",
     "Services",
     "StreamRules",
@@ -65,6 +69,7 @@ __all__ = [
     "abort_orphan_uploads",
     "abort_uploads",
     "bucket_changed",
+    "claim_by",
     "correct_if_unchanged",
     "endpoint_changed",
     "hold_lease",
@@ -73,5 +78,4 @@ __all__ = [
     "known_part_size",
     "metadata_key",
     "recognize",
-    "report_for_ever",
 ]

@@ -27,6 +27,7 @@ from cef_trio.checkpoint import Checkpoint, PartRecord, StreamMeta
 from cef_trio.exceptions import S3OperationError
 from cef_trio.files import OpenRecording
 from cef_trio.s3 import CopiedPart, ObjectRange, looks_like_md5
+from cef_trio.upload.completed_parts import parts_of
 from cef_trio.upload.part_matching import crc_of, has_bytes_of
 from cef_trio.upload.part_plan import Part, PartPlan
 from cef_trio.upload.services import Services
@@ -99,7 +100,7 @@ async def copy_source_of(services: Services, meta: StreamMeta) -> CopySource | N
     """Return the object that a stream may copy from; ``None`` without one of the same part size and checksum.
 
     Raises:
-        RedisOperationError: Redis is unavailable.
+        RedisOperationError, S3OperationError: Redis or S3 is unavailable.
     """
     if meta.supersedes_stream_id is None:
         return None
@@ -112,15 +113,18 @@ async def copy_source_of(services: Services, meta: StreamMeta) -> CopySource | N
     if not aligned or elsewhere or old.checksum_algorithm != meta.checksum_algorithm:
         return None
     size = old.verified_size_bytes or 0
-    pairs = PartPlan.of(old).pair(size, before.parts)
+    pairs = PartPlan.of(old).pair(size, await parts_of(services, before))
     parts = {part.number: record for part, record in pairs if record is not None}
     return CopySource(old.s3_key_prefix, before.meta.object_etag, parts)
 
 
-async def compare_content(recording: OpenRecording, size_bytes: int, completed: Checkpoint) -> ContentMatch:
+async def compare_content(  # noqa: PLR0911 - a return a rule
+    recording: OpenRecording, size_bytes: int, completed: Checkpoint
+) -> ContentMatch:
     """Compare a file of that size with the recorded checksums of a completed stream.
 
-    A file of the same size is read up to the first part that differs; of any other file a few parts are read.
+    A file of the same size is read up to the first part that differs; of any other file a few parts are read. Without
+    parts only the checksum of the whole object can be compared.
     """
     meta = completed.meta
     verified = meta.verified_size_bytes
@@ -129,6 +133,9 @@ async def compare_content(recording: OpenRecording, size_bytes: int, completed: 
     if verified == 0:
         return ContentMatch.SAME if size_bytes == 0 else ContentMatch.SOME
     parts = [part for part in PartPlan.of(meta).split(verified) if part.number in completed.parts]
+    if not parts and size_bytes == verified and meta.object_crc64nvme is not None:
+        same = await crc_of(recording, 0, size_bytes) == meta.object_crc64nvme
+        return ContentMatch.SAME if same else ContentMatch.NONE
     if size_bytes == verified:
         agreeing = 0
         for part in parts:

@@ -54,7 +54,7 @@ def reason_of_error(error: BaseException) -> FailureReason:  # noqa: PLR0911 - i
             return FailureReason.ACCESS_DENIED
         case S3OperationError(code="NoSuchBucket"):
             return FailureReason.NO_SUCH_BUCKET
-        case S3OperationError(operation="upload_part"):
+        case S3OperationError(operation="upload_part" | "put_recording"):
             return FailureReason.S3_UPLOAD
         case S3OperationError(operation=operation) if operation in _FINALIZING:
             return FailureReason.FINALIZATION

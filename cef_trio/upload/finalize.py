@@ -18,6 +18,7 @@ from cef_trio.checkpoint import FailureReason, Status
 from cef_trio.exceptions import FFprobeError, S3OperationError
 from cef_trio.files import FileStat, OpenRecording
 from cef_trio.media import MediaInfo, metadata_json
+from cef_trio.s3 import combine_crc64nvme
 from cef_trio.upload.failures import CompletionError
 from cef_trio.upload.object_key import metadata_key
 from cef_trio.upload.part_matching import crc_of
@@ -68,7 +69,11 @@ async def verify_and_complete(
         ):
             await pause(wait_seconds)
         waited_for = before  # any later write gets a later time stamp, so this wait is not repeated
-        changed = await _send_changed_parts(services, upload, recording, before.size_bytes, draining)
+        one_put = upload.plan.is_one_put(before.size_bytes, upload_open=upload.meta.s3_upload_id is not None)
+        if one_put:
+            changed, crc = False, await crc_of(recording, 0, before.size_bytes)
+        else:
+            changed = await _send_changed_parts(services, upload, recording, before.size_bytes, draining)
         if draining():
             return None
         after = await recording.stat()
@@ -78,8 +83,11 @@ async def verify_and_complete(
             return after
         if changed:
             continue
-        if before.size_bytes == 0:
-            stored = await upload.put_empty(before.mtime_ns)
+        if one_put:
+            async with services.part_slots:
+                if draining():
+                    return None
+                stored = await upload.put_whole(recording, before.size_bytes, before.mtime_ns, crc)
         else:
             stored = await upload.complete(before.size_bytes, before.mtime_ns)
         log.info(
@@ -98,8 +106,6 @@ async def _send_changed_parts(
     services: Services, upload: StreamUpload, recording: OpenRecording, size_bytes: int, draining: Callable[[], bool]
 ) -> bool:
     """Read the whole file and send every part that differs from the one in S3; return whether any did."""
-    if size_bytes == 0:
-        return False
     await upload.ensure_open()
 
     async def changed_parts() -> AsyncGenerator[Part, None]:
@@ -144,7 +150,11 @@ async def finish(services: Services, upload: StreamUpload, path: str) -> None:
     duration_seconds = media.duration_seconds if media else None
     enqueue_webhook = services.webhook is not None
     await upload.transition(
-        Status.COMPLETED, enqueue_webhook=enqueue_webhook, duration_seconds=duration_seconds, last_activity_at_utc=now
+        Status.COMPLETED,
+        enqueue_webhook=enqueue_webhook,
+        duration_seconds=duration_seconds,
+        last_activity_at_utc=now,
+        object_crc64nvme=combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in parts),
     )
     if enqueue_webhook:
         services.webhook_enqueued.value = True

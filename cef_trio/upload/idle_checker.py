@@ -17,7 +17,7 @@ does not stop the check of the others; else anyone who may write to the folder c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from math import inf
 from typing import Final
@@ -25,7 +25,7 @@ from typing import Final
 import structlog
 import trio
 
-from cef_trio.checkpoint import ENDED, StreamSet, rules
+from cef_trio.checkpoint import ENDED, Expired, StreamSet, rules
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, RecordUnreadableError
 from cef_trio.resilience import Periodic
 from cef_trio.upload import file_state
@@ -46,9 +46,17 @@ class IdleChecker:
     """Checks all streams every ``period_seconds`` (``STALE_CHECK_SECONDS``, `daemon/main.py`)."""
 
     def __init__(
-        self, services: Services, supervisor: StreamSupervisor, *, timeout_seconds: float, period_seconds: float
+        self,
+        services: Services,
+        supervisor: StreamSupervisor,
+        *,
+        timeout_seconds: float,
+        period_seconds: float,
+        ask_expired: Callable[[int], Awaitable[Expired]] | None = None,
     ) -> None:
+        """``ask_expired`` asks Redis for expired leases (:meth:`Heartbeat.expired`); by default, only that."""
         self._services = services
+        self._ask_expired = services.store.expired if ask_expired is None else ask_expired
         self._supervisor = supervisor
         self._timeout_seconds = timeout_seconds
         self.period_seconds = period_seconds
@@ -168,7 +176,7 @@ class IdleChecker:
         if trio.current_time() >= self._all_due_at or up_since != self._redis_up_since:
             self._expired_at_ms, self._redis_up_since = 0, up_since
             self._all_due_at = trio.current_time() + _ALL_SECONDS
-        expired = await store.expired(max(0, self._expired_at_ms - _CLOCKS_APART_MS))
+        expired = await self._ask_expired(max(0, self._expired_at_ms - _CLOCKS_APART_MS))
         # A clock that was set back: read all, as the leases since then have earlier times than the last ones.
         self._expired_at_ms = expired.at_ms if expired.at_ms >= self._expired_at_ms else 0
         return expired.stream_ids

@@ -150,7 +150,7 @@ class MovedFiles:
         """
         for known in [known for known in self._lost if may_be(known.meta.identity, stat)]:
             try:
-                match = await match_at(self._services.store, self._services.disk, known.meta, path)
+                match = await match_at(self._services, known.meta, path)
                 if match is not IdentityMatch.SAME:
                     continue
             except RecordingChangedError:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from cef_trio.checkpoint import PartRecord
+from cef_trio.checkpoint import PartRecord, StreamMeta
 from cef_trio.checkpoint.redis import decode_time
 from cef_trio.s3 import (
     ListedPart,
@@ -56,11 +56,13 @@ class FileDigest:
         return combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in self.parts)
 
     @property
-    def etag(self) -> str | None:
-        """The ETag of an object of these parts, where ETags are MD5s."""
+    def etags(self) -> frozenset[str]:
+        """The possible ETags of an object of these parts, where ETags are MD5s: of an upload, of one PutObject."""
         if not self.parts:
-            return hashlib.md5(b"", usedforsecurity=False).hexdigest()
-        return multipart_etag([part.md5 for part in self.parts])
+            return frozenset({hashlib.md5(b"", usedforsecurity=False).hexdigest()})
+        md5s = [part.md5 for part in self.parts]
+        found = {multipart_etag(md5s), *(md5s if len(md5s) == 1 else ())}
+        return frozenset(etag for etag in found if etag is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class ObjectMetadata:
     started_at_utc: datetime
     completed_at_utc: datetime | None
     duration_seconds: float | None
+    records: tuple[PartRecord, ...]
+    """The parts with their checksums; empty if an earlier version wrote the document, without them."""
 
 
 def read_metadata(document: bytes, stream_id: str) -> ObjectMetadata | None:
@@ -99,6 +103,7 @@ def _read(loaded: Mapping[str, Any]) -> ObjectMetadata:
     )
     if crc is None or len(parts) != len(chunks) or len(parts) > MAX_PARTS:
         raise ValueError("not a valid metadata JSON")
+    records = tuple(_record(part, chunk) for part, chunk in zip(parts, chunks, strict=True) if "crc64nvme" in chunk)
     completed, duration = loaded["stream_completed_at_utc"], loaded["duration_seconds"]
     return ObjectMetadata(
         parts,
@@ -107,7 +112,28 @@ def _read(loaded: Mapping[str, Any]) -> ObjectMetadata:
         decode_time(loaded["stream_started_at_utc"]),
         decode_time(completed) if completed is not None else None,
         float(duration) if duration is not None else None,
+        records if len(records) == len(parts) else (),
     )
+
+
+def _record(part: ListedPart, chunk: Mapping[str, Any]) -> PartRecord:
+    crc, checksum = crc64nvme_from_base64(str(chunk["crc64nvme"])), chunk.get("checksum")
+    if crc is None or not isinstance(checksum, str | None):
+        raise ValueError("not a valid chunk")
+    return PartRecord(
+        part.part_number, part.etag, part.size_bytes, crc, decode_time(chunk["uploaded_at_utc"]), checksum
+    )
+
+
+def parts_of_object(meta: StreamMeta, metadata: ObjectMetadata | None) -> dict[int, PartRecord]:
+    """Return the parts of a completed stream by its metadata JSON; none if that is of another object, or has none."""
+    records = metadata.records if metadata is not None and metadata.etag == meta.object_etag else ()
+    if sum(record.size_bytes for record in records) != meta.verified_size_bytes:
+        return {}
+    crc = combine_crc64nvme((record.crc64nvme, record.size_bytes) for record in records)
+    if meta.object_crc64nvme not in {None, crc}:
+        return {}
+    return {record.part_number: record for record in records}
 
 
 def _size(value: object) -> int:
@@ -123,7 +149,7 @@ def is_same(digest: FileDigest, stored: StoredObject, metadata: ObjectMetadata |
     """
     if stored.size_bytes != digest.size_bytes or stored.crc64nvme not in {None, digest.crc64nvme}:
         return False
-    by_etag = digest.etag is not None and stored.etag == digest.etag
+    by_etag = stored.etag in digest.etags
     if metadata is None:
         return by_etag
     if metadata.crc64nvme != digest.crc64nvme or len(metadata.parts) != len(digest.parts):
@@ -147,5 +173,5 @@ def object_checksum_algorithm(digest: FileDigest, stored: StoredObject, parts: S
     """Return the algorithm that proves parts which S3 copies for a later version; ``None`` if none does."""
     if stored.crc64nvme is not None:
         return "crc64nvme"
-    as_md5 = all(looks_like_md5(part.etag) for part in parts) and stored.etag == digest.etag
+    as_md5 = all(looks_like_md5(part.etag) for part in parts) and stored.etag in digest.etags
     return "md5" if parts and as_md5 else None

@@ -19,7 +19,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from typing import Final
 
 import structlog
@@ -29,7 +28,8 @@ from cef_trio.checkpoint import FileIdentity, PartRecord, Status, StreamMeta
 from cef_trio.exceptions import S3OperationError
 from cef_trio.files import HEAD_BYTES, FileSlice, FileStat, OpenRecording
 from cef_trio.s3 import Crc64Nvme, ListedObject, StoredObject
-from cef_trio.upload.object_key import MAX_METADATA_BYTES, ProposedStream, metadata_key
+from cef_trio.upload.completed_parts import read_metadata_json
+from cef_trio.upload.object_key import ProposedStream, metadata_key
 from cef_trio.upload.object_match import (
     FileDigest,
     ObjectMetadata,
@@ -210,7 +210,9 @@ class OrphanObjects:
             return None
         digest = await digest_of_file(recording, size_bytes, plan)
         fitting = [orphan for orphan in self._orphans if orphan.fits(path, size_bytes)]
-        fitting.sort(key=lambda orphan: orphan.stored.etag != digest.etag)  # the listing's ETag usually identifies it
+        fitting.sort(
+            key=lambda orphan: orphan.stored.etag not in digest.etags
+        )  # the listing's ETag usually identifies it
         for orphan in fitting[:_MAX_COMPARED]:
             try:
                 match = await self._compare(orphan, recording, digest)
@@ -230,7 +232,7 @@ class OrphanObjects:
             return None
         if stored.size_bytes != digest.size_bytes or stored.crc64nvme not in {None, digest.crc64nvme}:
             return None
-        document = await self._read_metadata_json(metadata_key(key))
+        document = await read_metadata_json(services, metadata_key(key))
         if document is None:
             return None
         if not document:
@@ -242,16 +244,6 @@ class OrphanObjects:
         if plan != digest.plan:
             digest = await digest_of_file(recording, digest.size_bytes, plan)
         return _Match(orphan, stored, digest, metadata) if is_same(digest, stored, metadata) else None
-
-    async def _read_metadata_json(self, key: str) -> bytes | None:
-        """Return the metadata JSON, empty if there is none; ``None`` if it is unknown, or too large to be ours."""
-        read = partial(self._services.s3.get_small_object, key, max_bytes=MAX_METADATA_BYTES)
-        try:
-            return await self._services.attempt("get_object", read) or None
-        except S3OperationError as error:
-            if error.code == "NoSuchKey":
-                return b""
-            raise
 
     async def _record(
         self,
@@ -313,7 +305,7 @@ def _completed(
         checksum_algorithm=object_checksum_algorithm(digest, stored, parts),
         next_part_to_upload=len(parts) + 1,
         object_etag=stored.etag,
-        object_crc64nvme=stored.crc64nvme,
+        object_crc64nvme=digest.crc64nvme,
         verified_size_bytes=stat.size_bytes,
         verified_mtime_ns=stat.mtime_ns,
         started_at_utc=metadata.started_at_utc if metadata else record.started_at_utc,

@@ -36,10 +36,15 @@ class Claim(Enum):
 
 def claim(meta: StreamMeta, ours: Owner) -> Claim:
     """Return whose a stream is, by its record."""
-    if meta.owner is None:
-        another = not ours.is_shared and _same_system(meta.identity.fs_id, ours.file_system) is False
+    return claim_by(meta.owner, meta.identity.fs_id, meta.current_path, ours)
+
+
+def claim_by(recorded: Owner | None, fs_id: str | None, path: str, ours: Owner) -> Claim:
+    """Return whose a stream is, by its recorded owner, and the path and file system of its file."""
+    if recorded is None:
+        another = not ours.is_shared and _same_system(fs_id, ours.file_system) is False
         return Claim.PERHAPS if another else Claim.OURS
-    return compare_owners(meta.owner, ours, meta.current_path)
+    return compare_owners(recorded, ours, path)
 
 
 def compare_owners(recorded: Owner, ours: Owner, path: str) -> Claim:

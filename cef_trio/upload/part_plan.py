@@ -99,6 +99,13 @@ class PartPlan:
         """Return the number of full parts in a file of this size (at most 10,000)."""
         return bisect_right(range(1, MAX_PARTS + 1), size_bytes, key=lambda number: self.part(number).end)
 
+    def is_one_put(self, size_bytes: int, *, upload_open: bool) -> bool:
+        """Return whether a complete file of this size is stored with one PutObject instead of a multipart upload.
+
+        That is a file smaller than a part, none of which was sent, and an empty file, since no upload can be empty.
+        """
+        return size_bytes == 0 or (size_bytes < self.part_size and not upload_open)
+
     def split(self, size_bytes: int) -> Iterator[Part]:
         """Yield all parts of a complete file of this size; the last may be short. An empty file has no parts.
 

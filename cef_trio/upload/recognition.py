@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from cef_trio.checkpoint import ENDED, CheckpointStore, FileIdentity, PartRecord, StreamMeta
+from cef_trio.checkpoint import ENDED, FileIdentity, PartRecord, StreamMeta
 from cef_trio.files import (
-    Disk,
     FileStat,
     IdentityMatch,
     OpenRecording,
@@ -21,8 +20,10 @@ from cef_trio.files import (
     same_fs_id,
 )
 from cef_trio.s3 import crc64nvme
+from cef_trio.upload.completed_parts import parts_of
 from cef_trio.upload.part_matching import has_bytes_of
 from cef_trio.upload.part_plan import PartPlan
+from cef_trio.upload.services import Services
 
 _SAME_FILE_PARTS: Final = 3
 """The maximum number of recorded parts to compare with a file whose first bytes changed."""
@@ -52,50 +53,53 @@ async def _has_their_bytes(meta: StreamMeta, parts: Mapping[int, PartRecord], re
     return False
 
 
-async def is_proved(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: str) -> bool:
+async def is_proved(services: Services, meta: StreamMeta, path: str) -> bool:
     """Return whether the file at a path is certainly the stream's: by the numbers of its file system, or by its bytes.
 
     For streams that may belong to another host (``ownership.py``), where equal inode numbers prove nothing.
 
     Raises:
-        RecordingChangedError, ChunkProcessingError, RedisOperationError: as :func:`recognize_at`.
+        RecordingChangedError, ChunkProcessingError, RedisOperationError, S3OperationError: as :func:`recognize_at`.
     """
-    async with disk.open(path) as recording:
+    async with services.disk.open(path) as recording:
         observed = await identify(recording, await recording.stat(), meta.identity.head_size_bytes)
         identity_match = compare_identity(meta.identity, observed)
         if identity_match is not IdentityMatch.ASK_BYTES and same_fs_id(meta.identity, observed):
             return identity_match is IdentityMatch.SAME
-        checkpoint = await store.load(meta.stream_id)
-        parts = checkpoint.parts if checkpoint else {}
+        parts = await _load_parts(services, meta)
         return bool(parts) and await _has_their_bytes(meta, parts, recording)
 
 
-async def match_at(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: str) -> IdentityMatch:
+async def match_at(services: Services, meta: StreamMeta, path: str) -> IdentityMatch:
     """Return whether the file at a path is the stream's, as :func:`recognize`; load the parts if they are needed.
 
     Raises:
         RecordingChangedError: the file does not exist.
         ChunkProcessingError: it cannot be opened or read.
-        RedisOperationError: the parts could not be loaded.
+        RedisOperationError, S3OperationError: the parts could not be loaded.
     """
-    async with disk.open(path) as recording:
+    async with services.disk.open(path) as recording:
         identity_match = await recognize(meta, {}, recording)
         if identity_match is IdentityMatch.ASK_BYTES:
-            checkpoint = await store.load(meta.stream_id)
-            identity_match = await recognize(meta, checkpoint.parts if checkpoint else {}, recording)
+            identity_match = await recognize(meta, await _load_parts(services, meta), recording)
     return identity_match
 
 
-async def recognize_at(store: CheckpointStore, disk: Disk, meta: StreamMeta, path: str) -> IdentityMatch:
+async def _load_parts(services: Services, meta: StreamMeta) -> Mapping[int, PartRecord]:
+    checkpoint = await services.store.load(meta.stream_id)
+    return await parts_of(services, checkpoint) if checkpoint else {}
+
+
+async def recognize_at(services: Services, meta: StreamMeta, path: str) -> IdentityMatch:
     """Return whether the file at a path is the stream's: ``SAME`` or ``REPLACED``.
 
     If the identity is ambiguous and no part was recorded, the result is ``SAME`` for an open stream (no bytes were
     sent, so none can be mixed) and ``REPLACED`` for an ended one.
 
     Raises:
-        RecordingChangedError, ChunkProcessingError, RedisOperationError: as :func:`match_at`.
+        RecordingChangedError, ChunkProcessingError, RedisOperationError, S3OperationError: as :func:`match_at`.
     """
-    identity_match = await match_at(store, disk, meta, path)
+    identity_match = await match_at(services, meta, path)
     if identity_match is not IdentityMatch.ASK_BYTES:
         return identity_match
     return IdentityMatch.REPLACED if meta.status in ENDED else IdentityMatch.SAME

@@ -159,7 +159,8 @@ async def create_stream(
         other_owner_stream_id=history.other_owner_stream_id,
     )
     records = {part.part_number: part for part in parts}
-    return StreamUpload(services, Checkpoint(meta, rules.default_set(meta.status), records))
+    is_new = meta.s3_upload_id is None and meta.object_etag is None
+    return StreamUpload(services, Checkpoint(meta, rules.default_set(meta.status), records), is_new=is_new)
 
 
 def new_record(services: Services, stream_id: str, path: str, identity: FileIdentity) -> StreamMeta:
@@ -308,7 +309,8 @@ async def _agree_with_s3(
     services: Services, upload: StreamUpload, recording: OpenRecording, *, contradicted: bool
 ) -> None:
     if upload.meta.s3_upload_id is None:
-        await _find_upload(services, upload, recording)
+        if await upload.find_put() is None:
+            await _find_upload(services, upload, recording)
         return
     listed: list[ListedPart] | None = None
     lost = contradicted
@@ -407,11 +409,13 @@ def _contradicts(upload: StreamUpload, part: ListedPart) -> bool:
 
 
 async def _was_completed(services: Services, upload: StreamUpload) -> bool:
-    """Complete the verified upload again, to find out whether S3 completed it and only the record was lost.
+    """Find out whether S3 has the verified object and only the record was lost: complete its upload again.
 
     Only exactly the verified parts are completed. A part recorded later has cleared the verification
-    (``checkpoint/rules.py``).
+    (``checkpoint/rules.py``). An object of PutObject is looked for instead.
     """
+    if await upload.find_put() is not None:
+        return True
     size = upload.meta.verified_size_bytes
     if not size or upload.meta.s3_upload_id is None or not upload.has_exactly(size):
         return False

@@ -1,6 +1,6 @@
 """Write this daemon's report into the registry every 15 seconds, for commands and pages on any machine (promise P10).
 
-The other daemons' reports reveal a second running daemon with this one's identity (promise P9):
+The reports of this owner's daemons, which the same call returns, reveal a second one with this one's identity (P9):
 
 - *A duplicate INSTANCE_ID*: a report of another process with our name is updated while we run. It is logged; nothing
   else is needed, because leases and reports also contain what distinguishes hosts.
@@ -13,15 +13,17 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from math import inf
 from typing import Final
 
 import structlog
+import trio
 
 from cef_trio import __version__
-from cef_trio.checkpoint import StreamSet, schema
+from cef_trio.checkpoint import StoredReports, StreamSet, schema
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.observability import DaemonReport, Fleet, daemon_report, read_fleet
-from cef_trio.resilience import Periodic, shielded
+from cef_trio.resilience import shielded
 from cef_trio.upload.observer import Observer
 from cef_trio.upload.ownership_rules import share_of
 from cef_trio.upload.services import Services
@@ -29,43 +31,91 @@ from cef_trio.upload.services import Services
 log = structlog.get_logger(__name__)
 
 PERIOD_SECONDS: Final = 15.0
+_LATE: Final = 1 / 3
+"""By this share of the period; then the reporter makes a call of its own."""
+_ALMOST: Final = 0.9
+"""The heartbeat's rounds are not exact: a report is due a little earlier."""
 _LAST_REPORT_SECONDS: Final = 0.5
 
 
-async def report_for_ever(observer: Observer, last_turns: Callable[[], Mapping[str, float]] = dict) -> None:
-    """Report every ``PERIOD_SECONDS``; when cancelled, report that the daemon stops, if Redis responds at once.
+class Reporter:
+    """Reports every ``PERIOD_SECONDS``, usually by a heartbeat (``heartbeat.py``), else by its own call.
 
-    While Redis is unavailable, a report is late, and readers see an old one. ``last_turns`` returns the last rounds of
-    the periodic tasks by the field of :class:`DaemonReport`, by ``trio.current_time()``.
+    ``last_turns`` returns the last rounds of the periodic tasks by the field of :class:`DaemonReport`, by
+    ``trio.current_time()``.
     """
-    services = observer.services
-    others = OtherDaemons(services, services.rules.watch_folder)
 
-    def report() -> DaemonReport:
-        turns = {name: services.unix_time(moment) for name, moment in last_turns().items()}
-        return make_report(observer, others, **turns)
+    def __init__(self, observer: Observer, last_turns: Callable[[], Mapping[str, float]] = dict) -> None:
+        self._services = observer.services
+        self._observer = observer
+        self._last_turns = last_turns
+        self._others = OtherDaemons(self._services, self._services.rules.watch_folder)
+        self._ours = f"{self._services.owner_name}/"
+        self._reported_at = -inf
+        """When the last report was stored, by ``trio.current_time()``."""
+        self._tried_at = -inf
+        """When the last report was sent."""
+        self._runs = False
+        self._refusal = ""
+        """The error that is logged already."""
+        self._unused: frozenset[str] = frozenset()
+        """Names in the registry that no process uses any more."""
 
-    refusal = ""
-    await services.determine_owner()  # so that the first report already names our owner
-    try:
-        async for _ in Periodic(PERIOD_SECONDS):
-            try:
-                unused = others.update(read_fleet(await services.store.reports()))
-                now = report()
-                await services.store.report(now.instance, daemon_report.encode(now))
-                if unused:
-                    await services.store.forget_reports(unused)
-                refusal = ""
-            except CefMp4ProcessorError as error:
-                log.debug("report_not_written", error=str(error))
-                if not error.transient and str(error) != refusal:  # logged once: it does not pass by itself
-                    refusal = str(error)
-                    log.warning("report_refused", error=refusal)
-    finally:
-        if services.redis_breaker.outage is None:
-            with shielded(_LAST_REPORT_SECONDS, saving="daemon's last report"), suppress(CefMp4ProcessorError):
-                last = daemon_report.stopped(report())
-                await services.store.report(last.instance, daemon_report.encode(last))
+    async def run(self) -> None:
+        """Report until cancelled; then report that the daemon stops, if Redis responds at once.
+
+        While Redis is unavailable, a report is late, and readers see an old one.
+        """
+        store = self._services.store
+        await self._services.determine_owner()  # so that the first report already names our owner
+        self._runs = True
+        try:
+            while True:
+                await self._report_if_late()
+                await trio.sleep(PERIOD_SECONDS * _LATE)
+        finally:
+            self._runs = False
+            if self._services.redis_breaker.outage is None:
+                with shielded(_LAST_REPORT_SECONDS, saving="daemon's last report"), suppress(CefMp4ProcessorError):
+                    last = daemon_report.stopped(self._current())
+                    await store.report(last.instance, daemon_report.encode(last), beginning=self._ours)
+
+    async def _report_if_late(self) -> None:
+        """Report if no heartbeat has; forget the names that are not used any more."""
+        store, now = self._services.store, trio.current_time()
+        try:
+            if now >= self._reported_at + (1 + _LATE) * PERIOD_SECONDS:
+                name, text, ours = self._report()
+                self.reported(await store.report(name, text, beginning=ours))
+            if self._unused:
+                await store.forget_reports(self._unused)
+                self._unused = frozenset()
+        except CefMp4ProcessorError as error:
+            log.debug("report_not_written", error=str(error))
+            if not error.transient and str(error) != self._refusal:  # logged once: it does not pass by itself
+                self._refusal = str(error)
+                log.warning("report_refused", error=self._refusal)
+
+    def due_report(self) -> tuple[str, str, str] | None:
+        """Return the arguments of the report that is due; ``None`` if none is. Sent but not stored, it is due later."""
+        now = trio.current_time()
+        if not self._runs or now < max(self._reported_at, self._tried_at) + _ALMOST * PERIOD_SECONDS:
+            return None
+        self._tried_at = now
+        return self._report()
+
+    def reported(self, before: StoredReports) -> None:
+        """Note that the report was stored; evaluate the reports of our owner's daemons before it."""
+        self._reported_at, self._refusal = trio.current_time(), ""
+        self._unused = self._others.update(read_fleet(before))
+
+    def _report(self) -> tuple[str, str, str]:
+        report = self._current()
+        return report.instance, daemon_report.encode(report), self._ours
+
+    def _current(self) -> DaemonReport:
+        turns = {name: self._services.unix_time(moment) for name, moment in self._last_turns().items()}
+        return make_report(self._observer, self._others, **turns)
 
 
 def make_report(
@@ -106,7 +156,7 @@ def make_report(
 
 
 class OtherDaemons:
-    """What the other daemons' reports reveal about our identity."""
+    """What the reports of our owner's other daemons reveal about our identity."""
 
     def __init__(self, services: Services, folder: str) -> None:
         self._services = services
@@ -131,7 +181,7 @@ class OtherDaemons:
         return (f"{name}@{self.place}" if self.place else name) + self._suffix
 
     def update(self, fleet: Fleet) -> frozenset[str]:
-        """Evaluate the current reports; return the names that no process uses any more.
+        """Evaluate the reports of our owner's daemons; return the names that no process uses any more.
 
         A process is alive if its report changes between two calls; one report alone may be of an earlier process.
         """

@@ -1,4 +1,4 @@
-"""A stream's multipart upload, kept in step with its checkpoint.
+"""A stream's multipart upload or its only PutObject, kept in step with its checkpoint.
 
 The order is fixed: S3 acknowledges, memory is updated at once, Redis records it, and only then does the stream go on.
 Every effect of S3 is recorded through :meth:`Services.record_effect`, so a cancellation between the effect and its
@@ -8,6 +8,7 @@ record waits (promise P2). Differences between memory and Redis after a failure 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -33,8 +34,12 @@ _ABORT_ROUNDS = 3
 class StreamUpload:
     """One stream's state, and the calls that change it. Used only by the stream's own task."""
 
-    def __init__(self, services: Services, checkpoint: Checkpoint) -> None:
+    def __init__(self, services: Services, checkpoint: Checkpoint, *, is_new: bool = False) -> None:
+        """``is_new``: its record was just created, and S3 has nothing of it."""
         self._services = services
+        self._may_have_strays = not is_new
+        """Whether S3 may have an upload under its key that is not recorded. Only a new stream whose upload was created
+        at the first attempt is known to have none."""
         self.meta: StreamMeta = checkpoint.meta
         self.parts: dict[int, PartRecord] = dict(checkpoint.parts)
         self.plan = PartPlan.of(self.meta)
@@ -164,12 +169,14 @@ class StreamUpload:
             return
         await self._name_object()
         options = self._services.s3.options
+        before, self._may_have_strays = self._may_have_strays, True  # until the upload's id is known
         created = await self._services.s3.create_multipart_upload(
             self.meta.s3_key_prefix,
             metadata={STREAM_ID_METADATA: self.stream_id},
             content_type=options.content_type,
             headers=options.for_recording(),
         )
+        self._may_have_strays = before or created.repeated
         await self._services.record_effect(
             "upload id", lambda: self.update(s3_upload_id=created.upload_id, checksum_algorithm=created.checksum.value)
         )
@@ -190,8 +197,11 @@ class StreamUpload:
     async def _name_object(self) -> None:
         """Record the key and original path from the file's current name, just before the object is created.
 
-        Many recorders write under a temporary name and rename the file soon after.
+        Many recorders write under a temporary name and rename the file soon after. Once a PutObject was begun, the key
+        stays: a request that takes effect late would leave an object under another one.
         """
+        if self.meta.verified_crc64nvme is not None:
+            return
         path = self.meta.current_path
         key = self._services.rules.key_template.key(self.stream_id, path)
         if (key, path) != (self.meta.s3_key_prefix, self.meta.original_path):
@@ -324,8 +334,11 @@ class StreamUpload:
     async def abort_orphans(self) -> None:
         """Abort other uploads under a completed stream's key, left when the reply to their creation was lost.
 
-        The metadata does not wait for that: on failure, ``orphan_cleanup.py`` retries in the background.
+        Nothing is listed if there can be none. The metadata does not wait for that: on failure, ``orphan_cleanup.py``
+        retries in the background.
         """
+        if not self._may_have_strays:
+            return
         key = self.meta.s3_key_prefix
         try:
             if await abort_listed(self._services, key):
@@ -366,35 +379,85 @@ class StreamUpload:
             for part in records
         ]
 
-    async def put_empty(self, mtime_ns: int) -> StoredObject:
-        """Store an empty recording with PutObject, as a multipart upload cannot be empty."""
-        await self.abort()
+    async def put_whole(self, recording: OpenRecording, size_bytes: int, mtime_ns: int, crc64nvme: int) -> StoredObject:
+        """Store a recording, verified with this size, mtime and CRC64NVME, with one PutObject; record the object.
+
+        What was verified is recorded first: after a crash in between, the next start knows which object to look for in
+        S3 (``recovery.py``). On cancellation the object is either recorded, or S3 had not acknowledged it.
+
+        Raises:
+            RecordingChangedError: the file changed after its verification; S3 has no such object.
+        """
+        if self.meta.s3_upload_id is not None:
+            await self.start_over()  # the file was truncated to nothing, and an upload cannot be empty
         await self._name_object()
-        await self.update(verified_size_bytes=0, verified_mtime_ns=mtime_ns)
+        await self.update(verified_size_bytes=size_bytes, verified_mtime_ns=mtime_ns, verified_crc64nvme=crc64nvme)
         options = self._services.s3.options
-        stored = await self._services.s3.put_object(
+        began = trio.current_time()
+        stored = await self._services.s3.put_recording(
             self.meta.s3_key_prefix,
-            b"",
+            FileSlice(recording, 0, size_bytes),
+            crc64nvme=crc64nvme,
+            stream_id=self.stream_id,
             content_type=options.content_type,
-            metadata={STREAM_ID_METADATA: self.stream_id},
             headers=options.for_recording(),
         )
+        self._services.metrics.part_uploaded(size_bytes, trio.current_time() - began)
         await self.record_object(stored)
         return stored
 
+    async def find_put(self) -> StoredObject | None:
+        """Return the object of an unrecorded PutObject, if one was begun and took effect, and record it.
+
+        Raises:
+            S3OperationError: S3 is unavailable.
+        """
+        meta = self.meta
+        if meta.verified_crc64nvme is None or meta.verified_size_bytes is None or meta.s3_upload_id is not None:
+            return None
+        try:
+            stored = await self._services.s3.find_recording(
+                meta.s3_key_prefix,
+                size_bytes=meta.verified_size_bytes,
+                crc64nvme=meta.verified_crc64nvme,
+                stream_id=meta.stream_id,
+            )
+        except S3OperationError as error:
+            if error.transient:
+                raise
+            log.warning("object_not_compared", key=meta.s3_key_prefix, error=str(error))
+            return None
+        if stored is not None:
+            await self.record_object(stored)
+        return stored
+
     async def record_object(self, stored: StoredObject) -> None:
-        """Record that the object is complete; only its metadata is left to write."""
+        """Record that the object is complete; only its metadata is left to write.
+
+        That of a PutObject is recorded as the only part, too.
+        """
         now = self._services.utc_now()
-        await self._services.record_effect(
-            "object record",
-            lambda: self.transition(
-                Status.S3_COMPLETED,
-                object_etag=stored.etag,
-                object_crc64nvme=stored.crc64nvme,
-                completed_at_utc=now,
-                last_activity_at_utc=now,
-            ),
+        change = Change(
+            {
+                "object_etag": stored.etag,
+                "object_crc64nvme": stored.crc64nvme,
+                "completed_at_utc": now,
+                "last_activity_at_utc": now,
+            }
         )
+        crc = self.meta.verified_crc64nvme
+        if crc is None or not stored.size_bytes:
+            commit = rules.transition(Status.S3_COMPLETED, change)
+            write = partial(
+                self._services.store.transition, self.stream_id, self._services.lease, Status.S3_COMPLETED, change
+            )
+        else:
+            part = PartRecord(1, stored.etag, stored.size_bytes, crc, now)
+            self.parts = {1: part}
+            commit = rules.record_put(part, change)
+            write = partial(self._services.store.record_put, self.stream_id, self._services.lease, part, change)
+        self.meta = commit.meta_after(self.meta)
+        await self._services.record_effect("object record", write)
 
 
 async def abort_uploads(s3: S3Client, meta: StreamMeta) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from math import inf
 
 import structlog
 import trio
@@ -22,7 +23,6 @@ from cef_trio.checkpoint import FAILED, Change, NewerRecord, Records, Status, St
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import FileStat, IdentityMatch, may_be
 from cef_trio.observability import FirstSeenTimes, Waiting, read_fleet
-from cef_trio.resilience import Periodic
 from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.file_triage import FileTriage, must_be_recognized, triage
@@ -58,6 +58,17 @@ class _Unknown:
     """``trio.current_time()`` from when a file that is set aside is looked up again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """The renewal of the live streams' leases."""
+
+    began_at: float
+    """``trio.current_time()``."""
+    stream_ids: frozenset[str]
+    had_leases: frozenset[LiveStream]
+    """The streams that had their lease when it began."""
+
+
 class StreamSupervisor:
     """Starts a task for each stream, and passes file events to it."""
 
@@ -84,6 +95,8 @@ class StreamSupervisor:
         self._renaming: str | None = None
         """The stream whose rename is being recorded under a temporary lease; its task must not start meanwhile."""
         self._work = AsyncBool(False)
+        self._renewed_at = -inf
+        """When the last renewal of the leases began, by ``trio.current_time()``."""
 
     # -- observable state ---------------------------------------------------------------------------------------------
 
@@ -347,12 +360,11 @@ class StreamSupervisor:
         return triage(known, stat, identity_match)
 
     async def _recognize(self, path: str, stat: FileStat, meta: StreamMeta, *, is_ours: bool) -> IdentityMatch | None:
-        store, disk = self._services.store, self._services.disk
         try:
             if not is_ours:
-                is_it = not await self._owner_lives(meta) and await is_proved(store, disk, meta, path)
+                is_it = not await self._owner_lives(meta) and await is_proved(self._services, meta, path)
                 return IdentityMatch.SAME if is_it else IdentityMatch.REPLACED
-            return await recognize_at(store, disk, meta, path)
+            return await recognize_at(self._services, meta, path)
         except RecordingChangedError:
             return None  # deleted meanwhile
         except ChunkProcessingError as error:
@@ -366,7 +378,7 @@ class StreamSupervisor:
 
     async def _owner_lives(self, meta: StreamMeta) -> bool:
         """Return whether another daemon of the stream's owner is running; then equal bytes prove nothing."""
-        fleet = read_fleet(await self._services.store.reports())
+        fleet = read_fleet(await self._services.store.reports(beginning=f"{self._services.owner_name}/"))
         living = {one.place for one in fleet.living if one.process != self._services.lease.token}
         return meta.owner is not None and meta.owner.name in living
 
@@ -582,24 +594,44 @@ class StreamSupervisor:
     # -- leases -------------------------------------------------------------------------------------------------------
 
     async def renew_leases(self) -> None:
-        """Renew the leases of live streams; cancel streams whose leases are lost."""
-        async for _ in Periodic(self._services.lease.ttl_seconds / 3):
-            await self._renew_now()
+        """Renew the leases of live streams; cancel streams whose leases are lost.
 
-    async def _renew_now(self) -> None:
-        ids = self.live_ids
-        if not ids:
-            return
+        A heartbeat (``heartbeat.py``) may renew them earlier. A third of their TTL later they are renewed in any case.
+        """
+        while True:
+            due_at = self._renewed_at + self._services.lease.ttl_seconds / 3
+            if trio.current_time() < due_at:
+                await trio.sleep_until(due_at)
+            else:
+                await self._renew_now()
+
+    def due_renewal(self, within_seconds: float) -> Renewal | None:
+        """Return the renewal that is due within that time; ``None`` if none is."""
+        now, period = trio.current_time(), self._services.lease.ttl_seconds / 3
+        if not self.live_ids or now < self._renewed_at + period - within_seconds:
+            return None
         # For a stream that acquires its lease during the call, the result may be from before that.
-        had_leases = {live for live in self.live if live.processor.upload is not None}
-        try:
-            lost = await self._services.store.renew(ids, self._services.lease)
-        except CefMp4ProcessorError as error:
-            log.warning("leases_not_renewed", error=str(error))
-            return
+        had_leases = frozenset(live for live in self.live if live.processor.upload is not None)
+        return Renewal(now, self.live_ids, had_leases)
+
+    def renewed(self, renewal: Renewal, lost: Collection[str]) -> None:
+        """Note a renewal; cancel the streams whose leases are lost."""
+        self._renewed_at = renewal.began_at
         for live in self.live:
             upload = live.processor.upload
-            if live in had_leases and upload is not None and upload.stream_id in lost:
+            if live in renewal.had_leases and upload is not None and upload.stream_id in lost:
                 log.warning("lease_lost", stream_id=live.processor.stream_id)
                 live.processor.lease_lost = True
                 live.scope.cancel()
+
+    async def _renew_now(self) -> None:
+        renewal = self.due_renewal(inf)
+        self._renewed_at = trio.current_time()
+        if renewal is None:
+            return
+        try:
+            lost = await self._services.store.renew(renewal.stream_ids, self._services.lease)
+        except CefMp4ProcessorError as error:
+            log.warning("leases_not_renewed", error=str(error))
+        else:
+            self.renewed(renewal, lost)

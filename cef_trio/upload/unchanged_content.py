@@ -7,6 +7,7 @@ file is sent again, it is read once and compared with the recorded checksums. If
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -15,6 +16,7 @@ import trio
 from cef_trio.checkpoint import ENDED, Change, Checkpoint, StreamMeta
 from cef_trio.exceptions import LeaseLostError
 from cef_trio.files import HEAD_BYTES, FileStat, OpenRecording
+from cef_trio.upload.completed_parts import parts_of
 from cef_trio.upload.copy_from_previous import ContentMatch, compare_content
 from cef_trio.upload.lease_context import hold_lease
 from cef_trio.upload.recognition import identify
@@ -36,10 +38,12 @@ async def correct_if_unchanged(services: Services, stream_id: str, path: str) ->
     Raises:
         RecordingChangedError: the file does not exist.
         LeaseLostError: another daemon works on the completed stream.
+        RedisOperationError, S3OperationError: Redis or S3 is unavailable.
     """
     completed = await services.store.load(stream_id)
     if completed is None or completed.meta.object_etag is None or completed.meta.status not in ENDED:
         return ContentMatch.NONE
+    completed = replace(completed, parts=await parts_of(services, completed))
     async with services.disk.open(path) as recording:
         for _ in range(_MAX_COMPARISONS):
             before = await recording.stat()

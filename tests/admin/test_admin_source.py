@@ -85,6 +85,8 @@ async def test_what_has_ended_is_asked_of_redis_and_kept_while_redis_is_down(wor
             Change({"failure_reason": f"{SENTENCES[FailureReason.ACCESS_DENIED]} <b>403</b>"}),
         )
         await trio.sleep(6)
+        assert source.page().totals.completed is None  # nobody has looked yet
+        await trio.sleep(0.1)
         snapshot = source.page()
         assert (snapshot.totals.completed, snapshot.totals.failed) == (1, 1)
         (failed,) = snapshot.failed
@@ -168,6 +170,7 @@ async def test_no_secret_is_shown_in_the_words_of_others(world: World) -> None:
         source = source_of(world, daemon)
         source.redact = lambda text: text.replace(BUCKET, "***")  # the error tells the bucket
         nursery.start_soon(source.run)
+        source.page()
         await trio.testing.wait_all_tasks_blocked()
         (failed,) = source.page().failed
         assert failed.detail is not None
@@ -182,7 +185,8 @@ async def test_the_fleet_is_read_from_redis_only_while_it_is_looked_at_and_once_
         if operation == "reports" and moment is Moment.BEFORE:
             reads.append(trio.current_time())
 
-    await world.store.report("o/cam", daemon_report.encode(DaemonReport(instance="", at=1.0, folder="/rec", owner="o")))
+    report = daemon_report.encode(DaemonReport(instance="", at=1.0, folder="/rec", owner="o"))
+    await world.store.report("o/cam", report, beginning="")
     async with world.services() as services, trio.open_nursery() as nursery:
         source = DaemonSource(services, "/rec", lambda: False)
         nursery.start_soon(source.run)

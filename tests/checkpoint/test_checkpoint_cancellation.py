@@ -15,7 +15,7 @@ from servers.valkey import ValkeyServer
 from cef_trio.checkpoint import schema
 from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, Moment
-from cef_trio.checkpoint.protocols import CheckpointStore, StoredReport
+from cef_trio.checkpoint.protocols import Beat, BeatReply, CheckpointStore, StoredReports
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import History, Status, StreamSet
 from cef_trio.daemon.wiring import REDIS_NOT_RETRIED
@@ -47,6 +47,7 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "update": lambda store: store.update("s1", OURS, Change({"part_size": 1})),
     "record_part": lambda store: store.record_part("s1", OURS, part()),
     "adopt_parts": lambda store: store.adopt_parts("s1", OURS, [part()]),
+    "record_put": lambda store: store.record_put("s1", OURS, part(), Change({})),
     "cut_parts": lambda store: store.cut_parts("s1", OURS, 1),
     "start_over": lambda store: store.start_over("s1", OURS, Change({"part_size": 1})),
     "transition": lambda store: store.transition("s1", OURS, Status.PENDING_COMPLETION, Change({})),
@@ -58,8 +59,11 @@ CALLS: dict[str, Callable[[CheckpointStore], Awaitable[object]]] = {
     "is_webhook_pending": lambda store: store.is_webhook_pending("ended"),
     "ack_webhook": lambda store: store.ack_webhook("ended"),
     "forget": lambda store: store.forget("ended"),
-    "report": lambda store: store.report("host-a", "well"),
+    "report": lambda store: store.report("host-a", "well", beginning="host-"),
     "reports": lambda store: store.reports(),
+    "beat": lambda store: store.beat(
+        Beat(lease=OURS, renewed_ids=["s1"], expired_since_ms=0, report=("host-a", "well", "host-"))
+    ),
     "forget_reports": lambda store: store.forget_reports(["host-b"]),
 }
 WRITING = frozenset(CALLS) - {
@@ -87,7 +91,7 @@ WRITING = frozenset(CALLS) - {
 
 def test_every_write_but_reports_and_the_last_words_and_every_connect_is_under_the_retry_policy() -> None:
     assert set(CALLS) >= REDIS_NOT_RETRIED
-    assert {"report", "save_interrupted"} == WRITING & REDIS_NOT_RETRIED
+    assert {"beat", "forget_reports", "report", "save_interrupted"} == WRITING & REDIS_NOT_RETRIED
 
 
 def test_every_operation_of_the_interface_is_cancelled_here() -> None:
@@ -102,7 +106,7 @@ async def prepared() -> MemoryCheckpointStore:
     await store.create(meta("s1"), OURS)
     await store.create(meta("ended", status=Status.S3_COMPLETED), OURS)
     await store.transition("ended", OURS, Status.COMPLETED, Change({}), enqueue_webhook=True)
-    await store.report("host-b", "gone")
+    await store.report("host-b", "gone", beginning="")
     return store
 
 
@@ -184,7 +188,7 @@ async def test_a_lost_reply_is_repeated_without_harm() -> None:
             await CALLS[name](twice)
         answer = await CALLS[name](twice)
         assert lost == [name]
-        assert isinstance(answer, StoredReport) or answer in (None, True, frozenset(), schema.CURRENT)
+        assert isinstance(answer, StoredReports | BeatReply) or answer in (None, True, frozenset(), schema.CURRENT)
         assert _without_times(twice) == _without_times(once)
 
 

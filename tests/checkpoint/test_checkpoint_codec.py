@@ -58,6 +58,7 @@ metas = st.builds(
     object_crc64nvme=st.none() | crcs,
     verified_size_bytes=st.none() | whole,
     verified_mtime_ns=st.none() | st.integers(),
+    verified_crc64nvme=st.none() | crcs,
     completed_at_utc=st.none() | times,
     duration_seconds=st.none() | floats,
 )

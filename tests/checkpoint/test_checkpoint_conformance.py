@@ -232,6 +232,7 @@ WRITES: dict[str, Callable[[CheckpointStore, Lease], Awaitable[object]]] = {
     "update": lambda store, lease: store.update("s1", lease, Change({"part_size": 1})),
     "record_part": lambda store, lease: store.record_part("s1", lease, part(5)),
     "adopt_parts": lambda store, lease: store.adopt_parts("s1", lease, [part(5)]),
+    "record_put": lambda store, lease: store.record_put("s1", lease, part(1), NOTHING),
     "cut_parts": lambda store, lease: store.cut_parts("s1", lease, 1),
     "start_over": lambda store, lease: store.start_over("s1", lease, NOTHING),
     "transition": lambda store, lease: store.transition("s1", lease, Status.PENDING_COMPLETION, NOTHING),
@@ -382,6 +383,25 @@ async def test_adopted_parts_are_not_counted_as_sent(subject: Subject) -> None:
     assert checkpoint.meta == meta(next_part_to_upload=5)
 
 
+async def test_p2_a_put_object_is_recorded_once_with_its_only_part(subject: Subject) -> None:
+    await subject.store.create(meta(verified_size_bytes=100, verified_mtime_ns=7, verified_crc64nvme=8), OURS)
+    for _ in range(2):  # recorded again, since the reply was lost
+        await subject.store.record_put("s1", OURS, part(1), Change({"object_etag": "e"}))
+    assert await subject.store.load("s1") == Checkpoint(
+        meta(
+            status=Status.S3_COMPLETED,
+            object_etag="e",
+            total_bytes_sent=100,
+            next_part_to_upload=2,
+            verified_size_bytes=100,
+            verified_mtime_ns=7,
+            verified_crc64nvme=8,
+        ),
+        StreamSet.PENDING_COMPLETION,
+        {1: part(1)},
+    )
+
+
 async def test_p2_parts_before_a_cut_stay(subject: Subject) -> None:
     given = meta(s3_upload_id="u", verified_size_bytes=300, verified_mtime_ns=1)
     await subject.store.create(given, OURS, [part(1), part(2), part(10)])
@@ -396,15 +416,16 @@ async def test_p2_parts_before_a_cut_stay(subject: Subject) -> None:
 async def test_p1_a_part_that_is_recorded_after_a_verification_takes_it_back(subject: Subject, how: str) -> None:
     await subject.store.create(meta(), OURS)
     await subject.store.record_part("s1", OURS, part(1))
-    await subject.store.update("s1", OURS, Change({"verified_size_bytes": 100, "verified_mtime_ns": 7}))
+    verified = {"verified_size_bytes": 100, "verified_mtime_ns": 7, "verified_crc64nvme": 8}
+    await subject.store.update("s1", OURS, Change(verified))
     await subject.store.record_part("s1", OURS, part(1))  # recorded again, since the reply was lost: nothing is new
     assert (await loaded(subject.store)).meta.verified_size_bytes == 100
     if how == "sent":
         await subject.store.record_part("s1", OURS, part(1, etag="another"), rewritten=True)
     else:
         await subject.store.adopt_parts("s1", OURS, [part(2)])
-    checkpoint = await loaded(subject.store)
-    assert (checkpoint.meta.verified_size_bytes, checkpoint.meta.verified_mtime_ns) == (None, None)
+    recorded = (await loaded(subject.store)).meta
+    assert [getattr(recorded, name) for name in verified] == [None, None, None]
 
 
 async def test_ten_thousand_parts_of_five_tebibytes_are_kept_and_loaded_in_order(subject: Subject) -> None:
@@ -427,6 +448,7 @@ async def test_starting_over_forgets_the_upload_and_what_came_of_it(subject: Sub
         object_crc64nvme=7,
         verified_size_bytes=300,
         verified_mtime_ns=1,
+        verified_crc64nvme=2,
         completed_at_utc=later(1),
         total_bytes_sent=300,
         uploads_restarted=1,

@@ -34,6 +34,8 @@ COMMITS: Final = {
     "some parts cut": rules.cut_parts(2),
     "no parts cut": rules.cut_parts(9),
     "start over": rules.start_over(CHANGE),
+    "a put object": rules.record_put(part(1, 7, seconds=9), CHANGE),
+    "a put object that is recorded": rules.record_put(part(1), CHANGE),
     "rename": rules.rename("/rec/\udcff.mp4"),
     **{f"to {status}": rules.transition(status, CHANGE, enqueue_webhook=True) for status in Status},
 }
@@ -47,6 +49,7 @@ FULL: Final[Mapping[str, Any]] = {
     "object_etag": "e",
     "verified_size_bytes": 300,
     "verified_mtime_ns": 1,
+    "verified_crc64nvme": 77,
     "completed_at_utc": later(3),
     "s3_endpoint": "https://s3",
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import trio
-from checkpoint.examples import OURS, START, THEIRS, Subject, later, meta
+from checkpoint.examples import OURS, START, THEIRS, Subject, later, meta, part
 from servers.valkey import ValkeyServer
 
 from cef_trio.checkpoint import rules
@@ -98,6 +98,17 @@ async def test_times_of_any_date_are_the_same_in_both_stores(subject: Subject, a
 
 
 # ---- files of completed streams ----------------------------------------------------------------------------
+
+
+async def test_a_completed_stream_keeps_no_parts(subject: Subject) -> None:
+    store = subject.store
+    await store.create(meta("s1", status=Status.S3_COMPLETED), OURS, [part(1), part(2)])
+    await store.transition("s1", OURS, Status.COMPLETED, Change({}))
+    await store.create(meta("s2", status=Status.COMPLETED), OURS, [part(1), part(2)])
+    for stream_id in ("s1", "s2"):
+        checkpoint = await store.load(stream_id)
+        assert checkpoint is not None
+        assert (checkpoint.parts, checkpoint.meta.next_part_to_upload) == ({}, 3)
 
 
 async def test_completed_streams_are_proposed_by_inode_and_by_modification_time(subject: Subject) -> None:

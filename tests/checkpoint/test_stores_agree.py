@@ -103,6 +103,7 @@ steps = st.one_of(
     call("update", ids, leases, changes),
     call("record_part", ids, leases, parts, rewritten=st.booleans()),
     call("adopt_parts", ids, leases, st.lists(parts, max_size=3)),
+    call("record_put", ids, leases, parts, changes),
     call("cut_parts", ids, leases, st.integers(0, 3)),
     call("start_over", ids, leases, changes),
     call("transition", ids, leases, statuses, changes, enqueue_webhook=st.booleans()),

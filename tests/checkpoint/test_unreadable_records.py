@@ -36,7 +36,9 @@ async def test_kind9_a_record_of_a_wrong_type_is_set_aside_by_name_and_hides_no_
         await subject.store.load("s2")
 
 
-@pytest.mark.parametrize("write", ["update", "transition", "record_part", "rename", "start_over", "adopt_parts"])
+@pytest.mark.parametrize(
+    "write", ["update", "transition", "record_part", "record_put", "rename", "start_over", "adopt_parts"]
+)
 async def test_kind9_nothing_is_written_to_a_record_of_a_wrong_type(subject: Subject, write: str) -> None:
     await three(subject)
     subject.corrupt(KEYS.meta("s2"))
@@ -45,6 +47,7 @@ async def test_kind9_nothing_is_written_to_a_record_of_a_wrong_type(subject: Sub
         "update": (Change({"failure_reason": "why"}),),
         "transition": (Status.RETRYING, NOTHING),
         "record_part": (part(2),),
+        "record_put": (part(1), NOTHING),
         "rename": ("/rec/new.mp4",),
         "start_over": (NOTHING,),
         "adopt_parts": ([part(3)],),

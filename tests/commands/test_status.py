@@ -59,7 +59,8 @@ def observed(
         holders=holders or {},
         checkpoints=opened,
         files=files or {},
-        ended=[one for one in known if one.meta.status in ENDED],
+        deleted=sum(one.meta.status in {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS} for one in known),
+        completed=[one for one in known if one.stream_set is StreamSet.COMPLETED],
         fleet=Fleet(tuple(reports or ()), NOW.timestamp()),
     )
     return observe(found, NOW)
@@ -92,7 +93,8 @@ def many(reports: list[DaemonReport], *, without_daemon: int = 0) -> Found:
         counts={StreamSet.ACTIVE: MANY, StreamSet.COMPLETED: 3_000_000, StreamSet.FAILED: 7},
         open_ids=ids,
         holders=dict.fromkeys(ids[without_daemon:], "cam-1@0123456789ab/t"),
-        ended=None,
+        deleted=2,
+        completed=None,
         fleet=Fleet(tuple(reports), NOW.timestamp()),
         owner="o",
     )
@@ -120,7 +122,8 @@ def test_of_ten_thousand_streams_the_totals_are_those_of_the_sets_and_the_report
         "active": MANY,
         "pending_completion": 0,
         "completed": 3_000_000,
-        "failed": 7,
+        "failed": 5,
+        "deleted": 2,
         "retrying": 2,
     }
     shown = text_of(overview)
@@ -129,7 +132,7 @@ def test_of_ten_thousand_streams_the_totals_are_those_of_the_sets_and_the_report
     assert "508 B by the daemons' reports, the oldest byte waits for 50s" in shown
     assert "and 10,000 more, which lag less; `cef-trio list` shows all" in shown
     assert document(overview)["open_streams_left_out"] == MANY
-    assert document(overview)["streams"]["deleted"] is None
+    assert document(overview)["completed_bytes"] is None
     assert len(document(overview)["at_risk"]) == 3
 
 

@@ -63,8 +63,8 @@ def load(name: str) -> Mapping[str, Any]:
     return found
 
 
-def restore(name: str, watch: Path, endpoint: Endpoint, raw: Any, *, prefix: str = "") -> Restored:
-    """Put everything where it was; ``raw`` is a client of an empty Redis. ``prefix`` is put before each key."""
+def restore(name: str, watch: Path, endpoint: Endpoint, raw: Any) -> Restored:
+    """Put everything where it was; ``raw`` is a client of an empty Redis."""
     stored = load(name)
     for path, file in stored["files"].items():
         there = watch / path
@@ -99,16 +99,16 @@ def restore(name: str, watch: Path, endpoint: Endpoint, raw: Any, *, prefix: str
                 fields |= {one: found for one, found in numbers.items() if one in fields}
                 if "s3_upload_id" in fields:
                     fields["s3_upload_id"] = upload_ids.get(fields["s3_upload_id"], fields["s3_upload_id"])
-            raw.hset(text(prefix + key), mapping={text(one): text(field) for one, field in fields.items()})
+            raw.hset(text(key), mapping={text(one): text(field) for one, field in fields.items()})
         elif "set" in value:
-            raw.sadd(text(prefix + key), *(text(member) for member in value["set"]))
+            raw.sadd(text(key), *(text(member) for member in value["set"]))
         elif "zset" in value:
             scores = value["zset"]
             if key.endswith("streams:by_inode"):
                 scores = {one: identities[paths[one]].file_ino for one in scores}
-            raw.zadd(text(prefix + key), {text(member): score for member, score in scores.items()})
+            raw.zadd(text(key), {text(member): score for member, score in scores.items()})
         else:
-            raw.set(text(prefix + key), text(value["string"]), px=LEASE_MILLISECONDS if value["expires"] else None)
+            raw.set(text(key), text(value["string"]), px=LEASE_MILLISECONDS if value["expires"] else None)
     return Restored(watch, stored, metas)
 
 
@@ -117,6 +117,10 @@ def _bytes_of(key: str, stored: Mapping[str, Any]) -> bytes:
     name = key.rpartition("/")[2]
     [file] = [one for one in stored["files"].values() if one["content"] == name]
     return content(name, file["size"])
+
+
+def _checksum(body: bytes) -> dict[str, str]:
+    return {"ChecksumCRC64NVME": base64.b64encode(crc64nvme(body).to_bytes(8, "big")).decode()}
 
 
 def _multipart(client: Any, key: str, algorithm: str | None, body: bytes, numbers: list[int]) -> tuple[str, Any]:
@@ -129,8 +133,7 @@ def _multipart(client: Any, key: str, algorithm: str | None, body: bytes, number
     parts = []
     for number in numbers:
         block = body[(number - 1) * PART : number * PART]
-        value = base64.b64encode(crc64nvme(block).to_bytes(8, "big")).decode()
-        checksum = {"ChecksumCRC64NVME": value} if algorithm else {}
+        checksum = _checksum(block) if algorithm else {}
         sent = client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload_id, PartNumber=number, Body=block, **checksum)
         parts.append({"PartNumber": number, "ETag": sent["ETag"]})
     return upload_id, parts
@@ -153,7 +156,10 @@ def _put_object(client: Any, one: Mapping[str, Any], stored: Mapping[str, Any], 
         return
     body = _bytes_of(one["key"], stored)
     if "-" not in one["etag"]:
-        put = client.put_object(Bucket=BUCKET, Key=one["key"], Body=body, Metadata=one["metadata"])
+        checksum = _checksum(body) if one["algorithm"] else {}
+        put = client.put_object(
+            Bucket=BUCKET, Key=one["key"], Body=body, Metadata=one["metadata"], ContentType="video/mp4", **checksum
+        )
         assert put["ETag"] == one["etag"]
         return
     numbers = list(range(1, -(-one["size"] // PART) + 1))

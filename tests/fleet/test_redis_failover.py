@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,6 +37,7 @@ from servers.valkey_fleet import (
 )
 from waiting import wait_until
 
+from cef_trio.checkpoint.redis.keys import FLEET
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import StreamSet
 
@@ -46,18 +47,20 @@ PART: Final = 5 << 20
 BLOCK: Final = 1 << 20
 RECOVERY_SECONDS: Final = 5.0
 RIGHTS_IN_A_CLUSTER: Final = ("+cluster|slots", "+command", "+asking")
+RIGHTS_ON_SENTINELS: Final = ("+sentinel|masters",)
 EXIT_SECONDS: Final = 6.0 + 2.0 + 1.0
 """The bound of an exit with the default settings (P4)."""
 
 
 class Recorder:
-    """Writes recordings side by side, each a block at a time, until it is told to close them."""
+    """Writes recordings side by side: slowly, and a part of each when asked to, until it is told to close them."""
 
-    def __init__(self, paths: Sequence[Path], mib_per_second: float) -> None:
+    def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
-        self._pause = len(paths) / mib_per_second
+        self._files = [path.open("wb") for path in paths]
+        self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._write)
+        self._thread = threading.Thread(target=self._write_slowly)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -67,21 +70,23 @@ class Recorder:
         finally:
             self.close()
 
+    def write(self, size_bytes: int) -> None:
+        """Write so much to each."""
+        with self._lock:
+            for file in self._files:
+                file.write(os.urandom(size_bytes))
+                file.flush()
+
     def close(self) -> None:
         """Close the recordings, each with a part that is not full."""
         self._stop.set()
         self._thread.join()
-
-    def _write(self) -> None:
-        files = [path.open("wb") for path in self.paths]
-        while not self._stop.is_set():
-            for file in files:
-                file.write(os.urandom(BLOCK))
-                file.flush()
-            self._stop.wait(self._pause)
-        for file in files:
-            file.write(b"the end")
+        for file in self._files:
             file.close()
+
+    def _write_slowly(self) -> None:
+        while not self._stop.wait(0.5):
+            self.write(BLOCK + 1)
 
 
 @dataclass(slots=True)
@@ -92,9 +97,11 @@ class Upload:
     recorder: Recorder
     endpoint: Endpoint
 
-    def wait_for_parts(self, more: int = 3) -> None:
+    def wait_for_parts(self, more: int = 2) -> None:
         """Wait until so many more parts are recorded."""
-        self.process.wait_for("part_uploaded", count=self.process.count("part_uploaded") + more)
+        before = self.process.count("part_uploaded")
+        self.recorder.write(PART)
+        self.process.wait_for("part_uploaded", count=before + more)
 
     def ready(self) -> bool:
         port = self.process.wait_for("admin_server_started")["port"]
@@ -173,7 +180,7 @@ def uploading(folder: Path, s3: Endpoint, redis_url: str, *, name: str, **more: 
         "stale_check_seconds": 0.5,
         **more,
     }
-    recorder = Recorder([watch_dir / f"{name}-{number}.mp4" for number in range(2)], mib_per_second=16)
+    recorder = Recorder([watch_dir / f"{name}-{number}.mp4" for number in range(2)])
     with daemon(settings_for(watch_dir, endpoint, redis_url, **given)) as process, recorder.running():
         upload = Upload(process, recorder, endpoint)
         upload.wait_for_parts()
@@ -186,12 +193,35 @@ def another(servers: Sequence[ValkeyServer], old: ValkeyServer) -> Callable[[], 
     return lambda: next((server for server in others if accepts_writes(server)), None)
 
 
+def allow(*servers: ValkeyServer, more: Sequence[str] = ()) -> None:
+    """Let the servers have the user of ``SECURITY.md``."""
+    for server in servers:
+        words = ["ACL", "SETUSER", *ACL.replace(">PASSWORD", f">{PASSWORD}").split(), *more]
+        assert server.command(*words) == b"+OK\r\n"
+
+
+def assert_nothing_refused(*servers: ValkeyServer) -> None:
+    assert {server.command("ACL", "LOG") for server in servers if server.running} == {b"*0\r\n"}
+
+
 # ---- sentinels -------------------------------------------------------------------------------------------------------
 
 
 def test_primaries_that_die_and_freeze_are_replaced_by_the_sentinels_and_followed(tmp_path: Path, s3: Endpoint) -> None:
-    """One that is thawed takes itself for the primary for some seconds more: the daemon writes nothing there."""
-    with sentinel_trio() as redis, uploading(tmp_path, s3, redis.url, name="sentinels") as upload:
+    """One that is thawed takes itself for the primary for some seconds more: the daemon writes nothing there.
+
+    The daemon has no rights but those of ``SECURITY.md``.
+    """
+    with ExitStack() as stack:
+        redis = stack.enter_context(sentinel_trio())
+        allow(*redis.servers)
+        assert f"`{' '.join(RIGHTS_ON_SENTINELS)}`" in PAGE
+        for sentinel in redis.sentinels:
+            user = ["cef-trio", "on", f">{PASSWORD}", "nocommands", *RIGHTS_ON_SENTINELS]
+            assert sentinel.command("ACL", "SETUSER", *user) == b"+OK\r\n"
+        url = redis.url.replace("//", f"//cef-trio:{PASSWORD}@")
+        url += f"?sentinel_username=cef-trio&sentinel_password={PASSWORD}"
+        upload = stack.enter_context(uploading(tmp_path, s3, url, name="sentinels"))
         killed = redis.primary()
         killed.kill()
         assert upload.wait_for_recovery(another(redis.servers, killed)) < RECOVERY_SECONDS
@@ -205,20 +235,22 @@ def test_primaries_that_die_and_freeze_are_replaced_by_the_sentinels_and_followe
         upload.wait_for_parts()
         assert scripts_run(frozen) == before
         upload.finish()
+        assert_nothing_refused(*redis.servers, *redis.sentinels)
 
 
 # ---- one address -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("away_seconds", [0, pytest.param(60, marks=LONG)])
 def test_a_failover_behind_one_address_that_loses_acknowledged_writes_costs_no_byte(
-    tmp_path: Path, s3: Endpoint
+    tmp_path: Path, s3: Endpoint, away_seconds: int
 ) -> None:
     """The promoted replica lacks the records of some parts, and of a whole stream."""
     with (
         valkey_server(tcp=True) as primary,
         valkey_server(tcp=True, arguments=["--replicaof", "127.0.0.1", str(primary.port)]) as replica,
         tcp_proxy(primary.port) as proxy,
-        uploading(tmp_path, s3, f"redis://127.0.0.1:{proxy.port}/0", name="lost-writes") as upload,
+        uploading(tmp_path, s3, f"redis://127.0.0.1:{proxy.port}/0", name=f"lost-writes-{away_seconds}") as upload,
     ):
         wait_until(lambda: b"master_link_status:up" in replica.command("INFO", "replication"))
         upload.wait_for_parts(1)
@@ -228,6 +260,8 @@ def test_a_failover_behind_one_address_that_loses_acknowledged_writes_costs_no_b
         with late.open("ab") as writer:
             upload.process.wait_for("part_uploaded", file=str(late))
             primary.kill()
+            back_at = time.monotonic() + away_seconds
+            wait_until(lambda: time.monotonic() > back_at, seconds=2 * away_seconds + 1)
             proxy.lead_to(replica.port)
             assert upload.wait_for_recovery(lambda: replica) < RECOVERY_SECONDS
             upload.wait_for_parts()
@@ -249,9 +283,7 @@ def test_a_cluster_whose_slot_moves_and_whose_primary_dies_is_followed(
     The daemon has no rights but those of ``SECURITY.md``.
     """
     assert f"with a cluster, `{' '.join(RIGHTS_IN_A_CLUSTER)}`" in " ".join(PAGE.split())
-    for server in (*cluster.servers, cluster.spare):
-        words = [*ACL.replace(">PASSWORD", f">{PASSWORD}").split(), *RIGHTS_IN_A_CLUSTER]
-        assert server.command("ACL", "SETUSER", *words) == b"+OK\r\n"
+    allow(*cluster.servers, cluster.spare, more=RIGHTS_IN_A_CLUSTER)
     url = cluster.url.replace("//", f"//cef-trio:{PASSWORD}@")
     key = "{moved}:x"
     home = cluster.primary_of(key)
@@ -277,9 +309,7 @@ def test_a_cluster_whose_slot_moves_and_whose_primary_dies_is_followed(
         assert upload.wait_for_recovery(promoted) < RECOVERY_SECONDS
         upload.wait_for_parts()
         upload.finish()
-    assert {server.command("ACL", "LOG") for server in (*cluster.servers, cluster.spare) if server.running} == {
-        b"*0\r\n"
-    }
+    assert_nothing_refused(*cluster.servers, cluster.spare)
     home.start()
     cluster.wait_until_whole()
 
@@ -297,6 +327,47 @@ async def test_owners_spread_over_the_nodes_of_a_cluster_and_each_is_whole_on_on
 
 
 @LONG
+def test_a_primary_of_the_cluster_that_freezes_is_replaced_and_followed(
+    cluster: ValkeyCluster, tmp_path: Path, s3: Endpoint
+) -> None:
+    key = "{frozen}:x"
+    primary = cluster.primary_of(key)
+    with uploading(tmp_path, s3, cluster.url, name="frozen") as upload:
+        primary.freeze()
+        asked = next(server for server in cluster.servers if server is not primary)
+        wait_until(lambda: cluster.primary_of(key, by=asked) is not primary)
+        promoted = cluster.primary_of(key, by=asked)
+        assert upload.wait_for_recovery(lambda: promoted) < RECOVERY_SECONDS
+        primary.thaw()
+        upload.wait_for_parts()
+        upload.finish()
+    cluster.wait_until_whole()
+
+
+@LONG
+def test_uploads_go_on_while_the_part_of_the_cluster_that_has_the_registry_of_daemons_is_dead(
+    cluster: ValkeyCluster, tmp_path: Path, s3: Endpoint
+) -> None:
+    registry = cluster.primary_of(f"{FLEET}:daemons")
+    name = next(
+        name for number in range(99) if cluster.primary_of(f"{{{(name := f'node-{number}')}}}:x") is not registry
+    )
+    for server in cluster.servers:
+        assert server.command("CONFIG", "SET", "cluster-require-full-coverage", "no") == b"+OK\r\n"
+    dead = [registry, *cluster.replicas_of(registry)]
+    with uploading(tmp_path, s3, cluster.url, name=name) as upload:
+        for server in dead:
+            server.kill()
+        upload.process.wait_for("report_not_written", count=2)
+        upload.wait_for_parts()
+        upload.finish()
+        assert upload.process.count("outage_started") == 0
+    for server in dead:
+        server.start()
+    cluster.wait_until_whole()
+
+
+@LONG
 def test_a_cluster_that_was_frozen_for_a_minute_is_used_again_within_seconds_and_an_exit_does_not_wait_for_it(
     cluster: ValkeyCluster, tmp_path: Path, s3: Endpoint
 ) -> None:
@@ -305,8 +376,8 @@ def test_a_cluster_that_was_frozen_for_a_minute_is_used_again_within_seconds_and
         for server in cluster.servers:
             server.freeze()
         upload.process.wait_for("outage_started")
-        began = time.monotonic()
-        wait_until(lambda: time.monotonic() > began + 60, seconds=70)
+        thaw_at = time.monotonic() + 60
+        wait_until(lambda: time.monotonic() > thaw_at, seconds=70)
         assert not upload.ready()
         for server in cluster.servers:
             server.thaw()

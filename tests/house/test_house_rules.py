@@ -31,6 +31,7 @@ EDGES = {
         "checkpoint/redis/cluster.py",
         "checkpoint/redis/connection.py",
         "checkpoint/redis/errors.py",
+        "checkpoint/redis/legacy.py",
     },
     "botocore": {"s3/credentials.py"},
     "h11": {"http/server_connection.py"},

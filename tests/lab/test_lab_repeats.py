@@ -77,3 +77,8 @@ def test_a_completed_recording_is_deleted_although_s3_denied_it_or_its_inode_num
 
 def test_a_copy_of_a_completed_recording_that_has_its_time_stamp_and_its_inode_number_is_recognized() -> None:
     assert run_plan(Plan(SIMULATED, injections_of(16428), 16428)).violations == []
+
+
+def test_an_ended_stream_that_redis_lost_and_that_a_failover_brought_back_is_excused() -> None:
+    """Its end was saved; Redis lost everything, and then the replica that took over had an older record of it."""
+    assert run_plan(Plan(SIMULATED, injections_of(59766), 59766)).violations == []

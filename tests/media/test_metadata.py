@@ -34,7 +34,7 @@ SCHEMA: dict[str, Any] = {
     "processed_at_utc": TIME,
     "stream_started_at_utc": TIME,
     "stream_completed_at_utc": TIME,
-    "chunks": [{"part_number": int, "size_bytes": int, "etag": str, "uploaded_at_utc": TIME}],
+    "chunks": [{"part_number": int, "size_bytes": int, "etag": str, "uploaded_at_utc": TIME, "crc64nvme": str}],
     "etag": str,
     "checksum": {"algorithm": str, "value": str},
     "media": {
@@ -134,6 +134,7 @@ def test_it_describes_the_recording() -> None:
         "size_bytes": 3,
         "etag": "etag-2",
         "uploaded_at_utc": "2026-01-31T12:00:02.000005Z",
+        "crc64nvme": base64.b64encode(awscrt.checksums.crc64nvme(b"567").to_bytes(8, "big")).decode(),
     }
     assert read["writer"] == {"parts_rewritten": 1, "bytes_rewritten": 5}
     assert "duration_seconds" not in read["media"]

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from cef_trio.exceptions import S3OperationError
+from cef_trio.s3.body import BytesSource
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.credentials import StaticCredentials
@@ -37,6 +38,7 @@ CALLS: dict[str, Callable[[S3Client], Awaitable[Any]]] = {
     ),
     "abort_multipart_upload": lambda s3: s3.abort_multipart_upload("k", "u"),
     "put_object": lambda s3: s3.put_object("k", b"", content_type="text/plain"),
+    "put_recording": lambda s3: s3.put_recording("k", BytesSource(b""), crc64nvme=0, stream_id="s"),
     "head_object": lambda s3: s3.head_object("k"),
     "get_object": open_object,
     "delete_object": lambda s3: s3.delete_object("k"),
@@ -45,7 +47,7 @@ CALLS: dict[str, Callable[[S3Client], Awaitable[Any]]] = {
     "create_bucket": lambda s3: s3.create_bucket(),
 }
 MADE_OF_OTHERS = {"get_small_object"}
-ANOTHER_NAME = {"abort_rules": "get_bucket_lifecycle"}
+ANOTHER_NAME = {"abort_rules": "get_bucket_lifecycle", "find_recording": "head_object"}
 
 
 class RefusedAttempts:

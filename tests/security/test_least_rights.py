@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 import redis as redis_library
+import trio
 from checkpoint import examples
 from checkpoint.test_checkpoint_cancellation import CALLS
 from servers.command import answer, command
@@ -107,8 +108,10 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
 def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(servers: Servers) -> None:
     settings, folder = servers.settings, Path(servers.settings["WATCH_DIR"])
     path = folder / "a.mp4"
+    trio.run(create_stream_of_an_earlier_version, servers.redis.unix_url, folder / "gone.mp4")
     with path.open("wb") as writer:
         with daemon(settings) as process:
+            process.wait_for("legacy_streams_moved", streams=1)
             writer.write(os.urandom(6 << 20))
             writer.flush()
             process.wait_for("part_uploaded")
@@ -138,7 +141,7 @@ def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(serve
         process.wait_for("object_adopted", count=2)
         assert process.stop() == 0
     path.rename(folder / "b.mp4")
-    assert servers.redis.command("DEL", Keys().by_mtime) == b":1\r\n"
+    assert servers.redis.command("DEL", Keys("", OWNER).by_mtime) == b":1\r\n"
     with daemon(settings) as process:
         process.wait_for("history_mended")
         assert process.stop() == 0
@@ -203,6 +206,13 @@ def test_the_rights_that_security_md_lists_are_enough_to_see_an_outage_of_writes
     assert outcomes["calls"]["DeleteObject"] == 1, "asked once, refused, and not asked again"
     assert b":1" in redis.command("EXISTS", f"{NAMESPACE}stream:cef-trio-probe")
     servers.commands_used()  # and none was refused by the ACL
+
+
+async def create_stream_of_an_earlier_version(url: str, path: Path) -> None:
+    async with RedisCheckpointStore(url) as store:
+        record = examples.meta("earlier", path=str(path), status=Status.FAILED_S3_REFUSED)
+        await store.create(record, examples.OURS, [examples.part(1)])
+        await store.release(["earlier"], examples.OURS)
 
 
 def streams(settings: Mapping[str, str]) -> list[dict[str, str]]:

@@ -140,13 +140,20 @@ class ValkeyCluster:
     def url(self) -> str:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
 
-    def primary_of(self, key: str) -> ValkeyServer:
-        """The primary of the shard that has this key."""
-        with _connect(next(server for server in self.servers if server.running)) as client:
+    def primary_of(self, key: str, *, by: ValkeyServer | None = None) -> ValkeyServer:
+        """The primary of the shard that has this key, by what one of the servers knows."""
+        with _connect(by or next(server for server in self.servers if server.running)) as client:
             shards = client.execute_command("CLUSTER SLOTS")
         slot = key_slot(key.encode())
         [port] = [int(shard[2][1]) for shard in shards if int(shard[0]) <= slot <= int(shard[1])]
         return next(server for server in (*self.servers, self.spare) if server.port == port)
+
+    def replicas_of(self, primary: ValkeyServer) -> list[ValkeyServer]:
+        """The replicas of a primary."""
+        with _connect(primary) as client:
+            shards = client.execute_command("CLUSTER SLOTS")
+        ports = {int(node[1]) for shard in shards if int(shard[2][1]) == primary.port for node in shard[3:]}
+        return [server for server in self.servers if server.port in ports]
 
     def wait_until_whole(self) -> None:
         """Wait until every node finds the cluster in order, with a replica for each primary."""

@@ -509,7 +509,7 @@ async def test_p6_a_record_that_no_daemon_wrote_ends_neither_the_streams_nor_wha
         (checkpoint,) = await completed(world)
         await trio.sleep(5)
     stored = world.store._streams[checkpoint.meta.stream_id]
-    forged = replace(stored, meta=replace(stored.meta, part_size=0))
+    forged = replace(stored, meta=replace(stored.meta, part_size=0), parts=checkpoint.parts)  # of an earlier version
     world.store._streams[checkpoint.meta.stream_id] = forged
     world.after_upload = DELETE
     world.append(PART + 1)

@@ -63,6 +63,12 @@ def test_what_was_verified_is_read_from_a_whole_record() -> None:
     assert (empty.size_bytes, empty.crc64nvme) == (0, 0)
 
 
+def test_a_record_without_parts_has_the_checksum_of_the_whole_object() -> None:
+    """Of a completed stream the parts are in S3; a record of an earlier version has them, all or too few."""
+    assert verified_file(checkpoint((), object_crc64nvme=FILE.crc64nvme)) == FILE
+    assert verified_file(checkpoint((10, 10), object_crc64nvme=FILE.crc64nvme)) is None
+
+
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.COMPLETED])
 def test_p8_only_a_completed_stream_has_a_verified_file(status: Status) -> None:
     assert verified_file(checkpoint(status=status)) is None

@@ -100,7 +100,7 @@ async def test_p9_no_key_of_another_program_or_prefix_is_touched_in_redis(valkey
         async with RedisCheckpointStore(valkey.url, key_prefix="theirs:") as theirs:
             await theirs.create(a_stream(1), OTHER_HOST, [a_part(1)])
             await theirs.create(a_stream(2, "/rec/z.mp4", status=Status.COMPLETED), OTHER_HOST)
-            await theirs.report("another-host", "well")
+            await theirs.report("another-host", "well", beginning="")
         raw.set("session:1", "of a web shop")
         raw.rpush("stream:queue", "of a job runner")
         raw.hset("streams", "a", "b")
@@ -116,7 +116,7 @@ async def test_p9_no_key_of_another_program_or_prefix_is_touched_in_redis(valkey
             await ours.save_interrupted(
                 [ExitState(stream_id(3), Status.INTERRUPTED_SHUTDOWN, a_stream().started_at_utc)], lease
             )
-            await ours.report("us", "well")
+            await ours.report("us", "well", beginning="")
             await ours.forget_reports(["us", "another-host"])
             await ours.forget(stream_id(1))
             await ours.forget(stream_id(2))

@@ -13,6 +13,7 @@ import pytest
 from cef_trio.checkpoint.model import FileIdentity, PartRecord, StreamMeta
 from cef_trio.media.metadata import metadata_json
 from cef_trio.s3.checksums import crc64nvme
+from cef_trio.s3.etags import multipart_etag
 from cef_trio.s3.model import StoredObject
 from cef_trio.upload.object_match import (
     FileDigest,
@@ -35,12 +36,13 @@ DIGEST = FileDigest(
         for piece in PIECES
     ),
 )
-OBJECT = StoredObject("k", len(BODY), DIGEST.etag or "", DIGEST.crc64nvme, {})
+(ETAG,) = DIGEST.etags
+OBJECT = StoredObject("k", len(BODY), ETAG, DIGEST.crc64nvme, {})
 OTHER = "0" * 32 + "-2"
 """An ETag of other bytes, or of these with KMS."""
 
 
-def document(etag: str | None = DIGEST.etag, **changed: Any) -> bytes:
+def document(etag: str | None = ETAG, **changed: Any) -> bytes:
     """The metadata JSON as ``media/metadata.py`` writes it, with some of its fields changed."""
     meta = StreamMeta(
         stream_id="s",
@@ -64,7 +66,7 @@ def document(etag: str | None = DIGEST.etag, **changed: Any) -> bytes:
     return json.dumps({**written, **changed}).encode()
 
 
-def read(etag: str | None = DIGEST.etag, **changed: Any) -> ObjectMetadata | None:
+def read(etag: str | None = ETAG, **changed: Any) -> ObjectMetadata | None:
     return read_metadata(document(etag, **changed), "s")
 
 
@@ -72,7 +74,7 @@ def test_what_was_written_is_read_back() -> None:
     found = read()
     assert found is not None
     assert [part.size_bytes for part in found.parts] == [10, 5]
-    assert (found.etag, found.crc64nvme, found.started_at_utc) == (DIGEST.etag, crc64nvme(BODY), AT)
+    assert (found.etag, found.crc64nvme, found.started_at_utc) == (ETAG, crc64nvme(BODY), AT)
     assert (found.completed_at_utc, found.duration_seconds) == (AT, None)
 
 
@@ -140,8 +142,18 @@ def test_p1_an_object_is_a_files_if_something_proves_it_and_nothing_disagrees(
 def test_an_empty_file_has_the_etag_of_nothing() -> None:
     empty = FileDigest(PartPlan(10), ())
     assert (empty.size_bytes, empty.crc64nvme) == (0, 0)
-    assert is_same(empty, StoredObject("k", 0, empty.etag or "", None, {}), None)
+    assert is_same(empty, StoredObject("k", 0, hashlib.md5(b"", usedforsecurity=False).hexdigest(), None, {}), None)
     assert not is_same(empty, StoredObject("k", 0, OTHER, None, {}), None)
+
+
+def test_a_file_of_one_part_has_the_etag_of_an_upload_or_of_one_put_object() -> None:
+    md5 = hashlib.md5(BODY, usedforsecurity=False).hexdigest()
+    one = FileDigest(PartPlan(100), (PartDigest(len(BODY), crc64nvme(BODY), md5),))
+    put = StoredObject("k", len(BODY), md5, None, {})
+    assert is_same(one, put, None)
+    assert is_same(one, replace(put, etag=multipart_etag([md5]) or ""), None)
+    assert not is_same(one, replace(put, etag=OTHER), None)
+    assert object_checksum_algorithm(one, put, part_records(one, None, at=AT)) == "md5"
 
 
 def test_parts_have_the_etags_that_are_known_of_them() -> None:

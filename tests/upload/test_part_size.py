@@ -214,6 +214,20 @@ async def test_the_upload_is_not_created_before_a_part_of_the_chosen_size_is_ful
     assert chosen["bytes_per_second"] == pytest.approx(200, rel=0.25)
 
 
+async def test_a_recording_that_ends_before_its_first_part_is_full_is_put_whole(
+    simulated: World, writers: Writers
+) -> None:
+    async with simulated.daemon():
+        await record(writers, 6, 200)
+        (checkpoint,) = simulated.known()
+        assert AUTO_PART_SIZE.least_bytes < len(writers.content("a.mp4")) < checkpoint.meta.part_size
+        writers.close("a.mp4")
+        await completed(simulated)
+    calls = simulated.endpoint.log.calls
+    assert (calls["CreateMultipartUpload"], calls["UploadPart"], calls["PutObject"]) == (0, 0, 2)
+    assert simulated.recordings() == [writers.content("a.mp4")]
+
+
 @pytest.mark.parametrize("seconds", [6, 15], ids=["before the upload is created", "while it is open"])
 @pytest.mark.parametrize("auto", [True, False])
 async def test_p2_the_chosen_size_stays_when_the_daemon_starts_again(

@@ -43,7 +43,7 @@ import trio
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool, UnixDomainSocketConnection
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -207,6 +207,29 @@ def run_script(client: Client, script: Script, keys: Sequence[str], arguments: S
         return client.evalsha(script.sha, len(keys), *keys, *arguments)
     except NoScriptError:
         return client.eval(script.source, len(keys), *keys, *arguments)
+
+
+def run_scripts(client: Client, calls: Sequence[tuple[Script, Sequence[str], Sequence[Argument]]]) -> list[Any]:
+    """Run scripts one after the other in one round trip; return the reply of each, or the error that it had.
+
+    The first is run first. In a cluster each is a round trip.
+
+    Raises:
+        redis exceptions: the server cannot be reached.
+    """
+    replies: list[Any] = [None] * len(calls)
+    if not isinstance(client, Cluster):
+        with client.pipeline(transaction=False) as pipeline:
+            for script, keys, given in calls:
+                pipeline.evalsha(script.sha, len(keys), *keys, *given)
+            replies = pipeline.execute(raise_on_error=False)
+    for number, (script, keys, given) in enumerate(calls):
+        if replies[number] is None or isinstance(replies[number], NoScriptError):
+            try:
+                replies[number] = run_script(client, script, keys, given)
+            except ResponseError as error:
+                replies[number] = error
+    return replies
 
 
 def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path | None = None) -> Client:

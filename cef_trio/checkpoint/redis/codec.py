@@ -160,6 +160,7 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         "object_crc64nvme": _CRC64,
         "verified_size_bytes": _INTEGER,
         "verified_mtime_ns": _INTEGER,
+        "verified_crc64nvme": _CRC64,
         "completed_at_utc": _TIME,
         "duration_seconds": _FLOAT,
         "supersedes_stream_id": _TEXT,
@@ -177,6 +178,8 @@ _OPTIONAL_IDENTITY_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
 )
 _OWNER: Final = "owner"
 _OWNER_FORMS: Final[Mapping[str, _Form]] = MappingProxyType({"machine": _TEXT, "file_system": _TEXT, "mount": _PATH})
+OWNER_FIELDS: Final = tuple(f"owner_{part}" for part in _OWNER_FORMS)
+"""The fields of a record that hold the fields of :class:`Owner`, in their order."""
 # Without its status a record says nothing about how to go on, so it is required although the model has a default.
 _REQUIRED: Final = {field.name for field in fields(StreamMeta) if field.default is MISSING} | {"status"}
 

@@ -89,6 +89,11 @@ class Keys:
         return f"{self.base}{FLEET}:seen"
 
     @property
+    def daemons_by_name(self) -> str:
+        """The sorted set of these names, so that those of one owner are found."""
+        return f"{self.base}{FLEET}:names"
+
+    @property
     def pending_webhooks(self) -> str:
         """The set of ids of completed streams whose webhook is not yet delivered."""
         return f"{self.prefix}webhooks:owed"
@@ -97,6 +102,11 @@ class Keys:
     def schema(self) -> str:
         """The string with the namespace's schema (``checkpoint/schema.py``)."""
         return f"{self.prefix}schema"
+
+    @property
+    def claim(self) -> str:
+        """The hash with a TTL that names the running system that has the owner's name (``owner_claim.py``)."""
+        return f"{self.prefix}owner"
 
     @property
     def probe(self) -> str:

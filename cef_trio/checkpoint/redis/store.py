@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import structlog
 from redis.exceptions import ResponseError
@@ -23,11 +23,22 @@ from redis.exceptions import ResponseError
 from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState, not_allowed
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
-from cef_trio.checkpoint.protocols import Expired, Records, StoredReport, StoredReports, StreamSummary, StreamWrites
+from cef_trio.checkpoint.protocols import (
+    Beat,
+    BeatReply,
+    Expired,
+    Records,
+    StoredReport,
+    StoredReports,
+    StreamSummary,
+    StreamWrites,
+)
 from cef_trio.checkpoint.redis import codec, scripts
 from cef_trio.checkpoint.redis.address import RedisAddress, Topology, parse_address
-from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script
+from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script, run_scripts
 from cef_trio.checkpoint.redis.keys import Keys
+from cef_trio.checkpoint.redis.legacy import LegacyStreams
+from cef_trio.checkpoint.redis.owner_claim import OwnerClaim
 from cef_trio.checkpoint.redis.scripts import arguments
 from cef_trio.checkpoint.redis.scripts.arguments import Argument
 from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo, replicas_in
@@ -54,6 +65,10 @@ _SCANNED: Final = 1000
 """How many members of a set are read at once where all are."""
 _INDEXED_FIELDS: Final = frozenset({"identity", "verified_mtime_ns"})
 """The fields of a record that ``keys.by_inode`` and ``keys.by_mtime`` are made of."""
+
+
+_Call = tuple[scripts.Script, list[str], list[Argument]]
+"""A script, its keys and its arguments."""
 
 
 class RedisCheckpointStore(StreamWrites):
@@ -103,6 +118,16 @@ class RedisCheckpointStore(StreamWrites):
     def address(self) -> RedisAddress:
         """The server's address; its ``str`` has no password."""
         return self._redis.address
+
+    @property
+    def legacy(self) -> LegacyStreams:
+        """The streams at the keys of earlier versions."""
+        in_cluster = self.address.topology is Topology.CLUSTER
+        return LegacyStreams(self._redis, Keys(self.keys.base), self.keys, in_cluster=in_cluster)
+
+    def owner_claim(self, lease: Lease, host: str) -> OwnerClaim:
+        """Return the claim of the owner's name by the running system of a lease."""
+        return OwnerClaim(self._redis, self.keys, lease, host)
 
     def renew_login(self, url: str) -> None:
         """Use the credentials of a URL from now on; ignore a URL of another server.
@@ -357,13 +382,46 @@ class RedisCheckpointStore(StreamWrites):
         def work(client: Client) -> frozenset[str]:
             lost: set[str] = set()
             for batch in _batches(stream_ids):
-                keys = [self.keys.leases, *map(self.keys.lease, batch)]
-                given: list[Argument] = [lease.value, arguments.milliseconds(lease), *batch]
-                _, positions = run_script(client, scripts.RENEW, keys, given)
+                _, positions = run_script(client, *self._renewal(batch, lease))
                 lost.update(batch[position - 1] for position in positions)
             return frozenset(lost)
 
         return await self._redis.call("renew", work)
+
+    async def beat(self, beat: Beat) -> BeatReply:
+        """See :meth:`HeartbeatStore.beat`."""
+        batches = list(_batches(beat.renewed_ids))
+        calls = [self._renewal(batch, beat.lease) for batch in batches]
+        if beat.expired_since_ms is not None:
+            calls.append(self._question(beat.expired_since_ms))
+        # In a cluster the registry may be on another node, which must not delay the rest.
+        if beat.report is not None and self.address.topology is not Topology.CLUSTER:
+            calls.append(self._report(*beat.report))
+
+        def work(client: Client) -> BeatReply:
+            replies = run_scripts(client, calls)
+            by_script = {script: reply for (script, _, _), reply in zip(calls, replies, strict=True)}
+            renewals, lost = replies[: len(batches)], set[str]()
+            for batch, reply in zip(batches, renewals, strict=True):
+                if not isinstance(reply, Exception):
+                    lost.update(batch[position - 1] for position in reply[1])
+            renewed = bool(batches) and not any(isinstance(reply, Exception) for reply in renewals)
+            expired, reports = by_script.get(scripts.EXPIRED), by_script.get(scripts.REPORT)
+            return BeatReply(
+                lost=frozenset(lost) if renewed else None,
+                expired=_expired(expired) if isinstance(expired, list) else None,
+                reports=self._stored_reports(reports) if isinstance(reports, list) else None,
+            )
+
+        return await self._redis.call("beat", work)
+
+    def _renewal(self, batch: Sequence[str], lease: Lease) -> _Call:
+        keys = [self.keys.leases, *map(self.keys.lease, batch)]
+        return scripts.RENEW, keys, [lease.value, arguments.milliseconds(lease), *batch]
+
+    def _question(self, since_ms: int) -> _Call:
+        opened = [self.keys.set(StreamSet.ACTIVE), self.keys.set(StreamSet.PENDING_COMPLETION)]
+        return scripts.EXPIRED, [self.keys.leases, *opened], [since_ms]
 
     async def release(self, stream_ids: Collection[str], lease: Lease) -> None:
         """See :meth:`LeaseStore.release`."""
@@ -377,13 +435,7 @@ class RedisCheckpointStore(StreamWrites):
 
     async def expired(self, since_ms: int) -> Expired:
         """See :meth:`LeaseStore.expired`."""
-        keys = [self.keys.leases, self.keys.set(StreamSet.ACTIVE), self.keys.set(StreamSet.PENDING_COMPLETION)]
-
-        def work(client: Client) -> Expired:
-            _, at_ms, ids = run_script(client, scripts.EXPIRED, keys, [since_ms])
-            return Expired(frozenset(raw.decode(errors="replace") for raw in ids), int(at_ms))
-
-        return await self._redis.call("expired", work)
+        return await self._redis.call("expired", lambda client: _expired(run_script(client, *self._question(since_ms))))
 
     async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
         """See :meth:`LeaseStore.holders`. One round trip for each 500."""
@@ -446,7 +498,7 @@ class RedisCheckpointStore(StreamWrites):
             meta.owner.name if meta.owner is not None else "",
             other_owner_stream_id or "",
             *arguments.of_fields(fields),
-            *arguments.of_parts(parts),
+            *arguments.of_parts(() if meta.status is Status.COMPLETED else parts),
         ]
 
         def work(client: Client) -> Sequence[bytes]:
@@ -513,35 +565,38 @@ class RedisCheckpointStore(StreamWrites):
         """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._redis.call("ack_webhook", lambda client: client.srem(self.keys.pending_webhooks, stream_id))
 
-    async def report(self, name: str, text: str) -> StoredReport | None:
+    async def report(self, name: str, text: str, *, beginning: str) -> StoredReports:
         """See :meth:`DaemonRegistry.report`."""
+        return await self._redis.call(
+            "report", lambda client: self._stored_reports(run_script(client, *self._report(name, text, beginning)))
+        )
+
+    def _report(self, name: str, text: str, beginning: str) -> _Call:
         given: list[Argument] = [
             codec.encode_path(name),
             text.encode("utf-8", "surrogateescape"),
             int(rules.REPORT_SECONDS * 1000),
             rules.MAX_REPORTS,
+            codec.encode_path(beginning),
         ]
+        return scripts.REPORT, self._registry_keys, given
 
-        def work(client: Client) -> StoredReport | None:
-            _, replaced = run_script(client, scripts.REPORT, self._registry_keys, given)
-            return _stored_report(replaced) if replaced else None
-
-        return await self._redis.call("report", work)
-
-    async def reports(self) -> StoredReports:
+    async def reports(self, *, beginning: str = "") -> StoredReports:
         """See :meth:`DaemonRegistry.reports`."""
+        given: list[Argument] = [codec.encode_path(beginning)]
+        return await self._redis.call(
+            "reports",
+            lambda client: self._stored_reports(run_script(client, scripts.REPORTS, self._registry_keys, given)),
+        )
 
-        def work(client: Client) -> StoredReports:
-            _, now, found = run_script(client, scripts.REPORTS, self._registry_keys, [])
-            for position, key in enumerate(self._registry_keys, 1):
-                self.unreadable.note(key, f"{key} is of a wrong type" if found == position else None)
-            reports = {} if isinstance(found, int) else _pairs(found)
-            return StoredReports(
-                {name.decode(errors="replace"): _stored_report(entry) for name, entry in reports.items()},
-                int(now) / 1000,
-            )
-
-        return await self._redis.call("reports", work)
+    def _stored_reports(self, reply: Sequence[Any]) -> StoredReports:
+        _, now, found = reply
+        for position, key in enumerate(self._registry_keys, 1):
+            self.unreadable.note(key, f"{key} is of a wrong type" if found == position else None)
+        reports = {} if isinstance(found, int) else _pairs(found)
+        return StoredReports(
+            {name.decode(errors="replace"): _stored_report(entry) for name, entry in reports.items()}, int(now) / 1000
+        )
 
     async def forget_reports(self, names: Collection[str]) -> None:
         """See :meth:`DaemonRegistry.forget_reports`."""
@@ -598,7 +653,7 @@ class RedisCheckpointStore(StreamWrites):
 
     @property
     def _registry_keys(self) -> list[str]:
-        return [self.keys.daemons, self.keys.daemons_seen]
+        return [self.keys.daemons, self.keys.daemons_seen, self.keys.daemons_by_name]
 
     def _members(self, client: Client, key: str) -> frozenset[str]:
         members = self._unless_wrong_type(key, lambda: client.smembers(key))
@@ -755,6 +810,11 @@ class RedisCheckpointStore(StreamWrites):
 
 def _text(value: object) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _expired(reply: Sequence[Any]) -> Expired:
+    _, at_ms, ids = reply
+    return Expired(frozenset(raw.decode(errors="replace") for raw in ids), int(at_ms))
 
 
 def _number(setting: str | None) -> int | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
-from cef_trio.checkpoint.model import StreamMeta
+from cef_trio.checkpoint.model import Checkpoint, StreamMeta
 from cef_trio.checkpoint.protocols import Records
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.mutations.model import mutation, replace_in
@@ -36,6 +36,30 @@ def _unreadable_record_fails_batch(stack: ExitStack) -> None:
 def _unreadable_not_reported(stack: ExitStack) -> None:
     """A file with an unreadable record is not reported as at risk."""
     replace_in(stack, StreamSupervisor, "set_aside", ())
+
+
+@mutation("unchecked: newer record", "record-newer", "P9", fault=None, kind="9")
+def _newer_record_written(stack: ExitStack) -> None:
+    """A record of a newer version is read and written to."""
+
+    def never(_self: MemoryCheckpointStore, _stream: Checkpoint | None) -> str | None:
+        return None
+
+    replace_in(stack, MemoryCheckpointStore, "_why_newer", never)
+
+
+@mutation("unchecked: newer record at a lookup", "record-newer", "P2", "P9", fault=None, kind="9")
+def _newer_record_counts_as_lost(stack: ExitStack) -> None:
+    """A record of a newer version counts as lost, so that its file is a new recording."""
+    known = MemoryCheckpointStore._read_metas  # noqa: SLF001
+
+    def without_newer(self: MemoryCheckpointStore, stream_ids: Any) -> Records:
+        records = known(self, stream_ids)
+        for path in [path for path, stream_id in self._by_path.items() if stream_id in records.newer]:
+            del self._by_path[path]
+        return Records(records.readable)
+
+    replace_in(stack, MemoryCheckpointStore, "_read_metas", without_newer)
 
 
 @mutation("unchecked: folder of a stream", "foreign-stream", "P9", fault=None, kind="P9")

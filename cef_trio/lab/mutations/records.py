@@ -15,8 +15,10 @@ from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import Status
 from cef_trio.exceptions import OutdatedError, StreamEndedError
+from cef_trio.files.reader import OpenRecording
 from cef_trio.lab.faults import FaultKind
 from cef_trio.lab.mutations.model import mutation, replace_in
+from cef_trio.s3.model import StoredObject
 from cef_trio.upload import orphan_cleanup
 from cef_trio.upload.orphan_uploads import OrphanUploads
 from cef_trio.upload.processor import Outcome, StreamProcessor
@@ -36,6 +38,36 @@ def _verified_size_not_recorded(stack: ExitStack) -> None:
             await update(self, **fields)
 
     replace_in(stack, StreamUpload, "update", left_out)
+
+
+@mutation("left out: chosen part size", "part-size-auto", "P2", "P1", "P6")
+def _part_size_not_recorded(stack: ExitStack) -> None:
+    """With ``CHUNK_SIZE_BYTES=auto`` the part size is chosen, but not recorded."""
+    update = StreamUpload.update
+
+    async def left_out(self: StreamUpload, **fields: Any) -> None:
+        if "part_size" in fields:
+            await trio.lowlevel.checkpoint()
+            self.meta = replace(self.meta, **fields)
+        else:
+            await update(self, **fields)
+
+    replace_in(stack, StreamUpload, "update", left_out)
+
+
+@mutation("early: record of a put object", "small", "P1")
+def _put_recorded_early(stack: ExitStack) -> None:
+    """The object of a PutObject is recorded before the request."""
+    put_whole = StreamUpload.put_whole
+
+    async def recorded_first(
+        self: StreamUpload, recording: OpenRecording, size_bytes: int, mtime_ns: int, crc: int
+    ) -> StoredObject:
+        await self.update(verified_size_bytes=size_bytes, verified_mtime_ns=mtime_ns, verified_crc64nvme=crc)
+        await self.record_object(StoredObject(self.meta.s3_key_prefix, size_bytes, "0" * 32, crc, {}))
+        return await put_whole(self, recording, size_bytes, mtime_ns, crc)
+
+    replace_in(stack, StreamUpload, "put_whole", recorded_first)
 
 
 @mutation("late: stream record", "first-part", "P5", "P2", "P3")

@@ -18,8 +18,9 @@ from cef_trio.lab.faults import FaultKind
 from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.postprocess import disposal
 from cef_trio.s3 import complete
+from cef_trio.s3.expected_object import ExpectedObject
 from cef_trio.s3.model import StoredObject
-from cef_trio.s3.upload_body import BodyUploader
+from cef_trio.s3.upload_body import BodyUploader, SentBody
 from cef_trio.s3.xml import CompleteResult, XmlError, parse_complete_result
 from cef_trio.upload import finalize, processor, recovery, services
 from cef_trio.upload.part_plan import Part
@@ -41,7 +42,7 @@ def _error_in_200_ignored(stack: ExitStack) -> None:
 
     async def taken(self: complete.Completion, result: CompleteResult, _answer: object) -> StoredObject:
         await trio.lowlevel.checkpoint()
-        return StoredObject(self._key, self._size_bytes, result.etag or "", result.crc64nvme, {})
+        return StoredObject(self._key, self._expected.size_bytes, result.etag or "", result.crc64nvme, {})
 
     replace_in(stack, complete, "parse_complete_result", parse_any)
     replace_in(stack, complete.Completion, "_verified", taken)
@@ -57,14 +58,41 @@ def _part_checksum_ignored(stack: ExitStack) -> None:
     replace_in(stack, BodyUploader, "_mismatch", believed)
 
 
+@mutation("unchecked: checksum of a stored recording", "small-damaged", "P1")
+def _recording_checksum_ignored(stack: ExitStack) -> None:
+    """The checksum in S3's response to PutObject is not compared with that of the sent recording."""
+    _part_checksum_ignored.apply(stack)
+
+
+@mutation("unchecked: bytes of a put recording", "small-changed", "P1", fault=None)
+def _put_bytes_not_compared(stack: ExitStack) -> None:
+    """A recording is sent by PutObject although its bytes are not the verified ones."""
+    send = BodyUploader.send
+
+    async def any_bytes(self: BodyUploader, *args: Any, crc64nvme: int | None = None, **kwargs: Any) -> SentBody:
+        return await send(self, *args, **kwargs)
+
+    replace_in(stack, BodyUploader, "send", any_bytes)
+
+
+@mutation("unchecked: PutObject with a lost response", "small-grown", "P5", fault=None)
+def _put_not_found(stack: ExitStack) -> None:
+    """After a crash the object of an unrecorded PutObject is not looked for."""
+
+    async def never(_self: StreamUpload) -> None:
+        await trio.lowlevel.checkpoint()
+
+    replace_in(stack, StreamUpload, "find_put", never)
+
+
 @mutation("unchecked: owner of an object", "foreign-object", "P1")
 def _every_object_is_own(stack: ExitStack) -> None:
     """Any object under the key is taken for the stream's."""
 
-    async def no_difference(_self: object, _stored: object) -> None:
+    async def no_difference(_self: object, _stored: object, _downloader: object) -> None:
         await trio.lowlevel.checkpoint()
 
-    replace_in(stack, complete.Completion, "_difference", no_difference)
+    replace_in(stack, ExpectedObject, "difference", no_difference)
 
 
 @mutation("unchecked: parts listed by S3", "patch-reverted", "P6", fault=FaultKind.DIE_UNANSWERED)

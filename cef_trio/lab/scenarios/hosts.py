@@ -191,12 +191,13 @@ async def _auto_part_size(context: ScenarioContext) -> None:
 
 
 async def _recording_at_a_steady_rate(context: ScenarioContext) -> None:
-    """Its first part fills after the rate is known."""
+    """The size is chosen after two seconds, and its first part is full later."""
     for _ in range(6):
-        context.append(PART // 4)
-        await trio.sleep(1.5)
-    context.append(PART + 10)
-    await trio.sleep(0.5)
+        context.append(PART // 5)
+        await trio.sleep(1.1)
+    for _ in range(2):
+        context.append(2 * PART)
+        await trio.sleep(0.5)
     context.close()
     await trio.sleep(8)
 
@@ -303,6 +304,7 @@ SCENARIOS: Final = (
         "CHUNK_SIZE_BYTES=auto: the part size follows the rate of the recording",
         _recording_at_a_steady_rate,
         _auto_part_size,
+        bounded_bytes=True,
     ),
     Scenario(
         "temporary-name",

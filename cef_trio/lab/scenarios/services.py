@@ -6,10 +6,12 @@ operator.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 import trio
 
+from cef_trio.checkpoint import schema
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.lab.journal import Lane
 from cef_trio.lab.proxy import Interference, Rule
@@ -265,6 +267,35 @@ async def _record_unreadable(context: ScenarioContext) -> None:
     await context.completes(within=200)
 
 
+async def _make_record_newer(context: ScenarioContext) -> None:
+    """Make the record of an open stream newer than this version, as a newer daemon does."""
+    await interrupted_recording(context)
+    for known in context.world.known():
+        context.world.store.set_schema(known.meta.stream_id, schema.CURRENT + 1)
+
+
+async def _record_newer(context: ScenarioContext) -> None:
+    """Another recording is uploaded, the newer record is left alone, and then becomes readable."""
+    store = context.world.store
+    newer = {key: one for key, one in store.snapshot().streams.items() if schema.is_newer(one.meta.schema)}
+    context.append(PART + 10, "b.mp4")
+    await trio.sleep(0.5)
+    context.close("b.mp4")
+    await context.completes("b.mp4", within=30)
+    context.append(PART)
+    await trio.sleep(70)
+    now = store.snapshot().streams
+    if any(now.get(stream_id) != one for stream_id, one in newer.items()):
+        context.violations.append("P9: a record of a newer version was changed")
+    at_path = Counter(one.meta.current_path for one in now.values())
+    if any(at_path[one.meta.current_path] > 1 for one in newer.values()):
+        context.violations.append("P2: a recording whose record is of a newer version was begun anew")
+    for stream_id in newer:
+        store.set_schema(stream_id, 1)
+    context.close()
+    await context.completes(within=200)
+
+
 SCENARIOS: Final = (
     Scenario("page-404", "a proxy returns 404 with a page for a while", _page_404, bounded_bytes=True),
     Scenario("page-403", "a proxy returns 403 with a page for every call, for a while", _page_403),
@@ -286,6 +317,12 @@ SCENARIOS: Final = (
         "the record of one stream is unreadable for a while",
         _record_unreadable,
         _make_record_unreadable,
+    ),
+    Scenario(
+        "record-newer",
+        "the record of one stream is of a newer version for a while",
+        _record_newer,
+        _make_record_newer,
     ),
     Scenario("stale-responses", "HeadObject and ListParts return stale responses", _stale_responses),
     Scenario(

@@ -83,6 +83,88 @@ async def _empty_recording(context: ScenarioContext) -> None:
     await trio.sleep(5)
 
 
+async def _small(context: ScenarioContext) -> None:
+    """It grows below the size of a part, and is renamed before it is closed."""
+    context.append(300)
+    await trio.sleep(0.3)
+    context.rename("a.mp4", "b.mp4")
+    context.append(400, "b.mp4")
+    context.close("b.mp4")
+    await trio.sleep(5)
+
+
+async def _small_lost(context: ScenarioContext) -> None:
+    """PutObject is refused for a moment; then its response is lost after its effect."""
+    context.arm(Fault(Kind.ERROR, "PutObject", code="ServiceUnavailable"))
+    context.arm(Fault(Kind.RESET, "PutObject", Moment.REPLY, nth=2))
+    context.append(600)
+    await trio.sleep(0.3)
+    context.close()
+    await trio.sleep(12)
+
+
+async def _small_damaged(context: ScenarioContext) -> None:
+    """S3 stores damaged bytes and returns their checksum."""
+    context.arm(Fault(Kind.DAMAGE, "PutObject"))
+    context.append(600)
+    await trio.sleep(0.3)
+    context.close()
+    await trio.sleep(8)
+
+
+async def _slow_redis(context: ScenarioContext) -> None:
+    async def slow(operation: str, moment: RedisMoment) -> None:
+        if operation == "update" and moment is RedisMoment.SENT:
+            await trio.sleep(0.4)
+
+    context.world.store.fault = slow
+    await trio.lowlevel.checkpoint()
+
+
+async def _small_changed(context: ScenarioContext) -> None:
+    """It is patched after its verification, before it is sent; it is sent patched, and then grows beyond a part."""
+    context.append(600)
+    await trio.sleep(0.3)
+    context.close()
+    await trio.sleep(1.3)
+    context.patch(5, b"patched")
+    context.close()
+    await trio.sleep(4)
+    context.append(2 * PART)
+    context.close()
+    await trio.sleep(10)
+
+
+async def _crashed_in_put(context: ScenarioContext) -> None:
+    """Run a daemon that crashes after S3 stored a small recording and before its response arrives."""
+    life = _CrashesIn(crash_call="s3 PutObject", crash_moment=CrashMoment.UNANSWERED)
+    async with context.world.services(life) as services, trio.open_nursery() as nursery:
+        context.daemon = daemon = WorldDaemon(context.world, services)
+        life.on_end = nursery.cancel_scope.cancel
+        nursery.start_soon(daemon.run)
+        await trio.sleep(0.1)
+        context.append(555)
+        await trio.sleep(0.5)
+        context.close()
+        await trio.sleep(5)
+        life.end()
+    context.daemon = None
+
+
+async def _put_then_deleted(context: ScenarioContext) -> None:
+    """The recording is deleted before a daemon looks for its object."""
+    context.delete()
+    await trio.sleep(4)
+
+
+async def _put_then_grown(context: ScenarioContext) -> None:
+    """The recording grows beyond a part before its object is recorded, and is deleted."""
+    context.append(2 * PART)
+    await trio.sleep(2)
+    context.delete()
+    await trio.sleep(4)
+
+
 async def _run_daemon_until(
     context: ScenarioContext, end: Callable[[WorldDaemon], None], life: Life | None = None
 ) -> None:
@@ -399,6 +481,31 @@ SCENARIOS: Final = (
     Scenario("rewrites", "the writer patches sent parts, also during the verification", _rewrites),
     Scenario("patch-reverted", "a part is patched, sent again, and the patch is reverted", _patch_reverted),
     Scenario("empty", "an empty recording becomes a plain object", _empty_recording),
+    Scenario("small", "a recording that is smaller than a part becomes an object by one PutObject", _small),
+    Scenario("small-lost", "PutObject fails, then its response is lost", _small_lost),
+    Scenario("small-damaged", "S3 stores a damaged recording", _small_damaged),
+    Scenario(
+        "small-changed",
+        "a small recording changes between its verification and its PutObject",
+        _small_changed,
+        _slow_redis,
+        writes_again=True,
+    ),
+    Scenario(
+        "small-unrecorded",
+        "a crash between the effect and the response of PutObject; then the recording is deleted",
+        _put_then_deleted,
+        _crashed_in_put,
+        may_end=GONE,
+    ),
+    Scenario(
+        "small-grown",
+        "a crash between the effect and the response of PutObject; then the recording grows, and is deleted",
+        _put_then_grown,
+        _crashed_in_put,
+        may_end=GONE,
+        writes_again=True,
+    ),
     Scenario(
         "resume",
         "a daemon restarts while the recording grows",

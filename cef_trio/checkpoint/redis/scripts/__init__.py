@@ -29,6 +29,7 @@ def _read(name: str) -> Script:
 
 
 ACQUIRE = _read("acquire")
+CLAIM = _read("claim")
 COMMIT = _read("commit")
 CREATE = _read("create")
 EXPIRED = _read("expired")
@@ -37,6 +38,7 @@ FORGET_REPORTS = _read("forget_reports")
 INDEX = _read("index")
 INDEX_PATHS = _read("index_paths")
 LOAD = _read("load")
+MOVE = _read("move")
 PROBE = _read("probe")
 RAISE_SCHEMA = _read("raise_schema")
 RELEASE = _read("release")
@@ -44,8 +46,9 @@ RENEW = _read("renew")
 REPORT = _read("report")
 REPORTS = _read("reports")
 SAVE_INTERRUPTED = _read("save_interrupted")
+UNCLAIM = _read("unclaim")
 
 ALL = (
-    *(ACQUIRE, COMMIT, CREATE, EXPIRED, FORGET, FORGET_REPORTS, INDEX, INDEX_PATHS, LOAD, PROBE, RAISE_SCHEMA),
-    *(RELEASE, RENEW, REPORT, REPORTS, SAVE_INTERRUPTED),
+    *(ACQUIRE, CLAIM, COMMIT, CREATE, EXPIRED, FORGET, FORGET_REPORTS, INDEX, INDEX_PATHS, LOAD, MOVE, PROBE),
+    *(RAISE_SCHEMA, RELEASE, RENEW, REPORT, REPORTS, SAVE_INTERRUPTED, UNCLAIM),
 )

@@ -169,3 +169,16 @@ local function set_all(key, fields)
     redis.call('HSET', key, ARGV[i], ARGV[i + 1])
   end
 end
+
+-- Return the names in the registry of daemons (KEYS: daemons, seen, names) that begin so, each with its entry.
+local function entries_of(beginning)
+  local found = {}
+  for _, name in ipairs(redis.call('ZRANGEBYLEX', KEYS[3], '[' .. beginning, '(' .. beginning .. '\255')) do
+    local entry = redis.call('HGET', KEYS[1], name)
+    if entry then
+      found[#found + 1] = name
+      found[#found + 1] = entry
+    end
+  end
+  return found
+end

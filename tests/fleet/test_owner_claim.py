@@ -1,0 +1,136 @@
+"""Clones: one running system at a time works under an owner's name that was derived."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from servers.daemon import DaemonProcess, daemon, settings_for
+from servers.endpoints import Endpoint
+from servers.valkey import ValkeyServer
+from waiting import wait_until
+
+from cef_trio.checkpoint.model import Lease
+from cef_trio.checkpoint.redis.owner_claim import Claimant, OwnerClaim
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
+
+pytestmark = pytest.mark.real
+
+OWNER = "0123456789ab"
+ONE = Lease("cam", "process-1", 30.0, host="boot-1")
+ONE_TOO = Lease("cam", "process-2", 30.0, host="boot-1")
+CLONE = Lease("cam", "process-3", 30.0, host="boot-2")
+SINCE = "2026-11-29T12:00:00.000000Z"
+
+
+async def test_one_running_system_has_the_name_and_all_its_daemons_share_it(valkey: ValkeyServer) -> None:
+    async with RedisCheckpointStore(valkey.url, owner=OWNER) as store:
+        one, too, clone = (OwnerClaim(store._redis, store.keys, lease, lease.host) for lease in (ONE, ONE_TOO, CLONE))
+        assert await one.take(SINCE) is None
+        assert await too.take("later") is None
+        assert await clone.take(SINCE) == Claimant("boot-1", "boot-1", SINCE)
+        await clone.release()
+        await one.release()
+        assert await clone.take(SINCE) == Claimant("boot-1", "boot-1", SINCE), "the other daemon has it still"
+        await too.release()
+        assert await clone.take(SINCE) is None
+        assert await one.take(SINCE) == Claimant("boot-2", "boot-2", SINCE)
+
+
+async def test_the_claim_ends_with_the_lease_of_a_system_that_is_gone(valkey: ValkeyServer) -> None:
+    async with RedisCheckpointStore(valkey.url, owner=OWNER) as store:
+        gone = OwnerClaim(store._redis, store.keys, Lease("cam", "p", 0.05, host="boot-1"), "one")
+        clone = OwnerClaim(store._redis, store.keys, CLONE, "two")
+        assert await gone.take(SINCE) is None
+        wait_until(lambda: valkey.command("EXISTS", store.keys.claim) == b":0\r\n")
+        assert await clone.take(SINCE) is None
+
+
+async def test_a_claim_of_a_wrong_type_is_replaced(valkey: ValkeyServer) -> None:
+    async with RedisCheckpointStore(valkey.url, owner=OWNER) as store:
+        valkey.command("SET", store.keys.claim, "garbage")
+        assert await OwnerClaim(store._redis, store.keys, ONE, "one").take(SINCE) is None
+        assert await OwnerClaim(store._redis, store.keys, CLONE, "two").take(SINCE) is not None
+
+
+class Machine:
+    """A mount namespace with a machine-id and a boot id of its own; the clone has the same machine-id."""
+
+    def __init__(self, folder: Path, boot: str, settings: dict[str, str]) -> None:
+        folder.mkdir()
+        self.watched = folder / "recordings"
+        self.watched.mkdir()
+        self._settings = {**settings, "WATCH_DIR": str(self.watched)}
+        mounts = []
+        for target, text in (
+            ("/etc/machine-id", f"{7:032x}"),
+            ("/proc/sys/kernel/random/boot_id", f"{boot}-0000-4000-8000-000000000000"),
+        ):
+            file = folder / target.rpartition("/")[2]
+            file.write_text(f"{text}\n")
+            mounts.append(f"mount --bind {file} {target}")
+        script = " && ".join(["mount --make-rprivate /", *mounts, "echo mounted", "exec cat"])
+        self._holder = subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._holder.stdout is not None
+        self.is_mounted = self._holder.stdout.readline() == "mounted\n"
+
+    def close(self) -> None:
+        self._holder.communicate()
+
+    @contextmanager
+    def daemon(self, *, wait_started: bool = True) -> Iterator[DaemonProcess]:
+        under = ["nsenter", f"--target={self._holder.pid}", "--mount"]
+        with daemon(self._settings, under=under, wait_started=wait_started) as process:
+            yield process
+
+
+@pytest.fixture
+def machines(tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer) -> Iterator[tuple[Machine, Machine]]:
+    if os.geteuid() != 0 or shutil.which("unshare") is None or not Path("/etc/machine-id").exists():
+        pytest.skip("mount namespaces need root and unshare(1), and this machine a machine-id to replace")
+    settings = settings_for(tmp_path, endpoint, valkey.url, owner_name="", lease_seconds=3, close_grace_seconds=0.2)
+    one, clone = (Machine(tmp_path / name, f"{name:0>8}", settings) for name in ("11", "22"))
+    try:
+        if not (one.is_mounted and clone.is_mounted):
+            pytest.skip("this machine permits no such mount in an own namespace")
+        yield one, clone
+    finally:
+        one.close()
+        clone.close()
+
+
+def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, Machine]) -> None:
+    original, clone = machines
+    (clone.watched / "a.mp4").write_bytes(b"\1" * (1 << 20))
+    with original.daemon() as first:
+        name = first.wait_for("owner_determined", source="machine id")["owner"]
+        with clone.daemon(wait_started=False) as second:
+            refused = second.wait_for("owner_claimed_elsewhere", owner=name)
+            assert refused["system"].startswith("00000011")
+            assert "OWNER_NAME" in refused["todo"]
+            port = second.wait_for("admin_server_started")["port"]
+            ready = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60, trust_env=False)
+            assert ready.status_code == 503
+            assert second.count("stream_started") == 0
+            first.signal(signal.SIGSTOP)  # for longer than its claim lasts
+            second.wait_for("owner_claimed")
+            second.wait_for("stream_completed")
+            first.signal(signal.SIGCONT)
+            assert first.wait() == 4
+            lost = first.wait_for("owner_claim_lost", owner=name)
+            assert lost["system"].startswith("00000022")
+            assert second.count("owner_claimed_elsewhere") == 1
+            with original.daemon(wait_started=False) as third:
+                third.wait_for("owner_claimed_elsewhere", owner=name)
+                assert second.stop() == 0
+                third.wait_for("daemon_started")
+                assert third.stop() == 0

@@ -1,0 +1,89 @@
+"""A daemon continues what one of an earlier version left at its keys, which had no owner's namespace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as redis_py
+from servers.daemon import NAMESPACE, daemon, settings_for
+from servers.endpoints import Endpoint
+from servers.recordings import MIB
+from servers.s3_control import calls
+from servers.store import look_into
+from servers.valkey import ValkeyServer
+
+from cef_trio.checkpoint.states import StreamSet
+
+pytestmark = pytest.mark.real
+
+TEMPLATE_BEFORE = "streams/{stream_id}/{file_name}"
+PART = 5 * MIB
+
+
+def settings(watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, **more: object) -> dict[str, str]:
+    quick = {"close_grace_seconds": 0.2, "stale_check_seconds": 0.5, "rescan_seconds": 1, "lease_seconds": 3}
+    return settings_for(watch_dir, endpoint, valkey.url, chunk_size_bytes=PART, **{**quick, **more})
+
+
+def make_keys_of_before(raw: Any) -> None:
+    """Have what is in the namespace as an earlier version would have it: its keys, no schema, no indexes."""
+    known = {f"streams:{stream_set.value}" for stream_set in StreamSet} | {"streams:by_path", "webhooks:owed"}
+    for key in raw.keys(f"{NAMESPACE}*"):
+        name = key.decode().removeprefix(NAMESPACE)
+        if name in known or name.endswith((":meta", ":parts", ":lease")):
+            raw.rename(key, name)
+        else:
+            raw.delete(key)
+        if name.endswith(":meta"):
+            raw.hdel(name, "schema")
+
+
+@pytest.mark.parametrize("instance", ["under-test", "another-container"])
+def test_open_and_ended_streams_of_before_continue_and_no_part_is_sent_twice(
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, instance: str
+) -> None:
+    """The earlier daemon was killed: its leases are alive. Another instance waits for their end."""
+    done, deleted, grows = (watch_dir / f"{name}.mp4" for name in ("done", "deleted", "grows"))
+    before = settings(watch_dir, endpoint, valkey, s3_key_template=TEMPLATE_BEFORE, lease_seconds=60)
+    store = look_into(endpoint)
+    with redis_py.Redis.from_url(valkey.url) as raw, grows.open("wb") as writer:
+        with daemon(before) as process:
+            done.write_bytes(b"\1" * (6 * MIB))
+            with deleted.open("wb") as open_file:
+                open_file.write(b"\2" * PART)
+                open_file.flush()
+                writer.write(b"\3" * (2 * PART))
+                writer.flush()
+                process.wait_for("stream_completed", file=str(done))
+                process.wait_for("part_uploaded", file=str(deleted))
+                process.wait_for("part_uploaded", file=str(grows), count=2)
+            deleted.unlink()
+            process.wait_for("recording_deleted")
+            process.kill()
+        make_keys_of_before(raw)
+        sent = calls(endpoint)["UploadPart"]
+        lease = f"stream:{raw.hget('streams:by_path', str(grows)).decode()}:lease"
+        holder = raw.get(lease).decode().rpartition("/")[0]
+        raw.persist(lease)
+        given = settings(watch_dir, endpoint, valkey, instance_id=instance)
+        with daemon(given, wait_started=False) as process:
+            if instance != "under-test":
+                process.wait_for("legacy_streams_waiting", holders=[holder])
+                for one in raw.keys("stream:*:lease"):
+                    raw.pexpire(one, 100)
+            process.wait_for("legacy_streams_moved", streams=3, left=0)
+            process.wait_for("daemon_started")
+            writer.write(b"\4" * MIB)
+            writer.close()
+            process.wait_for("stream_completed", file=str(grows))
+            process.wait_for_rounds(3)
+            assert process.count("stream_started") == process.count("upload_restarted") == 0, process.tail()
+            assert process.stop() == 0
+        assert calls(endpoint)["UploadPart"] == sent + 1
+        assert {key for key in raw.keys("*") if not key.startswith((NAMESPACE.encode(), b"{fleet}:"))} == set()
+    for path in (done, grows):
+        store.assert_identical(path)
+    assert store.open_uploads() == []
+    assert all(key.startswith("streams/") and key.count("/") == 2 for key in store.recordings()), "keys of records stay"
