@@ -144,6 +144,7 @@ def make_report(
         share=share_of(owner, folder) if owner is not None else "",
         version=__version__,
         schema=schema.CURRENT,
+        newer_records=now.newer_records or None,
         streams={state.value: count for state, count in now.active_streams.items() if count},
         completed=ended.get(StreamSet.COMPLETED),
         failed=ended.get(StreamSet.FAILED),
