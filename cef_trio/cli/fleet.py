@@ -79,7 +79,7 @@ async def show_fleet(context: CommandContext, *, as_json: bool) -> ExitCode:
         rows = [_row(one, fleet) for one in shown]
         output.console().print(output.table(_COLUMNS, rows) if rows else Text("No daemon has reported."))
         if left_out := len(fleet.reports) - len(shown):
-            output.console().print(Text(f"and {left_out:,} more, stopped or replaced", style="dim"))
+            output.console().print(Text(f"and {left_out:,} more", style="dim"))
         print_findings(judge_fleet_reports(fleet))
     return ExitCode.ANSWER_IS_NO if is_urgent(fleet) else ExitCode.DONE
 
