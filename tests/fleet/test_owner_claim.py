@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,3 +135,31 @@ def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, 
                 assert second.stop() == 0
                 third.wait_for("daemon_started")
                 assert third.stop() == 0
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["status"]])
+def test_without_any_identity_the_start_is_refused_with_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("mount namespaces need root and unshare(1)")
+    watched = tmp_path / "recordings"
+    watched.mkdir()
+    ids = [file for file in ("/etc/machine-id", "/var/lib/dbus/machine-id") if Path(file).exists()]
+    mounts = [f"mount --bind /dev/null {file}" for file in ids] + [f"mount -t tmpfs none {watched}"]
+    nobodys = Endpoint("http://127.0.0.1:9", "key", "secret", "us-east-1", "recordings")
+    settings = settings_for(watched, nobodys, "redis://127.0.0.1:9/0", owner_name="", instance_id="")
+    script = " && ".join(["mount --make-rprivate /", *mounts, "echo mounted >&2", 'exec "$@"'])
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "-", sys.executable, "-m", "cef_trio", *arguments],
+        env={"PATH": os.environ["PATH"], **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+    if not done.stderr.startswith("mounted\n"):
+        pytest.skip("this machine permits no such mount in an own namespace")
+    assert done.returncode == 2
+    (line,) = [one for one in done.stderr.splitlines() if one.startswith("cef-trio: ")]
+    assert "OWNER_NAME cannot be derived" in line
+    assert "set OWNER_NAME to a permanent name" in line
