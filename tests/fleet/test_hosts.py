@@ -103,7 +103,7 @@ def test_p3_on_shared_storage_another_host_takes_over_from_one_that_is_cut_off_w
             hosts.enter_context(host.connected("REDIS_URL", "S3_ENDPOINT_URL"))
         daemons = {host: hosts.enter_context(host.daemon()) for host in (one, two)}
         write(recording, 2 * PART)
-        wait_until(lambda: sum(len(parts(process)) for process in daemons.values()) == 2)  # noqa: PLR2004 - as written
+        wait_until(lambda: sum(len(parts(process)) for process in daemons.values()) == 2)
         holder, other = (one, two) if parts(daemons[one]) else (two, one)
         first, second = daemons[holder], daemons[other]
         assert not parts(second)
