@@ -134,6 +134,8 @@ async def retire(context: CommandContext, *, forget_history: bool, as_json: bool
             says += f", {output.count(forgotten, 'ended stream')} forgotten"
         elif ended := await _count(store, StreamSet.COMPLETED, StreamSet.FAILED):
             says += f"; the records of {output.count(ended, 'ended stream')} stay (--forget-history removes them)"
+        if context.owners is not None and await _count(store, *StreamSet) == 0:
+            await context.owners.retire(owner)
         report.add(owner, says, reports=len(own.reports))
         again = read_fleet(await store.reports()).of_owner(owner).living
         if again:
