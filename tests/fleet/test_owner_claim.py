@@ -21,6 +21,7 @@ from waiting import wait_until
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis.owner_claim import Claimant, OwnerClaim
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
+from cef_trio.cli.checks import Severity, judge_claimant
 
 pytestmark = pytest.mark.real
 
@@ -59,6 +60,26 @@ async def test_a_claim_of_a_wrong_type_is_replaced(valkey: ValkeyServer) -> None
         valkey.command("SET", store.keys.claim, "garbage")
         assert await OwnerClaim(store._redis, store.keys, ONE, "one").take(SINCE) is None
         assert await OwnerClaim(store._redis, store.keys, CLONE, "two").take(SINCE) is not None
+
+
+async def test_an_explicit_name_claims_nothing_and_waits_for_the_system_that_derived_it(valkey: ValkeyServer) -> None:
+    async with RedisCheckpointStore(valkey.url, owner=OWNER) as store:
+        shared = store.owner_claim(CLONE, "two", exclusive=False)
+        assert await shared.take(SINCE) is None
+        assert valkey.command("EXISTS", store.keys.claim) == b":0\r\n"
+        derived = store.owner_claim(ONE, "one", exclusive=True)
+        assert await derived.take(SINCE) is None
+        assert await shared.take(SINCE) == Claimant("boot-1", "one", SINCE)
+        assert await store.owner_claim(ONE_TOO, "one", exclusive=False).take(SINCE) is None, "of the same system"
+        await derived.release()
+        assert await shared.take(SINCE) is None
+
+
+def test_doctor_names_the_other_system() -> None:
+    assert judge_claimant(OWNER, None) == []
+    (found,) = judge_claimant(OWNER, Claimant("boot-1", "one", SINCE))
+    assert (found.severity, found.subject) == (Severity.PROBLEM, "owner")
+    assert "the running host one has the name" in found.says
 
 
 class Machine:
@@ -114,6 +135,9 @@ def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, 
     (clone.watched / "a.mp4").write_bytes(b"\1" * (1 << 20))
     with original.daemon() as first:
         name = first.wait_for("owner_determined", source="machine id")["owner"]
+        with clone.daemon(wait_started=False) as waiting:
+            waiting.wait_for("owner_claimed_elsewhere", owner=name)
+            assert waiting.stop() == 0
         with clone.daemon(wait_started=False) as second:
             refused = second.wait_for("owner_claimed_elsewhere", owner=name)
             assert refused["system"].startswith("00000011")
