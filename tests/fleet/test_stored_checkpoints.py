@@ -16,7 +16,7 @@ import pytest
 import redis as redis_py
 from fleet.record_checkpoints import BUCKET, FOLDER, MANIFEST, OWNER, field_names
 from fleet.stored_checkpoints import load, restore
-from servers.command import answer
+from servers.command import answer, command
 from servers.daemon import daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
@@ -155,7 +155,7 @@ def test_p2_p3_stored_checkpoints_are_resumed_with_no_part_sent_twice_and_end_co
             assert process.count("records_newer") == 1
             assert process.metric("newer_records") == 1
             assert [one["key"] for one in answer("status", settings=settings)["newer"]] == [newer]
-            examined = answer("doctor", settings=settings, code=5)["findings"]
+            examined = json.loads(command("doctor", "--json", settings=settings, code=None).stdout)["findings"]
             assert [one["says"] for one in examined if one["subject"] == "schema"]
             assert process.stop() == 0
         sent = [call for call in call_log(endpoint)["journal"][before:] if call["operation"] == "UploadPart"]
