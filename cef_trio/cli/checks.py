@@ -199,6 +199,16 @@ def judge_owner(name: str, source: str, template: str) -> list[Finding]:
     return found
 
 
+def judge_legacy(number: int, whose: Mapping[str, int]) -> list[Finding]:
+    """Report streams at the keys of earlier versions. ``whose``: numbers by owner; empty: none is recorded."""
+    if not number:
+        return []
+    named = [f"{count(n, 'stream')} of {name or 'no recorded machine'}" for name, n in sorted(whose.items())]
+    says = f"{count(number, 'stream')} at the keys of an earlier version: {', '.join(named[:_MOST_RECORDS]) or '?'}"
+    todo = "the daemon of that owner moves its own into its namespace when it is upgraded and starts"
+    return [warning("earlier version", says, todo)]
+
+
 def judge_streams(facts: StreamFacts) -> list[Finding]:
     """Check that a daemon works on the open streams, and that none has failed."""
     without_task, failed = facts.without_task, facts.failed
