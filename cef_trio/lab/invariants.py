@@ -232,14 +232,14 @@ def _is_of(world: World, checkpoint: Checkpoint, file: Path) -> bool:
 
 
 def _completed_with(world: World, checkpoint: Checkpoint, file: Path) -> bool:
-    """Return whether a stream was completed with a file that cannot be distinguished from the one it was started for.
+    """Return whether an object was completed of a file that cannot be distinguished from the one of the stream's start.
 
     Without inode generations, that is a later file with the same name and inode number; without stable inode numbers,
     any file with the same name. In both cases the object must have the file's bytes, so two files are never mixed.
     """
     meta, inode = checkpoint.meta, world.kernel.inode(file)
     return (
-        meta.status is Status.COMPLETED
+        (meta.status is Status.COMPLETED or _lacks_only_metadata(checkpoint))
         and meta.identity.generation is None
         and (
             not file_system_named(inode.file_system.name).lasting_inodes
