@@ -29,6 +29,7 @@ from cef_trio.lab.campaign import Tally, run_plans
 from cef_trio.lab.checks import CHECKS
 from cef_trio.lab.explorers import cancellations, crashes, worlds
 from cef_trio.lab.faults import CRASH_MOMENTS, FaultKind, Injection
+from cef_trio.lab.fleet_simulation import FLEET
 from cef_trio.lab.kill import kill_campaign
 from cef_trio.lab.mutation_check import MutationResult, check_mutation
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
@@ -91,9 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(replay)
     replay.add_argument(
         "scenario",
-        choices=[*SCENARIOS, SIMULATED, *CHECKS],
+        choices=[*SCENARIOS, SIMULATED, FLEET, *CHECKS],
         metavar="SCENARIO",
-        help="name of a scenario or of a check, or `simulated`",
+        help="name of a scenario or of a check, or `simulated` or `fleet`",
     )
     replay.add_argument(
         "injections",
