@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from cef_trio.checkpoint import StreamSet
-from cef_trio.checkpoint.redis import UNKNOWN_POLICY, Claimant, ServerInfo
+from cef_trio.checkpoint.redis import UNKNOWN_POLICY, ServerInfo
 from cef_trio.cli.output import count, size
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.observability import Fleet, describe_problems, judge_fleet
@@ -199,13 +199,11 @@ def judge_owner(name: str, source: str, template: str) -> list[Finding]:
     return found
 
 
-def judge_claimant(owner: str, other: Claimant | None) -> list[Finding]:
+def judge_claimant(owner: str, host: str, since: str) -> Finding:
     """Report another running system that has the name which was derived here: a clone, or its original."""
-    if other is None:
-        return []
-    says = f"the running host {other.host} has the name {owner!r} too, since {other.since}: one is a clone"
+    says = f"the running host {host} has the name {owner!r} too, since {since}: one is a clone"
     todo = "give one a machine-id of its own (rm /etc/machine-id; systemd-machine-id-setup), or an OWNER_NAME"
-    return [problem("owner", says, todo)]
+    return problem("owner", says, todo)
 
 
 def judge_legacy(number: int, whose: Mapping[str, int]) -> list[Finding]:

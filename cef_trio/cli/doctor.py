@@ -185,8 +185,9 @@ async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFin
                 add_finding(finding)
             for finding in judge_legacy(*await legacy_facts(store)):
                 add_finding(finding)
-            for finding in judge_claimant(owner.name, await claimant(store) if owner.is_derived else None):
-                add_finding(finding)
+            other = await claimant(store) if owner.is_derived else None
+            if other is not None:
+                add_finding(judge_claimant(owner.name, other.host, other.since))
         except RedisOperationError as error:
             add_finding(judge_redis_failure(error, address))
 

@@ -76,8 +76,7 @@ async def test_an_explicit_name_claims_nothing_and_waits_for_the_system_that_der
 
 
 def test_doctor_names_the_other_system() -> None:
-    assert judge_claimant(OWNER, None) == []
-    (found,) = judge_claimant(OWNER, Claimant("boot-1", "one", SINCE))
+    found = judge_claimant(OWNER, "one", SINCE)
     assert (found.severity, found.subject) == (Severity.PROBLEM, "owner")
     assert "the running host one has the name" in found.says
 
