@@ -28,7 +28,7 @@ from cef_trio.lab.completed_parts import with_parts
 from cef_trio.lab.kill_life import daemon_life, environment_for
 from cef_trio.lab.kill_oracle import Checkpointed, object_violations, parts_sent_again, uploads_unknown
 from cef_trio.lab.kill_recording import GrowingRecording
-from cef_trio.local.servers import LocalServers, local_servers
+from cef_trio.local.servers import OWNER_NAME, LocalServers, local_servers
 from cef_trio.upload.part_plan import MIB, PartPlan
 
 MAX_LIFE_SECONDS: Final = 1.5
@@ -90,7 +90,7 @@ async def kill_campaign(
     (folder / "watch").mkdir(parents=True)
     async with (
         local_servers(folder / "servers") as servers,
-        RedisCheckpointStore(servers.redis_url, socket_timeout_seconds=5.0) as store,
+        RedisCheckpointStore(servers.redis_url, owner=OWNER_NAME, socket_timeout_seconds=5.0) as store,
         trio.open_nursery() as nursery,
     ):
         campaign = _Campaign(folder, servers, store, nursery, random.Random(seed))  # noqa: S311 - dice, no secrets
