@@ -68,7 +68,8 @@ class MovedFiles:
         self._due_at = inf  # first, so that a request() made during the awaits below is kept
         try:
             ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-            metas = await store.load_metas(sorted(ids - ids_at_their_paths()))
+            below = self._services.watched
+            metas = await store.load_metas(sorted(ids - ids_at_their_paths()), below=below)
         except BaseException:
             self.request()
             raise
