@@ -199,6 +199,16 @@ def judge_owner(name: str, source: str, template: str) -> list[Finding]:
     return found
 
 
+def judge_legacy(number: int, whose: Mapping[str, int]) -> list[Finding]:
+    """Report streams at the keys of earlier versions. ``whose``: numbers by owner; empty: none is recorded."""
+    if not number:
+        return []
+    named = [f"{count(n, 'stream')} of {name or 'no recorded machine'}" for name, n in sorted(whose.items())]
+    says = f"{count(number, 'stream')} at the keys of an earlier version: {', '.join(named[:_MOST_RECORDS]) or '?'}"
+    todo = "the daemon of that owner moves its own into its namespace when it is upgraded and starts"
+    return [warning("earlier version", says, todo)]
+
+
 def judge_streams(facts: StreamFacts) -> list[Finding]:
     """Check that a daemon works on the open streams, and that none has failed."""
     without_task, failed = facts.without_task, facts.failed
@@ -228,7 +238,7 @@ def _judge_fleet(fleet: Fleet) -> list[Finding]:
 
 def _judge_risks(fleet: Fleet) -> list[Finding]:
     todo = "see docs/operations.md for each; the daemon continues by itself once that is fixed"
-    at_risk = [one for one in fleet.living if one.risks]
+    at_risk = fleet.needing_attention()  # a silent one, too: what it reported last
     found = [
         problem("at risk", f"{report.instance_id} ({report.folder}): {sentence}", todo)
         for report in at_risk[:_MOST_DAEMONS]
@@ -374,6 +384,12 @@ def judge_replication(facts: ServerInfo) -> list[Finding]:
     elif least is None:
         says = f"{number}; min-replicas-to-write cannot be read (CONFIG is not permitted)"
         found = [warning(subject, says, "make sure that it is 1 or more")]
+    elif len(facts.replicas) == 1:
+        # With min-replicas-to-write 1 the promoted replica would refuse writes until the failed server is back.
+        says = (
+            f"{number}, and min-replicas-to-write is 0: acknowledged writes that a failover loses are recovered from S3"
+        )
+        found = [ok(subject, says)]
     else:
         says = f"{number}, but min-replicas-to-write is 0: a primary that is cut off goes on to acknowledge writes"
         todo = "set min-replicas-to-write 1 and min-replicas-max-lag 10 on all nodes (CONFIG SET, CONFIG REWRITE)"

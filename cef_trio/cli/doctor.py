@@ -28,6 +28,7 @@ from cef_trio.cli.checks import (
     judge_clock,
     judge_ffprobe,
     judge_folder,
+    judge_legacy,
     judge_lifecycle,
     judge_owner,
     judge_redis,
@@ -39,7 +40,7 @@ from cef_trio.cli.checks import (
     warning,
 )
 from cef_trio.cli.output import HangingIndent
-from cef_trio.cli.probes import ClockSkewTransport, folder_facts, stream_facts, try_upload, utc_now
+from cef_trio.cli.probes import ClockSkewTransport, folder_facts, legacy_facts, stream_facts, try_upload, utc_now
 from cef_trio.cli.session import run_cancellable
 from cef_trio.daemon import checkpoint_store, find_owner, s3_config
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
@@ -172,6 +173,8 @@ async def _check_redis(settings: Settings, owner: str, add_finding: AddFinding) 
             for finding in judge_redis(await store.info(), address):
                 add_finding(finding)
             for finding in judge_streams(await stream_facts(store)):
+                add_finding(finding)
+            for finding in judge_legacy(*await legacy_facts(store)):
                 add_finding(finding)
         except RedisOperationError as error:
             add_finding(judge_redis_failure(error, address))

@@ -79,7 +79,7 @@ async def show_fleet(context: CommandContext, *, as_json: bool) -> ExitCode:
         rows = [_row(one, fleet) for one in shown]
         output.console().print(output.table(_COLUMNS, rows) if rows else Text("No daemon has reported."))
         if left_out := len(fleet.reports) - len(shown):
-            output.console().print(Text(f"and {left_out:,} more, stopped or replaced", style="dim"))
+            output.console().print(Text(f"and {left_out:,} more", style="dim"))
         print_findings(judge_fleet_reports(fleet))
     return ExitCode.ANSWER_IS_NO if is_urgent(fleet) else ExitCode.DONE
 
@@ -134,6 +134,8 @@ async def retire(context: CommandContext, *, forget_history: bool, as_json: bool
             says += f", {output.count(forgotten, 'ended stream')} forgotten"
         elif ended := await _count(store, StreamSet.COMPLETED, StreamSet.FAILED):
             says += f"; the records of {output.count(ended, 'ended stream')} stay (--forget-history removes them)"
+        if context.owners is not None and await _count(store, *StreamSet) == 0:
+            await context.owners.retire(owner)
         report.add(owner, says, reports=len(own.reports))
         again = read_fleet(await store.reports()).of_owner(owner).living
         if again:

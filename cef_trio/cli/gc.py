@@ -7,6 +7,7 @@ An upload that a daemon works on is never aborted:
   records are gone adopts its uploads within seconds, under the same ids.
 - Each upload is judged again under its stream's lease, just before it is aborted, so no daemon and no
   ``cef-trio retry`` can take the stream up in between. If the lease is held elsewhere, the upload is kept.
+- Where ``S3_KEY_TEMPLATE`` has no ``{owner}``, uploads whose streams another owner knows are kept.
 - An unreadable record keeps its upload. A Redis without any stream (perhaps the wrong one) keeps them all.
 - An abort ends before the lease under which it was judged. If S3 takes longer to respond, the command fails.
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -45,8 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common(
         parser,
         more="Those are uploads of streams that are not in Redis, or that have ended without keeping their upload "
-        "for `cef-trio retry`. An upload of an open stream is never aborted. Every daemon that shares the bucket and "
-        "the fixed part of S3_KEY_TEMPLATE must share this Redis and REDIS_KEY_PREFIX: else its uploads look unowned.",
+        "for `cef-trio retry`. An upload of an open stream is never aborted. Looks below the fixed part of "
+        "S3_KEY_TEMPLATE, with the owner's name; without {owner} in it, every daemon that shares the bucket and that "
+        "part must share this Redis and REDIS_KEY_PREFIX: else its uploads look unowned.",
         exit_codes="5 an upload could not be aborted, or Redis is empty",
     )
     add_owner(parser)
@@ -102,6 +105,7 @@ def judge_upload(  # noqa: PLR0911 - it is a table
     *,
     born_before: datetime,
     of_another_host: bool = False,
+    of_another_owner: bool = False,
 ) -> Judgement:
     """Judge one upload. Pure.
 
@@ -111,6 +115,8 @@ def judge_upload(  # noqa: PLR0911 - it is a table
         return Judgement(abort=False, why="its key does not match S3_KEY_TEMPLATE")
     if upload.initiated_at_utc > born_before:
         return Judgement(abort=False, why="it is younger than --older-than")
+    if of_another_owner:
+        return Judgement(abort=False, why="its stream is another owner's: S3_KEY_TEMPLATE has no {owner}")
     if meta is None:
         return Judgement(abort=True, why="Redis has no such stream")
     if meta.status not in ENDED:
@@ -144,8 +150,9 @@ async def collect(
             report.add("redis", _EMPTY, ok=False, shown=False)
             return report.code
         records = await context.store.load_metas({key for upload in uploads if (key := _id_in(context, upload))})
+        elsewhere = await _known_elsewhere(context, uploads, records)
         for upload in uploads:
-            judgement = _first_judgement(context, upload, records, born_before)
+            judgement = _first_judgement(context, upload, records, elsewhere, born_before)
             refusal = None
             if judgement.abort and not dry_run:
                 judgement, refusal = await _abort(context, upload, born_before)
@@ -181,12 +188,28 @@ def _id_in(context: CommandContext, upload: ListedUpload) -> str | None:
     return proposed.stream_id if proposed else None
 
 
+async def _known_elsewhere(
+    context: CommandContext, uploads: Collection[ListedUpload], records: Records
+) -> frozenset[str]:
+    """Return the streams of these uploads that another owner knows; none if others' uploads have other prefixes."""
+    if not context.key_template.mixes_owners or context.owners is None:
+        return frozenset()
+    ids = {key for upload in uploads if (key := _id_in(context, upload))}
+    return await context.owners.known_elsewhere(ids - records.keys() - records.unreadable.keys())
+
+
 def _first_judgement(
-    context: CommandContext, upload: ListedUpload, records: Records, born_before: datetime
+    context: CommandContext,
+    upload: ListedUpload,
+    records: Records,
+    elsewhere: frozenset[str],
+    born_before: datetime,
 ) -> Judgement:
     stream_id = _id_in(context, upload) or ""
     if stream_id in records.unreadable:
         return _UNREADABLE
+    if stream_id in elsewhere:
+        return judge_upload(upload, stream_id, None, born_before=born_before, of_another_owner=True)
     known = records.get(stream_id)
     return _judge(context, upload, stream_id or None, known.meta if known else None, born_before)
 

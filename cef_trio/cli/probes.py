@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,9 +20,10 @@ import httpx
 from inotify_simple import INotify, flags
 
 from cef_trio.checkpoint import FAILED, History, Status, StreamSet, ended_streams
-from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.checkpoint.redis import LegacyPlace, RedisCheckpointStore
 from cef_trio.cli.checks import FolderFacts, StreamFacts
 from cef_trio.cli.status_model import instance_of
+from cef_trio.daemon import owner_of_machine
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.files import file_system, open_nofollow
 from cef_trio.http import parse_http_date
@@ -40,6 +41,8 @@ _CAP_LEASE: Final = 28
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _CONTENT: Final = b"cef-trio doctor\n"
 _NAME: Final = "cef-trio-doctor"
+_SAMPLED: Final = 2000
+"""How many streams of each set at the keys of earlier versions are read."""
 
 
 # ---- the watch folder ------------------------------------------------------------------------------------------------
@@ -135,6 +138,29 @@ def file_system_in(mountinfo: str, device: int) -> str | None:
 
 
 # ---- Redis -----------------------------------------------------------------------------------------------------------
+
+
+async def legacy_facts(store: RedisCheckpointStore) -> tuple[int, Mapping[str, int]]:
+    """Return how many streams are at the keys of earlier versions, and whose some of them are.
+
+    An owner is named as it would be derived from its machine; empty: none is recorded.
+    """
+    whose: Counter[str] = Counter()
+    try:
+        number = await store.legacy.count()
+        for place in set(LegacyPlace) - {LegacyPlace.BY_PATH} if number else ():
+            cursor, left = 0, _SAMPLED
+            while left > 0:
+                cursor, found = await store.legacy.read(place, cursor)
+                whose.update(owner_of_machine(one.owner.machine) if one.owner else "" for one in found)
+                left -= len(found)
+                if not cursor:
+                    break
+    except RedisOperationError as error:
+        if not error.rejected:
+            raise
+        return 0, {}  # the user may read its namespace only
+    return number, whose
 
 
 async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:

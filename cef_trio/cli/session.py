@@ -21,7 +21,7 @@ from uuid import uuid4
 import trio
 
 from cef_trio.checkpoint import CheckpointStore, Lease
-from cef_trio.checkpoint.redis import parse_address
+from cef_trio.checkpoint.redis import Owners, parse_address
 from cef_trio.cli.output import print_error
 from cef_trio.daemon import checkpoint_store, find_owner, machine_id, s3_client
 from cef_trio.exceptions import (
@@ -62,6 +62,8 @@ class CommandContext:
     """Decides which streams belong to this machine. Others are not changed."""
     owner_name: str
     """The owner whose streams the command works on."""
+    owners: Owners | None = None
+    """All owners behind the same key prefix."""
     bucket: str
     key_template: KeyTemplate
     part_size: int
@@ -117,6 +119,7 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
             lease=command_lease(settings.lease_seconds),
             bucket=settings.s3_bucket_name,
             owner_name=owner,
+            owners=store.owners,
             key_template=KeyTemplate.of_owner(settings.s3_key_template, owner),
             part_size=known_part_size(settings.chunk_size_bytes),
             equal_parts=settings.s3_equal_parts,

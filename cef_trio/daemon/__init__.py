@@ -13,7 +13,7 @@ streams of earlier versions; `systemd.py` for the service manager.
 from cef_trio.daemon.exit_watchdog import ExitWatchdog
 from cef_trio.daemon.machine import machine_id
 from cef_trio.daemon.main import RunningDaemon, main_daemon, run_daemon
-from cef_trio.daemon.owner_name import OwnerName, OwnerSource, find_owner
+from cef_trio.daemon.owner_name import OwnerName, OwnerSource, find_owner, owner_of_machine
 from cef_trio.daemon.reload import SettingsSource
 from cef_trio.daemon.start_checks import warn_of_world_readable_secrets
 from cef_trio.daemon.wiring import checkpoint_store, s3_client, s3_config
@@ -28,6 +28,7 @@ __all__ = [
     "find_owner",
     "machine_id",
     "main_daemon",
+    "owner_of_machine",
     "run_daemon",
     "s3_client",
     "s3_config",

@@ -56,6 +56,7 @@ from cef_trio.daemon.start_checks import (
     lock_watch_folder,
     raise_schema,
     retry_until_reachable,
+    warn_of_shared_folder,
     warn_of_unused_proxy,
 )
 from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
@@ -303,9 +304,7 @@ async def _run_intake(
     services = tasks.services
     try:
         await check_reachable(services, create_bucket=settings.s3_create_bucket)
-        await retry_until_reachable("claim_owner", partial(tasks.claim.take, notifier.status), services.redis_breaker)
-        await raise_schema(services)
-        await retry_until_reachable("move_legacy", partial(tasks.upgrade.run, notifier.status), services.redis_breaker)
+        await _enter_namespace(tasks, notifier.status)
     except RefusedAtStartError as error:
         log.error("refused_at_start", error=str(error))  # noqa: TRY400 - operator error: no traceback
         return ExitCode.REFUSED
@@ -324,6 +323,22 @@ async def _run_intake(
         intake.start_soon(notifier.watch, daemon.heartbeats, daemon.describe)
         task_status.started(daemon)
     return ExitCode.DONE
+
+
+async def _enter_namespace(tasks: IntakeTasks, report: Callable[[str], object]) -> None:
+    """Claim the owner's name, and move the streams of earlier versions into its namespace.
+
+    Raises:
+        RefusedAtStartError: Redis denies access.
+    """
+    services = tasks.services
+    breaker = services.redis_breaker
+    await warn_of_shared_folder(services)
+    await retry_until_reachable("claim_owner", partial(tasks.claim.take, report), breaker)
+    await raise_schema(services)
+    if services.owners is not None:
+        await retry_until_reachable("register_owner", services.owners.register, breaker)
+    await retry_until_reachable("move_legacy", partial(tasks.upgrade.run, report), breaker)
 
 
 @asynccontextmanager

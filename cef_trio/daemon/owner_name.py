@@ -62,13 +62,18 @@ def derive(explicit: str, machine: str | None, file_system: str | None, instance
     if explicit:
         return OwnerName(explicit, OwnerSource.SETTING)
     if machine is not None:
-        return OwnerName(machine[:_HEX_DIGITS], OwnerSource.MACHINE)
+        return OwnerName(owner_of_machine(machine), OwnerSource.MACHINE)
     if file_system is not None:
         return OwnerName(_hashed(f"file system {file_system}"), OwnerSource.FILE_SYSTEM)
     if instance is not None:
         lower = instance.lower()
         return OwnerName(lower if is_owner_name(lower) else _hashed(f"instance {instance}"), OwnerSource.INSTANCE)
     return None
+
+
+def owner_of_machine(machine: str | None) -> str:
+    """Return the name that is derived from a hashed machine id, as records have it; empty without one."""
+    return (machine or "")[:_HEX_DIGITS]
 
 
 async def find_owner(settings: Settings) -> OwnerName:

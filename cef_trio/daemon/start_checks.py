@@ -19,7 +19,7 @@ from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3Operatio
 from cef_trio.resilience import CircuitBreaker, run_in_thread, shielded
 from cef_trio.s3 import S3Client
 from cef_trio.settings import world_readable_secrets
-from cef_trio.upload import Services
+from cef_trio.upload import Services, names_a_server
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +28,9 @@ _UNLOCK_SECONDS: Final = 0.2
 """Time limit for releasing the lock; process exit releases it too."""
 _RECONNECT_SECONDS: Final = 1.0
 """Delay between rounds of attempts at the start."""
+_SHARED: Final = (
+    "each host uploads all recordings of this folder; if several watch it, give their daemons one common OWNER_NAME"
+)
 _NOT_FOUND = 404
 _FORBIDDEN = 403
 
@@ -51,6 +54,21 @@ def warn_of_unused_proxy() -> None:
     names = sorted(name for name in os.environ if name.lower() in _PROXY_VARIABLES and os.environ[name])
     if names:
         log.warning("http_proxy_not_used", variables=names)
+
+
+async def warn_of_shared_folder(services: Services) -> None:
+    """Log a warning if other hosts may see the watch folder and the owner's name was derived from this one."""
+    await services.determine_owner()
+    owner = services.ownership.owner
+    if (
+        services.owner_claim is not None
+        and owner is not None
+        and owner.file_system
+        and names_a_server(owner.file_system)
+    ):
+        log.warning(
+            "shared_folder_without_owner_name", file_system=owner.file_system, owner=services.owner_name, todo=_SHARED
+        )
 
 
 @asynccontextmanager

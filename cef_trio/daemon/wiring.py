@@ -148,6 +148,7 @@ async def open_services(
             webhook=webhook,
             owner_name=owner.name,
             owner_claim=store.owner_claim(lease, socket.gethostname()) if owner.is_derived else None,
+            owners=store.owners,
             legacy=store.legacy,
             ownership=Ownership(machine_id()),
             renew_credentials=partial(_renew, store, s3, webhook, config.credentials),

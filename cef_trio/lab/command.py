@@ -29,10 +29,12 @@ from cef_trio.lab.campaign import Tally, run_plans
 from cef_trio.lab.checks import CHECKS
 from cef_trio.lab.explorers import cancellations, crashes, worlds
 from cef_trio.lab.faults import CRASH_MOMENTS, FaultKind, Injection
+from cef_trio.lab.fleet_simulation import FLEET
 from cef_trio.lab.kill import kill_campaign
 from cef_trio.lab.mutation_check import MutationResult, check_mutation
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
 from cef_trio.lab.report import write_report
+from cef_trio.lab.requests import PART_BYTES, SIZES, requests_of
 from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scenarios import EXPLORED, SCENARIOS
 from cef_trio.lab.simulation import SIMULATED, injections_of
@@ -74,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check_mutations(mutations, list(MUTATIONS))
     variants = _add(kinds, "variants", _variants, "count the violations of naive implementations")
     _add_check_mutations(variants, list(VARIANTS))
+    _add(kinds, "requests", _requests, "count the requests of one recording to S3 and Redis, by operation")
     kill = kinds.add_parser(
         "kill",
         help="kill -9 a real daemon",
@@ -89,9 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(replay)
     replay.add_argument(
         "scenario",
-        choices=[*SCENARIOS, SIMULATED, *CHECKS],
+        choices=[*SCENARIOS, SIMULATED, FLEET, *CHECKS],
         metavar="SCENARIO",
-        help="name of a scenario or of a check, or `simulated`",
+        help="name of a scenario or of a check, or `simulated` or `fleet`",
     )
     replay.add_argument(
         "injections",
@@ -316,6 +319,25 @@ def _check_mutations(arguments: argparse.Namespace, title: str) -> ExitCode:
         )
     console.print(table)
     return ExitCode.DONE if all(finding.found for finding in results) else ExitCode.ANSWER_IS_NO
+
+
+def _requests(_arguments: argparse.Namespace) -> ExitCode:
+    console = Console(width=None if os.isatty(1) else 100)
+    counted = {size: requests_of(size_bytes) for size, size_bytes in SIZES.items()}
+    for title, by_size in (
+        ("Requests to S3", {size: found.s3 for size, found in counted.items()}),
+        ("Calls to Redis", {size: found.redis for size, found in counted.items()}),
+    ):
+        table = Table(title=f"{title} of one recording, in parts of {PART_BYTES // MIB} MiB", show_footer=True)
+        in_order = reversed(by_size.values())  # the largest recording has most operations, in the order of its calls
+        operations = dict.fromkeys(operation for found in in_order for operation in found)
+        table.add_column("operation", "all")
+        for size, found in by_size.items():
+            table.add_column(size, str(found.total()), justify="right")
+        for operation in operations:
+            table.add_row(operation, *(str(found[operation] or "") for found in by_size.values()))
+        console.print(table)
+    return ExitCode.DONE
 
 
 def _kill(arguments: argparse.Namespace) -> ExitCode:

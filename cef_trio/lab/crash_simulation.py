@@ -19,10 +19,11 @@ import httpx
 import trio
 from trio_util import AsyncBool
 
-from cef_trio.checkpoint.memory import MemoryCheckpointStore
+from cef_trio.checkpoint.memory import FaultHook, MemoryCheckpointStore, Moment
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.journal import Journal, Lane
+from cef_trio.resilience import Retrier
 from cef_trio.s3.checksums import CHECKSUMS, from_base64
 from cef_trio.s3.etags import is_md5
 from cef_trio.s3.model import ChecksumAlgorithm
@@ -31,6 +32,10 @@ _FENCED = frozenset(
     {"update", "record_part", "record_put", "adopt_parts", "cut_parts", "start_over", "transition", "rename"}
 )
 """Writes of one stream's record, whose first arguments are the stream and the lease."""
+_CONNECT_SECONDS = 5.0
+"""How long a request to S3 waits for a link that is down."""
+_READ_SECONDS = 15.0
+"""How long a request in flight waits for its response, while the link is down."""
 _ETAG = re.compile(rb"<ETag>(?:&quot;|\")?([^<&\"]+)")
 _UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
 
@@ -61,9 +66,23 @@ class Life:
     open_responses: int = 0
     """Number of S3 responses whose connection is not released."""
     cut_off: AsyncBool = field(default_factory=lambda: AsyncBool(False))
-    """While true, its calls to S3 and Redis wait: a network partition, or a stopped process."""
+    """While true, its calls to S3 and Redis wait: a stopped process (SIGSTOP), or a partition without time-outs."""
+    has_links: bool = False
+    """Whether :attr:`redis_down` may become true during a call."""
+    redis_down: AsyncBool = field(default_factory=lambda: AsyncBool(False))
+    """While true, its calls to Redis have no effect, and time out."""
+    s3_down: AsyncBool = field(default_factory=lambda: AsyncBool(False))
+    """While true, its requests to S3 time out; the response of one in flight is lost after its effect."""
     writes_without_lease: list[str] = field(default_factory=list)
     """Its writes that the store accepted although another process held the stream's lease."""
+    leased: set[str] = field(default_factory=set)
+    """The streams whose leases it acquired, so far."""
+    keys: set[str] = field(default_factory=set)
+    """The keys, and the prefixes of listings, of its requests to S3."""
+    on_lease: Callable[[str], None] = lambda _: None
+    """Called with each stream whose lease it acquires."""
+    on_part: Callable[[str, int], None] = lambda _key, _number: None
+    """Called with the key and the number of each part, before it is sent."""
 
     async def wait_connected(self) -> None:
         """Wait while the process is cut off; not a checkpoint otherwise."""
@@ -155,6 +174,34 @@ def _stored_other_bytes(request: httpx.Request, response: httpx.Response) -> boo
     return any(response.headers[name] != request.headers.get(name) for name in names)
 
 
+class StoreClient(MemoryCheckpointStore):
+    """One process's connection to a store: the same content, with a retrier and a link of its own."""
+
+    __slots__ = ("_client_retrier", "_life")
+
+    def __init__(self, store: MemoryCheckpointStore, retrier: Retrier, life: Life) -> None:
+        self.__dict__ = store.__dict__
+        self._client_retrier, self._life = retrier, life
+
+    @property
+    def retrier(self) -> Retrier:  # type: ignore[override]
+        """The process's retrier."""
+        return self._client_retrier
+
+    @property
+    def fault(self) -> FaultHook | None:  # type: ignore[override]
+        """The faults of the link and of the store."""
+        fault: FaultHook | None = self.__dict__["fault"]
+        return self._link_fault if self._life.has_links else fault
+
+    async def _link_fault(self, operation: str, moment: Moment) -> None:
+        fault: FaultHook | None = self.__dict__["fault"]
+        if fault is not None:
+            await fault(operation, moment)
+        if moment is not Moment.BEFORE and self._life.redis_down.value:
+            await self._life.redis_down.wait_value(False)
+
+
 class CrashableStore:
     """The checkpoint store of one process; its calls fail after the crash."""
 
@@ -192,6 +239,10 @@ class CrashableStore:
                     self._acknowledgements.forget_parts_after(meta.s3_upload_id or "", keep_to)
                 if operation in _FENCED and self._store.is_other_owners(*args[:2]):
                     life.writes_without_lease.append(operation)
+                if operation == "create" or (operation == "acquire" and result):
+                    stream_id = args[0].stream_id if operation == "create" else args[0]
+                    life.leased.add(stream_id)
+                    life.on_lease(stream_id)
                 await life.wait_connected()
             if life.reaches(number, CrashMoment.UNANSWERED):
                 raise RedisOperationError(operation, "the process has crashed")
@@ -218,9 +269,20 @@ class CrashableTransport(httpx.AsyncBaseTransport):
         number = life.begin_call(f"s3 {name}")
         if life.reaches(number, CrashMoment.BEFORE):
             raise httpx.ConnectError("the process has crashed", request=request)
+        query = request.url.params
+        key = request.url.path.partition("/recordings")[2].strip("/")
+        if key or request.method == "GET":
+            life.keys.add(key or query.get("prefix", ""))
+        if "partNumber" in query:
+            life.on_part(key, int(query["partNumber"]))
         with self._journal.call(Lane.S3, name) as entry:
             await life.wait_connected()
+            if not await _comes_up(life.s3_down, _CONNECT_SECONDS):
+                raise httpx.ConnectTimeout("the link is down", request=request)
             response = await self._transport.handle_async_request(request)
+            if not await _comes_up(life.s3_down, _READ_SECONDS):
+                await response.aclose()
+                raise httpx.ReadTimeout("the link is down", request=request)
             entry.outcome = str(response.status_code)
         if life.reaches(number, CrashMoment.UNANSWERED):
             await response.aclose()
@@ -233,6 +295,14 @@ class CrashableTransport(httpx.AsyncBaseTransport):
             succeeded = response.is_success and "x-amz-request-id" in response.headers
             response.stream = _RecordedBody(stream, request, succeeded, life, self._acknowledgements)
         return response
+
+
+async def _comes_up(down: AsyncBool, seconds: float) -> bool:
+    """Wait until a link is up; return whether it is in time. Not a checkpoint if it is up."""
+    if down.value:
+        with trio.move_on_after(seconds):
+            await down.wait_value(False)
+    return not down.value
 
 
 class _RecordedBody(httpx.AsyncByteStream):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from cef_trio.lab.faults import CRASH_MOMENTS, FaultKind, Injection
+from cef_trio.lab.fleet_simulation import FLEET, is_fleet
 from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scheduler import derived
 from cef_trio.lab.simulation import SIMULATED, injections_of
@@ -82,6 +83,6 @@ def crashes(
 
 
 def worlds(first_seed: int, count: int) -> Iterator[Plan]:
-    """Yield the simulated worlds of ``count`` seeds."""
+    """Yield the simulated worlds of ``count`` seeds; some are fleets."""
     for seed in range(first_seed, first_seed + count):
-        yield Plan(SIMULATED, injections_of(seed), seed)
+        yield Plan(FLEET, (), seed) if is_fleet(seed) else Plan(SIMULATED, injections_of(seed), seed)

@@ -45,6 +45,8 @@ class FileSystem:
     device: int = 64
     fsid: bytes = b""
     """``f_fsid`` of ``statfs``; empty: none."""
+    source: str | None = None
+    """The source of its mount, e.g. ``nas:/recordings``."""
     numbers: Numbers = Numbers.UNIQUE
     generations: bool = True
     leases: Leases = Leases.TRUE

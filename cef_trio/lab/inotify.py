@@ -28,10 +28,12 @@ class KernelQueues:
         """How many watches may still be added (``fs.inotify.max_user_watches``); ``None``: no limit."""
         self.drops_events = False
         """While true, events are dropped."""
+        self.only_on: str | None = None
+        """The only machine that sees the events of a network file system, that of the writer; ``None``: all do."""
 
-    def open(self, real: Callable[[str], str] = str) -> Queue:
-        """Open an instance; ``real``: returns the real path of a path in the process."""
-        queue = Queue(self, real)
+    def open(self, real: Callable[[str], str] = str, host: str = "") -> Queue:
+        """Open an instance; ``real``: returns the real path of a path in the process, ``host``: its machine."""
+        queue = Queue(self, real, host)
         self._queues.append(queue)
         return queue
 
@@ -45,7 +47,8 @@ class KernelQueues:
         if self.drops_events:
             return
         for queue in list(self._queues):
-            queue.add(path, mask, cookie)
+            if self.only_on in {None, queue.host}:
+                queue.add(path, mask, cookie)
 
     def moved(self, old: Path, new: Path, *, is_folder: bool = False) -> None:
         """Queue the two events of a rename."""
@@ -72,7 +75,8 @@ class KernelQueues:
 class Queue:
     """One instance: the part of :class:`inotify_simple.INotify` that the watcher uses."""
 
-    def __init__(self, kernel: KernelQueues, real: Callable[[str], str]) -> None:
+    def __init__(self, kernel: KernelQueues, real: Callable[[str], str], host: str) -> None:
+        self.host = host
         self._kernel = kernel
         self._real = real
         self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

@@ -20,7 +20,8 @@ from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import ENDED, Status
 from cef_trio.files.file_system import file_system_named
-from cef_trio.lab.crash_simulation import Life
+from cef_trio.lab.crash_simulation import Acknowledgements, Life
+from cef_trio.lab.fleet import EndedProcess
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.world import BUCKET, INACTIVE, NOT_OURS, OTHER_BUCKET, PART, PROBE, World
@@ -48,7 +49,7 @@ def after_exit(
         before: the streams in Redis at its start; one that is unchanged since is not checked.
         scenario: the scenario, whose flags excuse some violations; ``None``: it ran without faults.
     """
-    violations = _leaked_resources(world, services)
+    violations = _leaked_resources(world.life, services)
     unsaved = services.shutdown_flush.unsaved
     may_fail = scenario is not None and scenario.redis_may_fail
     for checkpoint in world.known():
@@ -65,7 +66,7 @@ def after_exit(
     if not may_fail:
         violations += [f"P3: the state of stream {stream[:8]} was not saved" for stream in sorted(unsaved)]
     if scenario is None or not scenario.redis_silent:
-        violations += _unrecorded_acknowledgements(world, world.known())
+        violations += _unrecorded_acknowledgements(world, world.known(), world.acknowledgements)
         pending = world.receiver.acknowledged & world.pending_webhooks
         violations += [
             f"P3: the webhook of stream {stream[:8]} was acknowledged, and is still pending"
@@ -82,19 +83,50 @@ def lease_violations(life: Life) -> list[str]:
     ]
 
 
-def _leaked_resources(world: World, services: Services) -> list[str]:
+def after_exit_of_one(ended: EndedProcess) -> list[str]:
+    """Return the violations of one process of a fleet that has ended, except by a crash.
+
+    A process that was stopped or cut off may have lost its leases to another daemon, or had no Redis at its end.
+    """
+    world, services, life = ended.daemon.context.world, ended.services, ended.life
+    violations = lease_violations(life)
+    outside = sorted(key for key in life.keys if not key.startswith(world.prefix))
+    violations += [
+        f"P9: a request of {ended.daemon.plan.name} names the key {key!r} of another owner" for key in outside
+    ]
+    if life.ended:
+        return violations
+    violations += _leaked_resources(life, services)
+    if ended.was_impaired:
+        return violations
+    violations += [f"P3: the state of stream {stream[:8]} was not saved" for stream in services.shutdown_flush.unsaved]
+    known = world.known()
+    for checkpoint in known:
+        status, stream_id = checkpoint.meta.status, checkpoint.meta.stream_id
+        if checkpoint in ended.before or status in _ENDED_OR_IDLE or stream_id not in life.leased:
+            continue
+        if not world.store.is_other_owners(stream_id, services.lease):
+            violations.append(
+                f"P3: stream {_short(checkpoint)} was left as {status.value}, without a state saved at exit"
+            )
+    return violations + _unrecorded_acknowledgements(world, known, ended.acknowledgements)
+
+
+def _leaked_resources(life: Life, services: Services) -> list[str]:
     violations = []
     for name, limiter in (("streams", services.stream_slots), ("parts", services.part_slots)):
         if limiter.borrowed_tokens:
             violations.append(f"P7: {limiter.borrowed_tokens} slots of {name} were not released")
-    if world.life.open_responses:
-        violations.append(f"P7: {world.life.open_responses} connections were not released")
+    if life.open_responses:
+        violations.append(f"P7: {life.open_responses} connections were not released")
     return violations
 
 
-def _unrecorded_acknowledgements(world: World, known: list[Checkpoint]) -> list[str]:
+def _unrecorded_acknowledgements(
+    world: World, known: list[Checkpoint], acknowledgements: Acknowledgements
+) -> list[str]:
     """Return the acknowledgements that arrived and are not recorded in Redis (P2)."""
-    acknowledgements, violations = world.acknowledgements, []
+    violations = []
     by_upload = {checkpoint.meta.s3_upload_id: checkpoint for checkpoint in known}
     for (upload_id, number), etag in acknowledgements.parts.items():
         checkpoint = by_upload.get(upload_id)
@@ -143,7 +175,9 @@ def _listed_parts(world: World, buckets: Collection[str]) -> Iterator[tuple[str,
     """Yield the id and the parts of each open upload."""
     model = world.endpoint.model
     for bucket in buckets:
-        page = model.list_uploads(bucket, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=1000)
+        page = model.list_uploads(
+            bucket, prefix=world.prefix, delimiter="", key_marker="", upload_id_marker="", limit=1000
+        )
         for upload in page.uploads:
             yield upload.upload_id, model.list_parts(bucket, upload.key, upload.upload_id, after=0, limit=1000).parts
 
@@ -184,7 +218,7 @@ def sent_again(world: World, recorded: Recorded, received: Received) -> list[str
     """Return the recorded, unchanged parts that S3 has received again (P2)."""
     contents = {}
     for checkpoint in world.known():
-        path = Path(checkpoint.meta.current_path)
+        path = Path(world.host.real(checkpoint.meta.current_path))
         if path.exists():
             contents[checkpoint.meta.s3_key_prefix] = (path.read_bytes(), checkpoint)
     violations = []
@@ -197,6 +231,22 @@ def sent_again(world: World, recorded: Recorded, received: Received) -> list[str
         if crc64nvme(content[part.offset : part.offset + part.size_bytes]) == crc:
             violations.append(f"P2: part {number} was recorded, is unchanged, and was sent again")
     return violations
+
+
+def sends_again(world: World, services: Services, key: str, number: int) -> list[str]:
+    """Return a violation if a daemon is about to send a recorded part of unchanged bytes under its lease (P2)."""
+    for checkpoint in world.known():
+        meta, record = checkpoint.meta, checkpoint.parts.get(number)
+        path = Path(world.host.real(meta.current_path))
+        if meta.s3_key_prefix != key or record is None or not path.exists():
+            continue
+        if world.store.is_other_owners(meta.stream_id, services.lease) or not world.store.is_held(meta.stream_id):
+            continue  # its lease is lost, so another daemon may have sent the part
+        part = PartPlan.of(meta).part(number)
+        content = path.read_bytes()[part.offset : part.offset + record.size_bytes]
+        if crc64nvme(content) == record.crc64nvme and _is_held(world, meta.s3_upload_id or "", number, record.etag):
+            return [f"P2: part {number} was recorded, is unchanged, and was sent again"]
+    return []
 
 
 def excess_bytes_sent(context: ScenarioContext, scenario: Scenario, injections: int) -> list[str]:
@@ -227,20 +277,20 @@ def at_rest(world: World) -> bool:
 
 def _is_of(world: World, checkpoint: Checkpoint, file: Path) -> bool:
     """Return whether a stream belongs to a file, by its serial number and not by its inode number."""
-    if checkpoint.meta.current_path != str(file):
+    if world.host.real(checkpoint.meta.current_path) != str(file):
         return False
     return _serial(world, checkpoint) == world.kernel.inode(file).serial or _completed_with(world, checkpoint, file)
 
 
 def _completed_with(world: World, checkpoint: Checkpoint, file: Path) -> bool:
-    """Return whether a stream was completed with a file that cannot be distinguished from the one it was started for.
+    """Return whether an object was completed of a file that cannot be distinguished from the one of the stream's start.
 
     Without inode generations, that is a later file with the same name and inode number; without stable inode numbers,
     any file with the same name. In both cases the object must have the file's bytes, so two files are never mixed.
     """
     meta, inode = checkpoint.meta, world.kernel.inode(file)
     return (
-        meta.status is Status.COMPLETED
+        (meta.status is Status.COMPLETED or _lacks_only_metadata(checkpoint))
         and meta.identity.generation is None
         and (
             not file_system_named(inode.file_system.name).lasting_inodes
@@ -283,7 +333,7 @@ def at_the_end(context: ScenarioContext, scenario: Scenario) -> list[str]:
     for checkpoint in world.known():
         status = checkpoint.meta.status
         if status is Status.COMPLETED or _lacks_only_metadata(checkpoint):
-            completed.setdefault(checkpoint.meta.current_path, []).append(checkpoint)
+            completed.setdefault(world.host.real(checkpoint.meta.current_path), []).append(checkpoint)
         if status is Status.COMPLETED:
             objects = world.objects(checkpoint.meta.s3_bucket)
             violations += _identity(context, checkpoint, objects)
@@ -347,7 +397,7 @@ def _missing(context: ScenarioContext) -> list[str]:
     stored: dict[str, list[Checkpoint]] = {}
     for checkpoint in world.known():
         if checkpoint.meta.status is Status.COMPLETED:
-            stored.setdefault(checkpoint.meta.current_path, []).append(checkpoint)
+            stored.setdefault(world.host.real(checkpoint.meta.current_path), []).append(checkpoint)
     contents = {name: Path(world.path(name)).read_bytes() for name in context.names()}
     return [
         name

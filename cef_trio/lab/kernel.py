@@ -39,6 +39,22 @@ class Host:
     """The path of that folder on the machine."""
     machine: str | None = "machine"
     """The hash of its machine-id; ``None``: unknown, as in a container."""
+    watched: str = ""
+    """The folder below ``seen_as`` that a daemon watches; empty: all of it."""
+    clock_seconds: float = 0.0
+    """How far its clock is ahead."""
+    boot: str = ""
+    """The id of its running system; empty: its name."""
+
+    @property
+    def system(self) -> str:
+        """What identifies its running system, as the boot id does."""
+        return self.boot or self.name
+
+    @property
+    def watch_folder(self) -> Path:
+        """The path of the watched folder on the machine."""
+        return self.seen_as / self.watched
 
     def real(self, path: Any) -> Any:
         """Return the real path of a path on this machine."""
@@ -162,7 +178,7 @@ class Kernel:
             (file_system_calls, "statfs", self._statfs),
             (file_system_calls, "birth_ns", lambda *_: None),
             (file_system_calls, "mount_of", self._mount_of),
-            (file_system_calls, "source_of", lambda _: None),
+            (file_system_calls, "source_of", self._source_of),
         ]
         before = [(module, name, getattr(module, name)) for module, name, _ in replacements]
         for module, name, replacement in replacements:
@@ -206,7 +222,7 @@ class Kernel:
         if dir_fd is None:
             return host.real(path)
         if path == host.seen_as.name and _key(_fstat(dir_fd)) == _key(_stat(host.seen_as.parent)):
-            return host.folder.name
+            return os.path.relpath(host.folder, host.seen_as.parent)
         return path
 
     def _open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
@@ -250,6 +266,10 @@ class Kernel:
         folder = next((folder for folder in (Path(path), *Path(path).parents) if self._is_mount(folder)), self.base)
         host = self._host
         return f"{host.seen_as if host is not None and folder == host.folder else folder} /"
+
+    def _source_of(self, descriptor: int) -> str | None:
+        inode = self.inodes.by_key.get(_key(_fstat(descriptor)))
+        return inode.file_system.source if inode is not None else None
 
     def _is_mount(self, folder: Path) -> bool:
         return self.file_system(folder) is not self.file_system(folder.parent)

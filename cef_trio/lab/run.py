@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import trio
 
@@ -23,23 +22,19 @@ from cef_trio.exceptions import leaves
 from cef_trio.lab import invariants
 from cef_trio.lab.checks import CHECKS, Check
 from cef_trio.lab.crash_simulation import Life
-from cef_trio.lab.faults import CRASH_MOMENTS, FaultKind, Injection
-from cef_trio.lab.journal import Entry, Lane, logging_into
+from cef_trio.lab.faults import CRASH_MOMENTS, Injection
+from cef_trio.lab.fleet_run import ORPHAN_SECONDS, REST_SECONDS, run_fleet, wait_until
+from cef_trio.lab.fleet_simulation import FLEET, fleet_of
+from cef_trio.lab.injector import Injected, Injector, run_daemon_task
+from cef_trio.lab.journal import Entry, logging_into
 from cef_trio.lab.mutations import mutated
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios import SCENARIOS, Scenario, Script, world_for
 from cef_trio.lab.scheduler import derived, run_virtual
 from cef_trio.lab.simulation import SIMULATED, simulated
-from cef_trio.lab.task_locations import location_of, tasks_below
 from cef_trio.lab.world import World, WorldDaemon
-from cef_trio.resilience.best_effort import PAUSE_SECONDS
-from cef_trio.upload.orphan_cleanup import PERIOD_SECONDS as ORPHAN_CLEANUP_SECONDS
 from cef_trio.upload.services import Services
 
-REST_SECONDS = 900.0
-"""Virtual seconds in which everything must have come to rest once the servers work."""
-_ORPHAN_SECONDS = PAUSE_SECONDS + ORPHAN_CLEANUP_SECONDS + 60.0
-"""Virtual seconds in which uploads of ended streams must be found."""
 _LASTING_FAULT_SECONDS = 150.0
 """Duration of a lasting fault: longer than the minute after which promise P10 requires a report."""
 _MIDDLE_LIFE_SECONDS = 40.0
@@ -51,30 +46,19 @@ class Plan:
     """A reproducible run: equal plans give identical runs."""
 
     scenario: str
-    """Name of a scenario or of a check (without injections), or ``simulated``."""
+    """Name of a scenario or of a check (without injections), or ``simulated`` or ``fleet``."""
     injections: tuple[Injection, ...] = ()
     seed: int = 0
     mutation: str | None = None
 
     @property
     def definition(self) -> Scenario:
-        """The scenario; a simulated one is made of the seed."""
-        return simulated(self.seed) if self.scenario == SIMULATED else SCENARIOS[self.scenario]
+        """The scenario; that of a random world is made of the seed."""
+        made = {SIMULATED: simulated, FLEET: fleet_of}.get(self.scenario)
+        return made(self.seed) if made is not None else SCENARIOS[self.scenario]
 
     def __str__(self) -> str:
         return f"{self.scenario}: {', '.join(map(str, self.injections)) or 'no faults'}"
-
-
-@dataclass(slots=True)
-class Injected:
-    """An injection that took place."""
-
-    injection: Injection
-    seconds: float
-    location: str
-    """Location of the task whose step or call it was."""
-    tasks: list[str]
-    """Locations of all tasks of the daemon."""
 
 
 @dataclass(slots=True)
@@ -116,7 +100,8 @@ def run_plan(plan: Plan, *, keep_journal: bool = False) -> Report:
             if check is not None:
                 report.violations += _run_check(check)
             else:
-                run_virtual(_run, Path(folder), report, keep_journal, seed=plan.seed + 1)
+                one = _run if plan.definition.fleet is None else _run_fleet
+                run_virtual(one, Path(folder), report, keep_journal, seed=plan.seed + 1)
         except Exception as error:  # noqa: BLE001 - an exception of the daemon is a violation
             report.violations.append(f"P6: the daemon raised {next(leaves(error))!r}")
         if _descriptors() > before:
@@ -169,6 +154,20 @@ async def _run(folder: Path, report: Report, keep_journal: bool) -> None:
         report.entries = world.journal.entries
 
 
+async def _run_fleet(folder: Path, report: Report, keep_journal: bool) -> None:
+    plan = report.plan
+    run = await run_fleet(folder, plan.definition, plan.seed, plan.injections)
+    fleet, journal = run.fleet, run.fleet.cloud.journal
+    report.violations += run.violations
+    report.injected, report.steps, report.calls, report.saved = fleet.injected, run.steps, run.calls, run.saved
+    report.exit_seconds = run.exit_seconds
+    report.resumed = ", ".join(f"{count} {status}" for status, count in sorted(run.statuses().items()))
+    report.hits = fleet.hits + sum((context.counted() for context in fleet.contexts.values()), start=Counter())
+    report.digest = journal.digest(without=str(folder))
+    if keep_journal:
+        report.entries = journal.entries
+
+
 @contextmanager
 def _checking_sent_parts(world: World, scenario: Scenario, report: Report, *, enabled: bool = True) -> Iterator[None]:
     """Check that the block sends no unchanged part that was recorded before it."""
@@ -199,8 +198,11 @@ async def _run_daemon(
         life.dies_at = (crash.at, CRASH_MOMENTS[crash.fault])
     async with trio.open_nursery() as scripts, world.services(life) as services:
         daemon = WorldDaemon(world, services)
-        injector = _Injector(
-            daemon, life, [injection for injection in injections if injection.fault not in CRASH_MOMENTS], report
+        injector = Injector(
+            daemon,
+            life,
+            [injection for injection in injections if injection.fault not in CRASH_MOMENTS],
+            report.injected,
         )
         if crash is not None:
             life.on_end = lambda: injector.crashed(crash)
@@ -210,17 +212,17 @@ async def _run_daemon(
             if script is not None:
                 scripts.start_soon(script, context)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_daemon_task, daemon, injector)
+                nursery.start_soon(run_daemon_task, daemon, injector)
                 if script is not None:
-                    await _wait_until(lambda: not scripts.child_tasks or injector.ended_at is not None, 120)
+                    await wait_until(lambda: not scripts.child_tasks or injector.ended_at is not None, 120)
                 elif scenario.script_spans_lives:
-                    await _wait_until(
+                    await wait_until(
                         lambda: not writers.child_tasks or injector.ended_at is not None, _MIDDLE_LIFE_SECONDS
                     )
                 else:
-                    await _wait_until(lambda: daemon.accepts_events, 1)
+                    await wait_until(lambda: daemon.accepts_events, 1)
                     context.close_all()
-                    await _wait_until(
+                    await wait_until(
                         lambda: invariants.at_rest(world) or injector.ended_at is not None, _MIDDLE_LIFE_SECONDS
                     )
                 if daemon.shutdown.signals == 0:
@@ -231,23 +233,12 @@ async def _run_daemon(
         _check_exit(context, scenario, services, injector=injector, life=life, report=report, before=before)
 
 
-async def _daemon_task(daemon: WorldDaemon, injector: _Injector) -> None:
-    injector.root = trio.lowlevel.current_task()
-    try:
-        await daemon.run()
-    except Exception:  # raised by a crashed process, whose calls all fail
-        if not daemon.world.life.ended:
-            raise
-    finally:
-        injector.ended_at = trio.current_time()
-
-
 def _check_exit(
     context: ScenarioContext,
     scenario: Scenario,
     services: Services,
     *,
-    injector: _Injector,
+    injector: Injector,
     life: Life,
     report: Report,
     before: list[Checkpoint],
@@ -296,17 +287,17 @@ async def _run_last_daemon(context: ScenarioContext, scenario: Scenario, report:
                 async with scenario.lasting_fault(context):
                     await trio.sleep(_LASTING_FAULT_SECONDS)
                     report.violations += invariants.unreported_risks(context, daemon.at_risk)
-            if not await _wait_until(lambda: invariants.at_rest(world), REST_SECONDS):
+            if not await wait_until(lambda: invariants.at_rest(world), REST_SECONDS):
                 states = Counter(checkpoint.meta.status.value for checkpoint in world.known())
                 report.violations.append(f"P6: not at rest after {REST_SECONDS:g} seconds: {dict(states)}")
-            await _wait_until(lambda: not invariants.left_uploads(world, scenario), _ORPHAN_SECONDS)
+            await wait_until(lambda: not invariants.left_uploads(world, scenario), ORPHAN_SECONDS)
             if scenario.faults_stay:
                 await trio.sleep(_LASTING_FAULT_SECONDS)
             # P10 allows a minute until a risk is reported.
-            await _wait_until(lambda: not invariants.unreported_risks(context, daemon.at_risk), _LASTING_FAULT_SECONDS)
+            await wait_until(lambda: not invariants.unreported_risks(context, daemon.at_risk), _LASTING_FAULT_SECONDS)
             report.violations += invariants.unreported_risks(context, daemon.at_risk)
             # An outage ends with its next probe, within a minute.
-            await _wait_until(lambda: not invariants.false_risks(context, daemon.at_risk), _LASTING_FAULT_SECONDS)
+            await wait_until(lambda: not invariants.false_risks(context, daemon.at_risk), _LASTING_FAULT_SECONDS)
             report.violations += invariants.false_risks(context, daemon.at_risk)
             services = daemon.services
     context.daemon = None
@@ -330,94 +321,3 @@ def _resumed(world: World, recorded: invariants.Recorded, received: invariants.R
     return f"{len(recorded.keys() - sent)} parts kept, {len(sent) - again} sent, {again} sent again; " + ", ".join(
         f"{count} {status}" for status, count in sorted(ended.items())
     )
-
-
-async def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait for a condition, at most that many virtual seconds; return whether it became true."""
-    deadline = trio.current_time() + seconds
-    while not condition():
-        if trio.current_time() >= deadline:
-            return False
-        await trio.sleep(0.25)
-    return True
-
-
-class _Injector(trio.abc.Instrument):
-    """Count the steps of a daemon's tasks, and inject faults before the planned ones."""
-
-    def __init__(self, daemon: WorldDaemon, life: Life, injections: Iterable[Injection], report: Report) -> None:
-        self.root: trio.lowlevel.Task | None = None
-        self.steps = 0
-        self.ended_at: float | None = None
-        self.shutdown_at: float | None = None
-        """When the shutdown was first requested."""
-        self.cancelled_at: float | None = None
-        self._daemon = daemon
-        self._life = life
-        self._injections = {injection.at: injection for injection in injections}
-        self._report = report
-        self._daemon_tasks: dict[trio.lowlevel.Task, bool] = {}
-        self._running: trio.lowlevel.Task | None = None
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        """See :class:`trio.abc.Instrument`."""
-        if not self._is_daemon_task(task):
-            return
-        self._running = task
-        if self.shutdown_at is None and self._daemon.shutdown.signals:
-            self.shutdown_at = trio.current_time()
-        self.steps += 1
-        injection = self._injections.get(self.steps)
-        if injection is not None and not self._life.ended:
-            self._record(injection, task)
-            self._inject(injection.fault)
-
-    def task_exited(self, task: trio.lowlevel.Task) -> None:
-        """See :class:`trio.abc.Instrument`."""
-        self._daemon_tasks.pop(task, None)
-
-    def crashed(self, injection: Injection) -> None:
-        """Record a crash in a call, and cancel the tasks."""
-        task = self._running
-        if task is not None:
-            self._record(injection, task)
-        self._cancel_tasks()
-
-    def _inject(self, fault: FaultKind) -> None:
-        shutdown = self._daemon.shutdown
-        if fault is FaultKind.DRAIN:
-            if shutdown.signals == 0:
-                shutdown.request()
-        elif fault is FaultKind.CANCEL:
-            self._cancel_tasks()
-            self.cancelled_at = trio.current_time()
-        elif fault is FaultKind.KILL:
-            self._life.on_end = self._cancel_tasks
-            self._life.end()
-        if self.shutdown_at is None:
-            self.shutdown_at = trio.current_time()
-
-    def _cancel_tasks(self) -> None:
-        shutdown = self._daemon.shutdown
-        while shutdown.signals < 2:  # noqa: PLR2004 - the second signal cancels, a third would end this process
-            shutdown.request()
-
-    def _record(self, injection: Injection, task: trio.lowlevel.Task) -> None:
-        root = self.root
-        tasks = [f"{_name(other)} at {location_of(other)}" for other in tasks_below(root)] if root is not None else []
-        self._daemon.world.journal.note(Lane.LAB, str(injection))
-        self._report.injected.append(Injected(injection, trio.current_time(), location_of(task), tasks))
-
-    def _is_daemon_task(self, task: trio.lowlevel.Task) -> bool:
-        known = self._daemon_tasks.get(task)
-        if known is None and self.root is None:
-            return False
-        if known is None:
-            nursery: Any = task.parent_nursery
-            known = task is self.root or (nursery is not None and self._is_daemon_task(nursery.parent_task))
-            self._daemon_tasks[task] = known
-        return known
-
-
-def _name(task: trio.lowlevel.Task) -> str:
-    return task.name.rpartition(".")[2]

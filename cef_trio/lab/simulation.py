@@ -43,8 +43,8 @@ _PREALLOCATED: Final = 8
 """Maximum size of a preallocated file, in parts. The real file system reports no holes of a part or two; they may be
 sent twice."""
 _SECOND_DAEMON_SHARE: Final = 0.0
-"""Share of the worlds with a second daemon. Disabled: seed 91487 (P6, renamed while the other daemon has it) is fixed,
-but only some 1,000 such worlds were run since."""
+"""Share of the worlds with a second daemon of the folder. Zero: ``fleet_simulation.py`` has several daemons, and the
+worlds of one daemon stay what they were."""
 _CALLS: Final = (
     "CreateMultipartUpload",
     "UploadPart",

@@ -15,7 +15,7 @@ import os
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from inotify_simple import INotify
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, StoreSnapshot
 from cef_trio.checkpoint.model import Checkpoint, Lease
 from cef_trio.checkpoint.protocols import CheckpointStore
+from cef_trio.checkpoint.redis import Keys
 from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
 from cef_trio.checkpoint.states import ENDED, INTERRUPTED, StreamSet
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
@@ -40,7 +41,14 @@ from cef_trio.files.reader import regular_file_stat
 from cef_trio.files.writers import writer_state_now
 from cef_trio.lab import receiver
 from cef_trio.lab.completed_parts import with_parts
-from cef_trio.lab.crash_simulation import Acknowledgements, CrashableStore, CrashableTransport, Life, call_name
+from cef_trio.lab.crash_simulation import (
+    Acknowledgements,
+    CrashableStore,
+    CrashableTransport,
+    Life,
+    StoreClient,
+    call_name,
+)
 from cef_trio.lab.disk import CrashableDisk, InlineReader
 from cef_trio.lab.filesystem import FileSystem, Leases
 from cef_trio.lab.journal import Journal, Lane
@@ -88,6 +96,64 @@ INACTIVE: Final = INTERRUPTED | ENDED
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+def utc_now() -> datetime:
+    """Return the true time of day: ``EPOCH`` plus trio's clock."""
+    return EPOCH + timedelta(seconds=trio.current_time())
+
+
+def _make_store() -> MemoryCheckpointStore:
+    store = MemoryCheckpointStore()
+    store.unix_clock = lambda: utc_now().timestamp()
+    return store
+
+
+def make_endpoint(random: Random, seed: int) -> S3Endpoint:
+    """Return an empty S3 endpoint; ``random`` is the source of its request ids."""
+    # Not drawn from ``random``, so that the worlds of a seed stay what they were.
+    upload_tokens = Random(f"upload tokens {seed}")  # noqa: S311 - to be repeated, not secret
+    return S3Endpoint(
+        buckets=[BUCKET, OTHER_BUCKET],
+        clock=lambda: utc_now().timestamp(),
+        minimum_part_size_bytes=1,
+        new_request_id=lambda: f"{random.getrandbits(64):016X}",
+        new_upload_token=lambda: f"{upload_tokens.getrandbits(64):016x}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """What several owners share: the S3 endpoint, the Redis server, and the journal of the run."""
+
+    endpoint: S3Endpoint
+    stores: dict[str, MemoryCheckpointStore] = field(default_factory=dict)
+    """By namespace: what all keys of an owner begin with."""
+    journal: Journal = field(default_factory=Journal)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """An owner among others (``OWNER_NAME``)."""
+
+    name: str
+    cloud: Cloud
+    seen_as: Path
+    """The path of the watch folder on every machine."""
+
+    @property
+    def key_template(self) -> str:
+        """The key template of its daemons."""
+        return KeyTemplate.of_owner("streams/{owner}/{stream_id}/{file_name}", self.name).template
+
+    @property
+    def prefix(self) -> str:
+        """What its keys in S3 begin with."""
+        return f"streams/{self.name}/"
+
+    def store(self) -> MemoryCheckpointStore:
+        """Return the store of its namespace in Redis."""
+        return self.cloud.stores.setdefault(Keys(owner=self.name).prefix, _make_store())
+
+
 class World:
     """The environment of one or more consecutive daemons."""
 
@@ -100,36 +166,31 @@ class World:
         max_concurrent_parts: int = 4,
         policy: RetryPolicy | None = None,
         base: Path | None = None,
+        file_system: FileSystem | None = None,
+        owner: Owner | None = None,
     ) -> None:
         self.folder = folder
         self._kernel: Kernel | None = None
         if base is not None:
             self._kernel = Kernel(base, lambda: int(self.utc_now().timestamp() * 1e9))
-            self._kernel.make_folder(folder, FileSystem())
-        self.host = Host("world", folder, folder)
+            self._kernel.make_folder(folder, file_system or FileSystem())
+        self.host = Host("world", folder, owner.seen_as if owner is not None else folder)
         """The machine of the daemons, unless another one is given."""
+        self.owner = owner
+        """The owner whose world this is, beside those of others; ``None``: the only one."""
         self.bucket = BUCKET
         """The bucket of the next daemon."""
         self.buckets_used: set[str] = set()
         """The buckets of all daemons so far."""
         self.s3_name = ""
         """The name of the S3 endpoint that the next daemon records; empty: none."""
-        self.key_template = "streams/{stream_id}/{file_name}"
+        self.key_template = owner.key_template if owner is not None else "streams/{stream_id}/{file_name}"
         self.part_size = PART
         self.auto_part_size: AutoPartSize | None = None
         self.equal_parts = False
         self.random = Random(seed)  # noqa: S311 - to be repeated, not secret
-        # Not drawn from self.random, so that the worlds of a seed stay what they were.
-        upload_tokens = Random(f"upload tokens {seed}")  # noqa: S311 - to be repeated, not secret
-        self.endpoint = S3Endpoint(
-            buckets=[BUCKET, OTHER_BUCKET],
-            clock=lambda: self.utc_now().timestamp(),
-            minimum_part_size_bytes=1,
-            new_request_id=lambda: f"{self.random.getrandbits(64):016X}",
-            new_upload_token=lambda: f"{upload_tokens.getrandbits(64):016x}",
-        )
-        self.store = MemoryCheckpointStore()
-        self.store.unix_clock = lambda: self.utc_now().timestamp()
+        self.endpoint = owner.cloud.endpoint if owner is not None else make_endpoint(self.random, seed)
+        self.store = owner.store() if owner is not None else _make_store()
         self.policy = policy or RetryPolicy(attempts=3, initial_seconds=0.2, max_seconds=2.0)
         self.grace_seconds = 6.0
         self.stream_timeout_seconds = 30.0
@@ -170,7 +231,7 @@ class World:
         """Streams that had no task before one of the losses; a failover may bring an older checkpoint of them back."""
         self.daemons_started = 0
         self.life = Life()
-        self.journal = Journal()
+        self.journal = owner.cloud.journal if owner is not None else Journal()
         """The journal of the run."""
         self.acknowledgements = Acknowledgements()
         """The responses of S3 that reached the current daemon."""
@@ -178,8 +239,8 @@ class World:
         self._max_concurrent_parts = max_concurrent_parts
 
     def utc_now(self) -> datetime:
-        """Return the time of day in this world: ``EPOCH`` plus trio's clock."""
-        return EPOCH + timedelta(seconds=trio.current_time())
+        """Return the time of day in this world."""
+        return utc_now()
 
     @property
     def has_kernel(self) -> bool:
@@ -282,10 +343,15 @@ class World:
 
     # -- contents of S3 and the store ---------------------------------------------------------------------------------
 
+    @property
+    def prefix(self) -> str:
+        """What the keys of this world's owner begin with; empty: there are no other owners."""
+        return self.owner.prefix if self.owner is not None else ""
+
     def objects(self, bucket: str = BUCKET) -> dict[str, bytes]:
-        """Return all objects of a bucket, by key."""
+        """Return all objects of this world's owner in a bucket, by key."""
         model = self.endpoint.model
-        listed = model.list_objects(bucket, prefix="", delimiter="", after="", limit=1000)
+        listed = model.list_objects(bucket, prefix=self.prefix, delimiter="", after="", limit=1000)
         found = {}
         for record in listed.objects:
             with closing(model.storage.open_blob(record.blob)) as blob:
@@ -300,7 +366,7 @@ class World:
     def open_uploads(self) -> list[str]:
         """Return the keys of open uploads."""
         page = self.endpoint.model.list_uploads(
-            BUCKET, prefix="", delimiter="", key_marker="", upload_id_marker="", limit=1000
+            BUCKET, prefix=self.prefix, delimiter="", key_marker="", upload_id_marker="", limit=1000
         )
         return [upload.key for upload in page.uploads]
 
@@ -320,6 +386,11 @@ class World:
         return [
             with_parts(self.endpoint.model, replace(one, parts=dict(one.parts))) for _, one in sorted(streams.items())
         ]
+
+    def leases_of(self, holder: str) -> list[str]:
+        """Return the streams under the leases of one daemon, past the store's faults."""
+        leases, now = self.store.snapshot().leases, trio.current_time()
+        return [stream_id for stream_id, held in leases.items() if held.holder == holder and held.expires_at > now]
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Return all checkpoints through the store's calls, which its faults affect; the completed ones with parts."""
@@ -408,9 +479,12 @@ class World:
             endpoint_url="http://s3.world.test",
         )
 
+        def now() -> datetime:
+            return self.utc_now() + timedelta(seconds=host.clock_seconds)
+
         def make_store(retrier: Retrier) -> CheckpointStore:
-            self.store.retrier = retrier
-            return cast("CheckpointStore", CrashableStore(self.store, life, self.journal, acknowledgements))
+            client = StoreClient(self.store, retrier, life)
+            return cast("CheckpointStore", CrashableStore(client, life, self.journal, acknowledgements))
 
         def make_s3(retrier: Retrier, rate_limiter: RateLimiter) -> _RecordingS3Client:
             transport = CrashableTransport(
@@ -423,7 +497,7 @@ class World:
                 replace(config, options=self.options, checksum=self.checksum),
                 retrier=retrier,
                 transport=transport,
-                now=self.utc_now,
+                now=now,
                 rate_limiter=rate_limiter,
             )
 
@@ -432,7 +506,7 @@ class World:
         s3.acknowledgements = acknowledgements
         bucket = self.bucket
         s3.completed = lambda key: self.completed.append(self.objects(bucket).get(key, b""))
-        lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0, host.name)
+        lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0, host.system)
         webhook = self._webhook_client(life) if self.webhook else None
         async with s3, webhook or nullcontext():
             yield Services(
@@ -459,13 +533,14 @@ class World:
                     equal_parts=self.equal_parts,
                     auto_part_size=self.auto_part_size,
                     endpoint=self.s3_name,
-                    watch_folder=str(self.folder),
+                    watch_folder=str(host.watch_folder),
                 ),
-                utc_now=self.utc_now,
+                utc_now=now,
                 new_stream_id=lambda: str(UUID(int=self.random.getrandbits(128), version=4)),
                 metrics=clients.metrics,
                 rate_limiter=clients.rate_limiter,
                 webhook=webhook,
+                owner_name=self.owner.name if self.owner is not None else "",
                 ownership=Ownership(host.machine),
             )
 
@@ -621,7 +696,9 @@ class WorldDaemon:
             tasks.supervisor,
             rescan_seconds=self.world.rescan_seconds,
             reader=InlineReader(_is_recording, partial(kernel.intercepting, host)),
-            open_inotify=cast("Callable[[], AbstractContextManager[INotify]]", partial(kernel.queues.open, host.real)),
+            open_inotify=cast(
+                "Callable[[], AbstractContextManager[INotify]]", partial(kernel.queues.open, host.real, host.name)
+            ),
         )
         await tasks.watch(intake, watcher)
 

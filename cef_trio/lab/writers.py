@@ -34,6 +34,8 @@ class Writers:
 
     def __init__(self, kernel: Kernel, folder: Path, random: Random, journal: Journal) -> None:
         self.folder = folder
+        self.host: str | None = None
+        """The machine of the writers, whose inotify alone reports their changes; ``None``: every one does."""
         self.versions: dict[bytes, set[int]] = {}
         """Every content that a recording ever had, and the serials of the files that had it."""
         self.changed_blocks: Counter[int] = Counter()
@@ -207,4 +209,5 @@ class Writers:
             self._kernel.queues.happened(self.path(name), mask)
 
     def _note(self, text: str) -> None:
+        self._kernel.queues.only_on = self.host
         self._journal.note(Lane.FILE, text)

@@ -26,7 +26,7 @@ MAX_BYTES: Final = 16 * 1024
 """Maximum size of an encoded report."""
 _MAX_TEXT: Final = 500
 _TEXTS: Final = ("name", "host", "system", "process", "owner", "place", "share", "version")
-_NUMBERS: Final = ("schema", "completed", "failed")
+_NUMBERS: Final = ("schema", "newer_records", "completed", "failed")
 _TIMES: Final = ("watcher_at", "idle_checker_at")
 
 
@@ -63,6 +63,8 @@ class DaemonReport:
     version: str = ""
     schema: int | None = None
     """The schema of the records that it writes."""
+    newer_records: int | None = None
+    """Records of a newer schema that it leaves alone; ``None``: none."""
     streams: Mapping[str, int] = field(default_factory=dict)
     """Its active streams by state (``metric_labels.StreamState``)."""
     completed: int | None = None

@@ -107,6 +107,7 @@ class FleetProblem(StrEnum):
 
     SILENT = "silent"
     MIXED_VERSIONS = "mixed_versions"
+    NEWER_RECORDS = "newer_records"
     CLOCKS_APART = "clocks_apart"
     SAME_OWNER = "same_owner"
     SAME_INSTANCE = "same_instance"
@@ -131,6 +132,7 @@ def judge_fleet(fleet: Fleet) -> list[FleetFinding]:
         *_judge_instances(fleet.living),
         *_judge_shares(fleet.living),
         *_judge_versions(fleet.living),
+        *_judge_newer(fleet.living),
         *_judge_clocks(fleet.living),
     ]
 
@@ -168,6 +170,7 @@ def _daemon_document(one: DaemonReport, fleet: Fleet) -> dict[str, Any]:
         "share": one.share or None,
         "version": one.version,
         "schema": one.schema,
+        "newer_records": one.newer_records or 0,
         "state": fleet.state_of(one),
         "ready": one.is_ready and one.lives(fleet.now),
         "seen_seconds": round(max(0.0, fleet.now - one.seen_at), 1),
@@ -250,6 +253,18 @@ def _judge_versions(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
             FleetProblem.MIXED_VERSIONS,
             f"{len(versions)} versions run: {shown}; {rarest[0]} in {_list(named)}",
             "finish the upgrade; an older version leaves the records of a newer one alone",
+            False,
+        )
+
+
+def _judge_newer(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
+    older = [one for one in living if one.newer_records]
+    if older:
+        says = _list([f"{_name(one)} leaves {_count(one.newer_records or 0, 'record')} alone" for one in older])
+        yield FleetFinding(
+            FleetProblem.NEWER_RECORDS,
+            f"records are of a newer version than their daemons: {says}",
+            "upgrade these daemons, or leave the recordings to the newer ones",
             False,
         )
 

@@ -73,7 +73,7 @@ FAMILIES: Final = (
     Family(
         "known_streams",
         Kind.GAUGE,
-        "Streams in each set in Redis, of all daemons that share it; absent while Redis does not respond.",
+        "Streams of this owner in each set in Redis; absent while Redis does not respond.",
         ("set",),
     ),
     Family(
@@ -131,6 +131,11 @@ FAMILIES: Final = (
         "Records in Redis of a newer schema than this version knows: left alone for a newer daemon.",
     ),
     Family("service_up", Kind.GAUGE, "Whether the service is up: 0 during an outage, otherwise 1.", ("service",)),
+    Family(
+        "redis_clock_offset_seconds",
+        Kind.GAUGE,
+        "How far this host's clock is ahead of Redis', at the last report, within about a second; absent before it.",
+    ),
     Family(
         "redis_persistent",
         Kind.GAUGE,

@@ -36,6 +36,8 @@ class Metrics:
         self.registry: CollectorRegistry = _WithoutCreationTimes()
         self.survey = RedisSurvey()
         """Last responses of Redis (``redis_survey.py``)."""
+        self.redis_clock_offset_seconds: float | None = None
+        """How far this host's clock is ahead of Redis'."""
         self._take_snapshot: TakeSnapshot | None = None
         self._last_runs: dict[str, Callable[[], float]] = {}
         self._pending_webhooks: Callable[[], int] | None = None
@@ -137,6 +139,8 @@ class Metrics:
             yield "known_streams", (stream_set.value,), count
         if self.survey.persistent is not None:
             yield "redis_persistent", (), self.survey.persistent
+        if self.redis_clock_offset_seconds is not None:
+            yield "redis_clock_offset_seconds", (), self.redis_clock_offset_seconds
         for name, last_run in self._last_runs.items():
             yield name, (), last_run()
         if self._pending_webhooks is not None:

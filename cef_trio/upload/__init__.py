@@ -35,7 +35,7 @@ from cef_trio.upload.object_key import MAX_METADATA_BYTES, KeyTemplate, metadata
 from cef_trio.upload.observer import Observer
 from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
 from cef_trio.upload.ownership import Ownership
-from cef_trio.upload.ownership_rules import Claim, claim_by
+from cef_trio.upload.ownership_rules import Claim, claim_by, names_a_server
 from cef_trio.upload.part_plan import MIN_PART_BYTES, PartPlan
 from cef_trio.upload.part_size import AutoPartSize, known_part_size
 from cef_trio.upload.recognition import identify, recognize
@@ -77,5 +77,6 @@ __all__ = [
     "is_orphan",
     "known_part_size",
     "metadata_key",
+    "names_a_server",
     "recognize",
 ]

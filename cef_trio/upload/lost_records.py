@@ -34,6 +34,7 @@ class LostRecords:
         self.objects = OrphanObjects(services, live_ids)
         self.moved_files = MovedFiles(services)
         self._utc_now = services.utc_now
+        self._ownership = services.ownership
         self._live_ids = live_ids
         self._ids_at_their_paths = ids_at_their_paths
         self._must_list_uploads = True
@@ -71,6 +72,10 @@ class LostRecords:
                 self._must_list_uploads |= not done
         if self.moved_files.due:
             await self.moved_files.find_missing(self._ids_at_their_paths)
+        elif self._ownership.is_shared:
+            # Another host's daemon may not have recorded a rename yet, of which no event came here.
+            numbers = frozenset(stat.file_ino for stat in unknown().values())
+            await self.moved_files.find_missing(self._ids_at_their_paths, numbers)
         old = {path: stat for path, stat in unknown().items() if self.may_include(stat)}
         if old and trio.current_time() >= self._search_at:
             await self.moved_files.find_completed(old)

@@ -11,7 +11,7 @@ comparison of all its bytes decides (``unchanged_content.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from math import inf
 from typing import Final
 
@@ -54,8 +54,12 @@ class MovedFiles:
         """Make :meth:`find_missing` due before the next file counts as new."""
         self._due_at = -inf
 
-    async def find_missing(self, ids_at_their_paths: Callable[[], frozenset[str]]) -> None:
+    async def find_missing(
+        self, ids_at_their_paths: Callable[[], frozenset[str]], numbers: Collection[int] | None = None
+    ) -> None:
         """Find the open streams whose file is not at its path, except those of which it is known to be.
+
+        ``numbers``: look only at the streams of files with these inode numbers.
 
         Streams in a folder that cannot be read now (a dead or hung mount) are skipped, so that they delay no other
         recording, and looked for again after 30 s. If such a file was renamed and is found before that, it is
@@ -65,17 +69,20 @@ class MovedFiles:
             RedisOperationError: Redis is unavailable.
         """
         store = self._services.store
-        self._due_at = inf  # first, so that a request() made during the awaits below is kept
+        if numbers is None:
+            self._due_at = inf  # first, so that a request() made during the awaits below is kept
         try:
             ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-            below = self._services.watched
-            metas = await store.load_metas(sorted(ids - ids_at_their_paths()), below=below)
+            asked_ids = sorted(ids - ids_at_their_paths())
+            metas = (await store.load_metas(asked_ids, below=self._services.watched)).values()
         except BaseException:
             self.request()
             raise
-        self._lost, unavailable = await self._without_file(
-            metas.values(), lambda meta, stat: may_be(meta.identity, stat)
-        )
+        asked = [known for known in metas if numbers is None or known.meta.identity.file_ino in numbers]
+        lost, unavailable = await self._without_file(asked, lambda meta, stat: may_be(meta.identity, stat))
+        if numbers is not None:
+            lost += [known for known in self._lost if known.meta.identity.file_ino not in numbers]
+        self._lost = lost
         if unavailable:
             self._due_at = min(self._due_at, trio.current_time() + _RETRY_SECONDS)
             log.warning(

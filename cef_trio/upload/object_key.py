@@ -79,11 +79,13 @@ class KeyTemplate:
     """A validated ``S3_KEY_TEMPLATE`` of one owner: it holds ``{stream_id}`` once, behind a fixed prefix."""
 
     template: str
+    mixes_owners: bool = False
+    """Whether other owners' keys have the same prefix."""
 
     @classmethod
     def of_owner(cls, template: str, owner: str) -> KeyTemplate:
         """Return the template with the owner's name in place of ``{owner}``."""
-        return cls(template.replace(OWNER, owner))
+        return cls(template.replace(OWNER, owner), mixes_owners=OWNER not in template)
 
     @property
     def prefix(self) -> str:

@@ -31,6 +31,11 @@ class Ownership:
         """Our name in ``streams:by_path``; empty if there is none."""
         return self.owner.name if self.owner is not None else ""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether daemons on several hosts can see the watch folder."""
+        return self.owner is not None and self.owner.is_shared
+
     def mark_cloned(self, system: str) -> None:
         """Note that another running machine has the same identity: add this running system to ours.
 

@@ -73,7 +73,7 @@ def _same_system(recorded: str | None, ours: str | None) -> bool | None:
         return None
     of_net = recorded.startswith(SHARED), ours.startswith(SHARED)
     if all(of_net):
-        return True if recorded == ours and _names_a_server(ours) else None
+        return True if recorded == ours and names_a_server(ours) else None
     if not any(of_net) and recorded.partition(":")[0] != ours.partition(":")[0]:
         return None  # two forms of the id, from two kernels
     if recorded == ours and ours.startswith(NAMELESS):
@@ -81,7 +81,8 @@ def _same_system(recorded: str | None, ours: str | None) -> bool | None:
     return recorded == ours
 
 
-def _names_a_server(file_system: str) -> bool:
+def names_a_server(file_system: str) -> bool:
+    """Return whether a recorded file system is that of a server (``Owner.file_system``)."""
     source = file_system.partition(" ")[2]
     return ":" in source or source.startswith("//")
 
@@ -101,7 +102,7 @@ def share_of(owner: Owner, folder: str) -> str:
     Empty: the folder is local, or the file system has no name that other hosts use too.
     """
     place = _place_of(f"{folder.rstrip('/')}/-", owner.mount)
-    if not owner.is_shared or owner.file_system is None or not _names_a_server(owner.file_system) or place is None:
+    if not owner.is_shared or owner.file_system is None or not names_a_server(owner.file_system) or place is None:
         return ""
     return f"{owner.file_system.removeprefix(SHARED)} {place.removesuffix('/-') or '/'}"
 

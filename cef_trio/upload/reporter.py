@@ -55,6 +55,8 @@ class Reporter:
         """When the last report was stored, by ``trio.current_time()``."""
         self._tried_at = -inf
         """When the last report was sent."""
+        self._made_at = 0.0
+        """When it was made, in Unix time."""
         self._runs = False
         self._refusal = ""
         """The error that is logged already."""
@@ -107,10 +109,12 @@ class Reporter:
     def reported(self, before: StoredReports) -> None:
         """Note that the report was stored; evaluate the reports of our owner's daemons before it."""
         self._reported_at, self._refusal = trio.current_time(), ""
+        self._services.metrics.redis_clock_offset_seconds = self._made_at - before.now
         self._unused = self._others.update(read_fleet(before))
 
     def _report(self) -> tuple[str, str, str]:
         report = self._current()
+        self._made_at = report.at
         return report.instance, daemon_report.encode(report), self._ours
 
     def _current(self) -> DaemonReport:
@@ -144,6 +148,7 @@ def make_report(
         share=share_of(owner, folder) if owner is not None else "",
         version=__version__,
         schema=schema.CURRENT,
+        newer_records=now.newer_records or None,
         streams={state.value: count for state, count in now.active_streams.items() if count},
         completed=ended.get(StreamSet.COMPLETED),
         failed=ended.get(StreamSet.FAILED),

@@ -12,7 +12,7 @@ import trio
 from trio_util import AsyncBool
 
 from cef_trio.checkpoint import CheckpointStore, ExitState, Lease, ShutdownFlush, Status, StreamMeta
-from cef_trio.checkpoint.redis import LegacyStreams, OwnerClaim
+from cef_trio.checkpoint.redis import LegacyStreams, OwnerClaim, Owners
 from cef_trio.files import Disk, FileStat, Mounts, file_system_named, granularity_wait_seconds, is_below
 from cef_trio.media import MediaInfo
 from cef_trio.observability import Metrics
@@ -100,6 +100,8 @@ class Services:
     """The name of the owner, whose namespace in Redis and prefix in S3 this daemon works in (``OWNER_NAME``)."""
     owner_claim: OwnerClaim | None = None
     """The claim of that name; ``None``: several systems may have it."""
+    owners: Owners | None = None
+    """All owners behind the same key prefix."""
     legacy: LegacyStreams | None = None
     """The streams of earlier versions, which have no namespace."""
     ownership: Ownership = field(default_factory=Ownership)

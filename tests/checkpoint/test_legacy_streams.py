@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from checkpoint import examples
 from checkpoint.conftest import dump
+from redis import Redis
 from redis.crc import key_slot
-from servers.valkey import ValkeyServer
+from servers.valkey import ValkeyServer, valkey_server
+from waiting import until
 
 from cef_trio.checkpoint import schema
 from cef_trio.checkpoint.model import Checkpoint, Owner
@@ -267,6 +269,25 @@ def test_with_a_hash_tag_of_its_own_both_places_are_in_one_slot(base: str) -> No
         *(new.by_path, new.pending_webhooks, *new.homes, new.meta("s"), new.parts("s")),
     ]
     assert len({key_slot(name.encode()) for name in names}) == 1
+
+
+async def test_in_a_cluster_streams_move_within_the_slot_of_the_hash_tag() -> None:
+    with (
+        valkey_server(tcp=True, arguments=["--cluster-enabled", "yes"]) as server,
+        Redis(unix_socket_path=str(server.socket_path)) as raw,
+    ):
+        assert server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK\r\n"
+        await until(lambda: b"cluster_state:ok" in server.command("CLUSTER", "INFO"))
+        url, base = f"redis+cluster://127.0.0.1:{server.port}", "{cef}:"
+        async with (
+            RedisCheckpointStore(url, key_prefix=base, socket_timeout_seconds=10) as old,
+            RedisCheckpointStore(url, key_prefix=base, owner=OWNER, socket_timeout_seconds=10) as new,
+        ):
+            before = await fill(old, raw)
+            assert (await move_all(new)).moved == len(OURS)
+            for stream_id in OURS:
+                assert without_schema(await new.load(stream_id)) == without_schema(before[stream_id]), stream_id
+            assert await new.legacy.count() == 1
 
 
 async def test_a_cluster_without_a_hash_tag_had_no_streams_of_earlier_versions() -> None:

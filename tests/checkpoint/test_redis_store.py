@@ -8,6 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -15,13 +16,16 @@ import trio
 import trio.testing
 from checkpoint.examples import OURS, START, meta, part
 from checkpoint.test_checkpoint_cancellation import CALLS
+from servers.authority import Authority
 from servers.scripted import scripted_server
 from servers.tcp_proxy import tcp_proxy
+from servers.tls_front import tls_front
 from servers.valkey import ValkeyServer, valkey_server
 from waiting import until
 
 from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.redis import scripts
+from cef_trio.checkpoint.redis.cluster import Cluster
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.exceptions import RedisOperationError
@@ -491,6 +495,32 @@ async def test_a_cluster_keeps_all_our_keys_in_one_slot() -> None:
                 await call(store)
             assert (await store.info()).product == "valkey"
             server.command("SCRIPT", "FLUSH", "SYNC")
+            assert await store.load("s1") is not None
+
+
+@pytest.mark.real
+async def test_a_cluster_over_tls_is_reached_and_an_error_of_its_client_costs_one_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    with (
+        valkey_server(tcp=True, arguments=["--cluster-enabled", "yes"]) as server,
+        tls_front(tmp_path, authority.certificate("127.0.0.1"), to_port=server.port) as port,
+    ):
+        assert server.command("CONFIG", "SET", "cluster-announce-port", str(port)) == b"+OK\r\n"
+        assert server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK\r\n"
+        await until(lambda: b"cluster_state:ok" in server.command("CLUSTER", "INFO"))
+        url = f"rediss+cluster://127.0.0.1:{port}"
+        async with RedisCheckpointStore(url, owner="node-a", socket_timeout_seconds=5) as store:
+            with pytest.raises(RedisOperationError, match="certificate"):
+                await store.ping()
+        async with RedisCheckpointStore(url, owner="node-a", ca_file=authority.file, socket_timeout_seconds=5) as store:
+            await store.create(meta(), OURS)
+            with monkeypatch.context() as patched:
+                patched.setattr(Cluster, "get_redis_connection", lambda _self, node: node.gone)
+                with pytest.raises(RedisOperationError, match="gone") as caught:
+                    await store.load("s1")
+            assert caught.value.transient
             assert await store.load("s1") is not None
 
 

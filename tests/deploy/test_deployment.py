@@ -294,6 +294,8 @@ def test_p9_no_deployment_gives_every_host_one_name_and_containers_get_the_machi
     assert compose["environment"]["INSTANCE_ID"].startswith("${INSTANCE_ID:?")
     for texts in (compose["volumes"], values(QUADLET, "Container", "Volume")):
         assert "/etc/machine-id:/etc/machine-id:ro" in texts
+    owner = next(one for one in KUBERNETES["env"] if one["name"] == "OWNER_NAME")
+    assert owner["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
 
 
 def test_every_valkey_keeps_an_append_only_file_and_drops_nothing() -> None:

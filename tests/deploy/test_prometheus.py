@@ -45,6 +45,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "unreadable_records": ("gauge", ()),
     "newer_records": ("gauge", ()),
     "service_up": ("gauge", ("service",)),
+    "redis_clock_offset_seconds": ("gauge", ()),
     "redis_persistent": ("gauge", ()),
     "limiter_borrowed": ("gauge", ("limiter",)),
     "limiter_slots": ("gauge", ("limiter",)),

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import redis as redis_py
-from servers.daemon import NAMESPACE, DaemonProcess, daemon, settings_for
+from servers.daemon import NAMESPACE, settings_for
 from servers.endpoints import Endpoint
+from servers.host import Host, require_namespaces
 from servers.valkey import ValkeyServer
 from waiting import wait_until
 
@@ -32,35 +31,7 @@ pytestmark = [pytest.mark.real]
 
 @pytest.fixture(autouse=True)
 def _mount_namespaces() -> None:
-    unshare = shutil.which("unshare")
-    if os.geteuid() != 0 or unshare is None:
-        pytest.skip("mount namespaces need root and unshare(1)")
-    if subprocess.run([unshare, "-m", "mount", "-t", "tmpfs", "none", "/mnt"], check=False, stderr=-3).returncode:
-        pytest.skip("this machine permits no mount in an own namespace")
-
-
-class Host:
-    """A host: what is mounted there stays while its daemon does not run."""
-
-    def __init__(self, name: str, watched: Path, settings: dict[str, str], mounts: Sequence[str]) -> None:
-        self.name = name
-        self._settings = settings
-        script = "; ".join([*mounts, "echo mounted", "exec cat"])  # cat ends with this process, whatever becomes of it
-        self._holder = subprocess.Popen(
-            ["unshare", "-m", "sh", "-ec", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._holder.stdout is not None
-        assert self._holder.stdout.readline() == "mounted\n"
-        self.folder = Path(f"/proc/{self._holder.pid}/root{watched}")
-        """The watched folder as this host has it."""
-
-    def close(self) -> None:
-        self._holder.communicate()
-
-    @contextmanager
-    def daemon(self) -> Iterator[DaemonProcess]:
-        with daemon(self._settings, under=["nsenter", f"--target={self._holder.pid}", "--mount"]) as process:
-            yield process
+    require_namespaces()
 
 
 @contextmanager
@@ -73,12 +44,11 @@ def hosts(tmp_path: Path, valkey: ValkeyServer, endpoint: Endpoint, *, one_machi
         identity = tmp_path / f"machine-id-{name}"
         identity.write_text(f"{1 if one_machine else number:032x}\n")
         mounts = [
-            "mount --make-rprivate /",
             f"mount -t tmpfs none {watched}",
             f"if [ -e /etc/machine-id ]; then mount --bind {identity} /etc/machine-id; fi",
         ]
         settings = settings_for(watched, endpoint, valkey.url, lease_seconds=3, rescan_seconds=1, stale_check_seconds=1)
-        found.append(Host(name, watched, {**settings, "CLOSE_GRACE_SECONDS": "0.2"}, mounts))
+        found.append(Host(name, {**settings, "CLOSE_GRACE_SECONDS": "0.2"}, mounts))
     try:
         yield found
     finally:

@@ -53,13 +53,14 @@ EXIT_SECONDS: Final = 6.0 + 2.0 + 1.0
 
 
 class Recorder:
-    """Writes recordings side by side, each a block at a time, until it is told to close them."""
+    """Writes recordings side by side: slowly, and a part of each when asked to, until it is told to close them."""
 
-    def __init__(self, paths: Sequence[Path], mib_per_second: float) -> None:
+    def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
-        self._pause = len(paths) / mib_per_second
+        self._files = [path.open("wb") for path in paths]
+        self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._write)
+        self._thread = threading.Thread(target=self._write_slowly)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -69,21 +70,23 @@ class Recorder:
         finally:
             self.close()
 
+    def write(self, size_bytes: int) -> None:
+        """Write so much to each."""
+        with self._lock:
+            for file in self._files:
+                file.write(os.urandom(size_bytes))
+                file.flush()
+
     def close(self) -> None:
         """Close the recordings, each with a part that is not full."""
         self._stop.set()
         self._thread.join()
-
-    def _write(self) -> None:
-        files = [path.open("wb") for path in self.paths]
-        while not self._stop.is_set():
-            for file in files:
-                file.write(os.urandom(BLOCK))
-                file.flush()
-            self._stop.wait(self._pause)
-        for file in files:
-            file.write(b"the end")
+        for file in self._files:
             file.close()
+
+    def _write_slowly(self) -> None:
+        while not self._stop.wait(0.5):
+            self.write(BLOCK + 1)
 
 
 @dataclass(slots=True)
@@ -94,9 +97,11 @@ class Upload:
     recorder: Recorder
     endpoint: Endpoint
 
-    def wait_for_parts(self, more: int = 3) -> None:
+    def wait_for_parts(self, more: int = 2) -> None:
         """Wait until so many more parts are recorded."""
-        self.process.wait_for("part_uploaded", count=self.process.count("part_uploaded") + more)
+        before = self.process.count("part_uploaded")
+        self.recorder.write(PART)
+        self.process.wait_for("part_uploaded", count=before + more)
 
     def ready(self) -> bool:
         port = self.process.wait_for("admin_server_started")["port"]
@@ -175,7 +180,7 @@ def uploading(folder: Path, s3: Endpoint, redis_url: str, *, name: str, **more: 
         "stale_check_seconds": 0.5,
         **more,
     }
-    recorder = Recorder([watch_dir / f"{name}-{number}.mp4" for number in range(2)], mib_per_second=16)
+    recorder = Recorder([watch_dir / f"{name}-{number}.mp4" for number in range(2)])
     with daemon(settings_for(watch_dir, endpoint, redis_url, **given)) as process, recorder.running():
         upload = Upload(process, recorder, endpoint)
         upload.wait_for_parts()
@@ -319,6 +324,24 @@ async def test_owners_spread_over_the_nodes_of_a_cluster_and_each_is_whole_on_on
             assert home.command("EXISTS", store.keys.meta("s1"), store.keys.parts("s1")) == b":2\r\n"
             homes.add(home)
     assert len(homes) > 1
+
+
+@LONG
+def test_a_primary_of_the_cluster_that_freezes_is_replaced_and_followed(
+    cluster: ValkeyCluster, tmp_path: Path, s3: Endpoint
+) -> None:
+    key = "{frozen}:x"
+    primary = cluster.primary_of(key)
+    with uploading(tmp_path, s3, cluster.url, name="frozen") as upload:
+        primary.freeze()
+        asked = next(server for server in cluster.servers if server is not primary)
+        wait_until(lambda: cluster.primary_of(key, by=asked) is not primary)
+        promoted = cluster.primary_of(key, by=asked)
+        assert upload.wait_for_recovery(lambda: promoted) < RECOVERY_SECONDS
+        primary.thaw()
+        upload.wait_for_parts()
+        upload.finish()
+    cluster.wait_until_whole()
 
 
 @LONG

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import redis as redis_py
+import trio
+from checkpoint import examples
+from servers.command import answer
 from servers.daemon import NAMESPACE, daemon, settings_for
 from servers.endpoints import Endpoint
 from servers.recordings import MIB
@@ -14,6 +18,8 @@ from servers.s3_control import calls
 from servers.store import look_into
 from servers.valkey import ValkeyServer
 
+from cef_trio.checkpoint.model import Owner
+from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import StreamSet
 
 pytestmark = pytest.mark.real
@@ -87,3 +93,48 @@ def test_open_and_ended_streams_of_before_continue_and_no_part_is_sent_twice(
         store.assert_identical(path)
     assert store.open_uploads() == []
     assert all(key.startswith("streams/") and key.count("/") == 2 for key in store.recordings()), "keys of records stay"
+
+
+def test_p9_streams_of_another_machine_stay_and_doctor_says_whose_they_are(
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
+) -> None:
+    theirs = Owner("fedcba9876543210", "uuid:of-their-disk", "/ /")
+    record = examples.meta("theirs", path=str(watch_dir / "a.mp4"), owner=theirs)
+
+    async def create() -> None:
+        async with RedisCheckpointStore(valkey.url) as store:
+            await store.create(record, examples.THEIRS, [examples.part(1)])
+
+    trio.run(create)
+    given = settings(watch_dir, endpoint, valkey)
+    with redis_py.Redis.from_url(valkey.url) as raw:
+        before = {key: raw.hgetall(key) for key in raw.keys("stream:*:[mp]*")}
+        with daemon(given) as process:
+            (watch_dir / "a.mp4").write_bytes(b"\1" * MIB)
+            process.wait_for("stream_completed", file=str(watch_dir / "a.mp4"))
+            assert process.wait_for("legacy_streams_moved")["left"] == 1
+            assert process.stop() == 0
+        assert len(before) == 2
+        assert {key: raw.hgetall(key) for key in before} == before
+    (found,) = [one for one in answer("doctor", settings=given)["findings"] if one["subject"] == "earlier version"]
+    assert found["says"] == "1 stream at the keys of an earlier version: 1 stream of fedcba987654"
+
+
+def test_p9_gc_keeps_the_uploads_of_other_owners_where_the_template_mixes_them(
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
+) -> None:
+    given = settings(watch_dir, endpoint, valkey, s3_key_template=TEMPLATE_BEFORE)
+    store = look_into(endpoint)
+    with (watch_dir / "a.mp4").open("wb") as writer, daemon(given) as process:
+        writer.write(b"\1" * PART)
+        writer.flush()
+        process.wait_for("part_uploaded")
+        orphan = f"streams/{uuid4()}/b.mp4"
+        store.client.create_multipart_upload(Bucket=endpoint.bucket, Key=orphan)
+        done = answer("gc", "--owner", "other", "--redis-is-empty", "--older-than", "0s", settings=given)
+        judged = {one["subject"]: one["aborted"] for one in done["results"]}
+        assert judged.pop(orphan) is True
+        assert list(judged.values()) == [False]
+        assert store.open_uploads() == list(judged)
+        says = [one["says"] for one in answer("doctor", settings=given)["findings"] if one["subject"] == "owner"]
+        assert any("has no {owner}" in one for one in says)

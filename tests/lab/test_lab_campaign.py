@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from cef_trio.lab import changing_settings, environment_faults, file_faults, lasting_faults
+from cef_trio.lab import changing_settings, environment_faults, file_faults, fleet_simulation, lasting_faults
 from cef_trio.lab.campaign import Tally, run_plans
 from cef_trio.lab.explorers import cancellations, crashes, worlds
 from cef_trio.lab.run import Plan, run_plan
@@ -50,6 +50,15 @@ KINDS = {
     "writer: reopen",
     *(f"setting: {name}" for name in changing_settings.SETTINGS),
     *(f"lasting: {name}" for name in lasting_faults.LASTING_FAULTS),
+    *(f"fleet: {kind}" for kind in fleet_simulation.KINDS),
+    "fleet: cut off from Redis and S3",
+    "fleet: cut off from Redis",
+    "fleet: cut off from S3",
+    "fleet: paused",
+    "fleet: host crashes",
+    "fleet: killed",
+    "fleet: restarted",
+    "fleet: takeovers",
     "writer: preallocate",
     "writer: cut",
     "daemon: drain",

@@ -53,6 +53,7 @@ SHARE = {"share": "nfs nas:/rec /", "owner": "studio"}
         ({"at": NOW - 11}, [FleetProblem.CLOCKS_APART]),
         ({"version": "1.1"}, [FleetProblem.MIXED_VERSIONS]),
         ({"schema": 3}, [FleetProblem.MIXED_VERSIONS]),
+        ({"newer_records": 2}, [FleetProblem.NEWER_RECORDS]),
         ({"version": ""}, [FleetProblem.MIXED_VERSIONS]),
         ({"version": "1.1", "stopped": True}, []),
         ({"name": "cam-1"}, [FleetProblem.SAME_INSTANCE]),

@@ -33,6 +33,7 @@ def filled() -> Metrics:
     error = S3OperationError("upload_part", "no", code="SlowDown")
     for retried in (True, False):
         metrics.attempt_failed(FailedAttempt("s3", "upload_part", error, retried))
+    metrics.redis_clock_offset_seconds = 0.5
     metrics.survey = RedisSurvey(known_streams=dict.fromkeys(StreamSet, 1), persistent=True)
     metrics.pending_webhooks_by(lambda: 2)
     metrics.last_run_by("watcher", lambda: 1.0)

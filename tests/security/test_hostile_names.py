@@ -28,9 +28,10 @@ from waiting import wait_until
 import cef_trio
 from cef_trio.lab.campaign import Tally
 from cef_trio.lab.faults import FaultKind, Injection
+from cef_trio.lab.injector import Injected
 from cef_trio.lab.journal import Entry, Lane
 from cef_trio.lab.report import write_report
-from cef_trio.lab.run import Injected, Plan, Report
+from cef_trio.lab.run import Plan, Report
 from cef_trio.upload.object_key import key_text
 
 ROOT = Path(cef_trio.__file__).parents[1]

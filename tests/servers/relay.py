@@ -21,10 +21,10 @@ _BLOCK_BYTES = 65536
 
 
 class Relay(ABC):
-    """Listens on the loopback. When it ends, so do its connections and their threads."""
+    """Listens, by default on the loopback. When it ends, so do its connections and their threads."""
 
-    def __init__(self) -> None:
-        self._listening = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self._listening = socket.create_server((address, 0))
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -32,7 +32,7 @@ class Relay(ABC):
         self.opened = 0
         """How many connections it has taken."""
         self.port = int(self._listening.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{address}:{self.port}"
 
     @abstractmethod
     def serve_one(self, client: socket.socket) -> None:

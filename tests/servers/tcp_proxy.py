@@ -17,10 +17,10 @@ from servers.relay import Relay, pass_on
 
 
 class TcpProxy(Relay):
-    """Passes bytes on. ``port`` is where it listens, on the loopback."""
+    """Passes bytes on to a port of the loopback. ``port`` is where it listens."""
 
-    def __init__(self, port: int) -> None:
-        super().__init__()
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        super().__init__(address)
         self._to = port
         self._swallowing = threading.Event()
 

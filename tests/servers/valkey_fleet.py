@@ -140,9 +140,9 @@ class ValkeyCluster:
     def url(self) -> str:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
 
-    def primary_of(self, key: str) -> ValkeyServer:
-        """The primary of the shard that has this key."""
-        with _connect(next(server for server in self.servers if server.running)) as client:
+    def primary_of(self, key: str, *, by: ValkeyServer | None = None) -> ValkeyServer:
+        """The primary of the shard that has this key, by what one of the servers knows."""
+        with _connect(by or next(server for server in self.servers if server.running)) as client:
             shards = client.execute_command("CLUSTER SLOTS")
         slot = key_slot(key.encode())
         [port] = [int(shard[2][1]) for shard in shards if int(shard[0]) <= slot <= int(shard[1])]

@@ -47,6 +47,10 @@ async def test_a_daemon_with_open_streams_makes_one_periodic_call_for_three(worl
         fleet = read_fleet(await world.store.reports())
         assert fleet.now - fleet.reports[0].seen_at <= 15
         assert fleet.reports[0].active_streams == 5
+        world.store.unix_clock = lambda: world.utc_now().timestamp() - 7
+        await trio.sleep(20)
+        offset = daemon.services.metrics.registry.get_sample_value("cef_trio_redis_clock_offset_seconds")
+        assert offset == pytest.approx(7, abs=0.1)
 
 
 @pytest.mark.parametrize("fails", ["beat", "expired", "report"])

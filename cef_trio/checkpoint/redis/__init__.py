@@ -4,7 +4,7 @@ Open `store.py` for the calls; `scripts/` for the atomic steps; `keys.py` for ke
 encoded; `address.py` for `REDIS_URL`; `client.py` for time-outs, certificates and reconnecting; `connection.py` for
 name resolution; `cluster.py` for how a cluster's nodes are found; `errors.py` for which errors are transient;
 `server_info.py` for the properties of the server; `legacy.py` for the keys of earlier versions; `owner_claim.py` for
-clones.
+clones; `owners.py` for the names of all owners.
 """
 
 from cef_trio.checkpoint.redis import codec
@@ -14,6 +14,7 @@ from cef_trio.checkpoint.redis.keys import Keys, job_lock_name
 from cef_trio.checkpoint.redis.legacy import LegacyStream, LegacyStreams, Moved
 from cef_trio.checkpoint.redis.legacy import Place as LegacyPlace
 from cef_trio.checkpoint.redis.owner_claim import Claimant, OwnerClaim
+from cef_trio.checkpoint.redis.owners import Owners
 from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 
@@ -26,6 +27,7 @@ __all__ = [
     "LegacyStreams",
     "Moved",
     "OwnerClaim",
+    "Owners",
     "RedisCheckpointStore",
     "ServerInfo",
     "codec",

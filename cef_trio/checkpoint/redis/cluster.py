@@ -5,6 +5,8 @@
 - redis-py asks for the nodes again only after a call has failed, and only the nodes that it found last. After a long
   outage that costs one call more than necessary; and if all nodes have new addresses (restarted pods), it never finds
   them. :meth:`Cluster.refresh` also asks the nodes of ``REDIS_URL``.
+- Its other ``AttributeError``, ``IndexError`` and ``KeyError``, when a node disappears under a call, are errors of that
+  call, which may be repeated.
 - redis-py asks one node after another, each for a time-out, and concurrent calls do so in turn: a cluster of six nodes
   that do not answer held up a call for 11 seconds. See :func:`~cef_trio.checkpoint.redis.connection.connects_for`.
 """
@@ -17,6 +19,7 @@ from typing import Any
 
 from redis.cluster import PRIMARY, ClusterNode, RedisCluster
 from redis.connection import ConnectionPool
+from redis.exceptions import ClusterError
 from redis.retry import Retry
 
 from cef_trio.checkpoint.redis.connection import BoundedConnection
@@ -48,6 +51,13 @@ class Cluster(RedisCluster):
             retry=retry,
             protocol=protocol,
         )
+
+    def execute_command(self, *arguments: Any, **options: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().execute_command(*arguments, **options)  # type: ignore[no-untyped-call]
+        except (AttributeError, IndexError, KeyError) as error:
+            raise ClusterError(f"redis-py failed, as it may while nodes come and go: {error!r}") from error
 
     def get_node(self, host: str | None = None, port: int | None = None, node_name: str | None = None) -> Any:
         """Return a node, which may be new."""

@@ -94,6 +94,11 @@ class Keys:
         return f"{self.base}{FLEET}:names"
 
     @property
+    def owners(self) -> str:
+        """The set of the names of all owners that have had a daemon (``owners.py``)."""
+        return f"{self.base}{FLEET}:owners"
+
+    @property
     def pending_webhooks(self) -> str:
         """The set of ids of completed streams whose webhook is not yet delivered."""
         return f"{self.prefix}webhooks:owed"

@@ -39,6 +39,7 @@ from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script, ru
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.legacy import LegacyStreams
 from cef_trio.checkpoint.redis.owner_claim import OwnerClaim
+from cef_trio.checkpoint.redis.owners import Owners
 from cef_trio.checkpoint.redis.scripts import arguments
 from cef_trio.checkpoint.redis.scripts.arguments import Argument
 from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo, replicas_in
@@ -124,6 +125,11 @@ class RedisCheckpointStore(StreamWrites):
         """The streams at the keys of earlier versions."""
         in_cluster = self.address.topology is Topology.CLUSTER
         return LegacyStreams(self._redis, Keys(self.keys.base), self.keys, in_cluster=in_cluster)
+
+    @property
+    def owners(self) -> Owners:
+        """All owners behind the same key prefix."""
+        return Owners(self._redis, self.keys)
 
     def owner_claim(self, lease: Lease, host: str) -> OwnerClaim:
         """Return the claim of the owner's name by the running system of a lease."""

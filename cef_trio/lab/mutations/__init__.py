@@ -1,8 +1,9 @@
 """Mutations: one safeguard of the daemon is removed, to show that the laboratory detects it.
 
-A mutation removes a shield (``shields.py``), a write (``records.py``), a validation (``validation.py``), or a reaction
+A mutation removes a shield (``shields.py``), a write (``records.py``), a validation (``validation.py``), a reaction
 to an external fault (``environment.py``, ``responses.py``, ``limits.py``, ``ownership.py``; ``kind`` names its section
-in ``docs/correctness.md``). The naive variants are for the table there.
+in ``docs/correctness.md``), or what keeps several daemons apart (``fleets.py``). The naive variants are for the table
+there.
 
 To add a mutation, write a function that replaces attributes with :func:`~cef_trio.lab.mutations.model.replace_in`, in
 the file it belongs to, and decorate it with :func:`~cef_trio.lab.mutations.model.mutation`: its name, the scenario or
@@ -20,10 +21,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from cef_trio.lab.mutations import environment, limits, ownership, records, responses, shields, validation
+from cef_trio.lab.mutations import environment, fleets, limits, ownership, records, responses, shields, validation
 from cef_trio.lab.mutations.model import Mutation
 
-_THEMES: Final = (shields, records, validation, environment, responses, limits, ownership)
+_THEMES: Final = (shields, records, validation, environment, responses, limits, ownership, fleets)
 _ALL: Final = (
     *shields.SHIELDS,
     *(found for theme in _THEMES for found in vars(theme).values() if isinstance(found, Mutation)),

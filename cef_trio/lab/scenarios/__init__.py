@@ -2,8 +2,9 @@
 
 To add a scenario, write its script, an async function of a :class:`~cef_trio.lab.scenario_context.ScenarioContext`, and
 add a :class:`~cef_trio.lab.scenarios.model.Scenario` to ``SCENARIOS`` of the file it belongs to: ``streams.py`` (one
-recording and its servers), ``files.py`` (writers and file systems), ``services.py`` (S3 and Redis) or ``hosts.py``
-(several hosts, folders, settings). The explorers and ``tests/lab`` include it from then on.
+recording and its servers), ``files.py`` (writers and file systems), ``services.py`` (S3 and Redis), ``hosts.py``
+(several hosts, folders, settings) or ``fleets.py`` (several daemons at once; its scripts take a
+:class:`~cef_trio.lab.fleet.Fleet`). The explorers and ``tests/lab`` include it from then on.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from cef_trio.lab.scenarios import files, hosts, services, streams
+from cef_trio.lab.scenarios import files, fleets, hosts, services, streams
 from cef_trio.lab.scenarios.model import Scenario, Script
 from cef_trio.lab.world import World
 
 SCENARIOS: Final = {
-    scenario.name: scenario
-    for scenario in (*streams.SCENARIOS, *files.SCENARIOS, *services.SCENARIOS, *hosts.SCENARIOS)
+    scenario.name: scenario for theme in (streams, files, services, hosts, fleets) for scenario in theme.SCENARIOS
 }
 """Every scenario, by name."""
 

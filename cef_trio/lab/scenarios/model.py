@@ -10,6 +10,7 @@ from typing import Final
 import trio
 
 from cef_trio.checkpoint.states import Status
+from cef_trio.lab.fleet import FleetPlan
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.resilience import RetryPolicy
 
@@ -28,7 +29,7 @@ class Scenario:
     name: str
     summary: str
     """What happens, in one line."""
-    script: Script
+    script: Script = nothing
     """What writers and servers do while the first daemon runs. The daemon may end early; the script must not depend on
     it."""
     before: Script = nothing
@@ -62,6 +63,8 @@ class Scenario:
     script_spans_lives: bool = False
     """Whether the script runs until its end, across crashes and restarts of the daemon."""
     max_concurrent_parts: int = 4
+    fleet: FleetPlan | None = None
+    """Several daemons at once, with a script of their own in place of ``script``; ``None``: one at a time."""
     policy: RetryPolicy = field(default=RetryPolicy(attempts=3, initial_seconds=0.2, max_seconds=2.0))
 
 

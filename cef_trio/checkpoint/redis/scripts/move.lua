@@ -1,8 +1,8 @@
 -- Move streams from the keys of earlier versions into the owner's namespace (legacy.py).
 -- KEYS: at the old prefix: the four sets, by_path, the pending webhooks; in the namespace: by_path, the pending webhooks,
---       Keys.homes; then for each stream: lease, meta and parts at the old prefix, meta and parts in the namespace
+--       Keys.homes; then for each stream its lease, meta and parts at the old prefix, meta and parts in the namespace
 -- ARGV: instance, then for each stream its id and the number of the set that its status belongs to
--- Returns for each stream: 'moved', 'absent' (there is no record), 'both' (there are two), 'newer', 'unreadable', or its
+-- Returns for each stream 'moved', 'absent' (there is no record), 'both' (there are two), 'newer', 'unreadable', or its
 -- holder after 'held/'. A stream that was moved before, but not to its end, is moved to its end.
 local old_by_path, old_webhooks, by_path, webhooks, homes = KEYS[5], KEYS[6], KEYS[7], KEYS[8], 9
 

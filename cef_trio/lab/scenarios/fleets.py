@@ -1,0 +1,149 @@
+"""Scenarios of fleets: several daemons at once, on hosts with a disk each, or with a shared folder."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+import trio
+
+from cef_trio.lab.fleet import DaemonPlan, Fleet, FleetPlan
+from cef_trio.lab.scenarios.model import Scenario
+from cef_trio.lab.world import PART
+from cef_trio.s3_endpoint import Fault, Kind, Moment
+
+
+def _record_on(fleet: Fleet, *hosts: str, name: str = "a.mp4") -> None:
+    """Have recorders on these hosts write one and a half parts to a recording of the same name."""
+    for host in hosts:
+        fleet.writers(host).append(3 * PART // 2, name)
+
+
+async def _same_path_on_each_host(fleet: Fleet) -> None:
+    """Each host records under the same names; one of them crashes and boots again."""
+    hosts = list(fleet.hosts)
+    for name in ("a.mp4", "b.mp4"):
+        _record_on(fleet, *hosts, name=name)
+    await trio.sleep(3)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fleet.crash, hosts[1], 20)
+        await trio.sleep(5)
+        _record_on(fleet, *hosts)
+    await trio.sleep(3)
+
+
+async def _folders_of_one_host(fleet: Fleet) -> None:
+    """The daemons of one host, with one instance id, are killed and restarted in turn."""
+    folders = [one.plan.watched for one in fleet.daemons]
+    for folder in folders:
+        _record_on(fleet, "h0", name=f"{folder}/a.mp4")
+    for folder, kill in zip(folders, (True, False), strict=True):
+        await trio.sleep(2)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(fleet.restart, f"h0/{folder}", 3, kill=kill))
+            await trio.sleep(1)
+            _record_on(fleet, "h0", name=f"{folder}/a.mp4")
+
+
+async def _taken_over(fleet: Fleet) -> None:
+    """The host that uploads from a shared folder crashes; its recorder's host continues to write."""
+    _record_on(fleet, "h1")
+    await trio.sleep(25)  # until the other hosts have seen it
+    (holder,) = fleet.holders("site")
+    others = [host for host in fleet.hosts if host != holder]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fleet.crash, holder, 90)
+        for _ in range(5):
+            await trio.sleep(9)
+            _record_on(fleet, others[0])
+
+
+async def _cut_off_while_uploading(fleet: Fleet, *, redis: bool = True, s3: bool = True) -> None:
+    """The host that uploads from a shared folder loses its links for longer than a lease, in the middle of a part."""
+    fleet.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.4))
+    await trio.sleep(0.5)  # after the first scans, so that only this host sees the new file at once
+    _record_on(fleet, "h0")
+    await trio.sleep(0.2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(fleet.cut, "h0", 50, redis=redis, s3=s3))
+        for _ in range(8):
+            await trio.sleep(9)
+            _record_on(fleet, "h0")
+
+
+async def _paused_while_uploading(fleet: Fleet) -> None:
+    """The host that uploads from a shared folder is suspended for longer than a lease, in the middle of a part."""
+    fleet.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.4))
+    await trio.sleep(0.5)  # after the first scans, so that only this host sees the new file at once
+    _record_on(fleet, "h0")
+    await trio.sleep(0.2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fleet.pause, "h0", 50)
+        for _ in range(8):
+            await trio.sleep(9)
+            _record_on(fleet, "h0")
+
+
+async def _renamed_while_paused(fleet: Fleet) -> None:
+    """A recording is renamed while the daemon that has its stream is suspended; the others see a file they miss."""
+    await trio.sleep(0.5)
+    for host in fleet.hosts:
+        _record_on(fleet, host, name=f"{host}.mp4")
+    await trio.sleep(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fleet.pause, "h0", 22)
+        await trio.sleep(1)
+        fleet.writers("h0").rename("h0.mp4", "new.mp4")
+        await trio.sleep(20)
+        _record_on(fleet, "h0", name="new.mp4")
+        await trio.sleep(5)
+    _record_on(fleet, "h0", name="new.mp4")
+    await trio.sleep(3)
+
+
+_CLOCKS: Final = (0.0, 90.0, -3600.0)
+"""How far the clocks of the hosts are ahead, in seconds."""
+
+
+def _hosts(count: int, *, owner: str = "") -> tuple[DaemonPlan, ...]:
+    """Return the daemons of several hosts; ``owner``: of their shared folder; empty: each has a disk of its own."""
+    return tuple(DaemonPlan(f"h{number}", owner or f"o{number}", "", _CLOCKS[number]) for number in range(count))
+
+
+SCENARIOS: Final = (
+    Scenario(
+        "same-path-on-each-host",
+        "three hosts record under the same path and names, with one Redis and one bucket",
+        fleet=FleetPlan(_hosts(3), _same_path_on_each_host),
+    ),
+    Scenario(
+        "folders-of-one-host",
+        "two daemons of one host, with a folder each, are restarted in turn",
+        fleet=FleetPlan((DaemonPlan("h0", "o0", "x"), DaemonPlan("h0", "o0", "y")), _folders_of_one_host, webhook=True),
+    ),
+    Scenario(
+        "taken-over",
+        "of three hosts with a shared folder, the one that uploads crashes",
+        fleet=FleetPlan(_hosts(3, owner="site"), _taken_over),
+    ),
+    Scenario(
+        "cut-off-while-uploading",
+        "of two hosts with a shared folder, the one that uploads loses Redis and S3 for longer than its lease",
+        fleet=FleetPlan(_hosts(2, owner="site"), _cut_off_while_uploading),
+    ),
+    Scenario(
+        "cut-off-from-redis",
+        "of two hosts with a shared folder, the one that uploads loses Redis for longer than its lease",
+        fleet=FleetPlan(_hosts(2, owner="site"), partial(_cut_off_while_uploading, s3=False)),
+    ),
+    Scenario(
+        "paused-while-uploading",
+        "of two hosts with a shared folder, the one that uploads is suspended for longer than its lease",
+        fleet=FleetPlan(_hosts(2, owner="site"), _paused_while_uploading),
+    ),
+    Scenario(
+        "renamed-while-paused",
+        "of three hosts with a shared folder, the one that uploads is suspended while the recording is renamed",
+        fleet=FleetPlan(_hosts(3, owner="site"), _renamed_while_paused),
+    ),
+)

@@ -1,0 +1,161 @@
+"""Hosts with addresses of their own, whose link is cut for longer than a lease while they upload.
+
+On storage that hosts share, another one takes over (P3); the one that was cut off stops when its link is back, and
+nothing of what the other did is changed (P1, P5). A host with a disk of its own goes on where it was (P2).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Final
+
+import pytest
+from servers.daemon import DaemonProcess, settings_for
+from servers.endpoints import Endpoint
+from servers.host import Host, require_namespaces
+from servers.valkey import ValkeyServer
+from waiting import wait_until
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+MIB: Final = 1 << 20
+PART: Final = 5 * MIB
+LEASE_SECONDS: Final = 3.0
+TAKEOVER_SECONDS: Final = LEASE_SECONDS + 5.0
+"""From the last renewal of a lease to another daemon's work on the stream."""
+
+
+@pytest.fixture(autouse=True)
+def _namespaces() -> None:
+    require_namespaces("-n")
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Path:
+    path = tmp_path / "recordings"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def settings(watched: Path, endpoint: Endpoint, valkey: ValkeyServer) -> dict[str, str]:
+    return settings_for(
+        watched,
+        endpoint,
+        valkey.url,
+        lease_seconds=LEASE_SECONDS,
+        rescan_seconds=1,
+        stale_check_seconds=1,
+        close_grace_seconds=0.2,
+        stream_timeout_seconds=8,
+        s3_connect_timeout_seconds=2,
+        s3_read_timeout_seconds=2,
+        s3_write_timeout_seconds=2,
+        retry_max_seconds=1,
+        retry_stream_max_seconds=1,
+    )
+
+
+def shared(settings: dict[str, str], name: str, watched: Path, behind: Path) -> Host:
+    """Return a host that has the folder ``behind`` as a network file system: what others write causes no events."""
+    return Host(name, {**settings, "INSTANCE_ID": name}, [f"bindfs {behind} {watched}"], has_network=True)
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Iterator[IO[bytes]]:
+    behind = tmp_path / "behind"
+    behind.mkdir()
+    with (behind / "0.mp4").open("wb") as file:
+        yield file
+
+
+def write(file: IO[bytes], size_bytes: int) -> None:
+    file.write(os.urandom(size_bytes))
+    file.flush()
+
+
+def parts(process: DaemonProcess) -> set[int]:
+    return {entry["part_number"] for entry in process.events if entry["event"] == "part_uploaded"}
+
+
+def recordings_in(endpoint: Endpoint) -> Counter[bytes]:
+    client = endpoint.client()
+    listed = client.list_objects_v2(Bucket=endpoint.bucket).get("Contents", [])
+    keys = [one["Key"] for one in listed if not one["Key"].endswith(".metadata.json")]
+    found = Counter(client.get_object(Bucket=endpoint.bucket, Key=key)["Body"].read() for key in keys)
+    assert not client.list_multipart_uploads(Bucket=endpoint.bucket).get("Uploads")
+    return found
+
+
+def test_p3_on_shared_storage_another_host_takes_over_from_one_that_is_cut_off_which_stops_when_its_link_is_back(
+    settings: dict[str, str], watched: Path, recording: IO[bytes], endpoint: Endpoint
+) -> None:
+    behind = Path(recording.name).parent
+    with ExitStack() as hosts:
+        one, two = (shared(settings, name, watched, behind) for name in ("one", "two"))
+        for host in (one, two):
+            hosts.callback(host.close)
+            hosts.enter_context(host.connected("REDIS_URL", "S3_ENDPOINT_URL"))
+        daemons = {host: hosts.enter_context(host.daemon()) for host in (one, two)}
+        write(recording, 2 * PART)
+        wait_until(lambda: sum(len(parts(process)) for process in daemons.values()) == 2)
+        holder, other = (one, two) if parts(daemons[one]) else (two, one)
+        first, second = daemons[holder], daemons[other]
+        assert not parts(second)
+        stream_id = first.wait_for("stream_started")["stream_id"]
+        holder.cut_link()
+        cut = time.monotonic()
+        write(recording, PART + MIB)
+        second.wait_for("stream_resumed", stream_id=stream_id)
+        assert time.monotonic() - cut < TAKEOVER_SECONDS
+        second.wait_for("part_uploaded", part_number=3)
+        holder.mend_link()
+        first.wait_for("lease_lost", stream_id=stream_id)
+        write(recording, PART)
+        recording.close()
+        second.wait_for("stream_completed", stream_id=stream_id)
+        assert first.count("stream_completed") == 0, first.tail()
+        assert first.count("stream_started") + second.count("stream_started") == 1
+        assert not parts(first) & parts(second), "a recorded part was sent again"
+    assert recordings_in(endpoint) == Counter([Path(recording.name).read_bytes()])
+
+
+def test_p2_a_host_whose_link_was_cut_for_longer_than_its_lease_goes_on_where_it_was_beside_another_with_the_same_paths(
+    settings: dict[str, str], watched: Path, endpoint: Endpoint
+) -> None:
+    with ExitStack() as hosts:
+        one, two = (
+            Host(name, {**settings, "OWNER_NAME": name}, [f"mount -t tmpfs none {watched}"], has_network=True)
+            for name in ("one", "two")
+        )
+        for host in (one, two):
+            hosts.callback(host.close)
+            hosts.enter_context(host.connected("REDIS_URL", "S3_ENDPOINT_URL"))
+        contents = []
+        with one.daemon() as first, two.daemon() as second, ExitStack() as files:
+            of_one, of_two = (files.enter_context((host.folder / "0.mp4").open("wb")) for host in (one, two))
+            for file, process in ((of_one, first), (of_two, second)):
+                write(file, 2 * PART)
+                process.wait_for("part_uploaded", count=2)
+            one.cut_link()
+            for file in (of_one, of_two):
+                write(file, PART)
+            second.wait_for("part_uploaded", part_number=3)
+            first.wait_for("outage_started", service="redis")
+            cut = time.monotonic()
+            wait_until(lambda: time.monotonic() - cut > LEASE_SECONDS)
+            one.mend_link()
+            files.close()
+            for host, process in ((one, first), (two, second)):
+                process.wait_for("stream_completed")
+                assert process.count("stream_started") == 1
+                assert process.count("part_uploaded") == 3
+                contents.append((host.folder / "0.mp4").read_bytes())
+                process.signal(signal.SIGTERM)
+                assert process.wait() == 0
+    assert recordings_in(endpoint) == Counter(contents)
