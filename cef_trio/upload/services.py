@@ -99,7 +99,7 @@ class Services:
     owner_name: str = ""
     """The name of the owner, whose namespace in Redis and prefix in S3 this daemon works in (``OWNER_NAME``)."""
     owner_claim: OwnerClaim | None = None
-    """The claim of that name; ``None``: several systems may have it."""
+    """The claim of that name; ``None``: without one, as in the laboratory."""
     owners: Owners | None = None
     """All owners behind the same key prefix."""
     legacy: LegacyStreams | None = None

@@ -131,9 +131,9 @@ class RedisCheckpointStore(StreamWrites):
         """All owners behind the same key prefix."""
         return Owners(self._redis, self.keys)
 
-    def owner_claim(self, lease: Lease, host: str) -> OwnerClaim:
-        """Return the claim of the owner's name by the running system of a lease."""
-        return OwnerClaim(self._redis, self.keys, lease, host)
+    def owner_claim(self, lease: Lease, host: str, *, exclusive: bool) -> OwnerClaim:
+        """Return the claim of the owner's name by the running system of a lease (:class:`OwnerClaim`)."""
+        return OwnerClaim(self._redis, self.keys, lease, host, exclusive=exclusive)
 
     def renew_login(self, url: str) -> None:
         """Use the credentials of a URL from now on; ignore a URL of another server.
