@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -122,6 +123,12 @@ class Services:
         """Return whether a stream is in the watch folder and belongs to this host (promise P9)."""
         watched = self.rules.watch_folder
         return (not watched or is_below(meta.current_path, watched)) and self.ownership.is_ours(meta)
+
+    @property
+    def watched(self) -> str:
+        """The watch folder, if all paths of its files begin with it as it is set; else empty."""
+        folder = self.rules.watch_folder
+        return folder if os.path.normpath(folder) == folder else ""
 
     async def determine_owner(self) -> None:
         """Determine the owner of the watch folder."""
