@@ -27,6 +27,8 @@ class Claimed:
 class SimulatedClaim:
     """An ``OwnerClaim`` of one process. ``claims``: all claims, by name."""
 
+    exclusive = True
+
     def __init__(self, claims: dict[str, Claimed], name: str, lease: Lease, host: str, life: Life) -> None:
         self.name = name
         self.lease = lease
