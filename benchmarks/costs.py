@@ -282,7 +282,8 @@ def measure(here: Scene, seconds: float, *, upload: bool = True) -> dict[str, An
     here.wait("the start of the streams", lambda: here.events("stream_started") >= warm + OPEN)
     opened = here.snapshot()
     began = background.between(idle, opened, 0).times(1 / OPEN)
-    while time.monotonic() < opened.at + seconds:
+    # Leases are renewed all at once: with those of 120 seconds twice as long, for whole rounds.
+    while time.monotonic() < opened.at + (seconds if upload else 2 * seconds):
         time.sleep(1.0)
         for file in files:
             file.write(block[:1024])
@@ -296,31 +297,33 @@ def measure(here: Scene, seconds: float, *, upload: bool = True) -> dict[str, An
     if not upload:
         return waiting
 
+    # The short ones end first, so that what they cost does not blur what parts cost.
+    for file in files[LONG:]:
+        file.close()
+    here.wait("the completion", lambda: here.events("stream_completed") >= warm + OPEN - LONG)
+    short = here.snapshot()
+
     for number in range(1, PARTS + 1):
         for file in files[:LONG]:
             file.write(block)
-        expected = grown.s3["UploadPart"] + number * LONG
+        expected = short.s3["UploadPart"] + number * LONG
         here.wait("the upload of the parts", lambda: here.s3_calls()["UploadPart"] >= expected)  # noqa: B023
     sent = here.snapshot()
     parts = LONG * PARTS
-    part = background.between(grown, sent, OPEN).times(1 / parts)
+    part = background.between(short, sent, LONG).times(1 / parts)
 
     for file in files[:LONG]:
         file.close()
-    here.wait("the completion", lambda: here.events("stream_completed") >= warm + LONG)
-    done = here.snapshot()
-    ended = background.between(sent, done, OPEN - LONG).times(1 / LONG)
-    others = done.s3 - idle.s3 - Counter({"UploadPart": parts + LONG})
-
-    for file in files[LONG:]:
-        file.close()
     here.wait("the completion", lambda: here.events("stream_completed") >= warm + OPEN)
-    small = here.snapshot()
+    done = here.snapshot()
+    ended = background.between(sent, done, 0).times(1 / LONG)
+    others = done.s3 - short.s3 - Counter({"UploadPart": parts + LONG})
+
     kept_bytes, kept_parts = parts_kept(here.folder / "valkey.sock")
     memory = {
         "open_stream": (opened.redis_memory_bytes - idle.redis_memory_bytes) / OPEN,
-        "part_of_an_open_stream": (sent.redis_memory_bytes - grown.redis_memory_bytes) / parts,
-        "completed_recording": (small.redis_memory_bytes - idle.redis_memory_bytes - kept_bytes) / OPEN,
+        "part_of_an_open_stream": (sent.redis_memory_bytes - short.redis_memory_bytes) / parts,
+        "completed_recording": (done.redis_memory_bytes - idle.redis_memory_bytes - kept_bytes) / OPEN,
         "part_of_a_completed_recording": kept_bytes / kept_parts if kept_parts else 0.0,
     }
     gib = 1024 * MIB / (PARTS * PART)
@@ -329,7 +332,7 @@ def measure(here: Scene, seconds: float, *, upload: bool = True) -> dict[str, An
         "per_recording_begun": asdict(began),
         "per_part": asdict(part),
         "per_recording_ended": asdict(ended.minus(replace(part, daemon_cpu_seconds=0))),
-        "per_small_recording_ended": asdict(background.between(done, small, 0).times(1 / (OPEN - LONG))),
+        "per_small_recording_ended": asdict(background.between(grown, short, LONG).times(1 / (OPEN - LONG))),
         "daemon_cpu_seconds_per_gib": {
             "sent": part.daemon_cpu_seconds * PARTS * gib,
             "verified": ended.daemon_cpu_seconds * gib,
@@ -338,7 +341,7 @@ def measure(here: Scene, seconds: float, *, upload: bool = True) -> dict[str, An
         "redis_connections": max(one.redis_connections for one in (idle, grown, sent, done)),
         "daemon_rss_bytes": {"idle": idle.daemon_rss_bytes, "open": sent.daemon_rss_bytes},
         "s3_per_recording_besides_parts": {name: count / LONG for name, count in sorted(others.items())},
-        "s3_per_small_recording": {name: n / (OPEN - LONG) for name, n in sorted((small.s3 - done.s3).items())},
+        "s3_per_small_recording": {name: n / (OPEN - LONG) for name, n in sorted((short.s3 - grown.s3).items())},
         "s3_per_idle_minute": {name: n * 60 / seconds for name, n in sorted((idle.s3 - started.s3).items())},
     }
 

@@ -277,7 +277,7 @@ def host_table(costs: Costs) -> str:
         ],
         ["daemon, memory", size(memory["open"]), ""],
         [
-            "connections to Redis, at most",
+            "connections to Redis",
             number(costs.stored["redis_connections"]),
             number(costs.stored["redis_connections"] * fleet.hosts),
         ],

@@ -127,15 +127,20 @@ async def _run(fleet: Fleet, *, seed: int, kind: str, faults: tuple[_FleetFault,
                 # The same names on every host, but for a shared folder.
                 name = f"{daemon.plan.host}-{number}.mp4" if kind == "shared" else f"{number}.mp4"
                 path = f"{daemon.plan.watched}/{name}" if daemon.plan.watched else name
-                nursery.start_soon(_record, fleet.writers(daemon.plan.host), path, Random(random.getrandbits(32)))
+                writer = Random(random.getrandbits(32))
+                nursery.start_soon(_record, fleet.writers(daemon.plan.host), path, writer, kind != "shared")
         for fault in faults:
             nursery.start_soon(fault.run, fleet)
 
 
-async def _record(writers: Writers, name: str, random: Random) -> None:
-    """Write a recording; it is silent for less than ``STREAM_TIMEOUT_SECONDS``."""
+async def _record(writers: Writers, name: str, random: Random, patches_begin: bool) -> None:
+    """Write a recording; it is silent for less than ``STREAM_TIMEOUT_SECONDS``.
+
+    ``patches_begin``: its first bytes may change. On a network file system they identify it, until a part is recorded.
+    """
     await trio.sleep(random.uniform(0, 10))
-    writers.append(random.randint(1, 2 * PART), name)
+    first = random.randint(1, 2 * PART)
+    writers.append(first, name)
     slow = random.random() < 0.5
     written_at = trio.current_time()
     for _ in range(random.randint(2, 10)):
@@ -145,7 +150,8 @@ async def _record(writers: Writers, name: str, random: Random) -> None:
         written_at = written_at if action == "rename" and not silent else trio.current_time()
         match "append" if silent else action:
             case "patch":
-                writers.patch(random.randrange(len(writers.content(name))), random.randbytes(5), name)
+                offset = random.randrange(len(writers.content(name)))
+                writers.patch(offset if patches_begin else max(offset, first), random.randbytes(5), name)
             case "rename":
                 folder, slash, last = name.rpartition("/")
                 writers.rename(name, f"{folder}{slash}r{last}")

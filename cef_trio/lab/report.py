@@ -195,4 +195,4 @@ def _timeline(report: Report, again: str) -> str:
 
 
 def _is_routine(entry: Entry) -> bool:
-    return entry.lane is Lane.REDIS and entry.text in {"members", "renew"}
+    return entry.lane is Lane.REDIS and entry.text in {"beat", "expired", "members", "renew"}

@@ -73,7 +73,7 @@ class RecordingPut:
         try:
             return await self._send(replace(self._request, headers={**self._request.headers, **_UNLESS_EXISTS}))
         except S3OperationError as error:
-            if error.status == _PRECONDITION_FAILED:
+            if error.status == _PRECONDITION_FAILED and not error.transient:  # not a proxy's page
                 found = await self._find()
                 return found if found is not None else await self._send(self._request)
             if not self._capabilities.may_lack_conditions(error):

@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     """Names of recordings: comma-separated patterns with * and ?, without regard to case."""
     chunk_size_bytes: Annotated[int | Literal["auto"], BeforeValidator(values.part_size)] = 10 << 20
     """Part size, 5MiB to 5GiB, or auto: what a recording writes in 20 seconds, 5MiB to 64MiB; fixed for a recording
-    when its upload begins, and doubled every 1,000 parts."""
+    when its upload begins, and doubled every 1,000 parts. A smaller recording is sent whole, after its end."""
     s3_equal_parts: bool = False
     """Keep all parts of a recording equal, for stores that require it (Cloudflare R2); at most 10,000 parts then."""
     stream_timeout_seconds: Seconds = 30.0
@@ -152,7 +152,7 @@ class Settings(BaseSettings):
     s3_addressing: Annotated[_Addressing, values.in_any_case(*get_args(_Addressing))] = "auto"
     """Bucket in the path or in the host name; auto is the host name for AWS, otherwise the path."""
     s3_checksum: Annotated[_Checksum, values.in_any_case(*get_args(_Checksum))] = "auto"
-    """Checksum of parts; auto is CRC64NVME, or MD5 where the store does not support it."""
+    """Checksum of parts and small recordings; auto is CRC64NVME, or MD5 where the store does not support it."""
     s3_payload_signing: Annotated[_PayloadSigning, values.in_any_case(*get_args(_PayloadSigning))] = "auto"
     """Signing of bodies; auto leaves it out, because checksums protect them, until a store requires it."""
     s3_ca_file: NamedPath | None = None

@@ -6,7 +6,8 @@ bucket and endpoint: the daemon has one S3 client, for one bucket, with the curr
 - An *open* stream with another bucket starts over in the configured bucket, as parts cannot be moved. The old upload is
   logged and left alone (promise P9).
 - An open stream with another *endpoint* may still be in the same store, under a new address. If the store has the
-  upload, the record is updated; otherwise the stream starts over, and the old upload is logged.
+  upload, or the object of an unrecorded PutObject, the record is updated; otherwise the stream starts over, and the old
+  upload is logged.
 - A stream whose *object* is complete is not uploaded again. It fails with a reason; after the settings are restored,
   ``cef-trio retry`` writes its metadata.
 """

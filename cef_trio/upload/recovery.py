@@ -309,7 +309,11 @@ async def _agree_with_s3(
     services: Services, upload: StreamUpload, recording: OpenRecording, *, contradicted: bool
 ) -> None:
     if upload.meta.s3_upload_id is None:
-        if await upload.find_put() is None:
+        if await upload.find_put() is not None:
+            await bucket_change.confirm_endpoint(services, upload)
+        elif upload.meta.verified_crc64nvme is not None and bucket_change.endpoint_changed(services, upload.meta):
+            await bucket_change.start_over_at_target(services, upload)
+        else:
             await _find_upload(services, upload, recording)
         return
     listed: list[ListedPart] | None = None

@@ -462,12 +462,14 @@ class StreamSupervisor:
         store = self._services.store
         while self._renamed:
             old_path, new_path, stat = self._renamed[0]
-            known = await store.find_by_path([old_path], owner=self._services.ownership.name)
+            known = await store.find_by_path([old_path, new_path], owner=self._services.ownership.name)
             if old_path in known.newer and new_path in self._unknown:
                 self._leave_to_newer(new_path, known.newer[old_path])  # a newer daemon records the new name
             meta = known[old_path].meta if old_path in known else None
             if meta is not None and not self._services.ownership.is_ours(meta):
                 meta = None  # another host may have a file with the same path and inode number (P9)
+            if self._services.ownership.is_shared and new_path in known and may_be(known[new_path].meta.identity, stat):
+                meta = None  # another host's daemon has a stream for the file at its new path, maybe a later one
             if meta is not None and may_be(meta.identity, stat) and meta.stream_id not in self.live_ids:
                 self._renaming = meta.stream_id
                 try:

@@ -582,3 +582,9 @@ async def test_the_address_of_the_master_comes_from_a_sentinel() -> None:
             with pytest.raises(RedisOperationError, match="no master") as caught:
                 await store.ping()
             assert caught.value.transient
+        async with RedisCheckpointStore("redis+sentinel://127.0.0.1:1,localhost:2/main") as store:
+            with pytest.raises(RedisOperationError) as caught:
+                await store.ping()
+            assert str(caught.value).endswith(
+                "no master: No master found for 'main'; these sentinels do not answer: 127.0.0.1:1, localhost:2"
+            )

@@ -104,10 +104,10 @@ def test_p4_two_hundred_streams_and_a_frozen_s3_hold_no_exit(
     for number in range(200):
         (watch_dir / f"{number:03}.mp4").write_bytes(b"x" * 1000)
     given = settings(watch_dir, bucket, valkey)
-    arm(faulty, {"kind": "freeze", "operation": "CreateMultipartUpload", "times": None})
+    arm(faulty, {"kind": "freeze", "operation": "PutObject", "times": None})
     with daemon(given) as process:
         process.wait_for("stream_started", count=200)
-        wait_for_call(faulty, "CreateMultipartUpload")
+        wait_for_call(faulty, "PutObject")
         leaves_in_time(process)
     found = statuses(valkey)
     assert len(found) == 200

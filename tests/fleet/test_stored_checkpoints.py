@@ -16,6 +16,7 @@ import pytest
 import redis as redis_py
 from fleet.record_checkpoints import BUCKET, FOLDER, MANIFEST, OWNER, field_names
 from fleet.stored_checkpoints import load, restore
+from servers.command import answer, command
 from servers.daemon import daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
@@ -63,6 +64,20 @@ def receiver() -> Iterator[tuple[str, list[str]]]:
             thread.join()
 
 
+def left_by_a_newer_version(raw: Any, namespace: str, path: Path, *, like: Path) -> str:
+    """Leave a file, and the record of its open stream as a newer version would; return the record's key."""
+    path.write_bytes(b"\1" * (6 << 20))
+    stream_id = "ffffffff-0000-4000-8000-000000000000"
+    before = raw.hget(f"{namespace}streams:by_path", str(like / "killed/open.mp4")).decode()
+    record = raw.hgetall(f"{namespace}stream:{before}:meta")
+    names = {"stream_id": stream_id, "original_path": str(path), "current_path": str(path)}
+    more = {"schema": schema.CURRENT + 1, "s3_key_prefix": f"streams/{stream_id}/newer.mp4", "new_field": "new"}
+    raw.hset(f"{namespace}stream:{stream_id}:meta", mapping={**record, **names, **more})
+    raw.hset(f"{namespace}streams:by_path", str(path), stream_id)
+    raw.sadd(f"{namespace}streams:active", stream_id)
+    return f"{namespace}stream:{stream_id}:meta"
+
+
 def test_every_schema_has_stored_checkpoints_and_none_was_edited() -> None:
     """A new schema: ``python tests/fleet/record_checkpoints.py schema-N``. Stored ones are never changed."""
     assert {entry["schema"] for entry in MANIFESTED["files"].values()} == set(schema.CHANGES)
@@ -90,7 +105,7 @@ def test_stored_checkpoints_have_a_stream_in_each_state_that_can_be_left_behind(
 def test_p2_p3_stored_checkpoints_are_resumed_with_no_part_sent_twice_and_end_completed(
     tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer
 ) -> None:
-    """Those of all schemas in one Redis, by one daemon, to be quick: each below a folder of its own."""
+    """Those of all schemas by one daemon, to be quick, each below a folder of its own; a newer record is left alone."""
     watch = tmp_path / "watch"
     namespace = Keys("", OWNER).prefix
     with redis_py.Redis.from_url(valkey.url) as raw, receiver() as (url, accepted):
@@ -122,6 +137,9 @@ def test_p2_p3_stored_checkpoints_are_resumed_with_no_part_sent_twice_and_end_co
             on_complete_webhook=url,
         )
         expected = {path: "completed" if meta["status"] in OPEN else meta["status"] for path, meta in metas.items()}
+        newer = left_by_a_newer_version(raw, namespace, watch / "newer.mp4", like=restored["schema-2.json"].watch)
+        expected["newer.mp4"] = "active"
+        untouched = raw.dump(newer)
 
         def differences() -> str:
             found = records("status")
@@ -134,10 +152,17 @@ def test_p2_p3_stored_checkpoints_are_resumed_with_no_part_sent_twice_and_end_co
             assert records("status") == expected
             assert not raw.keys("stream:*"), "the keys of schema 1 are moved into the namespace"
             assert process.count("stream_started") == process.count("checkpoint_unreadable") == 0
+            assert process.count("records_newer") == 1
+            assert process.metric("newer_records") == 1
+            assert [one["key"] for one in answer("status", settings=settings)["newer"]] == [newer]
+            examined = json.loads(command("doctor", "--json", settings=settings, code=None).stdout)["findings"]
+            assert [one["says"] for one in examined if one["subject"] == "schema"]
             assert process.stop() == 0
         sent = [call for call in call_log(endpoint)["journal"][before:] if call["operation"] == "UploadPart"]
         missing = set().union(*(one.missing_parts() for one in restored.values()))
-        assert Counter((call["key"], call["part_number"]) for call in sent) == Counter(missing)
+        found = ((call["key"], call["part_number"]) for call in sent if not call["key"].endswith("/cef-trio-doctor"))
+        assert Counter(found) == Counter(missing)
+        assert raw.dump(newer) == untouched
         schemas = records("schema")
         assert {schemas[path] for path, meta in metas.items() if meta["status"] in OPEN} == {str(schema.CURRENT)}
         assert {f"completed_{one}" for one in pending} <= set(accepted)

@@ -27,6 +27,7 @@ OUTSIDE = {
     "file's close",
     "watch folder's lock",
     "daemon's last report",
+    "owner's claim",
     "probe's abort",  # tests/s3/test_store_probe.py
 }
 """Shields outside of the laboratory: of real processes, and of commands. No stream depends on them."""

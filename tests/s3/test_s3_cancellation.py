@@ -22,6 +22,7 @@ from cef_trio.http.client_transport import HttpTransport
 from cef_trio.resilience import CircuitBreaker, ProbeKind, RetryPolicy, ServiceRetrier
 from cef_trio.resilience import shield as shield_room
 from cef_trio.s3 import transport
+from cef_trio.s3.checksums import crc64nvme
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.model import ChecksumAlgorithm
 
@@ -147,6 +148,10 @@ async def put(client: S3Client) -> str:
     return (await client.put_object("k", Passes(DATA), content_type="a/b")).etag
 
 
+async def put_whole(client: S3Client) -> str:
+    return (await client.put_recording("k", Passes(DATA), crc64nvme=crc64nvme(DATA), stream_id="s")).etag
+
+
 async def create(client: S3Client) -> str:
     return (await client.create_multipart_upload("k", metadata={})).upload_id
 
@@ -159,6 +164,7 @@ CASES = {
     "upload_part": (upload, [ACK], md5(DATA)),
     "upload_part, headers in pieces": (upload, [*in_bytes(ACK)], md5(DATA)),
     "put_object": (put, [ACK], md5(DATA)),
+    "put_recording": (put_whole, [ACK], md5(DATA)),
     "create, all at once": (create, [CREATED_HEAD + CREATED], "u-1"),
     "create, body later": (create, [CREATED_HEAD, CREATED[:10], CREATED[10:]], "u-1"),
 }

@@ -171,6 +171,13 @@ async def test_a_conflict_with_another_request_is_repeated() -> None:
     assert methods(requests) == ["PUT", "HEAD", "PUT"]
 
 
+async def test_a_proxys_page_with_that_status_shows_nothing() -> None:
+    page = Reply(412, {"content-type": "text/html"}, b"<html>412 Precondition Failed</html>")
+    stored, requests = await put_by(page, Reply(404), part_ack(DATA))
+    assert isinstance(stored, StoredObject)
+    assert headers_of(requests, "if-none-match") == ["*", None, "*"]
+
+
 async def test_p1_damaged_bytes_are_replaced() -> None:
     damaged = Reply(200, {"etag": f'"{md5(b"damage")}"', CRC_HEADER: crc64(b"damage")})
     found = Reply(200, {**OURS_CRC, CRC_HEADER: crc64(b"damage")})

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 import redis as redis_library
 import trio
@@ -144,6 +145,7 @@ def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(serve
     assert servers.redis.command("DEL", Keys("", OWNER).by_mtime) == b":1\r\n"
     with daemon(settings) as process:
         process.wait_for("history_mended")
+        look_at_page(process.wait_for("admin_server_started")["port"])
         assert process.stop() == 0
     command("verify", stream_id, settings=settings)
     key = f"streams/{OWNER}/{uuid4()}/nobody.mp4"
@@ -161,6 +163,14 @@ def test_the_rights_that_security_md_lists_are_enough_and_none_is_too_many(serve
     assert "ZREM" in (ROOT / "cef_trio" / "checkpoint" / "redis" / "scripts" / "report.lua").read_text()
     assert allowed - servers.commands_used() <= {"zrem"}, "granted, and never used"
     assert {ACTION_OF[operation] for operation in servers.operations_used()} == granted()
+
+
+def look_at_page(port: int) -> None:
+    """Read the status page until it has what only Redis knows."""
+    with httpx.stream("GET", f"http://127.0.0.1:{port}/events", trust_env=False, timeout=60) as events:
+        for line in events.iter_lines():
+            if line.startswith("data: {") and json.loads(line[6:])["totals"]["completed"] is not None:
+                return
 
 
 async def test_the_rights_that_security_md_lists_are_enough_for_every_call_of_the_store(servers: Servers) -> None:

@@ -1,15 +1,18 @@
-"""P2, P3: one short recording, cancelled at every step of its daemon: the quick check before a change lands.
+"""P2, P3: short recordings, cancelled at the steps of their daemon: the quick check before a change lands.
 
 The same is done for every scenario in ``tests/lab``, and at full length by ``cef-trio lab cancel``.
 """
 
 from __future__ import annotations
 
+import pytest
+
 from cef_trio.lab.explorers import cancellations
 from cef_trio.lab.run import run_plan
 
 
-def test_p2_p3_a_first_part_survives_a_cancellation_at_every_step() -> None:
-    reports = [run_plan(plan) for plan in cancellations("first-part", drain_every=4)]
+@pytest.mark.parametrize(("scenario", "every"), [("first-part", 1), ("small", 3)])  # an upload, one PutObject
+def test_p2_p3_a_recording_survives_a_cancellation_at_every_step(scenario: str, every: int) -> None:
+    reports = [run_plan(plan) for plan in cancellations(scenario, every=every, drain_every=4 * every)]
     assert len(reports) > 50
     assert [violation for report in reports for violation in report.violations] == []

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import trio
 from structlog.testing import capture_logs
 from waiting import completed
 
 from cef_trio.checkpoint import Lease, schema
+from cef_trio.daemon.start_checks import raise_schema
 from cef_trio.lab.world import PART, World
 from cef_trio.observability.at_risk import Reason
 from cef_trio.upload.risks import RiskObserver
@@ -96,4 +100,33 @@ async def test_a_stream_whose_record_becomes_newer_under_its_task_is_left_with_n
         assert not world.store.is_held(known.meta.stream_id)
     assert world.store.snapshot().streams[known.meta.stream_id] == before
     assert len(world.store.snapshot().streams) == 1
+    assert world.recordings() == []
+
+
+async def test_a_namespace_of_a_newer_version_is_logged_at_the_start_and_kept(world: World) -> None:
+    world.store.restore(replace(world.store.snapshot(), schema=NEWER))
+    async with world.daemon() as daemon:
+        with capture_logs() as logs:
+            await raise_schema(daemon.services)
+            assert [entry["event"] for entry in logs] == ["namespace_newer"]
+            assert f"of schema {NEWER}" in logs[0]["reason"]
+            world.store.restore(replace(world.store.snapshot(), schema=1))
+            await raise_schema(daemon.services)
+            await raise_schema(daemon.services)
+    assert len(logs) == 1
+    assert world.store.snapshot().schema == schema.CURRENT
+
+
+async def test_a_renamed_file_of_a_newer_record_waits_for_the_newer_daemon_to_record_its_name(world: World) -> None:
+    stream_id = await interrupted(world)
+    async with world.daemon() as daemon:
+        daemon.seen()
+        await trio.sleep(10)
+        Path(world.path()).rename(world.path("b.mp4"))
+        daemon.moved("a.mp4", "b.mp4")
+        await trio.sleep(30)
+        world.store._by_path[world.path("b.mp4")] = stream_id
+        daemon.closed("b.mp4")
+        await trio.sleep(300)
+    assert set(world.store.snapshot().streams) == {stream_id}
     assert world.recordings() == []

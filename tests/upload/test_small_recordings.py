@@ -12,7 +12,7 @@ from waiting import completed, until, until_idle
 
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import Status
-from cef_trio.lab.world import PART, World
+from cef_trio.lab.world import BUCKET, PART, World
 from cef_trio.s3.config import ChecksumMode
 from cef_trio.s3_endpoint import Fault, Kind, Moment
 from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
@@ -142,6 +142,20 @@ async def test_p2_a_put_that_never_arrived_is_sent_by_the_next_daemon(world: Wor
     world.endpoint.faults.clear()
     assert world.recordings() == []
     await upload(world)
+
+
+@pytest.mark.parametrize("same_store", [True, False])
+async def test_an_unrecorded_object_is_looked_for_under_a_new_endpoint_too(world: World, same_store: bool) -> None:
+    world.s3_name = "https://old.example"
+    world.append(SIZE)
+    await killed_before_record(world)
+    if not same_store:
+        for key in world.objects():
+            world.endpoint.model.delete_object(BUCKET, key)
+    world.s3_name = "https://new.example"
+    checkpoint = await upload(world)
+    assert checkpoint.meta.s3_endpoint == "https://new.example"
+    assert puts(world) == (1 if same_store else 2)
 
 
 async def test_p5_the_key_stays_once_a_put_was_begun(world: World) -> None:

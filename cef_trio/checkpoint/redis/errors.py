@@ -75,6 +75,7 @@ _TRANSIENT_REPLY: Final = re.compile(rf"(?:^|[ :]-)(?:{'|'.join(_TRANSIENT_CODES
 # being set up); the class is the same.
 _CLUSTER_UNREACHABLE: Final = "Redis Cluster cannot be connected"
 _CLUSTER_UNCOVERED: Final = "All slots are not covered"
+_HOST_AND_PORT: Final = re.compile(r"\bhost=([^,]+),port=(\d+)")
 # Its text of a ClusterError after 16 redirections (ASK, MOVED) and refusals (TRYAGAIN).
 _REDIRECTED_TOO_OFTEN: Final = "TTL exhausted"
 
@@ -110,7 +111,7 @@ def to_redis_error(operation: str, error: BaseException, secrets: Sequence[str] 
     """Return the error to raise for one of redis-py's; ``secrets`` are masked in its text."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MasterNotFoundError):
-        text = f"no master: {text}"
+        text = f"no master: {_without_options(text)}"
     if text.startswith(_REDIRECTED_TOO_OFTEN):
         text = "TRYAGAIN: the cluster is moving the slot of the keys, and has some of them here and some there"
     code = getattr(error, "status_code", None)
@@ -124,6 +125,15 @@ def to_redis_error(operation: str, error: BaseException, secrets: Sequence[str] 
     ours.certificate_refused = refused is not None
     ours.rejected = is_rejected(error)
     return ours
+
+
+def _without_options(text: str) -> str:
+    """Return redis-py's text about the sentinels that did not answer, with their addresses only."""
+    found, separator, connections = text.partition(" : <")
+    if not separator:
+        return text
+    silent = ", ".join(f"{host}:{port}" for host, port in _HOST_AND_PORT.findall(connections))
+    return f"{found}; these sentinels do not answer: {silent}"
 
 
 @contextmanager

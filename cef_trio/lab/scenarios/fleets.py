@@ -7,6 +7,7 @@ from typing import Final
 
 import trio
 
+from cef_trio.checkpoint.states import Status
 from cef_trio.lab.fleet import DaemonPlan, Fleet, FleetPlan
 from cef_trio.lab.scenarios.model import Scenario
 from cef_trio.lab.world import PART
@@ -101,6 +102,20 @@ async def _renamed_while_paused(fleet: Fleet) -> None:
     await trio.sleep(3)
 
 
+async def _patched_and_renamed_while_cut_off(fleet: Fleet) -> None:
+    """A recording is patched and renamed while its daemon is cut off, so the others take it for another recording."""
+    await trio.sleep(0.5)
+    for host in fleet.hosts:
+        _record_on(fleet, host, name=f"{host}.mp4")
+    await trio.sleep(2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fleet.cut, "h0", 64)
+        await trio.sleep(0.1)
+        fleet.writers("h0").patch(5, b"patched", "h0.mp4")
+        fleet.writers("h0").rename("h0.mp4", "new.mp4")
+    await trio.sleep(25)  # until it has scanned the folder again
+
+
 _CLOCKS: Final = (0.0, 90.0, -3600.0)
 """How far the clocks of the hosts are ahead, in seconds."""
 
@@ -145,5 +160,11 @@ SCENARIOS: Final = (
         "renamed-while-paused",
         "of three hosts with a shared folder, the one that uploads is suspended while the recording is renamed",
         fleet=FleetPlan(_hosts(3, owner="site"), _renamed_while_paused),
+    ),
+    Scenario(
+        "patched-and-renamed-while-cut-off",
+        "of three hosts with a shared folder, the one that uploads is cut off while its recording changes its name",
+        may_end=frozenset({Status.FAILED_FILE_MISSING_ON_RESUME}),
+        fleet=FleetPlan(_hosts(3, owner="site"), _patched_and_renamed_while_cut_off),
     ),
 )

@@ -126,6 +126,18 @@ async def _late_creation(context: ScenarioContext) -> None:
     await trio.sleep(6)
 
 
+async def _late_put(context: ScenarioContext) -> None:
+    """PutObject of a small recording takes effect after the recording was changed and stored again."""
+    context.world.proxy.add(Rule(Interference.LATE, "PutObject", times=1, seconds=12.0))
+    context.arm(Fault(Kind.ERROR, "PutObject", times=2))
+    context.append(PART // 2)
+    context.close()
+    await trio.sleep(3)
+    context.patch(5, b"patched meanwhile")
+    context.close()
+    await trio.sleep(20)
+
+
 async def _stale_responses(context: ScenarioContext) -> None:
     """HeadObject and ListParts return stale responses when the daemon checks a completion."""
     context.arm(Fault(Kind.RESET, "CompleteMultipartUpload", Moment.REPLY))
@@ -309,6 +321,12 @@ SCENARIOS: Final = (
         "late-requests", "requests take effect after their connection was reset", _late_requests, starts_over=True
     ),
     Scenario("late-creation", "an upload is created after its stream has ended", _late_creation, may_end=GONE),
+    Scenario(
+        "late-put",
+        "PutObject takes effect after the recording was changed and stored again",
+        _late_put,
+        writes_again=True,
+    ),
     Scenario("date-in-year-9999", "S3's Date is absurd", _date_in_year_9999),
     Scenario("retry-after-in-year-9999", "S3's Retry-After is absurd", _retry_after_in_year_9999, faults_stay=True),
     Scenario("initiated-in-year-9999", "an upload's Initiated is absurd", _initiated_in_year_9999),

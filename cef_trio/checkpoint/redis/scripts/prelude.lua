@@ -1,7 +1,8 @@
 -- Common functions, put before every script. Each script is one atomic step. It returns {'ok', ...}, or why it wrote
 -- nothing: {'lost', holder}, {'gone'}, {'newer', schema}, {'refused', current status}, {'taken', stream at the path}. It
--- checks everything before it writes, since Redis does not roll back a script that fails. Every key comes in KEYS, so that a cluster knows
--- the slot; the transition table comes in ARGV, so that states.py is its only source. SCHEMA is schema.py's CURRENT.
+-- checks everything before it writes, since Redis does not roll back a script that fails. Every key comes in KEYS, so
+-- that a cluster knows the slot; the transition table comes in ARGV, so that states.py is its only source. SCHEMA is
+-- schema.py's CURRENT.
 
 -- Call a command; return nil if its key has a wrong type, so that one bad key does not fail a script that works on many.
 local function try(...)
