@@ -295,9 +295,9 @@ class MemoryCheckpointStore(StreamWrites):
 
         return await self._call("load", effect)
 
-    async def load_metas(self, stream_ids: Collection[str]) -> Records:
+    async def load_metas(self, stream_ids: Collection[str], *, below: str = "") -> Records:
         """See :meth:`StreamStore.load_metas`."""
-        return await self._call("load_metas", lambda: self._read_metas(stream_ids))
+        return await self._call("load_metas", lambda: self._read_metas(stream_ids, below=below))
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:
         """See :meth:`StreamStore.members`."""
@@ -602,12 +602,14 @@ class MemoryCheckpointStore(StreamWrites):
         self._streams[exit_state.stream_id] = replace(stream, meta=after)
         return True
 
-    def _read_metas(self, stream_ids: Collection[str]) -> Records:
+    def _read_metas(self, stream_ids: Collection[str], *, below: str = "") -> Records:
         readable: dict[str, StreamSummary] = {}
         unreadable: dict[str, str] = {}
         newer: dict[str, NewerRecord] = {}
         for stream_id in stream_ids:
             stream, key = self._streams.get(stream_id), self._keys.meta(stream_id)
+            if below and stream is not None and not stream.meta.current_path.startswith(f"{below.rstrip('/')}/"):
+                continue
             if stream is not None and (why := self._why_newer(stream)) is not None:
                 unreadable[stream_id] = why
                 newer[stream_id] = NewerRecord(

@@ -208,8 +208,11 @@ class StreamStore(StreamWrites, Protocol):
         """
         ...
 
-    async def load_metas(self, stream_ids: Collection[str]) -> Records:
-        """Return the existing records (without parts) of these streams, in as few round trips as possible."""
+    async def load_metas(self, stream_ids: Collection[str], *, below: str = "") -> Records:
+        """Return the existing records (without parts) of these streams, in as few round trips as possible.
+
+        ``below``: only those whose current path is below this folder, which costs less than reading the others.
+        """
         ...
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:

@@ -199,6 +199,13 @@ def judge_owner(name: str, source: str, template: str) -> list[Finding]:
     return found
 
 
+def judge_claimant(owner: str, host: str, since: str) -> Finding:
+    """Report another running system that has the name which was derived here: a clone, or its original."""
+    says = f"the running host {host} has the name {owner!r} too, since {since}: one is a clone"
+    todo = "give one a machine-id of its own (rm /etc/machine-id; systemd-machine-id-setup), or an OWNER_NAME"
+    return problem("owner", says, todo)
+
+
 def judge_legacy(number: int, whose: Mapping[str, int]) -> list[Finding]:
     """Report streams at the keys of earlier versions. ``whose``: numbers by owner; empty: none is recorded."""
     if not number:

@@ -25,6 +25,7 @@ from cef_trio.cli.checks import (
     Finding,
     Severity,
     judge_checksum,
+    judge_claimant,
     judge_clock,
     judge_ffprobe,
     judge_folder,
@@ -40,9 +41,17 @@ from cef_trio.cli.checks import (
     warning,
 )
 from cef_trio.cli.output import HangingIndent
-from cef_trio.cli.probes import ClockSkewTransport, folder_facts, legacy_facts, stream_facts, try_upload, utc_now
+from cef_trio.cli.probes import (
+    ClockSkewTransport,
+    claimant,
+    folder_facts,
+    legacy_facts,
+    stream_facts,
+    try_upload,
+    utc_now,
+)
 from cef_trio.cli.session import run_cancellable
-from cef_trio.daemon import checkpoint_store, find_owner, s3_config
+from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, s3_config
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.media import ffprobe
@@ -106,23 +115,23 @@ def read_settings(env_file: Path, overrides: Mapping[str, str] = NO_OVERRIDES) -
     return settings, [ok("settings", "all are valid"), *exposed]
 
 
-async def determine_owner(settings: Settings) -> tuple[str | None, list[Finding]]:
-    """Return the owner's name, ``None`` if it cannot be derived, and the findings about it."""
+async def determine_owner(settings: Settings) -> tuple[OwnerName | None, list[Finding]]:
+    """Return the owner, ``None`` if it cannot be derived, and the findings about its name."""
     try:
         owner = await find_owner(settings)
     except SettingsError as error:
         return None, [problem("owner", line, "docs/operations.md, Several hosts") for line in error.lines]
-    return owner.name, judge_owner(owner.name, owner.source.value, settings.s3_key_template)
+    return owner, judge_owner(owner.name, owner.source.value, settings.s3_key_template)
 
 
-def checks_for(settings: Settings, owner: str | None) -> list[tuple[str, Check]]:
+def checks_for(settings: Settings, owner: OwnerName | None) -> list[tuple[str, Check]]:
     """Return the checks, by subject, in the order of the output. Redis and S3 are not checked without an owner."""
     of_owner = (
         []
         if owner is None
         else [
             ("redis", partial(_check_redis, settings, owner)),
-            ("s3", partial(_check_s3, settings, owner)),
+            ("s3", partial(_check_s3, settings, owner.name)),
         ]
     )
     return [
@@ -165,8 +174,8 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
         add_finding(finding)
 
 
-async def _check_redis(settings: Settings, owner: str, add_finding: AddFinding) -> None:
-    async with checkpoint_store(settings, owner, SingleAttempt()) as store:
+async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFinding) -> None:
+    async with checkpoint_store(settings, owner.name, SingleAttempt()) as store:
         address = str(parse_address(settings.redis_url.get_secret_value()))
         try:
             await store.ping()
@@ -176,6 +185,9 @@ async def _check_redis(settings: Settings, owner: str, add_finding: AddFinding) 
                 add_finding(finding)
             for finding in judge_legacy(*await legacy_facts(store)):
                 add_finding(finding)
+            other = await claimant(store) if owner.is_derived else None
+            if other is not None:
+                add_finding(judge_claimant(owner.name, other.host, other.since))
         except RedisOperationError as error:
             add_finding(judge_redis_failure(error, address))
 

@@ -19,11 +19,11 @@ from uuid import uuid4
 import httpx
 from inotify_simple import INotify, flags
 
-from cef_trio.checkpoint import FAILED, History, Status, StreamSet, ended_streams
-from cef_trio.checkpoint.redis import LegacyPlace, RedisCheckpointStore
+from cef_trio.checkpoint import FAILED, History, Lease, Status, StreamSet, ended_streams
+from cef_trio.checkpoint.redis import Claimant, LegacyPlace, RedisCheckpointStore
 from cef_trio.cli.checks import FolderFacts, StreamFacts
 from cef_trio.cli.status_model import instance_of
-from cef_trio.daemon import owner_of_machine
+from cef_trio.daemon import boot_id, owner_of_machine
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.files import file_system, open_nofollow
 from cef_trio.http import parse_http_date
@@ -138,6 +138,11 @@ def file_system_in(mountinfo: str, device: int) -> str | None:
 
 
 # ---- Redis -----------------------------------------------------------------------------------------------------------
+
+
+async def claimant(store: RedisCheckpointStore) -> Claimant | None:
+    """Return the other running system that has the owner's name."""
+    return await store.owner_claim(Lease("doctor", "1", 1.0, boot_id()), "", exclusive=False).take("")
 
 
 async def legacy_facts(store: RedisCheckpointStore) -> tuple[int, Mapping[str, int]]:

@@ -11,7 +11,7 @@ streams of earlier versions; `systemd.py` for the service manager.
 """
 
 from cef_trio.daemon.exit_watchdog import ExitWatchdog
-from cef_trio.daemon.machine import machine_id
+from cef_trio.daemon.machine import boot_id, machine_id
 from cef_trio.daemon.main import RunningDaemon, main_daemon, run_daemon
 from cef_trio.daemon.owner_name import OwnerName, OwnerSource, find_owner, owner_of_machine
 from cef_trio.daemon.reload import SettingsSource
@@ -24,6 +24,7 @@ __all__ = [
     "OwnerSource",
     "RunningDaemon",
     "SettingsSource",
+    "boot_id",
     "checkpoint_store",
     "find_owner",
     "machine_id",

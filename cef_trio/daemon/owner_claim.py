@@ -1,8 +1,8 @@
 """Hold the claim of a derived owner's name (``checkpoint/redis/owner_claim.py``) while the daemon works.
 
-A clone of a machine, or a machine with the identity of another one, does not start work while the other one lives: it
-logs whose the name is and what to do, and tries again. If the claim is lost while the daemon works, which takes a
-silence of ``LEASE_SECONDS``, the daemon stops.
+A clone of a machine, or a daemon with an explicit name that a running system has derived, does not start work while
+the other one lives: it logs whose the name is and what to do, and tries again. If the claim is lost while the daemon
+works, which takes a silence of ``LEASE_SECONDS``, the daemon stops.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ClaimKeeper:
 
     async def keep(self, stop: Callable[[], object]) -> None:
         """Renew the claim, once it is taken; release it when cancelled. ``stop`` is called if it is lost."""
-        if self._claim is None:
+        if self._claim is None or not self._claim.exclusive:
             return
         await self._held.wait_value(True)
         try:

@@ -60,14 +60,11 @@ async def warn_of_shared_folder(services: Services) -> None:
     """Log a warning if other hosts may see the watch folder and the owner's name was derived from this one."""
     await services.determine_owner()
     owner = services.ownership.owner
-    if (
-        services.owner_claim is not None
-        and owner is not None
-        and owner.file_system
-        and names_a_server(owner.file_system)
-    ):
+    file_system = owner.file_system if owner is not None else None
+    is_derived = services.owner_claim is not None and services.owner_claim.exclusive
+    if is_derived and file_system is not None and names_a_server(file_system):
         log.warning(
-            "shared_folder_without_owner_name", file_system=owner.file_system, owner=services.owner_name, todo=_SHARED
+            "shared_folder_without_owner_name", file_system=file_system, owner=services.owner_name, todo=_SHARED
         )
 
 

@@ -147,7 +147,7 @@ async def open_services(
             rate_limiter=clients.rate_limiter,
             webhook=webhook,
             owner_name=owner.name,
-            owner_claim=store.owner_claim(lease, socket.gethostname()) if owner.is_derived else None,
+            owner_claim=store.owner_claim(lease, socket.gethostname(), exclusive=owner.is_derived),
             owners=store.owners,
             legacy=store.legacy,
             ownership=Ownership(machine_id()),

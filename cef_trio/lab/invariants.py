@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 
+from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import ENDED, Status
 from cef_trio.files.file_system import file_system_named
@@ -352,7 +353,22 @@ def at_the_end(context: ScenarioContext, scenario: Scenario) -> list[str]:
                 violations.append(f"P2: {name} was uploaded {len(of_file)} times")
     if scenario.one_object:
         violations += context.in_s3_twice()
-    return violations + scenario.check_end(context) + left_uploads(world, scenario) + orphan_objects(world)
+    violations += scenario.check_end(context)
+    return violations + left_uploads(world, scenario) + orphan_objects(world) + _index_violations(world)
+
+
+def _index_violations(world: World) -> list[str]:
+    """Return the streams that the store's indexes miss, or have without need (P7): history must cost nothing."""
+    held, violations = world.store.snapshot(), []
+    for stream_id, stream in held.streams.items():
+        history = rules.history_of(stream.stream_set, stream.meta.status)
+        found = held.history[stream_id][0] if stream_id in held.history else None
+        if found is not history or (stream_id in held.lease_ends) is not (history is None):
+            violations.append(f"P7: stream {_short(stream)} ({stream.meta.status.value}) is not in its index")
+        if stream.meta.status is Status.COMPLETED and stream.parts:
+            violations.append(f"P7: Redis keeps the parts of stream {_short(stream)}, which is completed")
+    left = (held.history.keys() | held.lease_ends.keys()) - held.streams.keys()
+    return violations + [f"P7: an index has stream {stream_id[:8]}, which does not exist" for stream_id in sorted(left)]
 
 
 def _lacks_only_metadata(checkpoint: Checkpoint) -> bool:

@@ -483,10 +483,10 @@ class World:
             return self.utc_now() + timedelta(seconds=host.clock_seconds)
 
         def make_store(retrier: Retrier) -> CheckpointStore:
-            # Some tests give a world a real Redis.
-            is_simulated = isinstance(self.store, MemoryCheckpointStore)
-            client = StoreClient(self.store, retrier, life) if is_simulated else self.store
-            return cast("CheckpointStore", CrashableStore(client, life, self.journal, acknowledgements))
+            store = self.store
+            if type(store) is MemoryCheckpointStore:  # tests put a real one in its place
+                store = StoreClient(store, retrier, life)
+            return cast("CheckpointStore", CrashableStore(store, life, self.journal, acknowledgements))
 
         def make_s3(retrier: Retrier, rate_limiter: RateLimiter) -> _RecordingS3Client:
             transport = CrashableTransport(

@@ -152,7 +152,7 @@ class IdleChecker:
         holders = await store.holders(without_task) if without_task else {}
         free = [key for key in sorted(without_task) if rules.may_take(holders.get(key), self._services.lease)]
         waiting = set()
-        for known in (await store.load_metas(free) if free else {}).values():
+        for known in (await store.load_metas(free, below=self._services.watched) if free else {}).values():
             stream_id = known.meta.stream_id
             if not self._services.is_ours(known.meta) or known.meta.status in ENDED:
                 continue  # of another watch folder or host (P9)

@@ -73,7 +73,8 @@ class MovedFiles:
             self._due_at = inf  # first, so that a request() made during the awaits below is kept
         try:
             ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-            metas = (await store.load_metas(sorted(ids - ids_at_their_paths()))).values()
+            asked_ids = sorted(ids - ids_at_their_paths())
+            metas = (await store.load_metas(asked_ids, below=self._services.watched)).values()
         except BaseException:
             self.request()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -98,7 +99,7 @@ class Services:
     owner_name: str = ""
     """The name of the owner, whose namespace in Redis and prefix in S3 this daemon works in (``OWNER_NAME``)."""
     owner_claim: OwnerClaim | None = None
-    """The claim of that name; ``None``: several systems may have it."""
+    """The claim of that name; ``None``: without one, as in the laboratory."""
     owners: Owners | None = None
     """All owners behind the same key prefix."""
     legacy: LegacyStreams | None = None
@@ -122,6 +123,12 @@ class Services:
         """Return whether a stream is in the watch folder and belongs to this host (promise P9)."""
         watched = self.rules.watch_folder
         return (not watched or is_below(meta.current_path, watched)) and self.ownership.is_ours(meta)
+
+    @property
+    def watched(self) -> str:
+        """The watch folder, if all paths of its files begin with it as it is set; else empty."""
+        folder = self.rules.watch_folder
+        return folder if os.path.normpath(folder) == folder else ""
 
     async def determine_owner(self) -> None:
         """Determine the owner of the watch folder."""

@@ -138,6 +138,15 @@ async def test_ids_are_found_by_their_beginning(subject: Subject) -> None:
     assert await subject.store.ids_beginning_with("c") == frozenset()
 
 
+async def test_records_of_other_folders_are_not_read(subject: Subject) -> None:
+    paths = {"a": "/rec/a.mp4", "b": "/rec/x/b.mp4", "c": "/records/c.mp4", "d": "/d.mp4", "e": "/rec"}
+    for stream_id, path in paths.items():
+        await subject.store.create(meta(stream_id, path=path), OURS)
+    ids = [*paths, "unknown"]
+    assert set(await subject.store.load_metas(ids, below="/rec")) == {"a", "b"}
+    assert set(await subject.store.load_metas(ids, below="/")) == set(await subject.store.load_metas(ids)) == set(paths)
+
+
 # ---- walks -----------------------------------------------------------------------------------------------------------
 
 

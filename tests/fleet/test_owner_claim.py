@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from waiting import wait_until
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis.owner_claim import Claimant, OwnerClaim
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
+from cef_trio.cli.checks import Severity, judge_claimant
 
 pytestmark = pytest.mark.real
 
@@ -58,6 +60,25 @@ async def test_a_claim_of_a_wrong_type_is_replaced(valkey: ValkeyServer) -> None
         valkey.command("SET", store.keys.claim, "garbage")
         assert await OwnerClaim(store._redis, store.keys, ONE, "one").take(SINCE) is None
         assert await OwnerClaim(store._redis, store.keys, CLONE, "two").take(SINCE) is not None
+
+
+async def test_an_explicit_name_claims_nothing_and_waits_for_the_system_that_derived_it(valkey: ValkeyServer) -> None:
+    async with RedisCheckpointStore(valkey.url, owner=OWNER) as store:
+        shared = store.owner_claim(CLONE, "two", exclusive=False)
+        assert await shared.take(SINCE) is None
+        assert valkey.command("EXISTS", store.keys.claim) == b":0\r\n"
+        derived = store.owner_claim(ONE, "one", exclusive=True)
+        assert await derived.take(SINCE) is None
+        assert await shared.take(SINCE) == Claimant("boot-1", "one", SINCE)
+        assert await store.owner_claim(ONE_TOO, "one", exclusive=False).take(SINCE) is None, "of the same system"
+        await derived.release()
+        assert await shared.take(SINCE) is None
+
+
+def test_doctor_names_the_other_system() -> None:
+    found = judge_claimant(OWNER, "one", SINCE)
+    assert (found.severity, found.subject) == (Severity.PROBLEM, "owner")
+    assert "the running host one has the name" in found.says
 
 
 class Machine:
@@ -113,6 +134,9 @@ def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, 
     (clone.watched / "a.mp4").write_bytes(b"\1" * (1 << 20))
     with original.daemon() as first:
         name = first.wait_for("owner_determined", source="machine id")["owner"]
+        with clone.daemon(wait_started=False) as waiting:
+            waiting.wait_for("owner_claimed_elsewhere", owner=name)
+            assert waiting.stop() == 0
         with clone.daemon(wait_started=False) as second:
             refused = second.wait_for("owner_claimed_elsewhere", owner=name)
             assert refused["system"].startswith("00000011")
@@ -134,3 +158,31 @@ def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, 
                 assert second.stop() == 0
                 third.wait_for("daemon_started")
                 assert third.stop() == 0
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["status"]])
+def test_without_any_identity_the_start_is_refused_with_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("mount namespaces need root and unshare(1)")
+    watched = tmp_path / "recordings"
+    watched.mkdir()
+    ids = [file for file in ("/etc/machine-id", "/var/lib/dbus/machine-id") if Path(file).exists()]
+    mounts = [f"mount --bind /dev/null {file}" for file in ids] + [f"mount -t tmpfs none {watched}"]
+    nobodys = Endpoint("http://127.0.0.1:9", "key", "secret", "us-east-1", "recordings")
+    settings = settings_for(watched, nobodys, "redis://127.0.0.1:9/0", owner_name="", instance_id="")
+    script = " && ".join(["mount --make-rprivate /", *mounts, "echo mounted >&2", 'exec "$@"'])
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "-", sys.executable, "-m", "cef_trio", *arguments],
+        env={"PATH": os.environ["PATH"], **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+    if not done.stderr.startswith("mounted\n"):
+        pytest.skip("this machine permits no such mount in an own namespace")
+    assert done.returncode == 2
+    (line,) = [one for one in done.stderr.splitlines() if one.startswith("cef-trio: ")]
+    assert "OWNER_NAME cannot be derived" in line
+    assert "set OWNER_NAME to a permanent name" in line

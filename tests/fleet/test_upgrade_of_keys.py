@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -17,10 +18,13 @@ from servers.recordings import MIB
 from servers.s3_control import calls
 from servers.store import look_into
 from servers.valkey import ValkeyServer
+from structlog.typing import EventDict
 
-from cef_trio.checkpoint.model import Owner
+from cef_trio.checkpoint.model import Lease, Owner
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import StreamSet
+from cef_trio.daemon.upgrade import Upgrade
+from cef_trio.upload import Ownership, Services
 
 pytestmark = pytest.mark.real
 
@@ -138,3 +142,32 @@ def test_p9_gc_keeps_the_uploads_of_other_owners_where_the_template_mixes_them(
         assert store.open_uploads() == list(judged)
         says = [one["says"] for one in answer("doctor", settings=given)["findings"] if one["subject"] == "owner"]
         assert any("has no {owner}" in one for one in says)
+
+
+async def test_streams_that_a_running_daemon_of_before_holds_are_moved_when_it_ends(
+    valkey: ValkeyServer, logged: list[EventDict]
+) -> None:
+    lease = Lease("new", "process", 0.2)
+    async with (
+        RedisCheckpointStore(valkey.url) as old,
+        RedisCheckpointStore(valkey.url, owner="node-7") as new,
+        trio.open_nursery() as nursery,
+    ):
+        await old.create(examples.meta("held"), examples.THEIRS, [examples.part(1)])
+        await old.create(examples.meta("free"), lease, [examples.part(1)])
+        services = SimpleNamespace(
+            legacy=new.legacy,
+            lease=lease,
+            ownership=Ownership("machine"),
+            rules=SimpleNamespace(watch_folder="/rec"),
+            determine_owner=trio.lowlevel.checkpoint,
+        )
+        upgrade = Upgrade(cast("Services", services))
+        await upgrade.run(lambda _text: None)
+        assert await new.members(StreamSet.ACTIVE) == {"free"}
+        assert [one["streams"] for one in logged if one["event"] == "legacy_streams_held"] == [1]
+        nursery.start_soon(upgrade.keep_moving)
+        await old.release(["held"], examples.THEIRS)
+    async with RedisCheckpointStore(valkey.url, owner="node-7") as new:
+        assert await new.members(StreamSet.ACTIVE) == {"free", "held"}
+        assert await new.legacy.count() == 0

@@ -131,9 +131,9 @@ class RedisCheckpointStore(StreamWrites):
         """All owners behind the same key prefix."""
         return Owners(self._redis, self.keys)
 
-    def owner_claim(self, lease: Lease, host: str) -> OwnerClaim:
-        """Return the claim of the owner's name by the running system of a lease."""
-        return OwnerClaim(self._redis, self.keys, lease, host)
+    def owner_claim(self, lease: Lease, host: str, *, exclusive: bool) -> OwnerClaim:
+        """Return the claim of the owner's name by the running system of a lease (:class:`OwnerClaim`)."""
+        return OwnerClaim(self._redis, self.keys, lease, host, exclusive=exclusive)
 
     def renew_login(self, url: str) -> None:
         """Use the credentials of a URL from now on; ignore a URL of another server.
@@ -208,7 +208,7 @@ class RedisCheckpointStore(StreamWrites):
         keys = [*self.keys.sets.values(), self.keys.meta(stream_id), self.keys.parts(stream_id)]
 
         def work(client: Client) -> Checkpoint | None:
-            _, [(home, meta, parts)] = run_script(client, scripts.LOAD, keys, [stream_id])
+            _, [(home, meta, parts)] = run_script(client, scripts.LOAD, keys, ["", stream_id])
             known = self._decode(stream_id, home, meta)
             if isinstance(known, NewerRecord):
                 raise RecordUnreadableError("load", schema.why_newer(self.keys.meta(stream_id), known.schema))
@@ -220,9 +220,9 @@ class RedisCheckpointStore(StreamWrites):
 
         return await self._redis.call("load", work)
 
-    async def load_metas(self, stream_ids: Collection[str]) -> Records:
+    async def load_metas(self, stream_ids: Collection[str], *, below: str = "") -> Records:
         """See :meth:`StreamStore.load_metas`. One round trip for each 500."""
-        return await self._redis.call("load_metas", lambda client: self._known(client, stream_ids))
+        return await self._redis.call("load_metas", lambda client: self._known(client, stream_ids, below=below))
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:
         """See :meth:`StreamStore.members`."""
@@ -755,13 +755,14 @@ class RedisCheckpointStore(StreamWrites):
             raise reply
         self.unreadable.note(key, f"{key} is of a wrong type" if isinstance(reply, Exception) else None)
 
-    def _known(self, client: Client, stream_ids: Collection[str]) -> Records:
+    def _known(self, client: Client, stream_ids: Collection[str], *, below: str = "") -> Records:
+        beginning = codec.encode_path(f"{below.rstrip('/')}/") if below else b""
         known: dict[str, StreamSummary] = {}
         unreadable: dict[str, str] = {}
         newer: dict[str, NewerRecord] = {}
         for batch in _batches(stream_ids):
             keys = [*self.keys.sets.values(), *(self.keys.meta(stream_id) for stream_id in batch)]
-            _, found = run_script(client, scripts.LOAD, keys, batch)
+            _, found = run_script(client, scripts.LOAD, keys, [beginning, *batch])
             for stream_id, (home, meta, *_) in zip(batch, found, strict=True):
                 one = self._decode(stream_id, home, meta)
                 if isinstance(one, NewerRecord):

@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from cef_trio.checkpoint import rules
-from cef_trio.checkpoint.commit import Change
+from cef_trio.checkpoint.commit import Change, Commit
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
 from cef_trio.checkpoint.states import Status
@@ -68,6 +68,42 @@ def _put_recorded_early(stack: ExitStack) -> None:
         return await put_whole(self, recording, size_bytes, mtime_ns, crc)
 
     replace_in(stack, StreamUpload, "put_whole", recorded_first)
+
+
+@mutation("left out: index of ended streams", "first-part", "P7", fault=None)
+def _ended_streams_not_indexed(stack: ExitStack) -> None:
+    """The end of a stream is not written into the index of ended streams."""
+    index = MemoryCheckpointStore._index  # noqa: SLF001 - the step that is changed
+
+    def left_out(self: MemoryCheckpointStore, stream_id: str) -> None:
+        index(self, stream_id)
+        self._history.clear()
+
+    replace_in(stack, MemoryCheckpointStore, "_index", left_out)
+
+
+@mutation("left out: index of leases", "first-part", "P7", fault=None)
+def _leases_not_indexed(stack: ExitStack) -> None:
+    """A stream is not taken out of the index of leases when it ends, so that it is looked at for ever."""
+    index = MemoryCheckpointStore._index  # noqa: SLF001 - the step that is changed
+
+    def left_out(self: MemoryCheckpointStore, stream_id: str) -> None:
+        ends = dict(self._lease_ends)
+        index(self, stream_id)
+        self._lease_ends = {**ends, **self._lease_ends}
+
+    replace_in(stack, MemoryCheckpointStore, "_index", left_out)
+
+
+@mutation("left out: parts at completion", "first-part", "P7", fault=None)
+def _parts_kept(stack: ExitStack) -> None:
+    """The parts of a completed stream stay in Redis."""
+    transition = rules.transition
+
+    def kept(status: Status, change: Change, *, enqueue_webhook: bool = False) -> Commit:
+        return replace(transition(status, change, enqueue_webhook=enqueue_webhook), keep_to=None)
+
+    replace_in(stack, rules, "transition", kept)
 
 
 @mutation("late: stream record", "first-part", "P5", "P2", "P3")
