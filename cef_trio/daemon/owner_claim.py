@@ -40,6 +40,11 @@ class ClaimKeeper:
         self.lost = False
         """Whether another system took the claim while this daemon worked."""
 
+    @property
+    def allows_work(self) -> bool:
+        """Whether the name is ours, so that the namespace may be worked on."""
+        return self._claim is None or (self._held.value and not self.lost)
+
     async def take(self, waiting: Callable[[str], object]) -> None:
         """Wait until the name is ours. ``waiting`` is called with a sentence about the system that has it."""
         if self._claim is None:

@@ -141,6 +141,8 @@ class FleetDaemon:
         """When it was last started, or a fault of its host ended."""
         self.was_impaired = False
         """Whether its process was ever stopped or cut off."""
+        self.clone_of: str | None = None
+        """The owner whose name its machine has, as it was cloned; ``None``: its own."""
         self._fleet = fleet
 
     @property
@@ -167,7 +169,8 @@ class FleetDaemon:
             await trio.sleep(_RESTART_SECONDS)
 
     async def _run_process(self) -> None:
-        fleet, world, plan = self._fleet, self.context.world, self.plan
+        fleet, plan = self._fleet, self.plan
+        world = fleet.contexts[self.clone_of or plan.owner].world
         self.processes += 1
         injections = fleet.injections_for(self)
         crash = next((injection for injection in injections if injection.fault in CRASH_MOMENTS), None)
@@ -250,7 +253,7 @@ class Fleet:
                 policy=policy,
                 base=folder / owner,
                 file_system=self._file_system(owner),
-                owner=Owner(owner, self.cloud, folder / "watch"),
+                owner=Owner(owner, self.cloud, folder / "watch", is_derived=len(plan.hosts_of(owner)) == 1),
             )
             world.webhook = plan.webhook
             context = self.contexts[owner] = ScenarioContext(world)

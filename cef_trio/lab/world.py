@@ -29,17 +29,19 @@ from inotify_simple import INotify
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, StoreSnapshot
 from cef_trio.checkpoint.model import Checkpoint, Lease
 from cef_trio.checkpoint.protocols import CheckpointStore
-from cef_trio.checkpoint.redis import Keys
+from cef_trio.checkpoint.redis import Keys, OwnerClaim
 from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
 from cef_trio.checkpoint.states import ENDED, INTERRUPTED, StreamSet
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.daemon.main import Shutdown, serve
 from cef_trio.daemon.wiring import knows_writer, make_clients
+from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.reader import regular_file_stat
 from cef_trio.files.writers import writer_state_now
 from cef_trio.lab import receiver
+from cef_trio.lab.claims import Claimed, SimulatedClaim
 from cef_trio.lab.completed_parts import with_parts
 from cef_trio.lab.crash_simulation import (
     Acknowledgements,
@@ -127,6 +129,8 @@ class Cloud:
     endpoint: S3Endpoint
     stores: dict[str, MemoryCheckpointStore] = field(default_factory=dict)
     """By namespace: what all keys of an owner begin with."""
+    claims: dict[str, Claimed] = field(default_factory=dict)
+    """The claims of owners' names."""
     journal: Journal = field(default_factory=Journal)
 
 
@@ -138,6 +142,8 @@ class Owner:
     cloud: Cloud
     seen_as: Path
     """The path of the watch folder on every machine."""
+    is_derived: bool = True
+    """Whether only one running system may have the name, as it was not set."""
 
     @property
     def key_template(self) -> str:
@@ -543,8 +549,15 @@ class World:
                 rate_limiter=clients.rate_limiter,
                 webhook=webhook,
                 owner_name=self.owner.name if self.owner is not None else "",
+                owner_claim=self._claim(lease, host, life),
                 ownership=Ownership(host.machine),
             )
+
+    def _claim(self, lease: Lease, host: Host, life: Life) -> OwnerClaim | None:
+        owner = self.owner
+        if owner is None or not owner.is_derived:
+            return None
+        return cast("OwnerClaim", SimulatedClaim(owner.cloud.claims, owner.name, lease, host.name, life))
 
     def _webhook_client(self, life: Life) -> WebhookClient:
         return WebhookClient(
@@ -664,6 +677,8 @@ class WorldDaemon:
         """Run the daemon until its shutdown."""
 
         async def run_intake(tasks: IntakeTasks) -> ExitCode:
+            if self.services.owner_claim is not None:
+                await self._take_claim(tasks)
             self.observer = tasks.observer
             async with trio.open_nursery() as intake:
                 await tasks.start(intake, partial(self._start_watching, tasks, intake))
@@ -679,6 +694,14 @@ class WorldDaemon:
         )
         await serve(self.services, self.shutdown, _is_recording, rules, run_intake)
         self.exit_code = ExitCode.NOT_SAVED if self.services.shutdown_flush.unsaved else ExitCode.DONE
+
+    async def _take_claim(self, tasks: IntakeTasks) -> None:
+        """Wait for the owner's name, as the daemon does before its intake; Redis may be down meanwhile."""
+        while True:
+            with suppress(CefMp4ProcessorError):
+                await tasks.claim.take(lambda _: None)
+                return
+            await trio.sleep(1)
 
     async def _start_watching(self, tasks: IntakeTasks, intake: trio.Nursery) -> None:
         """Start the watcher; with real files, report a scan instead."""

@@ -9,6 +9,7 @@ An upload whose stream Redis does not know is kept: it may belong to another pro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Final
@@ -63,11 +64,14 @@ def is_orphan(meta: StreamMeta, upload_id: str) -> bool:
     return not (meta.status in _KEPT and meta.s3_upload_id in {None, upload_id})  # `cef-trio retry` goes on with it
 
 
-async def abort_orphan_uploads(services: Services) -> None:
-    """Abort orphaned uploads periodically; errors of S3 and Redis are logged, and the cleanup is tried again."""
+async def abort_orphan_uploads(services: Services, allowed: Callable[[], bool]) -> None:
+    """Abort orphaned uploads periodically; errors of S3 and Redis are logged, and the cleanup is tried again.
+
+    ``allowed``: whether the owner's name is ours; else the uploads may be those of another host.
+    """
     while True:
         await trio.sleep(PAUSE_SECONDS)
-        if not services.orphan_cleanup.due:
+        if not services.orphan_cleanup.due or not allowed():
             continue
         try:
             if await _abort_all(services):

@@ -19,7 +19,7 @@ import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue
 
-from cef_trio.checkpoint import FAILED, Change, NewerRecord, Records, Status, StreamMeta, StreamSummary
+from cef_trio.checkpoint import FAILED, Change, NewerRecord, Records, Status, StreamMeta, StreamSummary, rules
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import FileStat, IdentityMatch, may_be
 from cef_trio.observability import FirstSeenTimes, Waiting, read_fleet
@@ -301,7 +301,7 @@ class StreamSupervisor:
         found = await self._services.store.find_by_path(list(asked), owner=ownership.name)
         known, others = ownership.divide(found)
         self._update_set_aside(asked, found)
-        fresh = []
+        fresh, recorded = [], {}
         for path in asked:
             unknown = self._still_unknown(path, asked)
             if unknown is None:
@@ -320,12 +320,31 @@ class StreamSupervisor:
                     on_uploaded(known[path].meta)
                 await self._record_owner(known[path].meta)
             elif triaged is FileTriage.RESUME:
-                self._start(path, self._unknown.pop(path), known[path].meta.stream_id)
+                recorded[path] = known[path].meta.stream_id
             elif triaged is FileTriage.REPLACED:
                 self.resume_without_task(known[path], detached=True)
+        if recorded:
+            await self._resume_free(recorded, asked)
         if fresh:
             replaced = {path: known[path].meta.stream_id if path in known else None for path in fresh}
             await self._begin_all({path: FileHistory(replaced[path], others.get(path)) for path in fresh}, asked)
+
+    async def _resume_free(self, recorded: Mapping[str, str], asked: Mapping[str, _Unknown]) -> None:
+        """Start the tasks of files with open streams; a stream that another daemon works on is left to it.
+
+        Its file is then settled: the idle checker resumes the stream when its lease has expired or was released.
+        """
+        services = self._services
+        holders = await services.store.holders(recorded.values())
+        for path, stream_id in recorded.items():
+            unknown = self._still_unknown(path, asked)
+            if unknown is None:
+                continue
+            if rules.may_take(holders.get(stream_id), services.lease):
+                self._start(path, self._unknown.pop(path), stream_id)
+            else:
+                self._settled[path] = self._unknown.pop(path).stat
+                log.debug("stream_held_elsewhere", stream_id=stream_id, path=path, holder=holders.get(stream_id))
 
     async def _begin_all(self, fresh: Mapping[str, FileHistory], asked: Mapping[str, _Unknown]) -> None:
         """Start streams for files that Redis has no usable record of at these paths."""

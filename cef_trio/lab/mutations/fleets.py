@@ -5,10 +5,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 from math import inf
 
+import trio
+
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis import Keys
+from cef_trio.daemon.owner_claim import ClaimKeeper
 from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.upload.missed_renames import MovedFiles
 from cef_trio.upload.object_key import KeyTemplate
@@ -23,6 +26,16 @@ def _one_namespace(stack: ExitStack) -> None:
 
     replace_in(stack, Keys, "prefix", "")
     replace_in(stack, KeyTemplate, "of_owner", staticmethod(of_all))
+
+
+@mutation("ignored: claim of an owner's name", "cloned-host", "P9", fault=None, kind="P9")
+def _claim_ignored(stack: ExitStack) -> None:
+    """A clone of a running machine works in its namespace."""
+
+    async def at_once(_self: ClaimKeeper, _waiting: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    replace_in(stack, ClaimKeeper, "take", at_once)
 
 
 @mutation("ignored: leases in a shared folder", "paused-while-uploading", "P2", "P6", fault=None)

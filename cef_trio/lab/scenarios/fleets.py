@@ -120,6 +120,24 @@ _CLOCKS: Final = (0.0, 90.0, -3600.0)
 """How far the clocks of the hosts are ahead, in seconds."""
 
 
+async def _cloned(fleet: Fleet) -> None:
+    """A clone of a machine waits, until it has an identity of its own; both record under the same names."""
+    clone = fleet.daemon("h1")
+    clone.clone_of, clone.wanted.value = "o0", False
+    await trio.sleep(1)
+    clone.wanted.value = True
+    for _ in range(4):
+        _record_on(fleet, "h0", "h1")
+        await trio.sleep(18)
+    calls = sorted({call for call in clone.life.calls if call != "redis claim_owner"})
+    fleet.violations += [f"P9: a clone of a running machine made the call {call}" for call in calls]
+    fleet.hits["fleet: cloned"] += 1
+    clone.clone_of = None
+    await fleet.restart("h1", 3)
+    _record_on(fleet, "h0", "h1")
+    await trio.sleep(3)
+
+
 def _hosts(count: int, *, owner: str = "") -> tuple[DaemonPlan, ...]:
     """Return the daemons of several hosts; ``owner``: of their shared folder; empty: each has a disk of its own."""
     return tuple(DaemonPlan(f"h{number}", owner or f"o{number}", "", _CLOCKS[number]) for number in range(count))
@@ -135,6 +153,11 @@ SCENARIOS: Final = (
         "folders-of-one-host",
         "two daemons of one host, with a folder each, are restarted in turn",
         fleet=FleetPlan((DaemonPlan("h0", "o0", "x"), DaemonPlan("h0", "o0", "y")), _folders_of_one_host, webhook=True),
+    ),
+    Scenario(
+        "cloned-host",
+        "a clone of a running machine is started, and later gets an identity of its own",
+        fleet=FleetPlan(_hosts(2), _cloned),
     ),
     Scenario(
         "taken-over",
