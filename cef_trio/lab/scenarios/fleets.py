@@ -138,6 +138,21 @@ async def _cloned(fleet: Fleet) -> None:
     await trio.sleep(3)
 
 
+async def _cut_off_for_long(fleet: Fleet) -> None:
+    """A host with a folder of its own is cut off for minutes; it alone reports a risk."""
+    _record_on(fleet, "h0", "h1")
+    await trio.sleep(3)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fleet.cut, "h0", 150)
+        await trio.sleep(1)
+        _record_on(fleet, "h0", "h1")
+        await trio.sleep(120)
+        if not fleet.daemon("h0").risks:
+            fleet.violations.append("P10: a host has been cut off for two minutes, and its daemon reports no risk")
+        if fleet.daemon("h1").risks:
+            fleet.violations.append("P10: a daemon reports a risk, since another host is cut off")
+
+
 def _hosts(count: int, *, owner: str = "") -> tuple[DaemonPlan, ...]:
     """Return the daemons of several hosts; ``owner``: of their shared folder; empty: each has a disk of its own."""
     return tuple(DaemonPlan(f"h{number}", owner or f"o{number}", "", _CLOCKS[number]) for number in range(count))
@@ -158,6 +173,11 @@ SCENARIOS: Final = (
         "cloned-host",
         "a clone of a running machine is started, and later gets an identity of its own",
         fleet=FleetPlan(_hosts(2), _cloned),
+    ),
+    Scenario(
+        "cut-off-for-long",
+        "of two hosts with a folder each, one loses Redis and S3 for minutes while it uploads",
+        fleet=FleetPlan(_hosts(2), _cut_off_for_long),
     ),
     Scenario(
         "taken-over",
