@@ -53,9 +53,11 @@ class Injector(trio.abc.Instrument):
         self._running = task
         if self.shutdown_at is None and self._daemon.shutdown.signals:
             self.shutdown_at = trio.current_time()
+        if self.life.ended:
+            return  # it has no effect any more
         self.steps += 1
         injection = self._injections.get(self.steps)
-        if injection is not None and not self.life.ended:
+        if injection is not None:
             self._record(injection, task)
             self._inject(injection.fault)
 

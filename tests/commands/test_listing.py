@@ -22,6 +22,7 @@ from cef_trio.cli.output import Column, Row, duration, facts, safe, short_path, 
 from cef_trio.cli.stream_selection import NoSuchStreamError, select
 from cef_trio.safe_text import printable
 
+OWNER = "under-test"
 FORGED = "/rec/[red]x[/red]\x1b[31m\nforged line \u202ecod.\udcff.mp4"
 
 
@@ -33,7 +34,7 @@ def valkey() -> Iterator[ValkeyServer]:
 
 
 async def fill(url: str) -> None:
-    async with RedisCheckpointStore(url) as store:
+    async with RedisCheckpointStore(url, owner=OWNER) as store:
         await store.create(a_stream(0xABC1), DAEMON, [a_part()])
         await store.create(a_stream(0xABC2, FORGED, status=Status.FAILED_UNEXPECTED, failure_reason=FORGED), DAEMON)
         await store.create(a_stream(0xD3, "/rec/d.mp4", status=Status.S3_COMPLETED), DAEMON)
@@ -43,7 +44,7 @@ async def fill(url: str) -> None:
 
 @pytest.mark.real
 def test_the_list_needs_no_setting_but_redis_url(valkey: ValkeyServer) -> None:
-    out = command("list", settings={"REDIS_URL": valkey.url}).stdout
+    out = command("list", settings={"REDIS_URL": valkey.url, "OWNER_NAME": OWNER}).stdout
     heading, *lines = out.splitlines()
     assert heading.split() == ["id", "status", "sent", "idle", "file"]
     assert sorted(tuple(line.split()[:2]) for line in lines) == [
@@ -56,7 +57,7 @@ def test_the_list_needs_no_setting_but_redis_url(valkey: ValkeyServer) -> None:
 @pytest.mark.real
 def test_a_files_name_forges_no_line_no_colour_and_no_markup(valkey: ValkeyServer) -> None:
     for arguments in (["list"], ["show", "0000abc2"]):
-        out = command(*arguments, settings={"REDIS_URL": valkey.url}).stdout
+        out = command(*arguments, settings={"REDIS_URL": valkey.url, "OWNER_NAME": OWNER}).stdout
         assert not any(line.startswith("forged") for line in out.splitlines())
         assert "\x1b" not in out
         assert "\u202e" not in out
@@ -65,28 +66,28 @@ def test_a_files_name_forges_no_line_no_colour_and_no_markup(valkey: ValkeyServe
 
 @pytest.mark.real
 def test_a_state_is_all_that_is_listed(valkey: ValkeyServer) -> None:
-    settings = {"REDIS_URL": valkey.url}
+    settings = {"REDIS_URL": valkey.url, "OWNER_NAME": OWNER}
     found = answer("list", "--state", "failed", settings=settings)["streams"]
     assert [(one["stream_id"], one["status"], one["path"]) for one in found] == [
         (stream_id(0xABC2), "failed_unexpected", FORGED)
     ]
-    assert answer("list", "--state", "deleted", settings=settings) == {"streams": [], "unreadable": []}
+    assert answer("list", "--state", "deleted", settings=settings) == {"streams": [], "unreadable": [], "newer": []}
     assert command("list", "--state", "deleted", settings=settings).stdout == "No deleted streams.\n"
 
 
 @pytest.mark.real
 def test_a_stream_is_shown_with_its_parts_and_who_works_on_it(valkey: ValkeyServer) -> None:
-    shown = answer("show", "0000ABC1", settings={"REDIS_URL": valkey.url})
+    shown = answer("show", "0000ABC1", settings={"REDIS_URL": valkey.url, "OWNER_NAME": OWNER})
     assert (shown["stream_id"], shown["lease"], shown["state"]) == (stream_id(0xABC1), DAEMON.value, "active")
     assert [(part["part_number"], part["size_bytes"]) for part in shown["parts"]] == [(1, a_part().size_bytes)]
-    out = command("show", "0000abc1", settings={"REDIS_URL": valkey.url}).stdout
+    out = command("show", "0000abc1", settings={"REDIS_URL": valkey.url, "OWNER_NAME": OWNER}).stdout
     assert "5.0 MiB in 1 part of 5.0 MiB at first" in out
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("given", ["0000abc", "feed", "", "x\n\x1b[31m"])
 def test_an_id_that_means_no_stream_or_several_is_one_line_and_exit_code_2(valkey: ValkeyServer, given: str) -> None:
-    done = command("show", given, settings={"REDIS_URL": valkey.url}, code=2)
+    done = command("show", given, settings={"REDIS_URL": valkey.url, "OWNER_NAME": OWNER}, code=2)
     assert done.stdout == ""
     assert done.stderr.startswith("cef-trio: ")
     assert done.stderr.count("\n") == 1
@@ -95,7 +96,7 @@ def test_an_id_that_means_no_stream_or_several_is_one_line_and_exit_code_2(valke
 
 @pytest.mark.real
 def test_a_pending_webhook_is_shown(valkey: ValkeyServer) -> None:
-    settings = {"REDIS_URL": valkey.url}
+    settings = {"REDIS_URL": valkey.url, "OWNER_NAME": OWNER}
     assert [answer("show", one, settings=settings)["webhook_owed"] for one in ("000000d3", "0000abc1")] == [True, False]
     assert "not delivered yet" in command("show", "000000d3", settings=settings).stdout
     assert "webhook" not in command("show", "0000abc1", settings=settings).stdout

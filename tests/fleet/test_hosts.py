@@ -52,7 +52,7 @@ def settings(watched: Path, endpoint: Endpoint, valkey: ValkeyServer) -> dict[st
         rescan_seconds=1,
         stale_check_seconds=1,
         close_grace_seconds=0.2,
-        stream_timeout_seconds=8,
+        stream_timeout_seconds=5,
         s3_connect_timeout_seconds=2,
         s3_read_timeout_seconds=2,
         s3_write_timeout_seconds=2,
@@ -158,4 +158,25 @@ def test_p2_a_host_whose_link_was_cut_for_longer_than_its_lease_goes_on_where_it
                 contents.append((host.folder / "0.mp4").read_bytes())
                 process.signal(signal.SIGTERM)
                 assert process.wait() == 0
+    assert recordings_in(endpoint) == Counter(contents)
+
+
+def test_p2_hosts_of_a_shared_folder_that_start_together_upload_each_recording_once_and_leave_each_other_alone(
+    settings: dict[str, str], watched: Path, tmp_path: Path, endpoint: Endpoint
+) -> None:
+    behind = tmp_path / "behind"
+    behind.mkdir()
+    contents = [os.urandom(PART + MIB) for _ in range(6)]
+    for number, content in enumerate(contents):
+        (behind / f"{number}.mp4").write_bytes(content)
+    with ExitStack() as hosts:
+        processes = []
+        for name in ("one", "two"):
+            host = shared(settings, name, watched, behind)
+            hosts.callback(host.close)
+            hosts.enter_context(host.connected("REDIS_URL", "S3_ENDPOINT_URL"))
+            processes.append(hosts.enter_context(host.daemon(wait_started=False)))
+        wait_until(lambda: sum(process.count("stream_completed") for process in processes) == len(contents))
+        for process in processes:
+            assert process.count("lease_lost") == process.count("stream_failed") == 0, process.tail()
     assert recordings_in(endpoint) == Counter(contents)

@@ -62,9 +62,9 @@ class Host:
         self._holder.communicate()
 
     @contextmanager
-    def daemon(self) -> Iterator[DaemonProcess]:
+    def daemon(self, *, wait_started: bool = True) -> Iterator[DaemonProcess]:
         """Its daemon."""
-        with daemon(self.settings, under=self._enter) as process:
+        with daemon(self.settings, under=self._enter, wait_started=wait_started) as process:
             yield process
 
     @contextmanager

@@ -233,6 +233,39 @@ class RedisCheckpointStore(StreamWrites):
         keys = {stream_set: self.keys.set(stream_set) for stream_set in StreamSet}
         return await self._redis.call("count", lambda client: self._sizes(client, "SCARD", keys))
 
+    async def is_persistent(self) -> bool:
+        """See :meth:`StreamStore.is_persistent`."""
+        return await self._redis.call(
+            "is_persistent", lambda client: bool(self._redis.command(client, "INFO", "persistence").get("aof_enabled"))
+        )
+
+    async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
+        """See :meth:`StreamStore.find_by_path`. Two round trips for each 500."""
+
+        def work(client: Client) -> Records:
+            found: dict[str, StreamSummary] = {}
+            unreadable: dict[str, str] = {}
+            newer: dict[str, NewerRecord] = {}
+            for batch in _batches(paths):
+                fields = [codec.path_field(path) for path in batch]
+                if owner:
+                    fields += [codec.path_field(path, owner) for path in batch]
+                raw = self._ids_at(client, fields)
+                # The owner's own field comes last, and wins.
+                ids = {
+                    path: value.decode(errors="replace")
+                    for path, value in zip(batch * (len(raw) // len(batch)), raw, strict=True)
+                    if value is not None
+                }
+                known = self._known(client, set(ids.values()))
+                found.update((path, known[stream_id]) for path, stream_id in ids.items() if stream_id in known)
+                why = known.unreadable
+                unreadable.update((path, why[stream_id]) for path, stream_id in ids.items() if stream_id in why)
+                newer.update((path, known.newer[one]) for path, one in ids.items() if one in known.newer)
+            return Records(found, unreadable, newer)
+
+        return await self._redis.call("find_by_path", work)
+
     async def ids_beginning_with(self, beginning: str) -> frozenset[str]:
         """See :meth:`StreamStore.ids_beginning_with`. One round trip for each 1,000 ids that there are."""
         pattern = re.sub(r"([*?\[\]\\])", r"\\\1", beginning) + "*"
@@ -307,65 +340,38 @@ class RedisCheckpointStore(StreamWrites):
 
     async def mend_history(self) -> int:
         """See :meth:`StreamHistory.mend_history`. One call for each 500 streams, so that others come in between."""
-        keys = self.keys
-        ended = [keys.set(StreamSet.COMPLETED), keys.set(StreamSet.FAILED)]
-        indexes = [*map(keys.history, History), keys.by_inode, keys.by_mtime]
-
-        def read(client: Client) -> frozenset[str]:
-            sets = self._sizes(client, "SCARD", {key: key for key in ended})
-            sizes = self._sizes(client, "ZCARD", {key: key for key in indexes})
-            if len(sets) < len(ended) or len(sizes) < len(indexes):
-                return frozenset()  # of a wrong type
-            completed, failed = (sets[key] for key in ended)
-            by_time, *others = (sizes[key] for key in indexes)
-            if by_time == completed and others[0] + others[1] == failed and others[2:] == [completed, completed]:
-                return frozenset()
-            scans = [("SSCAN", key) for key in ended] + [("ZSCAN", key) for key in indexes]
-            return frozenset(one for command, key in scans for one in self._scan(client, command, key))
-
-        found = await self._redis.call("mend_history", read)
-        for batch in _batches(sorted(found)):
-            given = [*self.keys.homes, *map(self.keys.meta, batch)]
-            await self._redis.call(
-                "mend_history",
-                lambda client, given=given, batch=batch: run_script(client, scripts.INDEX, given, batch),  # type: ignore[misc]
-            )
+        ended = [self.keys.set(StreamSet.COMPLETED), self.keys.set(StreamSet.FAILED)]
+        indexes = [*map(self.keys.history, History), self.keys.by_inode, self.keys.by_mtime]
+        found = 0
+        for command, keys in (("SSCAN", ended), ("ZSCAN", indexes)):  # what is missing, then what is too much
+            if not await self._redis.call("mend_history", lambda client: self._history_differs(client, ended, indexes)):
+                break
+            for key in keys:
+                cursor: int | None = 0
+                while cursor is not None:
+                    work = partial(self._mend_some, command=command, key=key, cursor=cursor)
+                    cursor, number = await self._redis.call("mend_history", work)
+                    found += number
         if found:
-            log.warning("history_mended", streams=len(found))
-        return len(found)
+            log.warning("history_mended", streams=found)
+        return found
 
-    async def is_persistent(self) -> bool:
-        """See :meth:`StreamStore.is_persistent`."""
-        return await self._redis.call(
-            "is_persistent", lambda client: bool(self._redis.command(client, "INFO", "persistence").get("aof_enabled"))
-        )
+    def _history_differs(self, client: Client, ended: Sequence[str], indexes: Sequence[str]) -> bool:
+        """Return whether the sizes of the sets and indexes differ; false if one is of a wrong type."""
+        sets = self._sizes(client, "SCARD", {key: key for key in ended})
+        sizes = self._sizes(client, "ZCARD", {key: key for key in indexes})
+        if len(sets) < len(ended) or len(sizes) < len(indexes):
+            return False
+        completed, failed = (sets[key] for key in ended)
+        by_time, failures, deleted, *by_file = (sizes[key] for key in indexes)
+        return (by_time, failures + deleted, *by_file) != (completed, failed, completed, completed)
 
-    async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
-        """See :meth:`StreamStore.find_by_path`. Two round trips for each 500."""
-
-        def work(client: Client) -> Records:
-            found: dict[str, StreamSummary] = {}
-            unreadable: dict[str, str] = {}
-            newer: dict[str, NewerRecord] = {}
-            for batch in _batches(paths):
-                fields = [codec.path_field(path) for path in batch]
-                if owner:
-                    fields += [codec.path_field(path, owner) for path in batch]
-                raw = self._ids_at(client, fields)
-                # The owner's own field comes last, and wins.
-                ids = {
-                    path: value.decode(errors="replace")
-                    for path, value in zip(batch * (len(raw) // len(batch)), raw, strict=True)
-                    if value is not None
-                }
-                known = self._known(client, set(ids.values()))
-                found.update((path, known[stream_id]) for path, stream_id in ids.items() if stream_id in known)
-                why = known.unreadable
-                unreadable.update((path, why[stream_id]) for path, stream_id in ids.items() if stream_id in why)
-                newer.update((path, known.newer[one]) for path, one in ids.items() if one in known.newer)
-            return Records(found, unreadable, newer)
-
-        return await self._redis.call("find_by_path", work)
+    def _mend_some(self, client: Client, *, command: str, key: str, cursor: int) -> tuple[int | None, int]:
+        """Index some members of a set or index; return the next cursor, ``None`` at the end, and their number."""
+        following, members = self._scan_some(client, command, key, cursor=cursor, count=_BATCH)
+        for batch in _batches(members):
+            run_script(client, scripts.INDEX, [*self.keys.homes, *map(self.keys.meta, batch)], batch)
+        return following or None, len(members)
 
     # ---- leases ----------------------------------------------------------------------------------------------------
 
@@ -676,18 +682,23 @@ class RedisCheckpointStore(StreamWrites):
             self._check_type(keys[name], reply)
         return {name: reply for name, reply in replies.items() if isinstance(reply, int)}
 
-    def _scan(self, client: Client, command: str, key: str, pattern: str = "*") -> Iterator[str]:
-        """Return the members of a set (SSCAN) or sorted set (ZSCAN) that match, in many small calls."""
-        cursor = 0
-        while True:
-            given = (command, key, cursor, "MATCH", pattern, "COUNT", _SCANNED)
-            reply = self._unless_wrong_type(key, partial(client.execute_command, *given))
-            if reply is None:
-                return
-            cursor, members = reply
-            yield from (_text(one[0] if isinstance(one, tuple) else one) for one in members)
-            if not cursor:
-                return
+    def _scan(self, client: Client, command: str, key: str, pattern: str) -> Iterator[str]:
+        """Return the members of a set (SSCAN) that match, in many small calls."""
+        cursor, members = self._scan_some(client, command, key, pattern=pattern)
+        yield from members
+        while cursor:
+            cursor, members = self._scan_some(client, command, key, cursor=cursor, pattern=pattern)
+            yield from members
+
+    def _scan_some(
+        self, client: Client, command: str, key: str, *, cursor: int = 0, pattern: str = "*", count: int = _SCANNED
+    ) -> tuple[int, list[str]]:
+        """Return the next cursor, 0 at the end, and some members of a set (SSCAN) or sorted set (ZSCAN)."""
+        given = (command, key, cursor, "MATCH", pattern, "COUNT", count)
+        reply = self._unless_wrong_type(key, partial(client.execute_command, *given))
+        if reply is None:
+            return 0, []
+        return int(reply[0]), [_text(one[0] if isinstance(one, tuple) else one) for one in reply[1]]
 
     def _unless_wrong_type(self, key: str, call: Callable[[], T]) -> T | None:
         """Return the reply; ``None`` if the key is of a wrong type, which is noted."""

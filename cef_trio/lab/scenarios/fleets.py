@@ -121,9 +121,12 @@ _CLOCKS: Final = (0.0, 90.0, -3600.0)
 
 
 async def _cloned(fleet: Fleet) -> None:
-    """A clone of a machine waits, until it has an identity of its own; both record under the same names."""
-    clone = fleet.daemon("h1")
-    clone.clone_of, clone.wanted.value = "o0", False
+    """A clone of a machine waits, until it has an identity of its own; both record under the same names.
+
+    The clone is the first daemon, which the explorers interrupt: it may work as soon as the other one has stopped.
+    """
+    clone = fleet.daemons[0]
+    clone.clone_of, clone.wanted.value = "o1", False
     await trio.sleep(1)
     clone.wanted.value = True
     for _ in range(4):
@@ -133,9 +136,25 @@ async def _cloned(fleet: Fleet) -> None:
     fleet.violations += [f"P9: a clone of a running machine made the call {call}" for call in calls]
     fleet.hits["fleet: cloned"] += 1
     clone.clone_of = None
-    await fleet.restart("h1", 3)
+    await fleet.restart(clone.plan.name, 3)
     _record_on(fleet, "h0", "h1")
     await trio.sleep(3)
+
+
+async def _cut_off_for_long(fleet: Fleet) -> None:
+    """A host with a folder of its own is cut off for minutes; it alone reports a risk."""
+    _record_on(fleet, "h0", "h1")
+    await trio.sleep(3)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fleet.cut, "h0", 150)
+        await trio.sleep(1)
+        _record_on(fleet, "h0", "h1")
+        await trio.sleep(120)
+        cut_off = fleet.daemon("h0")
+        if cut_off.processes == 1 and not cut_off.risks:  # one that was started meanwhile is not ready
+            fleet.violations.append("P10: a host has been cut off for two minutes, and its daemon reports no risk")
+        if fleet.daemon("h1").risks:
+            fleet.violations.append("P10: a daemon reports a risk, since another host is cut off")
 
 
 def _hosts(count: int, *, owner: str = "") -> tuple[DaemonPlan, ...]:
@@ -158,6 +177,11 @@ SCENARIOS: Final = (
         "cloned-host",
         "a clone of a running machine is started, and later gets an identity of its own",
         fleet=FleetPlan(_hosts(2), _cloned),
+    ),
+    Scenario(
+        "cut-off-for-long",
+        "of two hosts with a folder each, one loses Redis and S3 for minutes while it uploads",
+        fleet=FleetPlan(_hosts(2), _cut_off_for_long),
     ),
     Scenario(
         "taken-over",
