@@ -80,6 +80,8 @@ def object_mismatch(expected: VerifiedFile, etag: str, stored: StoredObject | No
         return f"its object has {stored.size_bytes} bytes, and the file that was verified {expected.size_bytes}"
     if stored.crc64nvme is not None:
         return None if stored.crc64nvme == expected.crc64nvme else "its object has another checksum"
+    if not stored.etag:
+        return "S3 shows neither a checksum nor an ETag of its object"
     return None if stored.etag == etag else "its object has another ETag than the one that was completed"
 
 

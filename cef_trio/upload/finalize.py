@@ -18,7 +18,7 @@ from cef_trio.checkpoint import FailureReason, Status
 from cef_trio.exceptions import FFprobeError, S3OperationError
 from cef_trio.files import FileStat, OpenRecording
 from cef_trio.media import MediaInfo, metadata_json
-from cef_trio.s3 import combine_crc64nvme
+from cef_trio.s3 import StoredObject, combine_crc64nvme
 from cef_trio.upload.failures import CompletionError
 from cef_trio.upload.object_key import metadata_key
 from cef_trio.upload.part_matching import crc_of
@@ -76,18 +76,15 @@ async def verify_and_complete(
             changed = await _send_changed_parts(services, upload, recording, before.size_bytes, draining)
         if draining():
             return None
-        after = await recording.stat()
-        if after != before:
-            log.info("recording_still_written", size_bytes=after.size_bytes)
-            await upload.transition(Status.ACTIVE)
-            return after
+        if (after := await recording.stat()) != before:
+            return await _still_written(upload, after)
         if changed:
             continue
         if one_put:
-            async with services.part_slots:
-                if draining():
-                    return None
-                stored = await upload.put_whole(recording, before.size_bytes, before.mtime_ns, crc)
+            done = await _put(services, upload, recording, before, crc, draining=draining)
+            if not isinstance(done, StoredObject):
+                return done
+            stored = done
         else:
             stored = await upload.complete(before.size_bytes, before.mtime_ns)
         log.info(
@@ -100,6 +97,35 @@ async def verify_and_complete(
         )
         return None
     return None
+
+
+async def _put(
+    services: Services,
+    upload: StreamUpload,
+    recording: OpenRecording,
+    verified: FileStat,
+    crc64nvme: int,
+    *,
+    draining: Callable[[], bool],
+) -> StoredObject | FileStat | None:
+    """Store a verified file with one PutObject, unless the daemon drains, or the file changed before a slot was free.
+
+    Returns:
+        The object; ``None`` if the daemon is draining; the file's new stat if it is still being written.
+    """
+    async with services.part_slots:
+        if draining():
+            return None
+        after = await recording.stat()
+        if after == verified:
+            return await upload.put_whole(recording, verified.size_bytes, verified.mtime_ns, crc64nvme)
+    return await _still_written(upload, after)
+
+
+async def _still_written(upload: StreamUpload, found: FileStat) -> FileStat:
+    log.info("recording_still_written", size_bytes=found.size_bytes)
+    await upload.transition(Status.ACTIVE)
+    return found
 
 
 async def _send_changed_parts(
@@ -154,7 +180,9 @@ async def finish(services: Services, upload: StreamUpload, path: str) -> None:
         enqueue_webhook=enqueue_webhook,
         duration_seconds=duration_seconds,
         last_activity_at_utc=now,
-        object_crc64nvme=combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in parts),
+        object_crc64nvme=combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in parts)
+        if upload.has_exactly(size_bytes)
+        else meta.object_crc64nvme,  # Redis lost the parts
     )
     if enqueue_webhook:
         services.webhook_enqueued.value = True

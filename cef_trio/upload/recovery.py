@@ -52,6 +52,7 @@ from cef_trio.upload.failures import ResumeError
 from cef_trio.upload.file_state import FileState
 from cef_trio.upload.orphan_uploads import OrphanUploads
 from cef_trio.upload.part_matching import matching_parts, upload_checksum_algorithm
+from cef_trio.upload.part_plan import PartSettings
 from cef_trio.upload.recognition import identify, recognize
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
@@ -104,10 +105,12 @@ async def begin(
     meta = new_record(services, adopted.stream_id if adopted else services.new_stream_id(), path, identity)
     parts = adopted.parts if adopted else ()
     if supersedes:
+        # Parts can be copied only with equal boundaries; an object of one PutObject has none.
+        cut: PartSettings = supersedes if supersedes.checksum_algorithm is not None else services.rules
         meta = replace(
             meta,
-            part_size=supersedes.part_size,  # parts can be copied only with equal boundaries
-            equal_parts=supersedes.equal_parts,
+            part_size=cut.part_size,
+            equal_parts=cut.equal_parts,
             supersedes_stream_id=supersedes.stream_id,
             supersedes_key=supersedes.s3_key_prefix,
         )

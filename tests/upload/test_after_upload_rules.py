@@ -129,6 +129,11 @@ def test_p8_the_object_is_the_recording_by_size_and_checksum_or_else_by_size_and
     assert (object_mismatch(FILE, "etag-3", stored) is None) == proved
 
 
+def test_p8_an_object_without_checksum_and_etag_proves_nothing() -> None:
+    stored = replace(STORED, crc64nvme=None, etag="")
+    assert object_mismatch(FILE, "", stored) == "S3 shows neither a checksum nor an ETag of its object"
+
+
 def test_p8_an_object_that_is_gone_proves_nothing() -> None:
     assert object_mismatch(FILE, "etag-3", None) == "its object is not in S3 any more"
 

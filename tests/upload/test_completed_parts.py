@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import trio
-from waiting import completed
+from waiting import completed, until
 
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.lab.world import BUCKET, PART, World
 from cef_trio.media.metadata import metadata_json
+from cef_trio.s3.checksums import crc64nvme
 from cef_trio.s3_endpoint import Fault, Kind
 from cef_trio.upload.object_key import metadata_key
 from cef_trio.upload.object_match import parts_of_object, read_metadata
@@ -107,3 +108,36 @@ async def test_p1_a_metadata_json_that_is_not_of_just_this_object_has_no_parts(w
     assert parts_of_object(meta, read_metadata(json.dumps(document).encode(), meta.stream_id)) == parts
     edit(document)
     assert parts_of_object(meta, read_metadata(json.dumps(document).encode(), meta.stream_id)) == {}
+
+
+async def test_p2_a_recording_that_was_only_touched_needs_no_request(world: World) -> None:
+    await uploaded(world)
+    os.utime(world.path(), ns=(1, 1))
+    await again(world)
+    assert world.received_bytes() == 0
+    assert world.endpoint.log.calls["GetObject"] == 0
+
+
+async def test_p1_without_its_parts_a_completed_object_keeps_the_checksum_that_s3_gave(world: World) -> None:
+    """Redis evicted the hash of the parts between the completion and the metadata JSON."""
+    world.append(4 * PART)
+    no_metadata = Fault(
+        Kind.ERROR,
+        "PutObject",
+        code="InternalError",
+        times=None,
+        predicate=lambda call: (call.key or "").endswith(metadata_key("")),
+    )
+    world.endpoint.faults.arm(no_metadata)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: bool(world.recordings()))
+        await trio.sleep(1)
+    world.endpoint.faults.clear()
+    (checkpoint,) = world.store.snapshot().streams.values()
+    assert checkpoint.meta.object_crc64nvme == crc64nvme(world.content())
+    stream_id = checkpoint.meta.stream_id
+    world.store._streams[stream_id] = replace(world.store._streams[stream_id], parts={})
+    async with world.daemon():
+        (checkpoint,) = await completed(world)
+    assert checkpoint.meta.object_crc64nvme == crc64nvme(world.content())

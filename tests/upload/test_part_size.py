@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.typing import EventDict
 from trio.testing import MockClock
-from waiting import completed
+from waiting import completed, until
 
 from cef_trio.daemon.wiring import _rules
 from cef_trio.files.file_stat import SECOND_NS, FileStat
@@ -262,3 +262,21 @@ async def test_a_grown_recording_keeps_the_size_of_the_parts_that_it_copies(simu
         await completed(simulated)
     assert simulated.received_bytes() - sent < 2000 + AUTO_PART_SIZE.least_bytes
     assert writers.content("a.mp4") in simulated.recordings()
+
+
+async def test_a_small_recording_that_goes_on_after_its_put_gets_no_least_parts(
+    simulated: World, writers: Writers
+) -> None:
+    """No part can be copied from an object of one PutObject, so its part size is not kept."""
+    writers.append(AUTO_PART_SIZE.least_bytes // 2, "a.mp4")
+    writers.close("a.mp4")
+    async with simulated.daemon() as daemon:
+        await completed(simulated)
+        assert simulated.endpoint.log.calls["CreateMultipartUpload"] == 0
+        writers.append(3 * PART, "a.mp4")
+        daemon.seen()
+        writers.close("a.mp4")
+        await until(lambda: writers.content("a.mp4") in simulated.recordings(), 60)
+        await completed(simulated)
+    (grown,) = [one for one in simulated.known() if one.meta.supersedes_key is not None]
+    assert grown.meta.part_size == PART

@@ -246,3 +246,25 @@ async def test_p7_a_put_takes_a_slot_of_the_parts(world: World) -> None:
         assert daemon.services.part_slots.available_tokens == 0
         await completed(world)
     assert len(world.recordings()) == 12
+
+
+async def test_p2_a_recording_that_grows_while_its_put_waits_for_a_slot_is_not_sent_before_it_ends(
+    world: World,
+) -> None:
+    for number in range(5):
+        world.append(SIZE // 2, f"{number}.mp4")
+    world.endpoint.faults.arm(Fault(Kind.SLOW, "PutObject", Moment.REPLY, times=None, seconds=20))
+    async with world.daemon() as daemon:
+        for number in range(4):
+            daemon.closed(f"{number}.mp4")
+        await until(lambda: puts(world) == 4)
+        daemon.closed("4.mp4")
+        await trio.sleep(5)
+        assert daemon.services.part_slots.statistics().tasks_waiting
+        world.append(SIZE // 4, "4.mp4")
+        world.endpoint.faults.clear()
+        await trio.sleep(60)
+        daemon.closed("4.mp4")
+        await completed(world)
+    assert puts(world) == len(world.recordings()) == 5
+    assert world.content("4.mp4") in world.recordings()
