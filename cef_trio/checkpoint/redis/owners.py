@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from redis.exceptions import NoPermissionError
-
 from cef_trio.checkpoint.redis.client import Client, RedisClient
+from cef_trio.checkpoint.redis.errors import is_rejected
 from cef_trio.checkpoint.redis.keys import Keys
 
 
@@ -50,7 +49,7 @@ class Owners:
                         pipeline.exists(keys.meta(stream_id))
                     replies = pipeline.execute(raise_on_error=False)
                 for stream_id, there in zip(ids, replies, strict=True):
-                    if isinstance(there, Exception) and not isinstance(there, NoPermissionError):
+                    if isinstance(there, Exception) and not is_rejected(there):
                         raise there
                     if there:
                         found.add(stream_id)
