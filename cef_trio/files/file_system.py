@@ -167,7 +167,8 @@ def folder_mount_of(folder: int) -> FolderMount:
 def lasting_id(folder: Path) -> str | None:
     """Return an id of a folder's file system that is unique and lasts, also when the kernel is upgraded.
 
-    It begins with ``RECENT`` if kernels before Linux 6.9 report none. ``None``: it has none, or is itself made anew at each mount, or with each container.
+    It begins with ``RECENT`` if kernels before Linux 6.9 report none. ``None``: the file system has none, or is itself
+    made anew at each mount, or with each container.
 
     Raises:
         OSError: the folder cannot be opened.
