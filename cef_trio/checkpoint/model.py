@@ -125,7 +125,7 @@ class StreamMeta:
     object_etag: str | None = None
     """Set once the object is complete and verified; only the metadata JSON is still to be written."""
     object_crc64nvme: int | None = None
-    """Of a completed stream that of all its bytes; before that what S3 said, ``None`` if it keeps none."""
+    """Of a completed stream that of all its bytes; before that the one that S3 returned, ``None`` if it keeps none."""
     verified_size_bytes: int | None = None
     verified_mtime_ns: int | None = None
     """Size and mtime of the file when it was verified. A file that still has both needs no upload."""

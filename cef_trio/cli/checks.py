@@ -154,7 +154,7 @@ def judge_redis_failure(error: RedisOperationError, address: str) -> Finding:
 _PERSIST: Final = "set appendonly yes and appendfsync everysec in its configuration (CONFIG SET, then CONFIG REWRITE)"
 _LOST: Final = (
     "Open uploads are found again in S3 by comparing bytes; completed recordings that are still in the folder are "
-    "uploaded once more, and why streams failed is forgotten"
+    "read and compared with their objects, and why streams failed is forgotten"
 )
 
 

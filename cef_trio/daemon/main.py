@@ -14,7 +14,7 @@
             ├─ idle checker      idle → finalize · grew → upload · shrank or vanished → check · no task → resume
             ├─ after upload      deletes or moves completed recordings (AFTER_UPLOAD)
             ├─ webhooks          delivers pending webhooks (ON_COMPLETE_WEBHOOK)
-            ├─ retention         forgets completed streams after COMPLETED_RETENTION_DAYS
+            ├─ retention         forgets ended streams, COMPLETED_RETENTION_DAYS after their files are gone
             ├─ reporter          writes the daemon's report into the registry, for commands and pages
             ├─ Redis survey      reads what metrics need from Redis
             ├─ status source     reads ended streams and the fleet from Redis, while someone looks at the pages

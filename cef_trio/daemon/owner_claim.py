@@ -1,7 +1,7 @@
 """Hold the claim of a derived owner's name (``checkpoint/redis/owner_claim.py``) while the daemon works.
 
 A clone of a machine, or a daemon with an explicit name that a running system has derived, does not start work while
-the other one lives: it logs whose the name is and what to do, and tries again. If the claim is lost while the daemon
+the other one runs: it logs who has the name and what to do, and tries again. If the claim is lost while the daemon
 works, which takes a silence of ``LEASE_SECONDS``, the daemon stops.
 """
 

@@ -31,7 +31,8 @@ PART_BYTES: Final = 10 * MIB
 """The part size, the default of ``CHUNK_SIZE_BYTES``."""
 SIZES: Final = {"1 MiB": MIB, "100 MiB": 100 * MIB, "10 GiB": 10 * GIB}
 SCALE: Final = PART_BYTES // 1024
-_SECONDS: Final = 60.0
+_SECONDS: Final = 58.0
+"""How long a daemon runs. No period of a task divides it: a round at the end would be in one of two runs only."""
 _SETTLE_SECONDS: Final = 5.0
 _PIECES: Final = 128
 _FIRST: Final = "first.mp4"

@@ -205,15 +205,15 @@ def _judge_silence(fleet: Fleet) -> Iterable[FleetFinding]:
 
 
 def _judge_owners(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
-    """Find owners of several machines whose folders are not shared: copied settings, or a cloned machine."""
+    """Find owners of several machines whose folders are not shared: an OWNER_NAME that was copied."""
     for owner, same in _grouped(living, lambda one: one.owner):
         if len({one.system for one in same}) > 1 and not all(one.share for one in same):
             machines = len({one.system for one in same})
             yield FleetFinding(
                 FleetProblem.SAME_OWNER,
                 f"{machines} machines have the owner {owner!r}, and their folders are their own: {_locations(same)}",
-                "give each machine an OWNER_NAME of its own, or, if it was cloned, a machine-id "
-                "(systemd-machine-id-setup)",
+                "give each machine an OWNER_NAME of its own, or remove the setting; a clone then needs a machine-id "
+                "of its own (systemd-machine-id-setup)",
                 True,
             )
 

@@ -196,7 +196,7 @@ class Settings(BaseSettings):
     """Permanent name of this daemon, by default the host's: after a restart it takes its own streams over at once."""
 
     completed_retention_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
-    """How long a completed stream is remembered, and a failed one whose file is gone."""
+    """How long an ended stream is remembered after its file is gone."""
 
     retry_attempts: Annotated[int, Field(ge=1, le=100)] = 5
     """Attempts of a call to S3 or Redis before it counts as an outage or a failure."""

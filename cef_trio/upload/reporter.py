@@ -4,8 +4,9 @@ The reports of this owner's daemons, which the same call returns, reveal a secon
 
 - *A duplicate INSTANCE_ID*: a report of another process with our name is updated while we run. It is logged; nothing
   else is needed, because leases and reports also contain what distinguishes hosts.
-- *A cloned machine* with the same machine-id and file systems: a report of another running system with our owner's name
-  is updated. Then only streams that a file proves count as ours.
+- *A cloned machine* with the same machine-id, file systems and explicit ``OWNER_NAME`` (with a derived name it does not
+  start work: ``daemon/owner_claim.py``): a report of another running system is updated. Then only streams that a file
+  proves count as ours.
 """
 
 from __future__ import annotations
