@@ -30,6 +30,7 @@ from cef_trio.s3.checksums import (
     crc64nvme_from_base64,
     crc64nvme_to_base64,
     from_base64,
+    to_base64,
 )
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import Addressing, ChecksumMode, CredentialsProvider, PayloadSigning, S3Config
@@ -93,4 +94,5 @@ __all__ = [
     "multipart_etag",
     "network_transport",
     "parse_xml",
+    "to_base64",
 ]

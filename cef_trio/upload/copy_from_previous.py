@@ -17,7 +17,7 @@ the file's bytes at that offset, and Complete compares the whole object. A part 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -25,8 +25,16 @@ import structlog
 
 from cef_trio.checkpoint import Checkpoint, PartRecord, StreamMeta
 from cef_trio.exceptions import S3OperationError
-from cef_trio.files import OpenRecording
-from cef_trio.s3 import CopiedPart, ObjectRange, looks_like_md5
+from cef_trio.files import FileSlice, OpenRecording
+from cef_trio.s3 import (
+    CHECKSUMS,
+    ChecksumAlgorithm,
+    CopiedPart,
+    Crc64Nvme,
+    ObjectRange,
+    looks_like_md5,
+    to_base64,
+)
 from cef_trio.upload.completed_parts import parts_of
 from cef_trio.upload.part_matching import crc_of, has_bytes_of
 from cef_trio.upload.part_plan import Part, PartPlan
@@ -67,7 +75,8 @@ class CopySource:
         kept = self.parts.get(part.number)
         if kept is None or kept.size_bytes != part.size_bytes or self.failures >= _MAX_FAILURES:
             return None
-        if await crc_of(recording, part.offset, part.size_bytes) != kept.crc64nvme:
+        expected = await _expected(meta, recording, part, kept)
+        if expected is None:
             return None
         source = ObjectRange(self.key, self.etag, part.offset, part.size_bytes)
         try:
@@ -79,21 +88,41 @@ class CopySource:
             self.failures = self.failures + 1 if error.transient else _MAX_FAILURES
             log.info("part_not_copied", part_number=part.number, error=str(error))
             return None
-        if not _is_proved(copied, kept):
+        if not _is_proved(copied, expected):
             self.failures = _MAX_FAILURES
             log.info("part_not_copied", part_number=part.number, error="S3's answer has no checksum of the copy")
             return None
         now = services.utc_now()
-        return PartRecord(part.number, copied.etag, part.size_bytes, kept.crc64nvme, now, kept.checksum)
+        return replace(expected, etag=copied.etag, uploaded_at_utc=now)
 
 
-def _is_proved(copied: CopiedPart, kept: PartRecord) -> bool:
+async def _expected(meta: StreamMeta, recording: OpenRecording, part: Part, kept: PartRecord) -> PartRecord | None:
+    """Return the part as S3 must have copied it; ``None`` if the file has other bytes there.
+
+    Where no CRC64NVME proves the whole object at its completion, the other checksums are computed from the file, since
+    those of ``kept`` are from a document in the bucket (``completed_parts.py``), which others may have changed.
+    """
+    algorithm = ChecksumAlgorithm(meta.checksum_algorithm or ChecksumAlgorithm.MD5)
+    names = () if algorithm is ChecksumAlgorithm.CRC64NVME else (algorithm, ChecksumAlgorithm.MD5)
+    crc, others = Crc64Nvme(), {name: CHECKSUMS[name].calculator() for name in names}
+    await FileSlice(recording, part.offset, part.size_bytes).feed(
+        crc.update, *(calculator.update for calculator in others.values())
+    )
+    if crc.value != kept.crc64nvme:
+        return None
+    if not others:
+        return kept
+    checksum = to_base64(others[algorithm].digest()) if CHECKSUMS[algorithm].is_composite else None
+    return replace(kept, etag=others[ChecksumAlgorithm.MD5].digest().hex(), checksum=checksum)
+
+
+def _is_proved(copied: CopiedPart, expected: PartRecord) -> bool:
     if copied.crc64nvme is not None:
-        return copied.crc64nvme == kept.crc64nvme
-    if copied.checksum is not None and kept.checksum is not None:
-        return copied.checksum == kept.checksum
-    # An equal ETag is always a proof (s3/etags.py): the recorded one is of the same bytes.
-    return looks_like_md5(copied.etag) and copied.etag == kept.etag
+        return copied.crc64nvme == expected.crc64nvme
+    if copied.checksum is not None and expected.checksum is not None:
+        return copied.checksum == expected.checksum
+    # An equal ETag is always a proof (s3/etags.py).
+    return looks_like_md5(copied.etag) and copied.etag.lower() == expected.etag.lower()
 
 
 async def copy_source_of(services: Services, meta: StreamMeta) -> CopySource | None:
