@@ -33,7 +33,7 @@ def add_owner(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--owner",
         metavar="NAME",
-        help="work on the streams of that owner; by default on those of this machine's daemon (OWNER_NAME)",
+        help="work on the streams of that owner; by default on those of this machine (OWNER_NAME)",
     )
 
 

@@ -15,7 +15,8 @@ from waiting import completed, until
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.lab.world import BUCKET, PART, World
 from cef_trio.media.metadata import metadata_json
-from cef_trio.s3.checksums import crc64nvme
+from cef_trio.s3.checksums import combine_crc64nvme, crc64nvme
+from cef_trio.s3.config import ChecksumMode
 from cef_trio.s3_endpoint import Fault, Kind
 from cef_trio.upload.object_key import metadata_key
 from cef_trio.upload.object_match import parts_of_object, read_metadata
@@ -141,3 +142,24 @@ async def test_p1_without_its_parts_a_completed_object_keeps_the_checksum_that_s
     async with world.daemon():
         (checkpoint,) = await completed(world)
     assert checkpoint.meta.object_crc64nvme == crc64nvme(world.content())
+
+
+@pytest.mark.parametrize("checksum", [ChecksumMode.MD5, ChecksumMode.SHA256])
+async def test_p1_a_metadata_json_that_was_forged_proves_no_copy(world: World, checksum: ChecksumMode) -> None:
+    """Its checksums are of the changed file, and add up to the object's; the ETags are of the object's other bytes."""
+    world.checksum = checksum
+    checkpoint = await uploaded(world)
+    meta = checkpoint.meta
+    world.patch(PART, b"another")
+    world.append(10)
+    crcs = [crc64nvme(world.content()[PART * n : PART * (n + 1)]) for n in range(3)]
+    rest = combine_crc64nvme([(crc, PART) for crc in crcs] + [(0, PART)]) ^ (meta.object_crc64nvme or 0)
+    forged = {n: replace(checkpoint.parts[n], crc64nvme=crc) for n, crc in enumerate([*crcs, rest], start=1)}
+    document = metadata_json(meta, list(forged.values()), None, processed_at_utc=meta.started_at_utc)
+    assert parts_of_object(meta, read_metadata(document, meta.stream_id)) == forged
+    async with world.foreign_client() as s3:
+        key = metadata_key(meta.s3_key_prefix)
+        await s3.put_object(key, document, content_type="application/json", metadata={})
+    await again(world)
+    assert world.content() in world.recordings()
+    assert len(world.recordings()) == 2
