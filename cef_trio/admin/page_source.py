@@ -110,6 +110,8 @@ class DaemonSource:
     observer: Observer | None = None
     watcher: IntakeTask | None = None
     checker: IntakeTask | None = None
+    waits_for: str = ""
+    """What the start waits for, if not for Redis or S3. It is public."""
     _ended: _Ended | None = None
     _fleet: tuple[float, str] = (-float("inf"), "")
     """When it was read, by ``trio.current_time()``, as JSON."""
@@ -148,6 +150,7 @@ class DaemonSource:
             s3_up=self.services.s3_breaker.outage is None,
             at_risk=self.observer.risks() if self.observer else (),
             now=self.services.utc_now().timestamp(),
+            waits_for=self.waits_for,
         )
 
     def fleet(self) -> str | None:

@@ -123,6 +123,8 @@ class ReadyFacts:
     s3_up: bool
     at_risk: tuple[Risk, ...] = ()
     now: float = 0.0
+    waits_for: str = ""
+    """What the start waits for, if not for Redis or S3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ def judge_health(facts: HealthFacts) -> tuple[Fact, ...]:
 def judge_ready(facts: ReadyFacts) -> tuple[Fact, ...]:
     """Return one fact per line; ready if all are good."""
     phase = {
-        Phase.STARTING: Fact(False, "the daemon is starting"),
+        Phase.STARTING: Fact(False, f"the daemon is starting{': ' if facts.waits_for else ''}{facts.waits_for}"),
         Phase.RUNNING: Fact(True, "the daemon is running"),
         Phase.DRAINING: Fact(False, "the daemon is draining"),
     }[facts.phase]

@@ -270,13 +270,16 @@ class MemoryCheckpointStore(StreamWrites):
 
     def _expired(self, since_ms: int) -> Expired:
         now = self._now_ms()
+        if not self._is_readable(self._keys.leases):
+            return Expired(frozenset(), now)
         return Expired(frozenset(key for key, end in self._lease_ends.items() if since_ms <= end <= now), now)
 
     async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
         """See :meth:`LeaseStore.holders`."""
 
         def effect() -> Mapping[str, str]:
-            found = {stream_id: self._holder(stream_id) for stream_id in stream_ids}
+            odd = {stream_id for stream_id in stream_ids if self._keys.lease(stream_id) in self._unreadable_keys}
+            found = {stream_id: self._holder(stream_id) for stream_id in stream_ids if stream_id not in odd}
             return {stream_id: holder for stream_id, holder in found.items() if holder is not None}
 
         return await self._call("holders", effect)

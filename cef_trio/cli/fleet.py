@@ -127,6 +127,11 @@ async def retire(context: CommandContext, *, forget_history: bool, as_json: bool
         if refusal is not None:
             report.add(owner, f"not retired: {refusal}", ok=False)
             return report.code
+        known = bool(own.reports) or (context.owners is not None and await context.owners.has(owner))
+        if not known and await _count(store, *StreamSet) == 0:
+            says = "not retired: no daemon, and no stream, of that name is known; `cef-trio fleet` shows the names"
+            report.add(owner, says, ok=False)
+            return report.code
         await store.forget_reports([one.instance for one in own.reports])
         says = f"retired: {output.count(len(own.reports), 'report')} removed"
         if forget_history:
@@ -139,6 +144,8 @@ async def retire(context: CommandContext, *, forget_history: bool, as_json: bool
         report.add(owner, says, reports=len(own.reports))
         again = read_fleet(await store.reports()).of_owner(owner).living
         if again:
+            if context.owners is not None:
+                await context.owners.register()
             report.add(owner, f"a daemon of it has begun meanwhile: {_names(again)}", ok=False)
     return report.code
 

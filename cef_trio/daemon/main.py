@@ -304,10 +304,11 @@ async def _run_intake(
     services = tasks.services
     try:
         await check_reachable(services, create_bucket=settings.s3_create_bucket)
-        await _enter_namespace(tasks, notifier.status)
+        await _enter_namespace(tasks, partial(_report_wait, notifier, status))
     except RefusedAtStartError as error:
         log.error("refused_at_start", error=str(error))  # noqa: TRY400 - operator error: no traceback
         return ExitCode.REFUSED
+    status.waits_for = ""
     folder, matches = os.fspath(settings.watch_dir), matcher(settings.watch_patterns)
     reader = ThreadedReader(matches, services.mounts)
     watcher = Watcher(folder, matches, tasks.supervisor, rescan_seconds=settings.rescan_seconds, reader=reader)
@@ -325,6 +326,11 @@ async def _run_intake(
     return ExitCode.DONE
 
 
+def _report_wait(notifier: ServiceNotifier, status: DaemonSource, text: str) -> None:
+    notifier.status(text)
+    status.waits_for = text
+
+
 async def _enter_namespace(tasks: IntakeTasks, report: Callable[[str], object]) -> None:
     """Claim the owner's name, and move the streams of earlier versions into its namespace.
 
@@ -336,7 +342,8 @@ async def _enter_namespace(tasks: IntakeTasks, report: Callable[[str], object]) 
     await warn_of_shared_folder(services)
     await retry_until_reachable("claim_owner", partial(tasks.claim.take, report), breaker)
     await raise_schema(services)
-    if services.owners is not None:
+    # Elsewhere the reporter registers it: in a cluster the registry may be on a node that is down.
+    if services.owners is not None and services.rules.key_template.mixes_owners:
         await retry_until_reachable("register_owner", services.owners.register, breaker)
     await retry_until_reachable("move_legacy", partial(tasks.upgrade.run, report), breaker)
 

@@ -53,7 +53,7 @@ class ClaimKeeper:
         while (found := await self._claim.take(self._now())) is not None:
             if found != other:
                 log.error("owner_claimed_elsewhere", owner=self._claim.name, todo=_TODO, **asdict(found))
-                waiting(f"waiting for the owner's name {self._claim.name}, which the host {found.host} has")
+                waiting(f"waiting for the owner's name {self._claim.name}, which another running system has")
             other = found
             await trio.sleep(self._claim.lease.ttl_seconds / 10)
         if other is not None:

@@ -9,6 +9,9 @@ is never guessed:
 3. a hash of the id of the watch folder's file system, if it is a lasting one;
 4. an ``INSTANCE_ID`` that was set; its default, the host name, is made anew with each container.
 
+An id that kernels before Linux 6.9 do not report comes after ``INSTANCE_ID``: an upgrade of the kernel must not change
+the name.
+
 Without any of these the start is refused.
 """
 
@@ -21,7 +24,7 @@ from functools import partial
 from typing import Final
 
 from cef_trio.daemon.machine import machine_id
-from cef_trio.files import lasting_id
+from cef_trio.files import RECENT, lasting_id
 from cef_trio.resilience import run_in_thread
 from cef_trio.settings import STAND_INS, Settings, SettingsError, is_owner_name
 
@@ -63,7 +66,7 @@ def derive(explicit: str, machine: str | None, file_system: str | None, instance
         return OwnerName(explicit, OwnerSource.SETTING)
     if machine is not None:
         return OwnerName(owner_of_machine(machine), OwnerSource.MACHINE)
-    if file_system is not None:
+    if file_system is not None and (instance is None or not file_system.startswith(RECENT)):
         return OwnerName(_hashed(f"file system {file_system}"), OwnerSource.FILE_SYSTEM)
     if instance is not None:
         lower = instance.lower()

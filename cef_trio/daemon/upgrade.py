@@ -51,8 +51,12 @@ class Upgrade:
             return
         if not there:
             return
-        await self._services.determine_owner()
         began_at = trio.current_time()
+        await self._services.determine_owner()
+        while not self._knows_place and trio.current_time() < began_at + self._services.lease.ttl_seconds:
+            report("waiting for the watch folder, whose file system cannot be read")
+            await trio.sleep(_PAUSE_SECONDS)
+            await self._services.determine_owner()
         total = await self._pass(legacy, tuple(LegacyPlace), there, report)
         self._held, waits_until = total.held, trio.current_time() + self._services.lease.ttl_seconds
         if self._held:
@@ -102,12 +106,19 @@ class Upgrade:
                     break
         return total
 
+    @property
+    def _knows_place(self) -> bool:
+        """Whether it can be read where the watch folder is."""
+        owner = self._services.ownership.owner
+        return owner is not None and owner.mount is not None
+
     def _is_ours(self, stream: LegacyStream) -> bool:
         ownership, watched = self._services.ownership, self._services.rules.watch_folder
         if watched and not is_below(stream.current_path, watched):
             return False
-        # Where the watch folder is cannot be read now: the machine decides.
         ours = ownership.owner or Owner(ownership.machine)
+        if not self._knows_place and stream.owner is not None and stream.owner.mount is not None:
+            return ours.machine is not None and stream.owner.machine == ours.machine  # else it may be another host's
         return claim_by(stream.owner, stream.fs_id, stream.current_path, ours) is Claim.OURS
 
     def _holders(self) -> list[str]:

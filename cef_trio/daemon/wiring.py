@@ -47,7 +47,7 @@ StoreT = TypeVar("StoreT", bound=CheckpointStore)
 S3T = TypeVar("S3T", bound=S3Client)
 
 REDIS_NOT_RETRIED: Final = frozenset(
-    {"beat", "count", "forget_reports", "is_persistent", "report", "reports", "save_interrupted"}
+    {"beat", "count", "forget_reports", "is_persistent", "register_owner", "report", "reports", "save_interrupted"}
 )
 """Redis operations that are not retried: surveys, heartbeats and reports (repeated by their caller; a report that
 waited would have an old time; in a cluster the registry may be on a node that does not work, without which uploads go

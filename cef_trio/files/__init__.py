@@ -11,7 +11,7 @@ hung mounts; `writers.py` for "does a process have it open for writing?".
 
 from cef_trio.files import file_system
 from cef_trio.files.file_stat import SECOND_NS, FileStat
-from cef_trio.files.file_system import FolderMount, file_system_named, lasting_id, origin_of
+from cef_trio.files.file_system import RECENT, FolderMount, file_system_named, lasting_id, origin_of
 from cef_trio.files.identity import (
     HEAD_BYTES,
     IdentityMatch,
@@ -34,6 +34,7 @@ from cef_trio.files.writers import WriterState, take_lease, writer_state, writer
 
 __all__ = [
     "HEAD_BYTES",
+    "RECENT",
     "SECOND_NS",
     "Disk",
     "FileSlice",

@@ -91,6 +91,8 @@ FILE_SYSTEMS: Final = {
 }
 """By ``f_type`` of statfs(2). What is not here is :data:`UNKNOWN`."""
 
+RECENT: Final = "uuid:"
+"""Prefix of ids that kernels before Linux 6.9 do not report."""
 _PASSING: Final = frozenset({"tmpfs", "overlay"})
 """File systems that are made anew at each mount, or with each container."""
 _BY_NAME: Final = {system.name: system for system in FILE_SYSTEMS.values()}
@@ -165,7 +167,8 @@ def folder_mount_of(folder: int) -> FolderMount:
 def lasting_id(folder: Path) -> str | None:
     """Return an id of a folder's file system that is unique and lasts, also when the kernel is upgraded.
 
-    ``None``: it has none, or is itself made anew at each mount, or with each container.
+    It begins with ``RECENT`` if kernels before Linux 6.9 report none. ``None``: the file system has none, or is itself
+    made anew at each mount, or with each container.
 
     Raises:
         OSError: the folder cannot be opened.
@@ -256,7 +259,7 @@ def _uuid(descriptor: int) -> str | None:
     except OSError:
         return None
     uuid = bytes(buffer[1 : 1 + buffer[0]])
-    return f"uuid:{uuid.hex()}" if any(uuid) else None
+    return f"{RECENT}{uuid.hex()}" if any(uuid) else None
 
 
 def mount_of(descriptor: int) -> str | None:

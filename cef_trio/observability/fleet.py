@@ -112,6 +112,7 @@ class FleetProblem(StrEnum):
     SAME_OWNER = "same_owner"
     SAME_INSTANCE = "same_instance"
     SHARED_FOLDER = "shared_folder"
+    OWNER_CHANGED = "owner_changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ def judge_fleet(fleet: Fleet) -> list[FleetFinding]:
         *_judge_owners(fleet.living),
         *_judge_instances(fleet.living),
         *_judge_shares(fleet.living),
+        *_judge_changes(fleet),
         *_judge_versions(fleet.living),
         *_judge_newer(fleet.living),
         *_judge_clocks(fleet.living),
@@ -238,6 +240,23 @@ def _judge_shares(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
                 "give the daemons of one folder one common OWNER_NAME: then leases divide the work",
                 True,
             )
+
+
+def _judge_changes(fleet: Fleet) -> Iterable[FleetFinding]:
+    """Find folders that have another owner than before."""
+    gone = [one for one in fleet.reports if one.place and one.owner and not one.lives(fleet.now)]
+    before = {(one.place, one.folder): one for one in sorted(gone, key=lambda one: one.seen_at)}
+    pairs = [(one, before.get((one.place, one.folder))) for one in fleet.living if one.owner]
+    changed = [(one, was) for one, was in pairs if was is not None and was.owner != one.owner]
+    if changed:
+        says = _list([f"{_locations([one])} was {was.owner!r} and is {one.owner!r}" for one, was in changed])
+        yield FleetFinding(
+            FleetProblem.OWNER_CHANGED,
+            f"{_count(len(changed), 'folder')} changed the owner, and streams stay with the earlier one: {says}",
+            "set OWNER_NAME to the earlier name, so that open uploads go on; or, if it is to change, abort what the "
+            "earlier one has open (`cef-trio list --owner NAME`), then `cef-trio fleet retire NAME`",
+            False,
+        )
 
 
 def _judge_versions(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:

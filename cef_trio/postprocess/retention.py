@@ -97,7 +97,8 @@ class Retention:
     async def _forget_failed(self, history: History, meta: StreamMeta, at_ms: int) -> bool | None:
         """Forget a stream whose file has been gone for long; ``False``: dated from now on, ``None``: kept.
 
-        The time in the history is that of its end, or when its file was first found to be gone.
+        The time in the history is that of its end, or when its file was first found to be gone. An earlier one is none:
+        the record has changed since, or Redis could not read its time.
         """
         store, since = self._services.store, rules.ended_at_ms(meta)
         if not await self._is_gone(meta):
@@ -105,7 +106,7 @@ class Retention:
                 return None
             await store.date(history, meta.stream_id, since)  # it was gone, and came back
             return False
-        if at_ms == since and meta.status not in _GONE_AT_ITS_END:
+        if at_ms <= since and meta.status not in _GONE_AT_ITS_END:
             await store.date(history, meta.stream_id, self._now_ms)
             return False
         return await self._forget_with_upload(meta) or None
@@ -140,8 +141,9 @@ class Retention:
         return True
 
     async def _is_gone(self, meta: StreamMeta) -> bool:
-        path = meta.current_path
-        if not self._services.is_ours(meta) or await self._services.disk.stat(path) is not None:
+        path, disk = meta.current_path, self._services.disk
+        if not self._services.is_ours(meta) or await disk.stat(path) is not None:
             return False
-        place = await self._services.disk.mount_around(path)
-        return place is not None and is_same_mount(meta.identity, place)
+        place = await disk.mount_around(path)
+        # The file system may have been mounted since the file was looked for.
+        return place is not None and is_same_mount(meta.identity, place) and await disk.stat(path) is None

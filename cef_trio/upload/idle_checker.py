@@ -37,7 +37,7 @@ from cef_trio.upload.supervisor import StreamSupervisor
 log = structlog.get_logger(__name__)
 
 _ALL_SECONDS: Final = 600.0
-"""How often all streams without a lease are read, in case Redis lost writes."""
+"""How often the leases of all open streams are read, in case Redis lost writes, or the index lacks a stream."""
 _CLOCKS_APART_MS: Final = 60_000
 """How far the clocks of a primary and of the replica that takes over may differ, with no effect."""
 
@@ -70,11 +70,10 @@ class IdleChecker:
         """Streams of this folder without a task that could not be resumed yet."""
         self._had_task: frozenset[str] = frozenset()
         """The streams that had a task in the last round: the lease of one that failed to save its end is still ours."""
-        self._started = False
         self._expired_at_ms = 0
         """When Redis was last asked for expired leases, by its clock; 0: ask for all."""
         self._all_due_at = -inf
-        """When all streams without a lease are read again, by ``trio.current_time()``."""
+        """When the leases of all open streams are read again, by ``trio.current_time()``."""
         self._redis_up_since = -inf
 
     async def run(self) -> None:
@@ -144,6 +143,7 @@ class IdleChecker:
         await self._services.determine_owner()
         await self._retry_unreadable()
         self._supervisor.retry_set_aside()
+        await self._supervisor.retry_held()
         had_task, self._had_task = self._had_task, self._supervisor.live_ids
         without_task = (await self._without_lease() | self._waiting | had_task) - self._supervisor.live_ids
         without_task -= frozenset(store.unreadable.newer_ids)
@@ -163,20 +163,17 @@ class IdleChecker:
         self._waiting = frozenset(waiting)
 
     async def _without_lease(self) -> frozenset[str]:
-        """Return the open streams whose leases ended since the last call; now and then all that have none.
+        """Return the open streams whose leases ended since the last call; now and then all, whatever their leases.
 
-        At first all open ones, as those of an earlier process of this daemon have leases that are ours.
+        All at first too, as those of an earlier process of this daemon have leases that are ours.
         """
-        store = self._services.store
-        if not self._started:
-            ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
-            self._started = True
-            return ids
-        up_since = self._services.redis_breaker.up_since
+        store, up_since, ids = self._services.store, self._services.redis_breaker.up_since, frozenset[str]()
         if trio.current_time() >= self._all_due_at or up_since != self._redis_up_since:
-            self._expired_at_ms, self._redis_up_since = 0, up_since
-            self._all_due_at = trio.current_time() + _ALL_SECONDS
+            ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
+            self._all_due_at, self._redis_up_since = trio.current_time() + _ALL_SECONDS, up_since
         expired = await self._ask_expired(max(0, self._expired_at_ms - _CLOCKS_APART_MS))
-        # A clock that was set back: read all, as the leases since then have earlier times than the last ones.
-        self._expired_at_ms = expired.at_ms if expired.at_ms >= self._expired_at_ms else 0
-        return expired.stream_ids
+        if expired.at_ms < self._expired_at_ms:
+            # The clock was set back: a lease that was released before that ends in the future, by the index.
+            self._all_due_at = -inf
+        self._expired_at_ms = expired.at_ms
+        return ids | expired.stream_ids

@@ -37,6 +37,8 @@ _LATE: Final = 1 / 3
 _ALMOST: Final = 0.9
 """The heartbeat's rounds are not exact: a report is due a little earlier."""
 _LAST_REPORT_SECONDS: Final = 0.5
+_REGISTER_SECONDS: Final = 600.0
+"""How often the owner's name is registered again: Redis may have lost it, or it was retired by mistake."""
 
 
 class Reporter:
@@ -56,6 +58,7 @@ class Reporter:
         """When the last report was stored, by ``trio.current_time()``."""
         self._tried_at = -inf
         """When the last report was sent."""
+        self._registered_at = -inf
         self._made_at = 0.0
         """When it was made, in Unix time."""
         self._runs = False
@@ -84,7 +87,7 @@ class Reporter:
                     await store.report(last.instance, daemon_report.encode(last), beginning=self._ours)
 
     async def _report_if_late(self) -> None:
-        """Report if no heartbeat has; forget the names that are not used any more."""
+        """Report if no heartbeat has; forget the names that are not used any more; register the owner's name."""
         store, now = self._services.store, trio.current_time()
         try:
             if now >= self._reported_at + (1 + _LATE) * PERIOD_SECONDS:
@@ -93,6 +96,9 @@ class Reporter:
             if self._unused:
                 await store.forget_reports(self._unused)
                 self._unused = frozenset()
+            if self._services.owners is not None and now >= self._registered_at + _REGISTER_SECONDS:
+                await self._services.owners.register()
+                self._registered_at = now
         except CefMp4ProcessorError as error:
             log.debug("report_not_written", error=str(error))
             if not error.transient and str(error) != self._refusal:  # logged once: it does not pass by itself

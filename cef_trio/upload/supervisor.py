@@ -2,8 +2,9 @@
 
 File events arrive through :meth:`StreamSupervisor.handle_event`, which is synchronous. Redis is queried in batches by
 :meth:`StreamSupervisor.run`: is the file known, complete, or another daemon's? At any time a file is either *live* (a
-task works on it), *unknown* (its lookup in Redis is pending), *settled* (nothing to do until it changes) or *set aside*
-(its record cannot be read; it is looked up again periodically).
+task works on it), *unknown* (its lookup in Redis is pending), *settled* (nothing to do until it changes), *set aside*
+(its record cannot be read; it is looked up again periodically) or *held* (another daemon works on its stream; it is
+looked up again once that has ended, even if it changes).
 
 Stream tasks run in the daemon's processor nursery. No exception of one task reaches the others.
 """
@@ -44,6 +45,8 @@ _PAUSE_SECONDS = 1.0
 """The pause after a failed lookup, and before the file of an ended task is checked again."""
 _NEWER_SECONDS = 60.0
 """The pause before a file is looked up again whose record is of a newer schema."""
+_HELD_SECONDS = 60.0
+"""How often the leases of the streams that other daemons work on are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,9 @@ class _Unknown:
     newer: NewerRecord | None = None
     """Its record, if that is only of a newer schema."""
     again_at: float = 0.0
-    """``trio.current_time()`` from when a file that is set aside is looked up again."""
+    """``trio.current_time()`` from when a file that is set aside is looked up again, or one that is held asked for."""
+    stream_id: str = ""
+    """The stream of a file that is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,8 @@ class StreamSupervisor:
         """Folders that the last scan could not read, and since when, by ``trio.current_time()``."""
         self._set_aside: dict[str, _Unknown] = {}
         """Files whose records cannot be read; retried periodically (:meth:`retry_set_aside`)."""
+        self._held: dict[str, _Unknown] = {}
+        """Files whose streams other daemons work on; settled too (:meth:`retry_held`)."""
         self._renamed: list[tuple[str, str, FileStat]] = []
         self._rechecked_paths: set[str] = set()
         """Paths of ended tasks that wait for their recheck: one each, however many tasks ended."""
@@ -196,13 +203,15 @@ class StreamSupervisor:
             return
         self._settled.pop(old_path, None)
         self._set_aside.pop(old_path, None)
-        unknown = self._unknown.pop(old_path, None)
+        held = self._held.pop(old_path, None)
+        unknown = self._unknown.pop(old_path, held)
         self._queue_rename(old_path, new_path, stat)
         self._seen(new_path, stat, closed=unknown is not None and unknown.closed)
 
     def _gone(self, path: str) -> None:
         self._settled.pop(path, None)
         self._set_aside.pop(path, None)
+        self._held.pop(path, None)
         self._unknown.pop(path, None)
         live = self._live.get(path)
         if live is not None:
@@ -232,7 +241,7 @@ class StreamSupervisor:
                     self._moved(path, new_path, files[new_path])
                 elif path in missing:
                     self._gone(path)
-        for known in (self._settled, self._set_aside):
+        for known in (self._settled, self._set_aside, self._held):
             for path in [path for path in known if is_missing(path)]:
                 del known[path]
         for path, stat in files.items():
@@ -255,8 +264,10 @@ class StreamSupervisor:
             self._work.value = True
 
     def _queue_lookup(self, path: str, stat: FileStat, *, closed: bool) -> None:
-        """Queue the lookup of a file; for a file with an unreadable record, only remember its stat."""
-        queue = self._set_aside if path in self._set_aside else self._unknown
+        """Queue the lookup of a file; for one that is set aside or held, only remember its stat."""
+        if path in self._held and self._held[path].stat.inode != stat.inode:
+            del self._held[path]  # another file
+        queue = next((one for one in (self._set_aside, self._held) if path in one), self._unknown)
         before = queue.get(path)
         if before is None:
             queue[path] = _Unknown(stat, closed)
@@ -271,6 +282,32 @@ class StreamSupervisor:
         due = {path: one for path, one in self._set_aside.items() if one.again_at <= now}
         self._unknown = {**due, **self._unknown}
         self._work.value |= bool(due)
+
+    async def retry_held(self) -> None:
+        """Queue the lookup of the files that other daemons worked on, where they do so no more. Once a minute.
+
+        A stream that is released or whose lease expires is resumed before that. This finds what else may have happened:
+        the stream has ended, maybe failed, or Redis lost it together with the daemon that worked on it.
+
+        Raises:
+            RedisOperationError: Redis is unavailable.
+        """
+        now, services = trio.current_time(), self._services
+        due = {path: one.stream_id for path, one in self._held.items() if one.again_at <= now}
+        if not due:
+            return
+        holders = await services.store.holders(set(due.values()))
+        for path, stream_id in due.items():
+            held = self._held.get(path)
+            if held is None or held.stream_id != stream_id:
+                continue  # it changed meanwhile
+            if rules.may_take(holders.get(stream_id), services.lease):
+                del self._held[path]
+                if path not in self._live:
+                    self._unknown.setdefault(path, _Unknown(held.stat, held.closed))
+                    self._work.value = True
+            else:
+                self._held[path] = replace(held, again_at=now + _HELD_SECONDS)
 
     # -- lookups ------------------------------------------------------------------------------------------------------
 
@@ -332,7 +369,7 @@ class StreamSupervisor:
     async def _resume_free(self, recorded: Mapping[str, str], asked: Mapping[str, _Unknown]) -> None:
         """Start the tasks of files with open streams; a stream that another daemon works on is left to it.
 
-        Its file is then settled: the idle checker resumes the stream when its lease has expired or was released.
+        Its file is then held: the idle checker resumes the stream when its lease has expired or was released.
         """
         services = self._services
         holders = await services.store.holders(recorded.values())
@@ -343,7 +380,10 @@ class StreamSupervisor:
             if rules.may_take(holders.get(stream_id), services.lease):
                 self._start(path, self._unknown.pop(path), stream_id)
             else:
-                self._settled[path] = self._unknown.pop(path).stat
+                del self._unknown[path]
+                self._settled[path] = unknown.stat
+                again_at = trio.current_time() + _HELD_SECONDS
+                self._held[path] = replace(unknown, again_at=again_at, stream_id=stream_id)
                 log.debug("stream_held_elsewhere", stream_id=stream_id, path=path, holder=holders.get(stream_id))
 
     async def _begin_all(self, fresh: Mapping[str, FileHistory], asked: Mapping[str, _Unknown]) -> None:
@@ -540,7 +580,7 @@ class StreamSupervisor:
         *,
         seen_at: float | None = None,
     ) -> None:
-        for settled in (self._settled, self._failed_files):  # rechecked when this task has ended
+        for settled in (self._settled, self._failed_files, self._held):  # rechecked when this task has ended
             settled.pop(file_state.path, None)
         value = AsyncValue(file_state)
         processor = StreamProcessor(self._services, self._lost_records, value, stream_id, history)

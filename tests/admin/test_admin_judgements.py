@@ -29,6 +29,11 @@ def test_ready_is_running_with_both_services_up_and_nothing_else(phase: Phase, r
     assert facts[0].says == f"the daemon is {phase.value}"
 
 
+def test_a_start_that_waits_says_what_for() -> None:
+    facts = judge_ready(ReadyFacts(phase=Phase.STARTING, redis_up=True, s3_up=True, waits_for="moved 5 of 7 streams"))
+    assert facts[0].says == "the daemon is starting: moved 5 of 7 streams"
+
+
 @pytest.mark.parametrize(
     ("silent", "period", "good"),
     [

@@ -258,6 +258,12 @@ async def test_a_user_who_may_not_read_the_old_keys_is_refused(valkey: ValkeySer
         with pytest.raises(RedisOperationError) as caught:
             await store.legacy.count()
         assert caught.value.rejected
+        for name in ("other", OWNER):
+            raw.sadd(store.keys.owners, name)
+        with pytest.raises(RedisOperationError):
+            await store.owners.known_elsewhere(["1"])  # nor the names
+        raw.acl_setuser("narrow", keys=["{fleet}:*"])
+        assert await store.owners.known_elsewhere(["1", "2"]) == {"1", "2"}, "what cannot be known is another's"
     raw.acl_deluser("narrow")
 
 

@@ -248,6 +248,23 @@ def test_a_script_is_known_to_the_server_by_our_digest_and_names_no_key_itself(
 
 
 @pytest.mark.real
+async def test_p3_five_thousand_streams_are_saved_and_released_at_once(valkey: ValkeyServer, raw: Any) -> None:
+    ids = [f"s{number}" for number in range(5000)]
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
+        keys = store.keys
+        with raw.pipeline() as pipeline:
+            for stream_id in ids:
+                pipeline.hset(keys.meta(stream_id), "status", "active")
+                pipeline.set(keys.lease(stream_id), OURS.value)
+                pipeline.sadd(keys.set(StreamSet.ACTIVE), stream_id)
+                pipeline.zadd(keys.leases, {stream_id: 1})
+            pipeline.execute()
+        states = [ExitState(stream_id, Status.INTERRUPTED_SHUTDOWN, START) for stream_id in ids]
+        assert await store.save_interrupted(states, OURS) == frozenset()
+        assert raw.zcount(keys.leases, 2, "+inf") == len(ids)
+
+
+@pytest.mark.real
 async def test_a_lease_has_its_time_to_live(valkey: ValkeyServer, raw: Any) -> None:
     async with RedisCheckpointStore(valkey.url) as store:
         await store.create(meta(), OURS)

@@ -97,3 +97,5 @@ async def test_kind9_a_registry_of_a_wrong_type_is_named_and_no_call_but_a_repor
         assert not store.unreadable.known
         raw.hset(KEYS.daemons, "odd", "no time")
         assert (await store.reports()).reports["odd"].received_at == 0
+        raw.hset(KEYS.daemons, "odd", "9" * 5000 + " x")
+        assert (await store.reports()).reports["odd"].received_at == 0

@@ -10,6 +10,7 @@ from servers.valkey import ValkeyServer
 from structlog.testing import capture_logs
 
 from cef_trio.checkpoint.commit import Change, ExitState
+from cef_trio.checkpoint.protocols import Beat
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status, StreamSet
@@ -73,6 +74,7 @@ async def test_kind9_one_lease_of_a_wrong_type_is_lost_and_all_others_are_renewe
     await three(subject)
     subject.corrupt(KEYS.lease("s2"))
     assert await subject.store.renew(["s1", "s2", "s3"], OURS) == {"s2"}
+    assert set(await subject.store.holders(["s1", "s2", "s3"])) == {"s1", "s3"}
     assert not await subject.store.acquire("s2", OURS)
     assert subject.store.unreadable.why_of("s2") == f"{KEYS.lease('s2')} is of a wrong type"
     with pytest.raises(LeaseLostError):
@@ -84,6 +86,22 @@ async def test_kind9_one_lease_of_a_wrong_type_is_lost_and_all_others_are_renewe
     subject.repair(KEYS.lease("s2"))
     assert await subject.store.acquire("s2", OURS)
     assert subject.store.unreadable.why_of("s2") is None
+
+
+async def test_kind9_an_index_of_leases_of_a_wrong_type_is_named_and_stops_no_write(subject: Subject) -> None:
+    subject.corrupt(KEYS.leases)
+    await three(subject)
+    assert await subject.store.renew(["s1"], OURS) == frozenset()
+    await subject.store.release(["s2"], OURS)
+    assert (await subject.store.expired(0)).stream_ids == frozenset()
+    assert dict(subject.store.unreadable.known) == {KEYS.leases: f"{KEYS.leases} is of a wrong type"}
+    beat = await subject.store.beat(Beat(lease=OURS, renewed_ids=["s1"], expired_since_ms=0))
+    assert beat.expired is not None
+    assert not beat.expired.stream_ids
+    subject.repair(KEYS.leases)
+    subject.wait(0.002)
+    assert "s2" in (await subject.store.expired(0)).stream_ids
+    assert not subject.store.unreadable.known
 
 
 async def test_kind9_parts_of_a_wrong_type_keep_the_record_readable_and_are_named(subject: Subject) -> None:

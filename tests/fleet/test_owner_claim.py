@@ -129,7 +129,7 @@ def machines(tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer) -> Iterat
         clone.close()
 
 
-def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, Machine]) -> None:
+def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, Machine], valkey: ValkeyServer) -> None:
     original, clone = machines
     (clone.watched / "a.mp4").write_bytes(b"\1" * (1 << 20))
     with original.daemon() as first:
@@ -144,6 +144,8 @@ def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, 
             port = second.wait_for("admin_server_started")["port"]
             ready = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60, trust_env=False)
             assert ready.status_code == 503
+            assert f"starting: waiting for the owner's name {name}" in ready.text
+            wait_until(lambda: valkey.command("SISMEMBER", "{fleet}:owners", name) == b":1\r\n")
             assert second.count("stream_started") == 0
             first.signal(signal.SIGSTOP)  # for longer than its claim lasts
             second.wait_for("owner_claimed")

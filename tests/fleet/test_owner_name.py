@@ -24,6 +24,8 @@ DISK = "fsid:0011223344556677"
         (("", MACHINE, DISK, "cam"), "0123456789ab", OwnerSource.MACHINE),
         (("", MACHINE, None, None), "0123456789ab", OwnerSource.MACHINE),
         (("", None, DISK, "cam"), "c037988590c2", OwnerSource.FILE_SYSTEM),
+        (("", None, "uuid:00112233", "cam"), "cam", OwnerSource.INSTANCE),  # an older kernel reports none
+        (("", None, "uuid:00112233", None), "bed0d322c931", OwnerSource.FILE_SYSTEM),
         (("", None, None, "Cam-1"), "cam-1", OwnerSource.INSTANCE),
         (("", None, None, "cam 1"), "55c2406da4e1", OwnerSource.INSTANCE),
         (("", None, None, "fleet"), "e13d1a7b741b", OwnerSource.INSTANCE),

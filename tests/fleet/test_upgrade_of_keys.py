@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -175,3 +176,37 @@ async def test_streams_that_a_running_daemon_of_before_holds_are_moved_when_it_e
     async with RedisCheckpointStore(valkey.url, owner="node-7") as new:
         assert await new.members(StreamSet.ACTIVE) == {"free", "held"}
         assert await new.legacy.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("recorded", "machine", "moved"),
+    [
+        (Owner("m", "ext4:1", "/rec /"), "m", True),
+        (Owner("m", "ext4:1", "/rec /"), None, False),
+        (Owner(None, "ext4:1", "/rec /"), "m", False),
+        (Owner("other", "ext4:1", "/rec /"), "m", False),
+        (Owner("m"), "m", True),
+        (None, "m", True),
+    ],
+)
+async def test_p9_while_the_place_of_the_folder_is_unknown_only_what_this_machine_recorded_is_moved(
+    valkey: ValkeyServer, recorded: Owner | None, machine: str | None, moved: bool
+) -> None:
+    lease = Lease("new", "process", 0.1)
+    async with (
+        RedisCheckpointStore(valkey.url) as old,
+        RedisCheckpointStore(valkey.url, owner="node-7") as new,
+    ):
+        await old.create(replace(examples.meta("one"), owner=recorded), lease, [])
+        services = SimpleNamespace(
+            legacy=new.legacy,
+            lease=lease,
+            ownership=Ownership(machine),
+            rules=SimpleNamespace(watch_folder="/rec"),
+            determine_owner=trio.lowlevel.checkpoint,
+        )
+        with trio.move_on_after(5) as scope:
+            await Upgrade(cast("Services", services)).run(lambda _text: None)
+        assert not scope.cancelled_caught
+        assert (await new.members(StreamSet.ACTIVE) == {"one"}) is moved
+        assert await old.load("one") is None if moved else await old.load("one") is not None

@@ -90,6 +90,18 @@ def test_a_daemon_that_was_replaced_is_not_silent() -> None:
         assert FleetProblem.SILENT in problems(killed, elsewhere)
 
 
+def test_a_folder_whose_owner_changed_is_named_until_the_earlier_owner_is_retired() -> None:
+    was = a_daemon(1, place="place", stopped=True, received_at=NOW - 999, at=NOW - 999)
+    now = a_daemon(1, place="place", owner="renamed", instance="renamed/cam-1")
+    [found] = judge_fleet(Fleet((was, now), NOW))
+    assert (found.problem, found.is_urgent) == (FleetProblem.OWNER_CHANGED, False)
+    assert "/srv/recordings on host-1 was 'owner-1' and is 'renamed'" in found.says
+    assert problems(now) == []
+    others = [replace(was, folder="/other"), replace(was, place="another"), replace(was, place="")]
+    for other in (*others, replace(was, owner="renamed")):
+        assert problems(other, now) == []
+
+
 def test_a_sentence_names_a_few_of_many() -> None:
     silent = [a_daemon(number, received_at=NOW - 600 - number, at=NOW - 600 - number) for number in range(500)]
     [found] = judge_fleet(Fleet(tuple(silent), NOW))

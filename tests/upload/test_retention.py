@@ -108,3 +108,19 @@ async def test_p7_a_recording_that_was_deleted_is_forgotten_after_its_time(world
         await trio.sleep(3 * MINUTE)
         assert await retention.forget_now() == 1
         assert await world.checkpoints() == []
+
+
+async def test_p8_a_time_before_the_streams_end_is_not_when_its_file_was_found_to_be_gone(world: World) -> None:
+    """As the index has for a time that Redis cannot read, or for a stream whose record was written since."""
+    async with a_failed_recording(world) as daemon:
+        retention = Retention(daemon.services, TWO_MINUTES)
+        (checkpoint,) = await world.checkpoints()
+        await world.store.date(History.FAILED, checkpoint.meta.stream_id, 0)
+        Path(world.path()).unlink()
+        await trio.sleep(5 * MINUTE)
+        assert await retention.forget_now() == 0  # it is gone since now
+        await trio.sleep(MINUTE)
+        assert await retention.forget_now() == 0
+        assert len(world.open_uploads()) == 1
+        await trio.sleep(2 * MINUTE)
+        assert await retention.forget_now() == 1

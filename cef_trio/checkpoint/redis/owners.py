@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from cef_trio.checkpoint.redis.client import Client, RedisClient
+from cef_trio.checkpoint.redis.errors import is_rejected
 from cef_trio.checkpoint.redis.keys import Keys
 
 
@@ -20,15 +21,23 @@ class Owners:
         self._keys = keys
 
     async def register(self) -> None:
-        """Add this owner. May be repeated."""
+        """Add this owner. May be repeated; daemons do so from time to time, since Redis may lose the set."""
         await self._redis.call("register_owner", lambda client: client.sadd(self._keys.owners, self._keys.owner))
 
     async def retire(self, name: str) -> None:
         """Remove an owner."""
         await self._redis.call("retire_owner", lambda client: client.srem(self._keys.owners, name))
 
+    async def has(self, name: str) -> bool:
+        """Return whether that owner has had a daemon, and is not retired."""
+        return await self._redis.call("has_owner", lambda client: bool(client.sismember(self._keys.owners, name)))
+
     async def known_elsewhere(self, stream_ids: Collection[str]) -> frozenset[str]:
-        """Return the streams that another owner, or a daemon of an earlier version, has a record of."""
+        """Return the streams that another owner, or a daemon of an earlier version, has a record of.
+
+        Where our user of Redis may not read another namespace, its owner may have a record of any of them: all are
+        returned.
+        """
 
         def work(client: Client) -> frozenset[str]:
             names = {raw.decode(errors="replace") for raw in client.smembers(self._keys.owners)} | {""}
@@ -38,7 +47,12 @@ class Owners:
                 with client.pipeline(transaction=False) as pipeline:
                     for stream_id in ids:
                         pipeline.exists(keys.meta(stream_id))
-                    found.update(stream_id for stream_id, there in zip(ids, pipeline.execute(), strict=True) if there)
+                    replies = pipeline.execute(raise_on_error=False)
+                for stream_id, there in zip(ids, replies, strict=True):
+                    if isinstance(there, Exception) and not is_rejected(there):
+                        raise there
+                    if there:
+                        found.add(stream_id)
             return frozenset(found)
 
         ids = sorted(stream_ids)

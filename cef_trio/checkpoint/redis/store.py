@@ -64,6 +64,8 @@ _MOST_ALIKE: Final = 100
 """The most completed streams with one inode number, or with one modification time, that are proposed."""
 _SCANNED: Final = 1000
 """How many members of a set are read at once where all are."""
+_MAX_DIGITS: Final = 20
+"""No time in milliseconds has as many; thousands of them are no ``int`` or ``float`` at all."""
 _INDEXED_FIELDS: Final = frozenset({"identity", "verified_mtime_ns"})
 """The fields of a record that ``keys.by_inode`` and ``keys.by_mtime`` are made of."""
 
@@ -421,7 +423,7 @@ class RedisCheckpointStore(StreamWrites):
             expired, reports = by_script.get(scripts.EXPIRED), by_script.get(scripts.REPORT)
             return BeatReply(
                 lost=frozenset(lost) if renewed else None,
-                expired=_expired(expired) if isinstance(expired, list) else None,
+                expired=self._expired(expired) if isinstance(expired, list) else None,
                 reports=self._stored_reports(reports) if isinstance(reports, list) else None,
             )
 
@@ -435,6 +437,12 @@ class RedisCheckpointStore(StreamWrites):
         opened = [self.keys.set(StreamSet.ACTIVE), self.keys.set(StreamSet.PENDING_COMPLETION)]
         return scripts.EXPIRED, [self.keys.leases, *opened], [since_ms]
 
+    def _expired(self, reply: Sequence[Any]) -> Expired:
+        _, at_ms, ids = reply
+        key, is_odd = self.keys.leases, isinstance(ids, bytes)
+        self.unreadable.note(key, f"{key} is of a wrong type" if is_odd else None)
+        return Expired(frozenset(() if is_odd else (raw.decode(errors="replace") for raw in ids)), int(at_ms))
+
     async def release(self, stream_ids: Collection[str], lease: Lease) -> None:
         """See :meth:`LeaseStore.release`."""
 
@@ -447,7 +455,9 @@ class RedisCheckpointStore(StreamWrites):
 
     async def expired(self, since_ms: int) -> Expired:
         """See :meth:`LeaseStore.expired`."""
-        return await self._redis.call("expired", lambda client: _expired(run_script(client, *self._question(since_ms))))
+        return await self._redis.call(
+            "expired", lambda client: self._expired(run_script(client, *self._question(since_ms)))
+        )
 
     async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
         """See :meth:`LeaseStore.holders`. One round trip for each 500."""
@@ -830,11 +840,6 @@ def _text(value: object) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _expired(reply: Sequence[Any]) -> Expired:
-    _, at_ms, ids = reply
-    return Expired(frozenset(raw.decode(errors="replace") for raw in ids), int(at_ms))
-
-
 def _number(setting: str | None) -> int | None:
     return int(setting) if setting is not None and setting.isdigit() else None
 
@@ -842,7 +847,8 @@ def _number(setting: str | None) -> int | None:
 def _stored_report(entry: bytes) -> StoredReport:
     """Decode an entry of the registry; one that no daemon wrote counts as received long ago."""
     milliseconds, _, text = entry.partition(b" ")
-    received_at = int(milliseconds) / 1000 if milliseconds.isdigit() else 0.0
+    is_time = milliseconds.isdigit() and len(milliseconds) < _MAX_DIGITS
+    received_at = int(milliseconds) / 1000 if is_time else 0.0
     return StoredReport(text.decode(errors="replace"), received_at)
 
 

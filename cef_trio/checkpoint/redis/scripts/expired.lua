@@ -1,6 +1,7 @@
 -- KEYS: index of the leases, the sets of open streams
 -- ARGV: since when, in ms
--- Returns the time, and the ids of the open streams whose leases expired or were released since then.
+-- Returns the time, and the ids of the open streams whose leases expired or were released since then (of an index of a
+-- wrong type: WRONGTYPE).
 local expected = 0
 for i = 2, #KEYS do
   expected = expected + (try('SCARD', KEYS[i]) or 0)
@@ -20,4 +21,4 @@ if try('ZCARD', KEYS[1]) ~= expected then -- lost, or of an earlier version: a l
     end
   end
 end
-return {'ok', now, try('ZRANGEBYSCORE', KEYS[1], ARGV[1], now) or {}}
+return {'ok', now, try('ZRANGEBYSCORE', KEYS[1], ARGV[1], now) or 'WRONGTYPE'}

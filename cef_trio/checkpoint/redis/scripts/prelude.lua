@@ -119,12 +119,13 @@ end
 -- Index when the leases of these streams expire, or were released. Streams that are not in the index are ended, or jobs.
 local function index_leases(leases, ms, ids)
   local pairs = {}
-  for _, id in ipairs(ids) do
+  for i, id in ipairs(ids) do
     pairs[#pairs + 1] = ms
     pairs[#pairs + 1] = id
-  end
-  if #pairs > 0 then
-    try('ZADD', leases, 'XX', unpack(pairs))
+    if #pairs == 1000 or i == #ids then -- `unpack` of some thousands fails
+      try('ZADD', leases, 'XX', unpack(pairs))
+      pairs = {}
+    end
   end
 end
 

@@ -1,0 +1,116 @@
+"""A file whose stream another daemon works on is left to it, and not for ever, whatever becomes of that stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+from structlog.testing import capture_logs
+from waiting import completed, until_idle
+
+from cef_trio.checkpoint import Change, Lease, Status
+from cef_trio.checkpoint.memory import Moment
+from cef_trio.lab.world import PART, World
+
+ANOTHER = Lease("another-daemon", "its-token", 1e9)
+
+
+async def held(world: World) -> str:
+    """A recording with two parts that another daemon works on."""
+    world.stream_timeout_seconds = 1e6
+    world.append(2 * PART)
+    async with world.daemon() as daemon:
+        daemon.seen()
+        await trio.sleep(3)
+    [known] = world.known()
+    assert await world.store.acquire(known.meta.stream_id, ANOTHER)
+    return known.meta.stream_id
+
+
+async def test_p7_a_recording_that_grows_under_another_daemon_is_not_looked_up_at_each_write(world: World) -> None:
+    await held(world)
+    async with world.daemon() as daemon:
+        calls: list[str] = []
+
+        async def note(operation: str, moment: Moment) -> None:
+            if moment is Moment.BEFORE:
+                calls.append(operation)
+
+        world.store.fault = note
+        with capture_logs() as logs:
+            for _ in range(3000):
+                world.append(1)
+                daemon.seen()
+                await trio.sleep(0.1)
+        world.store.fault = None
+    assert calls.count("find_by_path") == 1
+    assert calls.count("holders") < 15
+    assert not any(entry["event"] == "lease_lost" for entry in logs)
+
+
+async def test_p10_a_stream_that_fails_under_another_daemon_is_a_failed_file_here_too(world: World) -> None:
+    stream_id = await held(world)
+    async with world.daemon() as daemon:
+        daemon.seen()
+        await trio.sleep(100)
+        assert not daemon.supervisor.failed_files
+        assert not daemon.supervisor.pending_lookups
+        await world.store.transition(stream_id, ANOTHER, Status.FAILED_FINALIZATION, Change({}))
+        await world.store.release([stream_id], ANOTHER)
+        await trio.sleep(70)
+        [failed] = daemon.supervisor.failed_files
+        assert failed.size_bytes == 2 * PART
+
+
+async def test_p6_a_recording_whose_stream_redis_lost_with_the_other_daemon_is_uploaded(world: World) -> None:
+    await held(world)
+    async with world.daemon() as daemon:
+        daemon.seen()
+        daemon.closed()
+        await trio.sleep(100)
+        world.store.clear()
+        await completed(world)
+    assert world.recordings() == [world.content()]
+
+
+async def test_another_file_at_the_path_is_looked_up_at_once(world: World) -> None:
+    await held(world)
+    async with world.daemon() as daemon:
+        daemon.seen()
+        await trio.sleep(30)
+        world.append(PART + 1, "b.mp4")
+        Path(world.path("b.mp4")).rename(world.path())
+        calls: list[str] = []
+
+        async def note(operation: str, _: Moment) -> None:
+            calls.append(operation)
+
+        world.store.fault = note
+        daemon.seen()
+        await trio.sleep(2)
+        world.store.fault = None
+    assert "find_by_path" in calls
+
+
+async def test_p6_an_open_stream_that_the_index_of_leases_lacks_is_found_though_it_has_no_file(world: World) -> None:
+    stream_id = await held(world)
+    Path(world.path()).unlink()
+    async with world.daemon():
+        await trio.sleep(30)
+        world.store._lease_ends.clear()
+        await world.store.release([stream_id], ANOTHER)
+        await trio.sleep(700)
+        await until_idle(world, Status.FAILED_FILE_MISSING_ON_RESUME)
+
+
+async def test_p6_a_stream_that_was_released_before_the_clock_of_redis_was_set_back_is_found(world: World) -> None:
+    stream_id = await held(world)
+    Path(world.path()).unlink()
+    async with world.daemon():
+        await trio.sleep(300)
+        await world.store.release([stream_id], ANOTHER)
+        world.store._lease_ends[stream_id] += 3_600_000
+        real = world.store._clock
+        world.store._clock = lambda: real() - 200
+        await trio.sleep(30)
+        await until_idle(world, Status.FAILED_FILE_MISSING_ON_RESUME)
