@@ -259,11 +259,8 @@ async def test_p6_streams_whose_set_was_evicted_are_put_back_and_those_without_a
     async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         await complete(store, "c1", completed_at_utc=later(1))
         await store.create(meta("failed", status=Status.FAILED_ABORTED), OURS)
-        for stream_id, status in (
-            ("open", Status.ACTIVE),
-            ("finishing", Status.S3_COMPLETED),
-            ("ended", Status.ACTIVE),
-        ):
+        statuses = {"open": Status.RETRYING, "done": Status.S3_COMPLETED, "held": Status.ACTIVE}
+        for stream_id, status in statuses.items():
             await store.create(meta(stream_id, status=status), OURS)
         await store.release(["open", "done"], OURS)
         before = {key: raw.smembers(key) for key in keys.homes[:4]}
