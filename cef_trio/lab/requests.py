@@ -2,10 +2,9 @@
 
 A daemon in a world without faults uploads two recordings; another one runs as long with the first one only, and its
 calls (start, the first listing) are subtracted. What is left is the second recording's, without the calls of
-:data:`PERIODIC`, whose number depends on when a round of a periodic task begins. The counts
-depend on the number of parts, not on bytes, so all sizes are divided by :data:`SCALE`: a part of 10 MiB is one of 1,024
-bytes, and ten gibibytes are one mebibyte. The part plan, the doubling of its sizes and everything else is the daemon's
-own code.
+:data:`PERIODIC`, whose number depends on when a round of a periodic task begins. The counts depend on the number of
+parts, not on bytes, so all sizes are divided by :data:`SCALE`: a part of 10 MiB is one of 1,024 bytes, and ten
+gibibytes are one mebibyte. The part plan, the doubling of its sizes and everything else is the daemon's own code.
 
 A call to Redis is one round trip: a script or a pipeline. A recording that is written while it is uploaded costs the
 same.
