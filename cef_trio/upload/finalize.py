@@ -156,13 +156,14 @@ async def _send_changed_parts(
         return True
 
 
-async def finish(services: Services, upload: StreamUpload, path: str) -> None:
+async def finish(services: Services, upload: StreamUpload, path: str | None) -> None:
     """Probe the recording, write its metadata beside the object, and complete the stream.
 
+    ``path`` is ``None`` if its file is gone or replaced: another file's duration would be wrong.
     Every step is safe to repeat: a stream that stops here stays ``s3_completed`` and is finished by the next start.
     """
     await upload.abort_orphans()
-    media = await _probe(services, path)
+    media = await _probe(services, path) if path is not None else None
     meta, now = upload.meta, services.utc_now()
     size_bytes = meta.verified_size_bytes or 0
     parts = [record for _, record in upload.plan.pair(size_bytes, upload.parts) if record is not None]

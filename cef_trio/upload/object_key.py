@@ -137,8 +137,9 @@ class KeyTemplate:
         )
 
 
-MAX_METADATA_BYTES: Final = 16 << 20
-"""Larger than any metadata JSON: 10,000 parts of some 150 bytes are 1.5 MB."""
+MAX_METADATA_BYTES: Final = 4 << 20
+"""Larger than any metadata JSON: 10,000 parts of some 280 bytes are 2.8 MB. A document of other content costs up to 30
+times its size in memory, and blocks the daemon while it is read, so the limit is not larger."""
 
 
 def metadata_key(object_key: str) -> str:

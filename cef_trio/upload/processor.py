@@ -537,9 +537,32 @@ class StreamProcessor:
             if self.file_state.value.draining:
                 return await self._park()
 
+    async def _finish_without_file(self) -> bool:
+        """Complete the stream if its file is gone or replaced, but its object was stored; return whether it was."""
+        checkpoint = await self._services.store.load(self.stream_id) if self.stream_id is not None else None
+        if checkpoint is None:
+            return False
+        if checkpoint.meta.status is Status.COMPLETED:
+            return True  # repeated, as the reply was lost
+        # From Redis: in memory there may be parts of later bytes, whose record failed, beside what was verified.
+        self.upload = StreamUpload(self._services, checkpoint)
+        if not await recovery.is_stored(self._services, self.upload):
+            return False
+        async with self._services.stream_slots:
+            await finish(self._services, self.upload, None)
+        return True
+
     async def _fail(self, error: BaseException) -> Outcome:
         """Record that the stream failed. Safe to repeat; the error is logged once, before anything can fail."""
         reason = reason_of_error(error)
+        if reason in _MISPLACED:
+            try:
+                if await self._finish_without_file():
+                    return Outcome.COMPLETED
+            except CefMp4ProcessorError as refused:
+                if not ends_stream(refused):
+                    raise
+                error, reason = refused, reason_of_error(refused)
         if self._logged_error is not error:
             self._logged_error = error
             log.error("stream_failed", reason=reason.value, error=str(error), exc_info=error)

@@ -443,6 +443,17 @@ async def _was_completed(services: Services, upload: StreamUpload) -> bool:
     return True
 
 
+async def is_stored(services: Services, upload: StreamUpload) -> bool:
+    """Return whether the verified object of a stream whose file is gone or replaced is in S3; record it.
+
+    Raises:
+        S3OperationError: S3 is unavailable.
+    """
+    if upload.meta.object_etag is not None:
+        return True
+    return not bucket_change.bucket_changed(services, upload.meta) and await _was_completed(services, upload)
+
+
 async def upload_lost(services: Services, upload: StreamUpload) -> None:
     """Start the stream over after S3 lost its upload.
 

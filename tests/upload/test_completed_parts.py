@@ -18,8 +18,9 @@ from cef_trio.media.metadata import metadata_json
 from cef_trio.s3.checksums import combine_crc64nvme, crc64nvme
 from cef_trio.s3.config import ChecksumMode
 from cef_trio.s3_endpoint import Fault, Kind
-from cef_trio.upload.object_key import metadata_key
+from cef_trio.upload.object_key import MAX_METADATA_BYTES, metadata_key
 from cef_trio.upload.object_match import parts_of_object, read_metadata
+from cef_trio.upload.part_plan import MAX_PARTS
 
 
 async def uploaded(world: World, size_bytes: int = 4 * PART) -> Checkpoint:
@@ -163,3 +164,13 @@ async def test_p1_a_metadata_json_that_was_forged_proves_no_copy(world: World, c
     await again(world)
     assert world.content() in world.recordings()
     assert len(world.recordings()) == 2
+
+
+async def test_p7_the_longest_metadata_json_is_within_the_limit_of_what_is_read(world: World) -> None:
+    checkpoint = await uploaded(world)
+    meta, part = checkpoint.meta, checkpoint.parts[1]
+    longest = replace(part, size_bytes=5 << 30, etag="f" * 32, crc64nvme=2**64 - 1, checksum="x" * 44)
+    parts = [replace(longest, part_number=number) for number in range(1, MAX_PARTS + 1)]
+    meta = replace(meta, original_path="/" + os.fsdecode(b"\xff" * 4095))
+    document = metadata_json(meta, parts, None, processed_at_utc=meta.started_at_utc)
+    assert len(document) < 0.75 * MAX_METADATA_BYTES

@@ -133,6 +133,23 @@ async def test_p5_an_unrecorded_object_of_a_deleted_file_completes_its_stream(wo
     assert metadata_key(checkpoint.meta.s3_key_prefix) in world.objects()
 
 
+async def test_p6_an_unrecorded_object_of_a_replaced_file_completes_its_stream_without_the_others_media(
+    world: World,
+) -> None:
+    world.append(SIZE)
+    await killed_before_record(world)
+    (stream_id,) = world.store.snapshot().streams
+    world.append(PART // 2, "new")
+    Path(world.path("new")).replace(world.path())
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: len(world.recordings()) == 2, 600)
+        await completed(world)
+    meta = world.store.snapshot().streams[stream_id].meta
+    assert meta.duration_seconds is None
+    assert metadata_key(meta.s3_key_prefix) in world.objects()
+
+
 async def test_p2_a_put_that_never_arrived_is_sent_by_the_next_daemon(world: World) -> None:
     world.append(SIZE)
     async with world.killed_daemon() as daemon:

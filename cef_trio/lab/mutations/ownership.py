@@ -70,6 +70,7 @@ def _every_folder_is_own(stack: ExitStack) -> None:
         return True
 
     replace_in(stack, services, "is_below", always)
+    replace_in(stack, services.Services, "watched", "")  # the folder by which the store selects records
 
 
 @mutation("unchecked: host of a stream", "two-hosts", "P9", fault=None, kind="P9")

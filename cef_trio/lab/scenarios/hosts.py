@@ -227,11 +227,19 @@ async def _foreign_stream(context: ScenarioContext) -> None:
     await trio.sleep(1)
     context.close()
     await context.completes(within=60)
-    snapshot = world.store.snapshot()
-    streams = dict(snapshot.streams)
-    if streams.pop(theirs.stream_id).meta != theirs:
+    held = world.store.snapshot()
+    if held.streams[theirs.stream_id].meta != theirs:
         context.violations.append("P9: a stream of another folder was changed")
-    world.store.restore(replace(snapshot, streams=streams))
+    # With its index entries, or the end of the run would ask for its completion.
+    world.store.restore(
+        replace(
+            held,
+            streams={key: stream for key, stream in held.streams.items() if key != theirs.stream_id},
+            by_path={path: key for path, key in held.by_path.items() if key != theirs.stream_id},
+            history={key: ended for key, ended in held.history.items() if key != theirs.stream_id},
+            lease_ends={key: end for key, end in held.lease_ends.items() if key != theirs.stream_id},
+        )
+    )
 
 
 async def _foreign_uploads(context: ScenarioContext) -> None:
