@@ -286,7 +286,8 @@ class StreamHistory(Protocol):
     async def mend_history(self) -> int:
         """Bring the indexes into line with the sets, if their sizes differ; return how many streams were looked at.
 
-        They differ after an upgrade, or if a key was deleted. May take minutes for millions of streams.
+        They differ after an upgrade, or if a key was deleted or evicted. A stream that is in no set goes back into that
+        of its status. May take minutes for millions of streams.
         """
         ...
 

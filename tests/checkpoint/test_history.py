@@ -252,6 +252,30 @@ async def test_indexes_that_an_earlier_version_did_not_keep_are_made_whole(valke
 
 
 @pytest.mark.real
+async def test_p6_streams_whose_set_was_evicted_are_put_back_and_those_without_a_record_leave_the_indexes(
+    valkey: ValkeyServer, raw: Any
+) -> None:
+    keys = Keys()
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
+        await complete(store, "c1", completed_at_utc=later(1))
+        await store.create(meta("failed", status=Status.FAILED_ABORTED), OURS)
+        statuses = {"open": Status.RETRYING, "done": Status.S3_COMPLETED, "held": Status.ACTIVE}
+        for stream_id, status in statuses.items():
+            await store.create(meta(stream_id, status=status), OURS)
+        await store.release(["open", "done"], OURS)
+        before = {key: raw.smembers(key) for key in keys.homes[:4]}
+        raw.zadd(keys.leases, {"no-record": 1})
+        raw.zadd(keys.history(History.FAILED), {"no-record": 1})
+        raw.delete(*keys.homes[:4])
+        await store.expired(0)
+        assert await free(store) >= {"open", "done"}
+        await store.mend_history()
+        assert {key: raw.smembers(key) for key in keys.homes[:4]} == before
+        assert raw.zscore(keys.leases, "no-record") is raw.zscore(keys.history(History.FAILED), "no-record") is None
+        assert (await store.count_ended())[History.COMPLETED] == 1
+
+
+@pytest.mark.real
 async def test_an_index_of_a_wrong_type_stops_no_stream(valkey: ValkeyServer, raw: Any) -> None:
     keys = Keys()
     async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:

@@ -371,9 +371,14 @@ class RedisCheckpointStore(StreamWrites):
     def _mend_some(self, client: Client, *, command: str, key: str, cursor: int) -> tuple[int | None, int]:
         """Index some members of a set or index; return the next cursor, ``None`` at the end, and their number."""
         following, members = self._scan_some(client, command, key, cursor=cursor, count=_BATCH)
-        for batch in _batches(members):
-            run_script(client, scripts.INDEX, [*self.keys.homes, *map(self.keys.meta, batch)], batch)
+        self._settle(client, members)
         return following or None, len(members)
+
+    def _settle(self, client: Client, stream_ids: Iterable[str]) -> None:
+        """Have streams in their sets and indexes, and in no other."""
+        for batch in _batches(stream_ids):
+            keys = [*self.keys.homes, *map(self.keys.meta, batch)]
+            run_script(client, scripts.INDEX, keys, [*arguments.statuses_by_set(), *batch])
 
     # ---- leases ----------------------------------------------------------------------------------------------------
 
@@ -423,7 +428,7 @@ class RedisCheckpointStore(StreamWrites):
             expired, reports = by_script.get(scripts.EXPIRED), by_script.get(scripts.REPORT)
             return BeatReply(
                 lost=frozenset(lost) if renewed else None,
-                expired=self._expired(expired) if isinstance(expired, list) else None,
+                expired=self._expired(client, expired) if isinstance(expired, list) else None,
                 reports=self._stored_reports(reports) if isinstance(reports, list) else None,
             )
 
@@ -437,8 +442,9 @@ class RedisCheckpointStore(StreamWrites):
         opened = [self.keys.set(StreamSet.ACTIVE), self.keys.set(StreamSet.PENDING_COMPLETION)]
         return scripts.EXPIRED, [self.keys.leases, *opened], [since_ms]
 
-    def _expired(self, reply: Sequence[Any]) -> Expired:
-        _, at_ms, ids = reply
+    def _expired(self, client: Client, reply: Sequence[Any]) -> Expired:
+        _, at_ms, ids, strays = reply
+        self._settle(client, map(_text, strays))
         key, is_odd = self.keys.leases, isinstance(ids, bytes)
         self.unreadable.note(key, f"{key} is of a wrong type" if is_odd else None)
         return Expired(frozenset(() if is_odd else (raw.decode(errors="replace") for raw in ids)), int(at_ms))
@@ -456,7 +462,7 @@ class RedisCheckpointStore(StreamWrites):
     async def expired(self, since_ms: int) -> Expired:
         """See :meth:`LeaseStore.expired`."""
         return await self._redis.call(
-            "expired", lambda client: self._expired(run_script(client, *self._question(since_ms)))
+            "expired", lambda client: self._expired(client, run_script(client, *self._question(since_ms)))
         )
 
     async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:

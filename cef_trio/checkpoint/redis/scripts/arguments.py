@@ -33,6 +33,12 @@ def words(statuses: Iterable[Status]) -> str:
     return f" {' '.join(sorted(statuses))} "
 
 
+def statuses_by_set() -> Iterator[str]:
+    """Return the statuses of the streams of each set whose set is lost, in the order of ``SETS``."""
+    for stream_set in SETS:
+        yield words(status for status in Status if rules.default_set(status) is stream_set)
+
+
 def of_parts(parts: Iterable[PartRecord]) -> Iterator[Argument]:
     """Return the number of parts, their numbers and values."""
     return _of_pairs({part.part_number: codec.encode_part(part) for part in parts})

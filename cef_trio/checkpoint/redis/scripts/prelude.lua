@@ -53,6 +53,18 @@ local function home_of(id, at)
   return 0
 end
 
+-- Return the set where the record of a stream that is in none belongs by its status; 0 if there is no record, or one of
+-- a newer version. `lists` are the statuses of each set, as ``among`` expects.
+local function home_by_status(meta_key, lists)
+  local status, schema = unpack(try('HMGET', meta_key, 'status', 'schema') or {})
+  for i = 1, status and not newer_schema(schema) and 4 or 0 do
+    if among(status, lists[i]) then
+      return i
+    end
+  end
+  return 0
+end
+
 if redis.replicate_commands then
   redis.replicate_commands() -- before Redis 5 no script may write after TIME
 end
