@@ -62,7 +62,7 @@ from cef_trio.daemon.start_checks import (
 from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
 from cef_trio.daemon.wiring import open_services
 from cef_trio.exit_codes import ExitCode
-from cef_trio.observability import Redactor, lost_lines
+from cef_trio.observability import Redactor, Waiting, lost_lines
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
 from cef_trio.upload import IdleChecker, Services, StreamSupervisor, abort_orphan_uploads
@@ -304,11 +304,11 @@ async def _run_intake(
     services = tasks.services
     try:
         await check_reachable(services, create_bucket=settings.s3_create_bucket)
-        await _enter_namespace(tasks, partial(_report_wait, notifier, status))
+        await _enter_namespace(tasks, partial(_report_wait, tasks, notifier, status))
     except RefusedAtStartError as error:
         log.error("refused_at_start", error=str(error))  # noqa: TRY400 - operator error: no traceback
         return ExitCode.REFUSED
-    status.waits_for = ""
+    status.waits_for, tasks.risks.not_started = "", None
     folder, matches = os.fspath(settings.watch_dir), matcher(settings.watch_patterns)
     reader = ThreadedReader(matches, services.mounts)
     watcher = Watcher(folder, matches, tasks.supervisor, rescan_seconds=settings.rescan_seconds, reader=reader)
@@ -326,9 +326,11 @@ async def _run_intake(
     return ExitCode.DONE
 
 
-def _report_wait(notifier: ServiceNotifier, status: DaemonSource, text: str) -> None:
+def _report_wait(tasks: IntakeTasks, notifier: ServiceNotifier, status: DaemonSource, text: str) -> None:
     notifier.status(text)
+    before = tasks.risks.not_started
     status.waits_for = text
+    tasks.risks.not_started = Waiting(before.since if before is not None else trio.current_time(), why=text)
 
 
 async def _enter_namespace(tasks: IntakeTasks, report: Callable[[str], object]) -> None:

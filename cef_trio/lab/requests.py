@@ -1,13 +1,13 @@
 """Count what one recording costs: requests to S3 and calls to Redis, by operation.
 
 A daemon in a world without faults uploads two recordings; another one runs as long with the first one only, and its
-calls (start, the first listing, periodic tasks) are subtracted. What is left is the second recording's. The counts
-depend on the number of parts, not on bytes, so all sizes are divided by :data:`SCALE`: a part of 10 MiB is one of 1,024
-bytes, and ten gibibytes are one mebibyte. The part plan, the doubling of its sizes and everything else is the daemon's
-own code.
+calls (start, the first listing) are subtracted. What is left is the second recording's, without the calls of
+:data:`PERIODIC`, whose number depends on when a round of a periodic task begins. The counts depend on the number of
+parts, not on bytes, so all sizes are divided by :data:`SCALE`: a part of 10 MiB is one of 1,024 bytes, and ten
+gibibytes are one mebibyte. The part plan, the doubling of its sizes and everything else is the daemon's own code.
 
 A call to Redis is one round trip: a script or a pipeline. A recording that is written while it is uploaded costs the
-same requests to S3, and to Redis its share of the daemon's periodic rounds.
+same.
 """
 
 from __future__ import annotations
@@ -31,8 +31,24 @@ PART_BYTES: Final = 10 * MIB
 """The part size, the default of ``CHUNK_SIZE_BYTES``."""
 SIZES: Final = {"1 MiB": MIB, "100 MiB": 100 * MIB, "10 GiB": 10 * GIB}
 SCALE: Final = PART_BYTES // 1024
+PERIODIC: Final = frozenset(
+    {
+        "beat",
+        "count",
+        "ended",
+        "expired",
+        "holders",
+        "is_persistent",
+        "load_metas",
+        "members",
+        "mend_history",
+        "renew",
+        "report",
+    }
+)
+"""Calls to Redis that only the daemon's start and its periodic tasks make, for all its recordings at once."""
 _SECONDS: Final = 58.0
-"""How long a daemon runs. No period of a task divides it: a round at the end would be in one of two runs only."""
+"""How long a daemon runs: its second listing of open uploads, after one minute, is in none of the two runs."""
 _SETTLE_SECONDS: Final = 5.0
 _PIECES: Final = 128
 _FIRST: Final = "first.mp4"
@@ -47,6 +63,9 @@ class Requests:
 
     s3: Counter[str]
     redis: Counter[str]
+    """Without the calls of :data:`PERIODIC`."""
+    more_rounds: Counter[str]
+    """Calls of :data:`PERIODIC`: how many more the daemon made than the one without the recording."""
 
 
 def requests_of(size_bytes: int, *, grows: bool = False) -> Requests:
@@ -57,11 +76,14 @@ def requests_of(size_bytes: int, *, grows: bool = False) -> Requests:
     """
     calls = _calls(size_bytes, grows=grows)
     calls.subtract(_calls(0, grows=grows))
-    found = {call: count for call, count in calls.items() if count > 0}
-    return Requests(
-        Counter({call.removeprefix(_S3): count for call, count in found.items() if call.startswith(_S3)}),
-        Counter({call.removeprefix(_REDIS): count for call, count in found.items() if call.startswith(_REDIS)}),
-    )
+    found = Counter({call: count for call, count in calls.items() if count > 0})
+    redis = _below(found, _REDIS)
+    rounds = Counter({name: count for name, count in redis.items() if name in PERIODIC})
+    return Requests(_below(found, _S3), redis - rounds, rounds)
+
+
+def _below(calls: Counter[str], prefix: str) -> Counter[str]:
+    return Counter({call.removeprefix(prefix): count for call, count in calls.items() if call.startswith(prefix)})
 
 
 def _calls(size_bytes: int, *, grows: bool) -> Counter[str]:

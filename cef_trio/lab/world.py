@@ -175,7 +175,6 @@ class World:
         file_system: FileSystem | None = None,
         owner: Owner | None = None,
     ) -> None:
-        self.folder = folder
         self._kernel: Kernel | None = None
         if base is not None:
             self._kernel = Kernel(base, lambda: int(self.utc_now().timestamp() * 1e9))
@@ -247,6 +246,11 @@ class World:
     def utc_now(self) -> datetime:
         """Return the time of day in this world."""
         return utc_now()
+
+    @property
+    def folder(self) -> Path:
+        """The real path of the watch folder of :attr:`host`."""
+        return self.host.folder
 
     @property
     def has_kernel(self) -> bool:

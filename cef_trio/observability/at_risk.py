@@ -37,6 +37,7 @@ class Reason(StrEnum):
     RECORD_NEWER = "record_newer"
     FOLDER_UNREADABLE = "folder_unreadable"
     FOLDER_LOST = "folder_lost"
+    NOT_STARTED = "not_started"
 
 
 SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
@@ -52,6 +53,7 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.RECORD_NEWER: "records in Redis are of a newer version, and no daemon works on them: upgrade this one",
         Reason.FOLDER_UNREADABLE: "folders cannot be read, so recordings in them are not seen",
         Reason.FOLDER_LOST: "the watch folder cannot be read, so recordings are not seen",
+        Reason.NOT_STARTED: "the daemon waits before it begins, so recordings are not seen",
     }
 )
 """No file names, since ``/readyz`` is public."""
@@ -99,6 +101,8 @@ class Facts:
     newer_records: tuple[Waiting, ...] = ()
     unreadable_folders: tuple[Waiting, ...] = ()
     folder_lost: Waiting | None = None
+    not_started: Waiting | None = None
+    """Of a start that waits for the owner's name, or for streams of an earlier version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,8 @@ def find_risks(facts: Facts, now: float) -> tuple[Risk, ...]:
     found[Reason.FOLDER_UNREADABLE] += _overdue(facts.unreadable_folders, now)
     if facts.folder_lost is not None:
         found[Reason.FOLDER_LOST] += _overdue([facts.folder_lost], now)
+    if facts.not_started is not None:
+        found[Reason.NOT_STARTED] += _overdue([facts.not_started], now)
     return tuple(_risk(reason, waiting) for reason, waiting in found.items() if waiting)
 
 

@@ -47,6 +47,8 @@ class RiskObserver:
     redact: Callable[[str], str] = str
     """Removes secrets from texts of S3, Redis and the file system."""
     watcher: WatchedFolder | None = None
+    not_started: Waiting | None = None
+    """What the start waits for, other than Redis and S3; ``since`` by ``trio.current_time()``."""
 
     def __call__(self) -> tuple[Risk, ...]:
         """Return the current risks; none during a shutdown."""
@@ -93,6 +95,7 @@ class RiskObserver:
                 if PurePath(folder).name not in _IGNORED_FOLDERS and not any(is_on(folder, point) for point in hung)
             ),
             folder_lost=self._folder_lost(now),
+            not_started=self.not_started,
         )
 
     def _outages(self) -> Mapping[Reason, Waiting]:

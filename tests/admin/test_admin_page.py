@@ -29,7 +29,7 @@ HOSTILE = [
     "line\nbreak\u2028\u202egnp.mp4",
     "__proto__",
 ]
-PHASE = "document.getElementById('phase').textContent"
+PHASE = "document.getElementById('phase')?.textContent"  # none while the page is loading
 SAID = "document.getElementById('summary').textContent"
 ROWS = "[...document.querySelectorAll('#streams tr')]"
 

@@ -41,6 +41,9 @@ def test_a_mutation_is_detected(name: str) -> None:
     finding = check_mutation(name, enough=2)
     assert finding.found
     assert set(finding.broken) & set((MUTATIONS | VARIANTS)[name].breaks)
+    assert finding.example is not None
+    # A TypeError is not the mutation's effect: it replaces a function whose parameters are others by now.
+    assert "TypeError(" not in " ".join(run_plan(finding.example).violations)
 
 
 @pytest.mark.parametrize("name", CHECKS)

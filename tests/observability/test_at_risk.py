@@ -42,6 +42,7 @@ def test_p10_a_minute_is_given_to_everything(seconds: float) -> None:
         newer_records=(waiting,),
         unreadable_folders=(waiting,),
         folder_lost=waiting,
+        not_started=waiting,
     )
     assert find_risks(facts, NOW) == ()
 
@@ -109,6 +110,12 @@ def test_p10_s3_may_take_its_time_to_put_a_large_object_together() -> None:
 def test_p10_a_folder_that_is_lost_is_a_risk() -> None:
     [risk] = find_risks(replace(WELL, folder_lost=Waiting(NOW - 61, why="stale file handle")), NOW)
     assert (risk.reason, risk.why) == (Reason.FOLDER_LOST, f"{SENTENCES[Reason.FOLDER_LOST]}: stale file handle")
+
+
+def test_p10_a_start_that_waits_for_the_owners_name_is_at_risk() -> None:
+    [risk] = find_risks(replace(WELL, not_started=Waiting(NOW - 61, why="waiting for the owner's name")), NOW)
+    assert (risk.reason, risk.since) == (Reason.NOT_STARTED, NOW - 61)
+    assert risk.why.endswith("recordings are not seen: waiting for the owner's name")
 
 
 def fleet_of(texts: dict[str, str]) -> Fleet:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from security.hostile import MARK, NAMES
 from servers.chromium import PROGRAM, chromium
-from servers.daemon import DaemonProcess, daemon, settings_for
+from servers.daemon import OWNER, DaemonProcess, daemon, settings_for
 from servers.store import Store
 from servers.valkey import ValkeyServer
 from waiting import wait_until
@@ -132,9 +132,9 @@ def assert_objects_are_whole(embedded: Store, watch_dir: Path) -> None:
     keys = embedded.recordings()
     assert len(keys) == len(NAMES)
     for key in keys:
-        prefix, _, text = key.split("/")
+        prefix, owner, _, text = key.split("/")
         name = by_text.pop(text)
-        assert prefix == "streams"
+        assert (prefix, owner) == ("streams", OWNER)
         answer = embedded.client.get_object(Bucket="recordings", Key=key)
         assert answer["Body"].read() == os.fsencode(name)
         assert set(answer["Metadata"]) == {"cef-stream-id"}

@@ -42,6 +42,8 @@ FORMS = {
     for form in (value, quote(value, safe=""), quote(value), escape(value), repr(value)[1:-1], json.dumps(value)[1:-1])
 }
 MARK = "DISTINCT"
+LARGE = 6 * 1024 * 1024
+"""More than one part: a smaller recording is sent in one PutObject, in which the faults below would not strike."""
 
 pytestmark = pytest.mark.real
 
@@ -94,11 +96,11 @@ def test_no_secret_is_shown_while_everything_fails(s3: Endpoint, watch_dir: Path
         with daemon(settings) as process:
             port = process.wait_for("admin_server_started")["port"]
             arm(s3, {"kind": "error", "operation": "UploadPart", "code": "AccessDenied", "times": None})
-            (watch_dir / "denied.mp4").write_bytes(b"x" * 1000)
+            (watch_dir / "denied.mp4").write_bytes(b"x" * LARGE)
             process.wait_for("stream_failed")
             disarm_all(s3)
             arm(s3, {"kind": "reset", "operation": "UploadPart", "times": 3})
-            (watch_dir / "reset.mp4").write_bytes(b"x" * 1000)
+            (watch_dir / "reset.mp4").write_bytes(b"x" * LARGE)
             process.wait_for("stream_completed")
             disarm_all(s3)
             pages = "".join(fetched(port, path) for path in ("/", "/metrics", "/healthz", "/readyz"))

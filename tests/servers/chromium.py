@@ -56,6 +56,8 @@ class Tab:
         for domain in ("Log", "Runtime", "Page", "Accessibility"):
             await self.call(f"{domain}.enable")
         await self.call("Page.navigate", url=url)
+        # It answers before the page is parsed: its elements may not exist yet.
+        await self.until("location.href !== 'about:blank' && document.readyState !== 'loading'")
 
     async def evaluate(self, expression: str) -> Any:
         answer = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)

@@ -49,13 +49,17 @@ class Scene:
             yield store
 
     def sent_bytes(self, file_name: str = "") -> int:
-        """Return the bytes that S3 received as parts of recordings of that name, or of all, repetitions counted."""
+        """Return the bytes that S3 received of recordings of that name, or of all, repetitions counted.
+
+        As parts, or in the one PutObject of a small recording.
+        """
         log = call_log(self.endpoint)
         return sum(
             entry["size_bytes"]
             for entry in log["journal"]
             if entry["bucket"] == self.endpoint.bucket
-            and entry["operation"] == "UploadPart"
+            and entry["operation"] in {"UploadPart", "PutObject"}
+            and not entry["key"].endswith(".metadata.json")
             and entry["key"].endswith(f"/{file_name}" if file_name else "")
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -12,6 +14,7 @@ from waiting import completed
 
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.redis.keys import Keys
+from cef_trio.daemon.main import _report_wait
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.world import PART, World, WorldDaemon
 from cef_trio.observability.at_risk import Reason, Risk
@@ -220,6 +223,18 @@ async def test_p10_a_missing_watch_folder_is_reported(world: World) -> None:
         assert risks() == ()
         await trio.sleep(200)  # a scan that does not end
         assert reasons(risks()) == {Reason.FOLDER_LOST}
+
+
+async def test_p10_a_start_that_waits_is_reported_since_it_began_to_wait(world: World) -> None:
+    async with world.daemon() as daemon:
+        risks = observer(daemon)
+        start: Any = SimpleNamespace(risks=risks, status=lambda _text: None, waits_for="")
+        for _ in range(3):
+            _report_wait(start, start, start, "moved 5 of 7 streams")
+            assert risks() == ()
+            await trio.sleep(25)
+        assert reasons(risks()) == {Reason.NOT_STARTED}
+        assert start.waits_for == "moved 5 of 7 streams"
 
 
 async def test_p10_holes_of_a_preallocated_file_are_no_lag_and_bytes_that_do_not_move_are_reported(

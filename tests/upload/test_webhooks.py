@@ -221,11 +221,13 @@ async def test_a_delivery_that_the_receiver_rejects_delays_no_other(
 
 async def test_webhooks_of_another_daemons_streams_are_not_delivered(world: World, tmp_path: Path) -> None:
     await record_one(world)
-    world.folder = tmp_path / "another"
-    world.folder.mkdir()
+    another = tmp_path / "another"
+    another.mkdir()
+    world.host = replace(world.host, folder=another, seen_as=another)
     async with world.daemon():
         await trio.sleep(HOUR)
     assert statuses(world) == [0]
+    assert len(world.pending_webhooks) == 1
 
 
 async def test_two_daemons_on_one_folder_deliver_once(world: World) -> None:

@@ -23,8 +23,8 @@ def _unreadable_record_fails_batch(stack: ExitStack) -> None:
     """One unreadable record fails the whole batch."""
     known = MemoryCheckpointStore._read_metas  # noqa: SLF001 - a mutation replaces private functions
 
-    def all_or_none(self: MemoryCheckpointStore, stream_ids: Any) -> Records:
-        records = known(self, stream_ids)
+    def all_or_none(self: MemoryCheckpointStore, stream_ids: Any, *, below: str = "") -> Records:
+        records = known(self, stream_ids, below=below)
         for why in records.unreadable.values():
             raise RedisOperationError("load_metas", why)
         return records
@@ -53,8 +53,8 @@ def _newer_record_counts_as_lost(stack: ExitStack) -> None:
     """A record of a newer version counts as lost, so that its file is a new recording."""
     known = MemoryCheckpointStore._read_metas  # noqa: SLF001
 
-    def without_newer(self: MemoryCheckpointStore, stream_ids: Any) -> Records:
-        records = known(self, stream_ids)
+    def without_newer(self: MemoryCheckpointStore, stream_ids: Any, *, below: str = "") -> Records:
+        records = known(self, stream_ids, below=below)
         for path in [path for path, stream_id in self._by_path.items() if stream_id in records.newer]:
             del self._by_path[path]
         return Records(records.readable)

@@ -16,6 +16,7 @@ from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios.model import Scenario
 from cef_trio.lab.scenarios.streams import interrupted_recording, recording_continues
 from cef_trio.lab.world import AUTO_PART_SIZE, OTHER_BUCKET, PART
+from cef_trio.s3_endpoint import Fault, Kind, Moment
 
 
 async def _same_names(context: ScenarioContext) -> None:
@@ -242,15 +243,19 @@ async def _foreign_stream(context: ScenarioContext) -> None:
 
 
 async def _foreign_uploads(context: ScenarioContext) -> None:
-    """Another program and another daemon upload to the same bucket."""
+    """Another program and another daemon upload to the same bucket, the latter below our prefix.
+
+    Open uploads are listed after our upload, because its creation is repeated, and one minute after the start.
+    """
     world, keys = context.world, ["backup/a.mp4", f"streams/{UUID(int=2, version=4)}/b.mp4"]
     async with world.foreign_client() as s3:
         theirs = {key: (await s3.create_multipart_upload(key, metadata={})).upload_id for key in keys}
+        context.arm(Fault(Kind.RESET, "CreateMultipartUpload", Moment.REPLY))
         context.append(2 * PART + 10)
         await trio.sleep(0.5)
         context.close()
         await context.completes(within=60)
-        await trio.sleep(30)
+        await trio.sleep(70)
         left = {upload.upload_id for upload in await s3.list_multipart_uploads()}
         for key, upload_id in theirs.items():
             if upload_id not in left:

@@ -369,12 +369,17 @@ async def _replaced(context: ScenarioContext) -> None:
 
 
 async def _replaced_without_event(context: ScenarioContext) -> None:
-    """Another file replaces the recording just before its verification, without an inotify event."""
+    """Another file replaces the recording just before its verification, without an inotify event.
+
+    A third one replaces that one: a stream whose object has the bytes of the file at its path takes its identity.
+    """
     context.append(2 * PART + 10)
     await trio.sleep(0.5)
     context.close()
     await trio.sleep(0.99)
     context.replace(4 * PART, reported=False)
+    await trio.sleep(1)
+    context.replace(PART + 300)
     await trio.sleep(1)
     context.close()
     await trio.sleep(8)
