@@ -19,11 +19,12 @@ from cef_trio.lab.scenarios import EXPECTED_BROKEN, EXPLORED, SCENARIOS, streams
 PROCESSES = os.cpu_count() or 1
 WORLDS = 600
 EVERY = {
-    name: 8 if scenario in streams.SCENARIOS else 384 if scenario.fleet is not None else 96
+    name: 12 if scenario in streams.SCENARIOS else 384 if scenario.fleet is not None else 144
     for name, scenario in SCENARIOS.items()
 }
-"""The distance of the injections: 8 steps in the scenarios of one recording, 96 in the longer ones, 384 in fleets. The
-long campaign (`.ci/campaign`) injects at each step."""
+"""The distance of the injections: 12 steps in the scenarios of one recording, 144 in the longer ones, 384 in fleets.
+
+The long campaign (`.ci/campaign`) injects at each step."""
 KINDS = {
     "s3: error InternalError",
     "s3: error SlowDown",

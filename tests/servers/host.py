@@ -59,6 +59,8 @@ class Host:
         self._enter = ["nsenter", f"--target={self._holder.pid}", "--mount", *(["--net"] if has_network else [])]
 
     def close(self) -> None:
+        # A FUSE server is in the namespace itself, and ends when its file system is unmounted.
+        subprocess.run([*self._enter, "umount", "-l", self.settings["WATCH_DIR"]], check=True)
         self._holder.communicate()
 
     @contextmanager
