@@ -11,6 +11,7 @@ They need root and a kernel that knows them; a test is skipped where one of the 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import time
@@ -53,13 +54,25 @@ class Disk:
             subprocess.run(["losetup", "--detach", device], check=True)  # takes effect when it is no longer in use
 
     def unmount(self, *, busy: bool = False) -> None:
-        """Unmount it; ``busy``: even if files of it are open (``umount -l``)."""
+        """Unmount it; ``busy``: even if files of it are open (``umount -l``).
+
+        A mount namespace that another program made in the meantime (a container) keeps a copy of the mount, and so the
+        process of a FUSE file system, with what it has not written yet: the next mount would find no file.
+        """
+        if self._kind == "exfat-fuse" and not busy:
+            self._write_out()
         deadline = time.monotonic() + _UNMOUNT_SECONDS
         command: list[str | Path] = ["umount", *(["-l"] if busy else []), self.folder]
         while (done := subprocess.run(command, check=False, capture_output=True)).returncode != 0:
             assert time.monotonic() < deadline, done.stderr
             time.sleep(0.05)  # in use at this moment, by a scan
         self._mounts -= 1
+
+    def _write_out(self) -> None:
+        """Let the process of the file system write everything to the image: it does on an fsync of any file."""
+        for path in self.folder.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
     def leave(self) -> None:
         """Unmount what is still mounted."""
