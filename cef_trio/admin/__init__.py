@@ -2,7 +2,7 @@
 
 Open `app.py` for the paths; `status_page.py` for what is shown and judged; `page_source.py` for where it comes from;
 `server.py`, `connection_limits.py` and `origins.py` for connections, limits and cross-site requests;
-`page.html` for the page, `fleet.html` for that of the fleet.
+`page.html` for the page, `fleet.html` for that of the fleet; `pages.css` and `pages.js` for what both have.
 """
 
 from cef_trio.admin.page_source import DaemonSource, IntakeTask

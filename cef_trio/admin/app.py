@@ -79,9 +79,10 @@ class Response:
 def page(file: str = "page.html") -> Response:
     """Return a packaged page; its content security policy has the hashes of its style and script.
 
-    A page with an empty style has that of the status page.
+    All pages have the style of ``pages.css``, and begin their scripts with ``pages.js``.
     """
-    html = _read(file).replace(b"<style></style>", re.findall(rb"<style>.*?</style>", _read("page.html"), re.DOTALL)[0])
+    html = _read(file).replace(b"<style></style>", b"<style>\n%b</style>" % _read("pages.css"), 1)
+    html = html.replace(b"// pages.js\n", _read("pages.js"), 1)
     style, script = (
         " ".join(f"'sha256-{_hash(text)}'" for text in re.findall(rb"<%b>(.*?)</%b>" % (tag, tag), html, re.DOTALL))
         for tag in (b"style", b"script")

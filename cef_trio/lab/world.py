@@ -69,7 +69,7 @@ from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import Credentials
 from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
 from cef_trio.settings.after_upload import KEEP_RECORDING
-from cef_trio.settings.object_options import ObjectOptions
+from cef_trio.settings.object_options import DEFAULT_CONTENT_TYPE, ObjectOptions
 from cef_trio.upload.object_key import KeyTemplate, metadata_key
 from cef_trio.upload.observer import Observer
 from cef_trio.upload.ownership import Ownership
@@ -630,7 +630,7 @@ class _RecordingS3Client(S3Client):
         *,
         crc64nvme: int,
         stream_id: str,
-        content_type: str = "video/mp4",
+        content_type: str = DEFAULT_CONTENT_TYPE,
         headers: Mapping[str, str] | None = None,
     ) -> S3Object:
         stored = await super().put_recording(

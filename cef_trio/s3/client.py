@@ -353,7 +353,7 @@ class S3Client:
         *,
         crc64nvme: int,
         stream_id: str,
-        content_type: str = "video/mp4",
+        content_type: str = DEFAULT_CONTENT_TYPE,
         headers: Mapping[str, str] | None = None,
     ) -> StoredObject:
         """Store a whole recording in one request (:mod:`cef_trio.s3.recording_put`); the key has the stream's id.

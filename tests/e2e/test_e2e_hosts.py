@@ -19,6 +19,7 @@ import redis as redis_py
 from servers.daemon import NAMESPACE, settings_for
 from servers.endpoints import Endpoint
 from servers.host import Host, require_namespaces
+from servers.store import Store
 from servers.valkey import ValkeyServer
 from waiting import wait_until
 
@@ -56,17 +57,10 @@ def hosts(tmp_path: Path, valkey: ValkeyServer, endpoint: Endpoint, *, one_machi
             host.close()
 
 
-def recordings_in(endpoint: Endpoint) -> Counter[bytes]:
-    client = endpoint.client()
-    listed = client.list_objects_v2(Bucket=endpoint.bucket).get("Contents", [])
-    keys = [one["Key"] for one in listed if not one["Key"].endswith(".metadata.json")]
-    return Counter(client.get_object(Bucket=endpoint.bucket, Key=key)["Body"].read() for key in keys)
-
-
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("one_machine", [False, True], ids=["two machines", "two containers of one machine"])
 def test_p9_hosts_whose_recordings_are_called_alike_have_each_of_theirs_in_s3_once_and_a_restarted_one_finds_its_own(
-    tmp_path: Path, valkey: ValkeyServer, endpoint: Endpoint, one_machine: bool
+    tmp_path: Path, valkey: ValkeyServer, endpoint: Endpoint, embedded: Store, one_machine: bool
 ) -> None:
     with hosts(tmp_path, valkey, endpoint, one_machine=one_machine) as (one, two), ExitStack() as lives:
         contents = {host.name: [os.urandom(SIZE) for _ in range(FILES)] for host in (one, two)}
@@ -83,7 +77,7 @@ def test_p9_hosts_whose_recordings_are_called_alike_have_each_of_theirs_in_s3_on
         with redis_py.Redis.from_url(valkey.url) as raw:
             records = {key: raw.hgetall(key) for key in raw.keys(f"{NAMESPACE}stream:*:meta")}
         with two.daemon() as second:
-            wait_until(lambda: recordings_in(endpoint).total() >= 2 * FILES)
+            wait_until(lambda: embedded.contents().total() >= 2 * FILES)
             first.signal(signal.SIGTERM)
             lives.close()
             with one.daemon() as first:
@@ -91,8 +85,8 @@ def test_p9_hosts_whose_recordings_are_called_alike_have_each_of_theirs_in_s3_on
                 assert first.count("stream_started") == first.count("lease_lost") == 0, first.tail()
             assert second.count("stream_failed") == second.count("lease_lost") == 0, second.tail()
     expected = Counter(content for host in contents.values() for content in host)
-    assert recordings_in(endpoint) == expected
-    assert not endpoint.client().list_multipart_uploads(Bucket=endpoint.bucket).get("Uploads")
+    assert embedded.contents() == expected
+    assert not embedded.open_uploads()
     with redis_py.Redis.from_url(valkey.url) as raw:
         owners = Counter(raw.hget(key, "owner") for key in raw.keys(f"{NAMESPACE}stream:*:meta"))
         assert sorted(owners.values()) == [FILES, FILES]

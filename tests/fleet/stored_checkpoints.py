@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import trio
 from awscrt.checksums import crc64nvme
@@ -32,6 +32,15 @@ from cef_trio.upload.recognition import identify
 LEASE_MILLISECONDS = 500
 """What is left of the leases of the killed daemon."""
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+QUICK: Final = {
+    "close_grace_seconds": 0.2,
+    "stream_timeout_seconds": 2,
+    "stale_check_seconds": 0.3,
+    "rescan_seconds": 0.5,
+    "lease_seconds": 3,
+}
+"""Settings of a daemon that resumes stored checkpoints, by which it is done soon."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import pytest
 from servers.daemon import DaemonProcess, settings_for
 from servers.endpoints import Endpoint
 from servers.host import Host, require_namespaces
+from servers.store import Store
 from servers.valkey import ValkeyServer
 from waiting import wait_until
 
@@ -83,17 +84,8 @@ def parts(process: DaemonProcess) -> set[int]:
     return {entry["part_number"] for entry in process.events if entry["event"] == "part_uploaded"}
 
 
-def recordings_in(endpoint: Endpoint) -> Counter[bytes]:
-    client = endpoint.client()
-    listed = client.list_objects_v2(Bucket=endpoint.bucket).get("Contents", [])
-    keys = [one["Key"] for one in listed if not one["Key"].endswith(".metadata.json")]
-    found = Counter(client.get_object(Bucket=endpoint.bucket, Key=key)["Body"].read() for key in keys)
-    assert not client.list_multipart_uploads(Bucket=endpoint.bucket).get("Uploads")
-    return found
-
-
 def test_p3_on_shared_storage_another_host_takes_over_from_one_that_is_cut_off_which_stops_when_its_link_is_back(
-    settings: dict[str, str], watched: Path, recording: IO[bytes], endpoint: Endpoint
+    settings: dict[str, str], watched: Path, recording: IO[bytes], embedded: Store
 ) -> None:
     behind = Path(recording.name).parent
     with ExitStack() as hosts:
@@ -122,11 +114,12 @@ def test_p3_on_shared_storage_another_host_takes_over_from_one_that_is_cut_off_w
         assert first.count("stream_completed") == 0, first.tail()
         assert first.count("stream_started") + second.count("stream_started") == 1
         assert not parts(first) & parts(second), "a recorded part was sent again"
-    assert recordings_in(endpoint) == Counter([Path(recording.name).read_bytes()])
+    assert embedded.contents() == Counter([Path(recording.name).read_bytes()])
+    assert not embedded.open_uploads()
 
 
 def test_p2_a_host_whose_link_was_cut_for_longer_than_its_lease_goes_on_where_it_was_beside_another_with_the_same_paths(
-    settings: dict[str, str], watched: Path, endpoint: Endpoint
+    settings: dict[str, str], watched: Path, embedded: Store
 ) -> None:
     with ExitStack() as hosts:
         one, two = (
@@ -158,11 +151,12 @@ def test_p2_a_host_whose_link_was_cut_for_longer_than_its_lease_goes_on_where_it
                 contents.append((host.folder / "0.mp4").read_bytes())
                 process.signal(signal.SIGTERM)
                 assert process.wait() == 0
-    assert recordings_in(endpoint) == Counter(contents)
+    assert embedded.contents() == Counter(contents)
+    assert not embedded.open_uploads()
 
 
 def test_p2_hosts_of_a_shared_folder_that_start_together_upload_each_recording_once_and_leave_each_other_alone(
-    settings: dict[str, str], watched: Path, tmp_path: Path, endpoint: Endpoint
+    settings: dict[str, str], watched: Path, tmp_path: Path, embedded: Store
 ) -> None:
     behind = tmp_path / "behind"
     behind.mkdir()
@@ -179,4 +173,5 @@ def test_p2_hosts_of_a_shared_folder_that_start_together_upload_each_recording_o
         wait_until(lambda: sum(process.count("stream_completed") for process in processes) == len(contents))
         for process in processes:
             assert process.count("lease_lost") == process.count("stream_failed") == 0, process.tail()
-    assert recordings_in(endpoint) == Counter(contents)
+    assert embedded.contents() == Counter(contents)
+    assert not embedded.open_uploads()

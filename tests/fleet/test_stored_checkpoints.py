@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis as redis_py
 from fleet.record_checkpoints import BUCKET, FOLDER, MANIFEST, OWNER, field_names
-from fleet.stored_checkpoints import load, restore
+from fleet.stored_checkpoints import QUICK, load, restore
 from servers.command import answer, command
 from servers.daemon import daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
@@ -129,11 +129,7 @@ def test_p2_p3_stored_checkpoints_are_resumed_with_no_part_sent_twice_and_end_co
             endpoint,
             valkey.url,
             owner_name=OWNER,
-            close_grace_seconds=0.2,
-            stream_timeout_seconds=2,
-            stale_check_seconds=0.3,
-            rescan_seconds=0.5,
-            lease_seconds=3,
+            **QUICK,
             on_complete_webhook=url,
         )
         expected = {path: "completed" if meta["status"] in OPEN else meta["status"] for path, meta in metas.items()}

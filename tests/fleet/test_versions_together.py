@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis as redis_py
 from fleet.record_checkpoints import BUCKET, OWNER
-from fleet.stored_checkpoints import restore
+from fleet.stored_checkpoints import QUICK, restore
 from fleet.versions import LAST_OF_SCHEMA_1, NoHistoryError, source_of
 from servers.daemon import daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
@@ -67,11 +67,7 @@ def test_the_way_back_and_forward_again_sends_no_part_twice(
         endpoint,
         valkey.url,
         owner_name=OWNER,
-        close_grace_seconds=0.2,
-        stream_timeout_seconds=2,
-        stale_check_seconds=0.3,
-        rescan_seconds=0.5,
-        lease_seconds=3,
+        **QUICK,
     )
     with redis_py.Redis.from_url(valkey.url) as raw:
         restored = restore("schema-2.json", watch, endpoint, raw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,11 @@ class Store:
 
     def recordings(self) -> list[str]:
         return [key for key in self.keys() if not key.endswith(".metadata.json")]
+
+    def contents(self) -> Counter[bytes]:
+        """The bytes of each recording, and how many recordings have them."""
+        objects = (self.client.get_object(Bucket=self.endpoint.bucket, Key=key) for key in self.recordings())
+        return Counter(found["Body"].read() for found in objects)
 
     def open_uploads(self) -> list[str]:
         listed = self.client.list_multipart_uploads(Bucket=self.endpoint.bucket)
