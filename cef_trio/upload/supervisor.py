@@ -447,8 +447,10 @@ class StreamSupervisor:
         processes = (holder.rpartition("/")[2] for holder in holders.values())
         loads = Counter({ours: len(self._live), **dict.fromkeys(peers, 0)})
         loads.update(process for process in processes if process in peers)
-        division = divide([*waiting, *self._deferred], loads)
-        return {path: division[path] for path in waiting if division[path] != ours}
+        folder = services.rules.watch_folder
+        division = divide([path.removeprefix(folder) for path in chain(waiting, self._deferred)], loads)
+        chosen = {path: division[path.removeprefix(folder)] for path in waiting}
+        return {path: process for path, process in chosen.items() if process != ours}
 
     @staticmethod
     def _is_begun_here(unknown: _Unknown) -> bool:

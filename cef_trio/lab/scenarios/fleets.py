@@ -25,11 +25,10 @@ def _name_for(fleet: Fleet, host: str) -> str:
     """Return the name of a recording that the host's daemon is to begin, of the daemons of the shared folder."""
     processes = {one.daemon.services.lease.token: one.plan.host for one in fleet.daemons if one.daemon is not None}
     world = fleet.contexts["site"].world
-    folder = world.host.watch_folder
     names = (f"{number}.mp4" for number in range(1000) if not (world.folder / f"{number}.mp4").exists())
     if host not in processes.values():  # an explorer has ended it
         return next(names)
-    return next(name for name in names if processes[ranked(str(folder / name), processes)[0]] == host)
+    return next(name for name in names if processes[ranked(f"/{name}", processes)[0]] == host)
 
 
 async def _same_path_on_each_host(fleet: Fleet) -> None:
