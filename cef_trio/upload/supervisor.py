@@ -439,7 +439,8 @@ class StreamSupervisor:
         waiting = [path for path in paths if path in self._unknown and not self._is_begun_here(self._unknown[path])]
         if trio.current_time() < self._joined_at:
             return dict.fromkeys(waiting, "")
-        await self._read_peers()
+        if waiting:
+            await self._read_peers()
         peers = services.peers.living(trio.current_time())
         if not waiting or not peers:
             return {}
