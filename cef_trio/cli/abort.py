@@ -7,7 +7,7 @@ The order is: set ``failed_aborted`` in Redis, abort in S3, remove the upload id
 leaves an upload that Redis still names and that no daemon continues; the same command again, or ``cef-trio gc``, aborts
 it.
 
-A stream whose object is complete, and only its metadata JSON is not written, is ended in the same way: its object stays.
+A stream whose object is complete, and whose metadata JSON is not written, is ended in the same way: its object stays.
 So the streams of a host that is gone can all be ended, and its owner be retired.
 """
 

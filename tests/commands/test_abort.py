@@ -11,9 +11,9 @@ from servers.stream_records import DAEMON, a_stream, stream_id
 from store_faults import CancelledAt
 from waiting import completed
 
+from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import Checkpoint
-from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.states import ENDED, FAILED, Status, StreamSet
 from cef_trio.cli.abort import abort_stream, why_not
 from cef_trio.cli.fleet import retire
