@@ -19,12 +19,14 @@ from trio_util import AsyncBool
 from cef_trio.checkpoint import RENEWALS, Claimant, ClaimWait
 from cef_trio.checkpoint.redis import encode_time
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.resilience import Periodic, shielded
+from cef_trio.resilience import shielded
 from cef_trio.upload import Services
 
 log = structlog.get_logger(__name__)
 
 _RELEASE_SECONDS: Final = 0.5
+_LOOK: Final = 1 / 10
+"""Time between two looks at the claim of another system, or two tries to renew ours, as a share of the TTL."""
 _TODO: Final = (
     "if that is another machine, one is a clone: give it a machine-id of its own (rm /etc/machine-id; "
     "systemd-machine-id-setup), or an OWNER_NAME; if both are to share one folder, give both the same OWNER_NAME"
@@ -62,7 +64,7 @@ class ClaimKeeper:
                 logged = holder.system
                 log.error("owner_claimed_elsewhere", **self._describe(holder))
                 waiting(f"waiting for the owner's name {self._claim.name}, which another running system has")
-            await trio.sleep(self._claim.lease.ttl_seconds / 10)
+            await trio.sleep(_LOOK * self._claim.lease.ttl_seconds)
         if self._wait.holder is not None:
             log.info("owner_claimed", owner=self._claim.name)
         self._held.value = True
@@ -89,18 +91,24 @@ class ClaimKeeper:
         if self._claim is None or not self._claim.exclusive:
             return
         await self._held.wait_value(True)
+        claim, failed = self._claim, False
         try:
-            async for _ in Periodic(self._claim.lease.ttl_seconds / RENEWALS):
+            while True:
+                began = trio.current_time()
                 try:
-                    other = await self._claim.take(self._now())
+                    other = await claim.take(self._now())
                 except CefMp4ProcessorError as error:
-                    log.warning("owner_claim_not_renewed", error=str(error))
-                    continue
-                if other is not None:
-                    log.error("owner_claim_lost", **self._describe(other))
-                    self.lost = True
-                    stop()
-                    return
+                    if not failed:
+                        log.warning("owner_claim_not_renewed", error=str(error))
+                    failed = True
+                else:
+                    failed = False
+                    if other is not None:
+                        log.error("owner_claim_lost", **self._describe(other))
+                        self.lost = True
+                        stop()
+                        return
+                await trio.sleep_until(began + claim.lease.ttl_seconds * (_LOOK if failed else 1 / RENEWALS))
         finally:
             if self._services.redis_breaker.outage is None:
                 with shielded(_RELEASE_SECONDS, saving="owner's claim"), suppress(CefMp4ProcessorError):
