@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import trio
 from structlog.testing import capture_logs
 from waiting import completed, until_idle
@@ -70,6 +71,27 @@ async def test_p6_a_recording_whose_stream_redis_lost_with_the_other_daemon_is_u
         await trio.sleep(100)
         world.store.clear()
         await completed(world)
+    assert world.recordings() == [world.content()]
+
+
+@pytest.mark.parametrize("closed_at", ["before it is seen", "while it is held", "after its takeover"])
+async def test_p6_a_recording_that_was_closed_under_another_daemon_does_not_wait_for_its_time_out(
+    world: World, closed_at: str
+) -> None:
+    """The takeover asks for writers anew: where they are known, no earlier close has to be remembered."""
+    stream_id = await held(world)
+    async with world.daemon() as daemon:
+        if closed_at == "before it is seen":
+            daemon.closed()
+        daemon.seen()
+        await trio.sleep(100)
+        if closed_at == "while it is held":
+            daemon.closed()
+        await world.store.release([stream_id], ANOTHER)
+        await trio.sleep(30)
+        if closed_at == "after its takeover":
+            daemon.closed()
+        await completed(world, seconds=60)
     assert world.recordings() == [world.content()]
 
 
