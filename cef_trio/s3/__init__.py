@@ -1,7 +1,7 @@
 """The S3 client: signed requests with httpx, multipart uploads, checksums, error classification.
 
-Promise: every byte sent is verified by what S3 returns, a checksum, an MD5 or the object; a response of a proxy or an ingress never changes an upload's state;
-every response is limited in bytes, elements and seconds.
+Promise: every byte sent is verified by what S3 returns, a checksum, an MD5 or the object; a response of a proxy or an
+ingress never changes an upload's state; every response is limited in bytes, elements and seconds.
 
 Open
 
