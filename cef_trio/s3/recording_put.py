@@ -1,7 +1,8 @@
 """PutObject of a recording that is smaller than a part.
 
-- The body is sent only if its CRC64NVME is that of the verified file, and acknowledged like a part
-  (:mod:`cef_trio.s3.upload_body`). So all requests have the same bytes until the file is verified again.
+- The body is sent only if its CRC64NVME is that of the verified file. So all requests have the same bytes until the
+  file is verified again. If the response does not prove the bytes, the object is read back and compared
+  (:mod:`cef_trio.s3.upload_body`).
 - A repetition first checks with HeadObject whether an earlier attempt took effect although its response was lost: the
   object is ours, and has the size and CRC64NVME (:mod:`cef_trio.s3.expected_object`).
 - ``If-None-Match: *`` keeps a request that takes effect late from replacing a newer object of the stream. If another
@@ -56,9 +57,9 @@ class RecordingPut:
         """Whether the key has another object, which is to be replaced."""
 
     async def attempt(self) -> SentBody | StoredObject:
-        """Return the acknowledged body, or the object of an earlier attempt.
+        """Return the acknowledged body, or the object that was compared instead.
 
-        No checkpoint between the arrival of the response's headers and the return.
+        No checkpoint between the arrival of the response's headers and the return, if these prove the bytes.
 
         Raises:
             RecordingChangedError: the bytes are not the verified ones; S3 stored nothing.
@@ -80,7 +81,7 @@ class RecordingPut:
                 raise
             return await self._send_without_condition(error)
 
-    async def _send_without_condition(self, refusal: S3OperationError) -> SentBody:
+    async def _send_without_condition(self, refusal: S3OperationError) -> SentBody | StoredObject:
         try:
             sent = await self._send(self._request)
         except S3OperationError as error:
@@ -88,8 +89,8 @@ class RecordingPut:
         self._capabilities.conditions_missing(refusal)
         return sent
 
-    async def _send(self, request: S3Request) -> SentBody:
-        return await self._sender.send(request, self._source, crc64nvme=self._expected.crc64nvme)
+    async def _send(self, request: S3Request) -> SentBody | StoredObject:
+        return await self._sender.send_object(request, self._source, crc64nvme=self._expected.crc64nvme)
 
     async def _find(self) -> StoredObject | None:
         """Return the expected object if S3 has it; note whether another object has the key."""

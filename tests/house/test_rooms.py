@@ -61,6 +61,7 @@ PURE = sorted(
         "s3.config",
         "s3.errors",
         "s3.etags",
+        "s3.proof",
         "s3.model",
         "s3.signing",
         "s3.token_bucket",

@@ -20,6 +20,7 @@ from cef_trio.postprocess import disposal
 from cef_trio.s3 import complete, recording_put
 from cef_trio.s3.expected_object import ExpectedObject
 from cef_trio.s3.model import StoredObject
+from cef_trio.s3.proof import Evidence, Proof
 from cef_trio.s3.upload_body import BodyUploader, SentBody
 from cef_trio.s3.xml import CompleteResult, XmlError, parse_complete_result
 from cef_trio.upload import finalize, processor, recovery, services
@@ -52,10 +53,10 @@ def _error_in_200_ignored(stack: ExitStack) -> None:
 def _part_checksum_ignored(stack: ExitStack) -> None:
     """The checksum in S3's response is not compared with that of the sent part."""
 
-    def believed(_self: object, *_: object) -> None:
-        return None
+    def believed(_self: object, *_: object) -> Evidence:
+        return Evidence(Proof.CHECKSUM)
 
-    replace_in(stack, BodyUploader, "_mismatch", believed)
+    replace_in(stack, BodyUploader, "_evidence", believed)
 
 
 @mutation("unchecked: checksum of a stored recording", "small-damaged", "P1")
