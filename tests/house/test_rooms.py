@@ -25,6 +25,7 @@ PURE = sorted(
         "checkpoint.rules",
         "checkpoint.schema",
         "checkpoint.states",
+        "checkpoint.claim_wait",
         "checkpoint.redis.address",
         "checkpoint.redis.codec",
         "checkpoint.redis.keys",
