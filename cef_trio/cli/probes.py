@@ -19,8 +19,8 @@ from uuid import uuid4
 import httpx
 from inotify_simple import INotify, flags
 
-from cef_trio.checkpoint import FAILED, History, Lease, Status, StreamSet, ended_streams
-from cef_trio.checkpoint.redis import Claimant, LegacyPlace, RedisCheckpointStore
+from cef_trio.checkpoint import FAILED, Claimant, History, Lease, Status, StreamSet, ended_streams
+from cef_trio.checkpoint.redis import LegacyPlace, RedisCheckpointStore
 from cef_trio.cli.checks import FolderFacts, StreamFacts
 from cef_trio.cli.status_model import instance_of
 from cef_trio.daemon import boot_id, owner_of_machine

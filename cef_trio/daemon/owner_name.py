@@ -33,8 +33,8 @@ from cef_trio.settings import STAND_INS, Settings, SettingsError, is_owner_name
 
 _HEX_DIGITS: Final = 12
 _UNKNOWN: Final = (
-    "OWNER_NAME cannot be derived: this machine has no /etc/machine-id, and WATCH_DIR is on no file system with a "
-    "lasting id; set OWNER_NAME to a permanent name, or mount the host's /etc/machine-id"
+    "OWNER_NAME cannot be derived: this machine has no /etc/machine-id that lasts, and WATCH_DIR is on no file system "
+    "with a lasting id; set OWNER_NAME to a permanent name, or mount the host's /etc/machine-id"
 )
 
 _NO_RESPONSE: Final = (

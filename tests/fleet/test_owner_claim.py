@@ -18,8 +18,8 @@ from servers.endpoints import Endpoint
 from servers.valkey import ValkeyServer
 from waiting import wait_until
 
-from cef_trio.checkpoint.model import Lease
-from cef_trio.checkpoint.redis.owner_claim import Claimant, OwnerClaim
+from cef_trio.checkpoint import Claimant, Lease
+from cef_trio.checkpoint.redis.owner_claim import OwnerClaim
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.cli.checks import Severity, judge_claimant
 
@@ -162,14 +162,22 @@ def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, 
                 assert third.stop() == 0
 
 
-@pytest.mark.parametrize("arguments", [["run"], ["status"]])
-def test_without_any_identity_the_start_is_refused_with_one_line(tmp_path: Path, arguments: list[str]) -> None:
+@pytest.mark.parametrize(("arguments", "transient"), [(["run"], False), (["status"], False), (["run"], True)])
+def test_without_any_identity_the_start_is_refused_with_one_line(
+    tmp_path: Path, arguments: list[str], transient: bool
+) -> None:
+    """``transient``: there is a machine-id of this boot only, mounted as systemd does."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("mount namespaces need root and unshare(1)")
     watched = tmp_path / "recordings"
     watched.mkdir()
     ids = [file for file in ("/etc/machine-id", "/var/lib/dbus/machine-id") if Path(file).exists()]
     mounts = [f"mount --bind /dev/null {file}" for file in ids] + [f"mount -t tmpfs none {watched}"]
+    if transient:
+        run = tmp_path / "run"
+        run.mkdir()
+        made = f"{run}/machine-id"
+        mounts += [f"mount -t tmpfs none {run}", f"echo {'ab' * 16} > {made}", f"mount --bind {made} /etc/machine-id"]
     nobodys = Endpoint("http://127.0.0.1:9", "key", "secret", "us-east-1", "recordings")
     settings = settings_for(watched, nobodys, "redis://127.0.0.1:9/0", owner_name="", instance_id="")
     script = " && ".join(["mount --make-rprivate /", *mounts, "echo mounted >&2", 'exec "$@"'])
