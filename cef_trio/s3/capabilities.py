@@ -1,6 +1,6 @@
 """Which checksum and payload signing a store supports, and when to fall back. No I/O.
 
-The condition of a recording's PutObject (``recording_put.py``) is left out once a store turned out to refuse it.
+A condition of a recording's PutObject (``recording_put.py``) is left out once a store turned out to refuse it.
 
 Not here: other headers have no fall-back. Those of tags, ACL, storage class and encryption are made by
 ``settings/object_options.py`` and always sent; ``x-amz-mp-object-size`` by ``complete.py``.
@@ -40,6 +40,8 @@ _REFUSED_FEATURE: Final = frozenset(
         "Http501",
     }
 )
+IF_NONE_MATCH: Final = "if-none-match"
+IF_MATCH: Final = "if-match"
 _ABOUT_SIGNING: Final = ("content-sha256", "unsigned-payload", "unsigned payload")
 
 log = structlog.get_logger(__name__)
@@ -67,8 +69,8 @@ class Capabilities:
         """The configured checksums whose absence was logged."""
         self._parts_proved: bool | None = None
         self._unsigned_verified = False
-        self.conditional_puts = True
-        """Whether PutObject is sent with ``If-None-Match``."""
+        self._missing_conditions: set[str] = set()
+        """The conditional headers that PutObject is sent without."""
 
     def checksum(self, upload: ChecksumAlgorithm | None = None) -> ChecksumAlgorithm:
         """Return the algorithm for the next request: of an upload created with ``upload``, or of a new object."""
@@ -145,15 +147,19 @@ class Capabilities:
         """
         return not opaque_etags if self._parts_proved is None else self._parts_proved
 
-    def may_lack_conditions(self, refusal: S3OperationError) -> bool:
-        """Return whether an error of a conditional PutObject may mean that the store does not support conditions."""
-        return self.conditional_puts and refusal.code in _REFUSED_FEATURE
+    def has_condition(self, header: str) -> bool:
+        """Return whether PutObject is sent with this conditional header."""
+        return header not in self._missing_conditions
 
-    def conditions_missing(self, refusal: S3OperationError) -> None:
-        """Record that the same PutObject succeeded without its condition."""
-        if self.conditional_puts:
-            self.conditional_puts = False
-            log.warning("s3_conditional_put_unsupported", refusal=refusal.code)
+    def may_lack_condition(self, header: str, refusal: S3OperationError) -> bool:
+        """Return whether an error of a PutObject with this header may mean that the store does not support it."""
+        return self.has_condition(header) and refusal.code in _REFUSED_FEATURE
+
+    def condition_missing(self, header: str, refusal: S3OperationError) -> None:
+        """Record that the same PutObject succeeded without this header."""
+        if self.has_condition(header):
+            self._missing_conditions.add(header)
+            log.warning("s3_conditional_put_unsupported", condition=header, refusal=refusal.code)
 
     def _miss_crc(self, why: str) -> None:
         if not self._crc_missing:
