@@ -137,8 +137,10 @@ def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, 
     with original.daemon() as first:
         name = first.wait_for("owner_determined", source="machine id")["owner"]
         desk = {"REDIS_URL": valkey.url, "OWNER_NAME": name}
+        first.wait_for("daemon_started")
         found = answer("doctor", settings={**original.settings, "OWNER_NAME": name}, code=5)["findings"]
-        assert not [one for one in found if one["subject"] == "owner" and one["severity"] == "problem"]
+        [waits] = [one["says"] for one in found if one["subject"] == "owner" and one["severity"] == "problem"]
+        assert "a daemon here waits for it" in waits
         with clone.daemon(wait_started=False) as waiting:
             waiting.wait_for("owner_claimed_elsewhere", owner=name)
             assert waiting.stop() == 0
