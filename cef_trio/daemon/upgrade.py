@@ -57,7 +57,7 @@ class Upgrade:
             report("waiting for the watch folder, whose file system cannot be read")
             await trio.sleep(_PAUSE_SECONDS)
             await self._services.determine_owner()
-        total = await self._pass(legacy, tuple(LegacyPlace), there, report)
+        total = await self._passes(legacy, there, report)
         self._held, waits_until = total.held, trio.current_time() + self._services.lease.ttl_seconds
         if self._held:
             log.info("legacy_streams_waiting", streams=len(self._held), holders=self._holders())
@@ -88,6 +88,19 @@ class Upgrade:
                 _log_moved(done, left=len(done.held), seconds=0.0)
             if not self._held:
                 return
+
+    async def _passes(self, legacy: LegacyStreams, there: int, report: Callable[[str], object]) -> Moved:
+        """Move what is ours, until a pass over what is left moves nothing.
+
+        A pass misses streams if Redis fails over during it: a cursor leads to other places in another server's memory,
+        and what the new primary did not receive is at the old keys again.
+        """
+        total = Moved()
+        while True:
+            done = await self._pass(legacy, tuple(LegacyPlace), there, report)
+            total.moved, total.held, total.left = total.moved + done.moved, done.held, done.left
+            if done.moved == 0 or await legacy.count() <= len(done.held):
+                return total
 
     async def _pass(
         self, legacy: LegacyStreams, places: Sequence[LegacyPlace], there: int, report: Callable[[str], object]
