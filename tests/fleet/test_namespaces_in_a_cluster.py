@@ -84,8 +84,8 @@ def test_streams_of_before_are_moved_while_the_primary_that_has_them_dies(
             record = raw.hgetall(f"{PREFIX}stream:{stream_id.decode()}:meta")
             with raw.pipeline(transaction=False) as pipeline:
                 for number in range(HISTORY):
-                    key, path = str(uuid.UUID(int=number)), str(watch_dir / f"gone-{number}.mp4")
-                    mapping = {**record, b"stream_id": key, b"current_path": path}
+                    key, gone = str(uuid.UUID(int=number)), str(watch_dir / f"gone-{number}.mp4")
+                    mapping = {**record, b"stream_id": key, b"current_path": gone}
                     pipeline.hset(f"{PREFIX}stream:{key}:meta", mapping=mapping)
                     pipeline.sadd(f"{PREFIX}streams:completed", key)
                 pipeline.execute()
