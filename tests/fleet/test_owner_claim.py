@@ -18,8 +18,8 @@ from servers.endpoints import Endpoint
 from servers.valkey import ValkeyServer
 from waiting import wait_until
 
-from cef_trio.checkpoint.model import Lease
-from cef_trio.checkpoint.redis.owner_claim import Claimant, OwnerClaim
+from cef_trio.checkpoint import Claimant, Lease
+from cef_trio.checkpoint.redis.owner_claim import OwnerClaim
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.cli.checks import Severity, judge_claimant
 
