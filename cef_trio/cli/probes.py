@@ -56,6 +56,7 @@ async def folder_facts(folder: Path) -> FolderFacts:
 def _folder_facts_now(folder: Path) -> FolderFacts:
     path = str(folder)
     try:
+        path = str(folder.resolve())
         is_folder = folder.is_dir()
     except OSError:
         is_folder = False

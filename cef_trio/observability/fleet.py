@@ -42,12 +42,18 @@ class Fleet:
     def silent(self) -> tuple[DaemonReport, ...]:
         """The reports of daemons that report no more. One that was replaced is not among them.
 
-        A daemon is replaced by one of the same owner, instance and folder: after a kill, on a new disk.
+        A daemon is replaced by one of the same owner, instance and folder (after a kill, on a new disk), or by one of
+        the same owner on the same folder of the same machine: a container that was made anew, with another host name.
         """
-        latest: dict[tuple[str, str, str], float] = {}
+        latest: dict[tuple[str, ...], float] = {}
         for one in self.reports:
-            latest[_identity(one)] = max(one.seen_at, latest.get(_identity(one), one.seen_at))
-        return tuple(one for one in self.reports if one.is_silent(self.now) and one.seen_at == latest[_identity(one)])
+            for identity in _identities(one):
+                latest[identity] = max(one.seen_at, latest.get(identity, one.seen_at))
+        return tuple(
+            one
+            for one in self.reports
+            if one.is_silent(self.now) and all(one.seen_at == latest[identity] for identity in _identities(one))
+        )
 
     @property
     def shown(self) -> tuple[DaemonReport, ...]:
@@ -194,14 +200,22 @@ def _daemon_document(one: DaemonReport, fleet: Fleet) -> dict[str, Any]:
 def _judge_silence(fleet: Fleet) -> Iterable[FleetFinding]:
     silent = sorted(fleet.silent, key=lambda one: one.seen_at)
     if silent:
-        says = _list([f"{_name(one)} for {fleet.now - one.seen_at:.0f} s" for one in silent])
+        says = _list([f"{_name(one)} for {fleet.now - one.seen_at:.0f} s{_opened(one)}" for one in silent])
+        owners = sorted({one.owner for one in silent})
+        retire = f"{owners[0]}`" if len(owners) == 1 else f"OWNER`, which is {_list(owners)}"
         yield FleetFinding(
             FleetProblem.SILENT,
-            f"{_count(len(silent), 'daemon')} reported no more, and was not stopped: {says}",
+            f"{_count(len(silent), 'daemon')} reported no more, and "
+            f"{'was' if len(silent) == 1 else 'were'} not stopped: {says}",
             "start it, or look at its host, its log and its way to Redis; of a host that is gone for good, "
-            "`cef-trio fleet retire NAME`",
+            f"`cef-trio fleet retire {retire}",
             True,
         )
+
+
+def _opened(report: DaemonReport) -> str:
+    """Describe the streams that a silent daemon had at its last report."""
+    return f" ({_count(report.active_streams, 'stream')} open)" if report.active_streams else ""
 
 
 def _judge_owners(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
@@ -312,8 +326,9 @@ def _grouped(
     return [(name, list(same.values())) for name, same in groups.items() if len(same) > 1]
 
 
-def _identity(report: DaemonReport) -> tuple[str, str, str]:
-    return report.owner, report.instance_id, report.folder
+def _identities(report: DaemonReport) -> list[tuple[str, ...]]:
+    by_name = ("instance", report.owner, report.instance_id, report.folder)
+    return [by_name, ("place", report.owner, report.place, report.folder)] if report.place else [by_name]
 
 
 def _name(report: DaemonReport) -> str:

@@ -90,6 +90,24 @@ def test_a_daemon_that_was_replaced_is_not_silent() -> None:
         assert FleetProblem.SILENT in problems(killed, elsewhere)
 
 
+def test_a_container_that_was_made_anew_under_another_host_name_replaces_the_killed_one() -> None:
+    killed = a_daemon(1, place="place", received_at=NOW - 999, at=NOW - 999)
+    again = a_daemon(1, place="place", instance="owner-1/4f2d", name="4f2d")
+    assert problems(killed, again) == []
+    assert [one.name for one in Fleet((killed, again), NOW).shown] == ["4f2d"]
+    for elsewhere in (replace(again, folder="/other"), replace(again, place="another"), replace(again, place="")):
+        assert problems(killed, elsewhere) == [FleetProblem.SILENT]
+
+
+def test_of_a_silent_daemon_the_owner_to_retire_and_the_streams_it_had_are_named() -> None:
+    silent = a_daemon(1, received_at=NOW - 99, at=NOW - 99, streams={"working": 2})
+    [found] = judge_fleet(Fleet((silent,), NOW))
+    assert found.says == "1 daemon reported no more, and was not stopped: cam-1 on host-1 for 99 s (2 streams open)"
+    assert found.todo.endswith("`cef-trio fleet retire owner-1`")
+    [found] = judge_fleet(Fleet((silent, a_daemon(2, received_at=NOW - 99, at=NOW - 99)), NOW))
+    assert found.todo.endswith("`cef-trio fleet retire OWNER`, which is owner-1 and owner-2")
+
+
 def test_a_folder_whose_owner_changed_is_named_until_the_earlier_owner_is_retired() -> None:
     was = a_daemon(1, place="place", stopped=True, received_at=NOW - 999, at=NOW - 999)
     now = a_daemon(1, place="place", owner="renamed", instance="renamed/cam-1")
@@ -105,7 +123,7 @@ def test_a_folder_whose_owner_changed_is_named_until_the_earlier_owner_is_retire
 def test_a_sentence_names_a_few_of_many() -> None:
     silent = [a_daemon(number, received_at=NOW - 600 - number, at=NOW - 600 - number) for number in range(500)]
     [found] = judge_fleet(Fleet(tuple(silent), NOW))
-    assert found.says.startswith("500 daemons reported no more, and was not stopped: cam-499 on host-499 for 1099 s, ")
+    assert found.says.startswith("500 daemons reported no more, and were not stopped: cam-499 on host-499 for 1099 s, ")
     assert found.says.endswith(" and 495 more")
     assert len(found.says) < 400
 
