@@ -6,6 +6,9 @@ again. The lease of a daemon that crashed expires within its ``LEASE_SECONDS``.
 The order is: set ``failed_aborted`` in Redis, abort in S3, remove the upload id from Redis. An interruption in between
 leaves an upload that Redis still names and that no daemon continues; the same command again, or ``cef-trio gc``, aborts
 it.
+
+A stream whose object is complete, and whose metadata JSON is not written, is ended in the same way: its object stays.
+So the streams of a host that is gone can all be ended, and its owner be retired.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from cef_trio.checkpoint import FAILED, SENTENCES, Change, FailureReason, Status, StreamMeta
+from cef_trio.checkpoint import ENDED, FAILED, SENTENCES, Change, FailureReason, Status, StreamMeta
 from cef_trio.cli import output
 from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common, add_owner, owner_override
 from cef_trio.cli.result_lines import Report
@@ -29,6 +32,7 @@ _HALF_ABORTED: Final = (
     "not aborted in S3: its status in Redis is failed_aborted, so no daemon continues it, but S3 still has the upload; "
     "repeat the command"
 )
+_OBJECT_STAYS: Final = "Its object is complete in S3 and stays; its metadata JSON was not written."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +57,7 @@ def why_not(meta: StreamMeta, bucket: str) -> str | None:
     """Return why a stream without a lease cannot be aborted, or ``None`` if it can. Pure."""
     if meta.s3_bucket != bucket:
         return f"not aborted: its upload is in bucket {meta.s3_bucket!r}, and S3_BUCKET_NAME is {bucket!r}"
-    if meta.object_etag is not None:
+    if meta.object_etag is not None and meta.status in ENDED - {Status.FAILED_ABORTED}:
         return "not aborted: its object is complete, so no upload is open"
     if meta.status in {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS}:
         return "not aborted: its upload was aborted when its recording was deleted"
@@ -85,12 +89,11 @@ async def abort_stream(context: CommandContext, given: str, *, as_json: bool) ->
                 return report.code
             parts = len(checkpoint.parts)
             try:
-                outcome = await _abort(context, checkpoint.meta, deadline)
+                outcome = await _abort(context, checkpoint.meta, deadline, discarded=output.count(parts, "part"))
             except S3OperationError:
                 report.add(stream_id, _HALF_ABORTED, ok=False, parts=parts)
                 raise
-            discarded = output.count(parts, "part")
-            report.add(stream_id, f"aborted: {discarded} discarded in S3; {outcome}", parts=parts)
+            report.add(stream_id, outcome, parts=parts)
     return report.code
 
 
@@ -103,23 +106,29 @@ async def _busy(context: CommandContext, stream_id: str) -> str:
     )
 
 
-async def _abort(context: CommandContext, meta: StreamMeta, deadline: float) -> str:
+async def _abort(context: CommandContext, meta: StreamMeta, deadline: float, *, discarded: str) -> str:
     change = Change({"failure_reason": _failure_reason(meta), "last_activity_at_utc": context.utc_now()})
     await context.store.transition(meta.stream_id, context.lease, Status.FAILED_ABORTED, change)
     with aborting_until(deadline):
         await abort_uploads(context.s3, meta)
-    await context.store.update(
-        meta.stream_id, context.lease, Change({"s3_upload_id": None, "checksum_algorithm": None})
-    )
+    of_upload = ["s3_upload_id"] if meta.object_etag is not None else ["s3_upload_id", "checksum_algorithm"]
+    await context.store.update(meta.stream_id, context.lease, Change(dict.fromkeys(of_upload)))
+    if meta.object_etag is not None:
+        return f"ended: its object is complete and stays: {meta.s3_key_prefix}; `cef-trio retry` writes its metadata"
+    aborted = f"aborted: {discarded} discarded in S3"
     if meta.verified_size_bytes is not None:  # Complete may have succeeded without being recorded
         stored = await context.s3.head_object(meta.s3_key_prefix)
         if stored is not None and stored.metadata.get(STREAM_ID_METADATA) == meta.stream_id:
-            return f"its object was already complete, and is kept: {meta.s3_key_prefix}"
-    return "`cef-trio retry` uploads the recording again"
+            return f"{aborted}; its object was already complete, and is kept: {meta.s3_key_prefix}"
+    return f"{aborted}; `cef-trio retry` uploads the recording again"
 
 
 def _failure_reason(meta: StreamMeta) -> str:
-    sentence = SENTENCES[FailureReason.ABORTED]
-    if meta.status in FAILED - {Status.FAILED_ABORTED} and meta.failure_reason:
-        return f"{sentence} Before that: {meta.failure_reason}"
-    return meta.failure_reason or sentence if meta.status is Status.FAILED_ABORTED else sentence
+    if meta.status is Status.FAILED_ABORTED and meta.failure_reason:
+        return meta.failure_reason  # the command is repeated
+    says = SENTENCES[FailureReason.ABORTED]
+    if meta.object_etag is not None:
+        says += f" {_OBJECT_STAYS}"
+    if meta.status in FAILED and meta.failure_reason:
+        says += f" Before that: {meta.failure_reason}"
+    return says

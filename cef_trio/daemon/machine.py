@@ -2,27 +2,47 @@
 
 The machine id is hashed, as machine-id(5) requires, so that readers of Redis cannot see it. A container has no
 machine id unless the host's is mounted into it, as ``deploy/`` does.
+
+If ``/etc`` cannot be written, systemd makes a machine id for each boot, in ``/run/machine-id``, and mounts it over
+``/etc/machine-id`` (machine-id(5)). That one does not last, so it counts as none, also in a container.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Final
 
 _MACHINE_IDS: Final = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
+_MOUNTS: Final = Path("/proc/self/mountinfo")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def machine_id() -> str | None:
-    """Return a hash of the machine id; ``None`` if there is none."""
+    """Return a hash of the machine id; ``None`` if there is none that lasts."""
+    mountinfo = _read_line(_MOUNTS)
     for path in _MACHINE_IDS:
         found = _read_line(path)
-        if _ID.fullmatch(found):
+        if _ID.fullmatch(found) and not is_of_this_boot(mountinfo, os.path.realpath(path)):
             return hashlib.sha256(f"cef-trio {found}".encode()).hexdigest()[:16]
     return None
+
+
+def is_of_this_boot(mountinfo: str, path: str) -> bool:
+    """Return whether systemd's machine id for one boot is mounted at ``path``. Pure.
+
+    ``mountinfo``: the text of ``/proc/self/mountinfo`` (proc(5)).
+    """
+    found = False
+    for line in mountinfo.splitlines():
+        place, _, source = line.partition(" - ")
+        fields = place.split(" ")
+        if fields[4:5] == [path]:  # of several mounts on one point the last is the topmost
+            found = fields[3] == "/machine-id" and source.startswith("tmpfs ")
+    return found
 
 
 def boot_id() -> str:

@@ -25,7 +25,19 @@ MAX_LAGS: Final = 50
 MAX_BYTES: Final = 16 * 1024
 """Maximum size of an encoded report."""
 _MAX_TEXT: Final = 500
-_TEXTS: Final = ("name", "host", "system", "process", "owner", "place", "share", "work_group", "version")
+_TEXTS: Final = (
+    "name",
+    "host",
+    "system",
+    "process",
+    "owner",
+    "place",
+    "share",
+    "work_group",
+    "version",
+    "name_taken_by",
+    "taken_on",
+)
 _NUMBERS: Final = ("schema", "newer_records", "completed", "failed")
 _TIMES: Final = ("watcher_at", "idle_checker_at")
 
@@ -63,6 +75,10 @@ class DaemonReport:
     work_group: str = ""
     """The same for daemons that divide the work on one folder (``upload/work_division.py``)."""
     version: str = ""
+    name_taken_by: str = ""
+    """Boot id of the system that took its owner's name, which is why it stopped; empty: none did."""
+    taken_on: str = ""
+    """The host of that system."""
     schema: int | None = None
     """The schema of the records that it writes."""
     newer_records: int | None = None
@@ -197,6 +213,11 @@ def describe_problems(report: DaemonReport, now: float) -> list[str]:
         f"{describe_amount(one)}, for {max(0.0, now - report.by_redis_clock(one.since)):.0f} s: {one.why}"
         for one in report.risks
     ]
+    if report.name_taken_by:
+        found.append(
+            f"has stopped, as the running system of {report.taken_on or 'another host'} took its owner's name "
+            f"{report.owner!r}: one of both is a clone, or it could not renew its claim"
+        )
     if report.is_silent(now):
         found.insert(
             0,
@@ -206,9 +227,23 @@ def describe_problems(report: DaemonReport, now: float) -> list[str]:
     return found
 
 
-def stopped(report: DaemonReport) -> DaemonReport:
-    """Return the last report of a daemon that shuts down."""
-    return replace(report, stopped=True, risks=(), lags={}, streams={}, behind=Lag(), bytes_per_second=0.0)
+def stopped(report: DaemonReport, taken_by: tuple[str, str] | None = None) -> DaemonReport:
+    """Return the last report of a daemon that shuts down.
+
+    ``taken_by``: boot id and host of the system that took its owner's name, if that is why.
+    """
+    system, host = taken_by or ("", "")
+    return replace(
+        report,
+        name_taken_by=system,
+        taken_on=host,
+        stopped=True,
+        risks=(),
+        lags={},
+        streams={},
+        behind=Lag(),
+        bytes_per_second=0.0,
+    )
 
 
 def _decode_risk(reason: Any, since: Any, size_bytes: Any, recordings: Any, why: Any) -> Risk:

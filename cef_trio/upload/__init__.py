@@ -39,7 +39,7 @@ from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.ownership_rules import Claim, claim_by, names_a_server
 from cef_trio.upload.part_plan import MIN_PART_BYTES, PartPlan
 from cef_trio.upload.part_size import AutoPartSize, known_part_size
-from cef_trio.upload.recognition import identify, recognize
+from cef_trio.upload.recognition import identify, is_file_by_numbers, recognize
 from cef_trio.upload.reporter import Reporter
 from cef_trio.upload.risks import RiskObserver
 from cef_trio.upload.services import Services, StreamRules
@@ -75,6 +75,7 @@ __all__ = [
     "endpoint_changed",
     "hold_lease",
     "identify",
+    "is_file_by_numbers",
     "is_orphan",
     "known_part_size",
     "metadata_key",

@@ -62,12 +62,31 @@ async def is_proved(services: Services, meta: StreamMeta, path: str) -> bool:
         RecordingChangedError, ChunkProcessingError, RedisOperationError, S3OperationError: as :func:`recognize_at`.
     """
     async with services.disk.open(path) as recording:
-        observed = await identify(recording, await recording.stat(), meta.identity.head_size_bytes)
-        identity_match = compare_identity(meta.identity, observed)
-        if identity_match is not IdentityMatch.ASK_BYTES and same_fs_id(meta.identity, observed):
-            return identity_match is IdentityMatch.SAME
+        proof = await _by_numbers(recording, meta)
+        if proof is not None:
+            return proof
         parts = await _load_parts(services, meta)
         return bool(parts) and await _has_their_bytes(meta, parts, recording)
+
+
+async def is_file_by_numbers(services: Services, meta: StreamMeta, path: str) -> bool:
+    """Return whether the file at a path is certainly the stream's, by the numbers of its file system alone.
+
+    Raises:
+        RecordingChangedError: the file does not exist.
+        ChunkProcessingError: it cannot be opened or read.
+    """
+    async with services.disk.open(path) as recording:
+        return await _by_numbers(recording, meta) is True
+
+
+async def _by_numbers(recording: OpenRecording, meta: StreamMeta) -> bool | None:
+    """Return whether an open file is the stream's by its file system's own numbers; ``None`` if they do not tell."""
+    observed = await identify(recording, await recording.stat(), meta.identity.head_size_bytes)
+    identity_match = compare_identity(meta.identity, observed)
+    if identity_match is IdentityMatch.ASK_BYTES or not same_fs_id(meta.identity, observed):
+        return None
+    return identity_match is IdentityMatch.SAME
 
 
 async def match_at(services: Services, meta: StreamMeta, path: str) -> IdentityMatch:

@@ -232,6 +232,59 @@ async def test_what_cannot_be_moved_is_left_and_counted(valkey: ValkeyServer, ra
         assert (await new.legacy.move(gone, examples.OURS)).left == {"absent": 1, "unreadable": 1}
 
 
+@pytest.mark.parametrize(
+    ("there", "beside_before", "leads_to"),
+    [
+        ({"owner": HERE}, False, "there"),
+        ({"owner": HERE}, True, "there"),
+        ({"owner": THERE}, False, "moved"),
+        ({"owner": THERE}, True, "moved"),
+        ({}, False, "there"),
+        ({}, True, "moved"),
+        (None, False, "moved"),
+    ],
+    ids=["ours", "ours-beside", "other-owner", "other-owner-beside", "no-owner", "no-owner-beside", "no-record"],
+)
+async def test_a_stream_of_the_same_owner_that_has_the_path_in_the_namespace_keeps_it(
+    valkey: ValkeyServer, raw: Any, there: dict[str, Any] | None, beside_before: bool, leads_to: str
+) -> None:
+    path = "/rec/a.mp4"
+    async with stores(valkey) as (old, new):
+        if beside_before:
+            await old.create(examples.meta("first", path=path, owner=THERE), examples.OURS)
+        other = "first" if beside_before else None
+        await old.create(examples.meta("moved", path=path, owner=HERE), examples.OURS, other_owner_stream_id=other)
+        await new.create(examples.meta("there", path=path, **(there or {})), examples.OURS)
+        if there is None:
+            raw.delete(new.keys.meta("there"))
+        found = LegacyStream("moved", HERE, None, path, StreamSet.ACTIVE)
+        assert (await new.legacy.move([found], examples.OURS)).moved == 1
+        known = await new.find_by_path([path], owner=HERE.name)
+        assert known[path].meta.stream_id == leads_to
+        assert await new.members(StreamSet.ACTIVE) == {"moved", "there"}
+
+
+async def test_a_path_that_gets_another_stream_during_the_move_is_looked_at_again(
+    valkey: ValkeyServer, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = "/rec/a.mp4"
+    async with stores(valkey) as (old, new):
+        await old.create(examples.meta("moved", path=path, owner=HERE), examples.OURS)
+        await new.create(examples.meta("there", path=path, owner=HERE), examples.OURS)
+        raw.delete(new.keys.by_path)
+        moving, real = new.legacy, type(new.legacy)._at_paths
+
+        def then_created(*given: Any) -> list[str]:
+            seen = real(*given)
+            raw.hset(new.keys.by_path, path, "there")
+            return seen
+
+        monkeypatch.setattr(type(moving), "_at_paths", then_created)
+        found = LegacyStream("moved", HERE, None, path, StreamSet.ACTIVE)
+        assert (await moving.move([found], examples.OURS)).moved == 1
+        assert raw.hgetall(new.keys.by_path) == {path.encode(): b"there"}
+
+
 @pytest.mark.parametrize("key", ["by_path", "pending_webhooks", *StreamSet])
 async def test_a_key_of_a_wrong_type_stops_no_stream(valkey: ValkeyServer, raw: Any, key: str) -> None:
     async with stores(valkey) as (old, new):

@@ -11,11 +11,14 @@ from servers.stream_records import DAEMON, a_stream, stream_id
 from store_faults import CancelledAt
 from waiting import completed
 
+from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import Checkpoint
-from cef_trio.checkpoint.states import FAILED, Status, StreamSet
+from cef_trio.checkpoint.states import ENDED, FAILED, Status, StreamSet
 from cef_trio.cli.abort import abort_stream, why_not
+from cef_trio.cli.fleet import retire
 from cef_trio.cli.retry import retry_stream
+from cef_trio.cli.retry_plan import RetryPath
 from cef_trio.cli.session import CommandContext
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
@@ -75,8 +78,47 @@ async def test_a_stream_that_a_daemon_works_on_is_refused_with_its_name(
 def test_what_can_be_aborted(status: Status) -> None:
     refused = {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS}
     assert (why_not(a_stream(status=status, s3_upload_id="u"), "recordings") is None) == (status not in refused)
-    assert why_not(a_stream(status=status, object_etag="e"), "recordings") is not None
+    complete = a_stream(status=status, object_etag="e", s3_upload_id="u")
+    is_open_or_half_aborted = status not in ENDED or status is Status.FAILED_ABORTED
+    assert (why_not(complete, "recordings") is None) == is_open_or_half_aborted
     assert why_not(a_stream(status=status), "another-bucket") is not None
+
+
+@pytest.mark.parametrize("status", [Status.S3_COMPLETED, Status.RETRYING])
+async def test_a_stream_that_lacks_only_its_metadata_is_ended_its_object_stays_and_its_owner_can_be_retired(
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str], status: Status
+) -> None:
+    world.append(3 * PART)
+    async with world.killed_daemon() as daemon:
+        world.endpoint.faults.arm(Fault(Kind.ERROR, "PutObject", code="SlowDown", times=None))
+        daemon.closed()
+        await trio.sleep(20)
+        (left,) = await world.checkpoints()
+        assert left.meta.object_etag is not None
+        world.life.end()
+    await trio.sleep(120)
+    stream = left.meta.stream_id
+    assert await world.store.acquire(stream, DAEMON)
+    if status is not left.meta.status:
+        await world.store.transition(stream, DAEMON, status, Change())
+    await world.store.release([stream], DAEMON)
+    objects = world.objects()
+    assert await retire(context, forget_history=False, as_json=False) is ExitCode.ANSWER_IS_NO
+    assert "1 stream open" in capsys.readouterr().out
+    assert await abort_stream(context, stream, as_json=False) is ExitCode.DONE
+    assert f"ended: its object is complete and stays: {left.meta.s3_key_prefix}" in capsys.readouterr().out
+    (after,) = await world.checkpoints()
+    assert (after.meta.status, after.stream_set) == (Status.FAILED_ABORTED, StreamSet.FAILED)
+    assert after.meta.object_etag == left.meta.object_etag
+    assert "Its object is complete in S3 and stays" in (after.meta.failure_reason or "")
+    assert world.objects() == objects
+    assert await abort_stream(context, stream, as_json=False) is ExitCode.ANSWER_IS_NO
+    assert await retire(context, forget_history=False, as_json=False) is ExitCode.DONE
+    world.endpoint.faults.clear()
+    assert (await retry_stream(context, stream)).way is RetryPath.FINISH
+    async with world.daemon():
+        await completed(world)
+    assert world.recordings() == [world.content()]
 
 
 async def test_a_failed_streams_kept_upload_is_aborted_and_its_failure_is_still_recorded(

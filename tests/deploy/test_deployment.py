@@ -143,6 +143,14 @@ def test_no_file_holds_a_secret() -> None:
             assert given.startswith(("$", "…", "/run/secrets/", "%d/")) or not given, f"{path.name}: {name}"
 
 
+def test_the_access_key_of_compose_is_in_no_other_name_so_that_the_log_stays_readable() -> None:
+    key = COMPOSE["services"]["cef-trio"]["environment"]["S3_ACCESS_KEY_ID"]
+    command = COMPOSE["services"]["s3"]["command"]
+    assert command[command.index("--access-key") + 1] == key
+    named = [COMPOSE["name"], *COMPOSE["services"], *COMPOSE["volumes"], "localhost/cef-trio"]
+    assert not [name for name in named if key in name]
+
+
 def test_compose_asks_for_what_its_example_names() -> None:
     asked = set(re.findall(r"\$\{([A-Z0-9_]+):\?", (DEPLOY / "compose.yaml").read_text()))
     named = set(re.findall(r"^([A-Z0-9_]+)=$", (DEPLOY / "example.env").read_text(), re.MULTILINE))

@@ -10,54 +10,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from servers.daemon import settings_for
 from servers.endpoints import Endpoint
-from servers.podman import IMAGE, container, podman
+from servers.podman import IMAGE, RESTRICTED, Container, container, podman
 from servers.store import look_into
 from servers.valkey import ValkeyServer
-from waiting import wait_until
 
 import cef_trio
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(not IMAGE, reason="CEF_TRIO_IMAGE names no image")]
 P4_SECONDS = 6 + 2 + 1
 MIB = 1024 * 1024
-RESTRICTED = [
-    *("--read-only", "--tmpfs", "/tmp", "--cap-drop=all", "--security-opt=no-new-privileges"),
-    *("--memory=512m", "--pids-limit=200", "--network=host"),
-]
-
-
-class Container:
-    """A container that runs the daemon."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def events(self) -> list[dict[str, Any]]:
-        done = subprocess.run(["podman", "logs", self.name], check=True, capture_output=True, text=True)
-        return [json.loads(line) for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
-
-    def wait_for(self, event: str) -> dict[str, Any]:
-        def found() -> list[dict[str, Any]]:
-            return [entry for entry in self.events() if entry["event"] == event]
-
-        wait_until(found, otherwise=lambda: f"no {event!r} in {self.events()}")
-        return found()[0]
-
-    def stop(self) -> tuple[int, float]:
-        """SIGTERM to process 1; returns the exit code and how long it took."""
-        began = time.monotonic()
-        podman("kill", "--signal=TERM", self.name)
-        code = int(podman("wait", self.name))
-        return code, time.monotonic() - began
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cef_trio.daemon import owner_name
+from cef_trio.daemon import machine, owner_name
 from cef_trio.daemon.owner_name import OwnerName, OwnerSource, derive, owner_of
 from cef_trio.files import file_system
 from cef_trio.settings import Settings, SettingsError, is_owner_name, load_settings
@@ -41,6 +41,28 @@ def test_the_name_comes_from_the_surest_identity_that_is_known(
 
 def test_without_an_identity_no_name_is_guessed() -> None:
     assert derive("", None, None, None) is None
+
+
+TRANSIENT = "61 28 0:25 /machine-id /etc/machine-id ro,relatime shared:14 - tmpfs tmpfs rw,size=6553600k,mode=755"
+OF_A_HOST = "62 28 254:0 /etc/machine-id /etc/machine-id ro,relatime - ext4 /dev/vda rw"
+
+
+@pytest.mark.parametrize(
+    ("mountinfo", "is_of_this_boot"),
+    [
+        ("", False),
+        ("28 1 254:0 / / rw - ext4 /dev/vda rw", False),
+        (TRANSIENT, True),
+        (OF_A_HOST, False),
+        (f"{OF_A_HOST}\n{TRANSIENT}", True),
+        (f"{TRANSIENT}\n{OF_A_HOST}", False),  # mounted above it
+        (TRANSIENT.replace(" /etc/machine-id", " /var/lib/dbus/machine-id"), False),  # another file's
+        (TRANSIENT.replace(" /machine-id", " /pytest/machine-id"), False),  # a file of a tmpfs that someone made
+        ("garbage", False),
+    ],
+)
+def test_a_machine_id_that_systemd_makes_at_each_boot_is_no_identity(mountinfo: str, is_of_this_boot: bool) -> None:
+    assert machine.is_of_this_boot(mountinfo, "/etc/machine-id") is is_of_this_boot
 
 
 def settings(folder: Path, **more: Any) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,8 +24,9 @@ from servers.valkey import ValkeyServer
 from structlog.typing import EventDict
 
 from cef_trio.checkpoint.model import Lease, Owner
+from cef_trio.checkpoint.redis import LegacyPlace, LegacyStreams
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
-from cef_trio.checkpoint.states import StreamSet
+from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.daemon.upgrade import Upgrade
 from cef_trio.upload import Ownership, Services
 
@@ -39,19 +41,45 @@ def settings(watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, **more: 
     return settings_for(watch_dir, endpoint, valkey.url, chunk_size_bytes=PART, **{**quick, **more})
 
 
-def make_keys_of_before(raw: Any) -> None:
-    """Have what is in the namespace as an earlier version would have it: its keys, no schema, no indexes."""
+def make_keys_of_before(raw: Any, prefix: str = "") -> None:
+    """Have what is in the namespace as an earlier version would have it: its keys, no schema, no indexes.
+
+    ``prefix``: ``REDIS_KEY_PREFIX``.
+    """
     known = {f"streams:{stream_set.value}" for stream_set in StreamSet} | {"streams:by_path", "webhooks:owed"}
-    for key in raw.keys(f"{NAMESPACE}*"):
-        name = key.decode().removeprefix(NAMESPACE)
+    for key in raw.keys(f"{prefix}{NAMESPACE}*"):
+        name = key.decode().removeprefix(f"{prefix}{NAMESPACE}")
         if name in known or name.endswith((":meta", ":parts", ":lease")):
-            raw.rename(key, name)
+            raw.rename(key, prefix + name)
         else:
             raw.delete(key)
         if name.endswith(":meta"):
-            raw.hdel(name, "schema")
+            raw.hdel(prefix + name, "schema")
 
 
+def services_of(legacy: Any, lease: Lease, ownership: Ownership | None = None) -> Services:
+    """What an upgrade needs; the folder is at a known place unless another ownership is given."""
+    if ownership is None:
+        ownership = Ownership("machine")
+        ownership.owner = HERE
+    services = SimpleNamespace(
+        legacy=legacy,
+        lease=lease,
+        ownership=ownership,
+        rules=SimpleNamespace(watch_folder="/rec"),
+        redis_breaker=SimpleNamespace(up_since=-inf),
+        determine_owner=trio.lowlevel.checkpoint,
+    )
+    return cast("Services", services)
+
+
+async def until_left(store: RedisCheckpointStore, number: int) -> None:
+    with trio.fail_after(10):
+        while await store.legacy.count() != number:  # noqa: ASYNC110 - Redis tells no one
+            await trio.sleep(0.02)
+
+
+HERE, THERE = Owner("machine", "ext4:1", "/rec /"), Owner("their-machine", "ext4:2", "/rec /")
 LONG = pytest.mark.skipif(not os.environ.get("CEF_TRIO_LONG"), reason="the other one is stricter: CEF_TRIO_LONG=1")
 
 
@@ -160,19 +188,14 @@ async def test_streams_that_a_running_daemon_of_before_holds_are_moved_when_it_e
     ):
         await old.create(examples.meta("held"), examples.THEIRS, [examples.part(1)])
         await old.create(examples.meta("free"), lease, [examples.part(1)])
-        services = SimpleNamespace(
-            legacy=new.legacy,
-            lease=lease,
-            ownership=Ownership("machine"),
-            rules=SimpleNamespace(watch_folder="/rec"),
-            determine_owner=trio.lowlevel.checkpoint,
-        )
-        upgrade = Upgrade(cast("Services", services))
+        upgrade = Upgrade(services_of(new.legacy, lease))
         await upgrade.run(lambda _text: None)
         assert await new.members(StreamSet.ACTIVE) == {"free"}
         assert [one["streams"] for one in logged if one["event"] == "legacy_streams_held"] == [1]
         nursery.start_soon(upgrade.keep_moving)
         await old.release(["held"], examples.THEIRS)
+        await until_left(new, 0)
+        nursery.cancel_scope.cancel()
     async with RedisCheckpointStore(valkey.url, owner="node-7") as new:
         assert await new.members(StreamSet.ACTIVE) == {"free", "held"}
         assert await new.legacy.count() == 0
@@ -198,15 +221,115 @@ async def test_p9_while_the_place_of_the_folder_is_unknown_only_what_this_machin
         RedisCheckpointStore(valkey.url, owner="node-7") as new,
     ):
         await old.create(replace(examples.meta("one"), owner=recorded), lease, [])
-        services = SimpleNamespace(
-            legacy=new.legacy,
-            lease=lease,
-            ownership=Ownership(machine),
-            rules=SimpleNamespace(watch_folder="/rec"),
-            determine_owner=trio.lowlevel.checkpoint,
-        )
         with trio.move_on_after(5) as scope:
-            await Upgrade(cast("Services", services)).run(lambda _text: None)
+            await Upgrade(services_of(new.legacy, lease, Ownership(machine))).run(lambda _text: None)
         assert not scope.cancelled_caught
         assert (await new.members(StreamSet.ACTIVE) == {"one"}) is moved
         assert await old.load("one") is None if moved else await old.load("one") is not None
+
+
+class ReadPlaces:
+    """The legacy streams of a store, and the places that are read."""
+
+    def __init__(self, legacy: LegacyStreams) -> None:
+        self._legacy = legacy
+        self.places: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._legacy, name)
+
+    async def read(self, place: LegacyPlace, cursor: int = 0) -> Any:
+        self.places.append(place.value)
+        return await self._legacy.read(place, cursor)
+
+
+async def test_p7_what_is_others_is_read_once_and_again_only_when_its_numbers_change(valkey: ValkeyServer) -> None:
+    lease, opened = Lease("new", "process", 0.1), ["active", "pending_completion"]
+    async with (
+        RedisCheckpointStore(valkey.url) as old,
+        RedisCheckpointStore(valkey.url, owner="node-7") as new,
+    ):
+
+        async def start(ownership: Ownership | None = None) -> list[str]:
+            legacy = ReadPlaces(new.legacy)
+            await Upgrade(services_of(legacy, lease, ownership)).run(lambda _text: None)
+            return sorted(set(legacy.places))
+
+        for number in range(5):
+            meta = examples.meta(f"theirs-{number}", owner=THERE, status=Status.COMPLETED)
+            await old.create(meta, examples.THEIRS)
+        everywhere = sorted(place.value for place in LegacyPlace)
+        assert await start() == everywhere
+        assert await start() == opened
+        moved_disk = Ownership("machine")
+        moved_disk.owner = Owner("machine", "ext4:3", "/rec /")
+        assert await start(moved_disk) == everywhere
+        assert await start() == everywhere
+        await old.create(examples.meta("ours", owner=HERE, status=Status.COMPLETED), lease)
+        assert await start() == everywhere
+        assert await new.members(StreamSet.COMPLETED) == {"ours"}
+        assert await new.legacy.count() == 5
+        assert await start() == opened
+
+
+async def test_p2_a_move_that_a_failover_lost_is_done_again_while_the_daemon_runs(valkey: ValkeyServer) -> None:
+    lease = Lease("new", "process", 0.05)
+    async with (
+        RedisCheckpointStore(valkey.url) as old,
+        RedisCheckpointStore(valkey.url, owner="node-7") as new,
+        trio.open_nursery() as nursery,
+    ):
+        await old.create(examples.meta("open", owner=HERE), lease, [examples.part(1)])
+        await old.create(examples.meta("done", owner=HERE, status=Status.COMPLETED), lease)
+        await old.create(examples.meta("theirs", owner=THERE), lease)
+        with redis_py.Redis.from_url(valkey.url) as raw:
+            before = {key: raw.dump(key) for key in raw.keys("*")}
+            services = services_of(new.legacy, lease)
+            upgrade = Upgrade(services)
+            await upgrade.run(lambda _text: None)
+            assert await new.legacy.count() == 1
+            nursery.start_soon(upgrade.keep_moving)
+            await trio.sleep(0.2)
+            raw.flushall()
+            for key, value in before.items():
+                raw.restore(key, 0, value)
+        services.redis_breaker.up_since = trio.current_time()
+        await until_left(new, 1)
+        nursery.cancel_scope.cancel()
+    async with RedisCheckpointStore(valkey.url, owner="node-7") as new:
+        assert await new.members(StreamSet.ACTIVE) == {"open"}
+        assert await new.members(StreamSet.COMPLETED) == {"done"}
+
+
+def test_p2_streams_of_a_disk_that_came_to_this_machine_before_the_upgrade_are_moved_with_it(
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
+) -> None:
+    """They are perhaps ours; the files are theirs by the numbers of their file system."""
+    done, other, grows = (watch_dir / f"{name}.mp4" for name in ("done", "other", "grows"))
+    given = settings(watch_dir, endpoint, valkey, s3_key_template=TEMPLATE_BEFORE)
+    with redis_py.Redis.from_url(valkey.url) as raw, grows.open("wb") as writer:
+        with daemon(given) as process:
+            writer.write(b"\3" * PART)
+            writer.flush()
+            for path in (done, other):
+                path.write_bytes(b"\1" * MIB)
+                process.wait_for("stream_completed", file=str(path))
+            process.wait_for("part_uploaded", file=str(grows))
+            assert process.stop() == 0
+        make_keys_of_before(raw)
+        for key in raw.keys("stream:*:meta"):
+            if raw.hget(key, "file_fs_id") is None:
+                pytest.skip("this file system has no id")
+            raw.hset(key, "owner_machine", "fedcba9876543210")
+        other.unlink()
+        other.write_bytes(b"\2" * MIB)  # another file, which proves nothing
+        with daemon(given) as process:
+            process.wait_for("legacy_streams_moved", streams=2, left=1)
+            writer.write(b"\4" * MIB)
+            writer.close()
+            process.wait_for("stream_completed", file=str(grows))
+            process.wait_for("stream_completed", file=str(other))
+            process.wait_for_rounds(2)
+            assert process.count("stream_started") == 1, process.tail()
+            assert process.stop() == 0
+    look_into(endpoint).assert_identical(done)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import trio
+from servers.stream_records import two_parts
 from structlog.testing import capture_logs
 from waiting import completed, until_idle
 
@@ -17,14 +19,9 @@ ANOTHER = Lease("another-daemon", "its-token", 1e9)
 
 async def held(world: World) -> str:
     """A recording with two parts that another daemon works on."""
-    world.stream_timeout_seconds = 1e6
-    world.append(2 * PART)
-    async with world.daemon() as daemon:
-        daemon.seen()
-        await trio.sleep(3)
-    [known] = world.known()
-    assert await world.store.acquire(known.meta.stream_id, ANOTHER)
-    return known.meta.stream_id
+    stream_id = await two_parts(world)
+    assert await world.store.acquire(stream_id, ANOTHER)
+    return stream_id
 
 
 async def test_p7_a_recording_that_grows_under_another_daemon_is_not_looked_up_at_each_write(world: World) -> None:
@@ -70,6 +67,27 @@ async def test_p6_a_recording_whose_stream_redis_lost_with_the_other_daemon_is_u
         await trio.sleep(100)
         world.store.clear()
         await completed(world)
+    assert world.recordings() == [world.content()]
+
+
+@pytest.mark.parametrize("closed_at", ["before it is seen", "while it is held", "after its takeover"])
+async def test_p6_a_recording_that_was_closed_under_another_daemon_does_not_wait_for_its_time_out(
+    world: World, closed_at: str
+) -> None:
+    """The takeover asks for writers anew: where they are known, no earlier close has to be remembered."""
+    stream_id = await held(world)
+    async with world.daemon() as daemon:
+        if closed_at == "before it is seen":
+            daemon.closed()
+        daemon.seen()
+        await trio.sleep(100)
+        if closed_at == "while it is held":
+            daemon.closed()
+        await world.store.release([stream_id], ANOTHER)
+        await trio.sleep(30)
+        if closed_at == "after its takeover":
+            daemon.closed()
+        await completed(world, seconds=60)
     assert world.recordings() == [world.content()]
 
 

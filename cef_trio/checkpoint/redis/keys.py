@@ -109,6 +109,11 @@ class Keys:
         return f"{self.prefix}schema"
 
     @property
+    def legacy_left(self) -> str:
+        """The string that tells how many streams of earlier versions are others' (``daemon/upgrade.py``)."""
+        return f"{self.prefix}legacy_left"
+
+    @property
     def claim(self) -> str:
         """The hash with a TTL that names the running system that has the owner's name (``owner_claim.py``)."""
         return f"{self.prefix}owner"

@@ -4,6 +4,9 @@ They are moved into the owner's namespace, in batches; each batch is one atomic 
 any point leaves every stream in one of the two places, and the next one continues. RENAME moves a record and its parts
 whatever their size.
 
+How many were left is remembered in the namespace, so that a start beside the streams of others does not read them all
+again (``daemon/upgrade.py``).
+
 With a cluster, earlier versions required a hash tag in ``REDIS_KEY_PREFIX``. It counts for the namespace too, so both
 are in one slot. Without one there are no such streams.
 """
@@ -18,7 +21,7 @@ from typing import Final
 from redis.exceptions import ResponseError
 
 from cef_trio.checkpoint import rules
-from cef_trio.checkpoint.model import Lease, Owner
+from cef_trio.checkpoint.model import Lease, Owner, StreamMeta
 from cef_trio.checkpoint.redis import codec, scripts
 from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script
 from cef_trio.checkpoint.redis.keys import Keys
@@ -28,6 +31,8 @@ from cef_trio.checkpoint.states import Status, StreamSet
 
 BATCH: Final = 500
 """Streams per call; a script that moves so many blocks the server for some milliseconds."""
+_ATTEMPTS: Final = 5
+"""How often a stream is moved whose path gets another stream meanwhile."""
 _FIELDS: Final = ("owner", *codec.OWNER_FIELDS, "file_fs_id", "current_path", "status")
 
 
@@ -88,17 +93,58 @@ class LegacyStreams:
         Raises:
             RedisOperationError: Redis cannot be read, or the user may not read keys outside the namespace.
         """
+        return sum((await self.counts())[:-1])
 
-        def work(client: Client) -> int:
+    async def counts(self) -> tuple[int, ...]:
+        """Return the sizes of the four sets and of the index of paths; 0 for one of a wrong type.
+
+        Raises:
+            RedisOperationError: as :meth:`count`.
+        """
+
+        def work(client: Client) -> tuple[int, ...]:
             with client.pipeline(transaction=False) as pipeline:
                 for key in self._old.sets.values():
                     pipeline.scard(key)
+                pipeline.hlen(self._old.by_path)
                 counts = pipeline.execute(raise_on_error=False)
             for count in counts:
                 _raise_unless_wrong_type(count)
-            return sum(count for count in counts if isinstance(count, int))
+            return tuple(count if isinstance(count, int) else 0 for count in counts)
 
-        return 0 if self._impossible else await self._redis.call("count_legacy", work)
+        return (0,) * (len(StreamSet) + 1) if self._impossible else await self._redis.call("count_legacy", work)
+
+    async def remembered(self) -> str | None:
+        """Return what was last remembered (:meth:`remember`)."""
+
+        def work(client: Client) -> str | None:
+            try:
+                found = client.get(self._keys.legacy_left)
+            except ResponseError as error:
+                _raise_unless_wrong_type(error)
+                return None
+            return None if found is None else found.decode(errors="replace")
+
+        return await self._redis.call("read_legacy", work)
+
+    async def remember(self, left: str) -> None:
+        """Remember what was left, in the namespace."""
+        await self._redis.call("move_legacy", lambda client: client.set(self._keys.legacy_left, left))
+
+    async def meta(self, stream_id: str) -> StreamMeta | None:
+        """Return a stream's record; ``None`` if there is none, or it cannot be read."""
+
+        def work(client: Client) -> StreamMeta | None:
+            try:
+                raw = client.hgetall(self._old.meta(stream_id))
+                return codec.decode_meta(raw, of=stream_id) if raw else None
+            except ResponseError as error:
+                _raise_unless_wrong_type(error)
+            except (codec.NewerSchemaError, codec.CorruptFieldError):
+                pass
+            return None
+
+        return await self._redis.call("read_legacy", work)
 
     async def read(self, place: Place, cursor: int = 0) -> tuple[int, Sequence[LegacyStream]]:
         """Return the next cursor, 0 at the end, and some streams with readable records.
@@ -127,26 +173,47 @@ class LegacyStreams:
         old, keys = self._old, self._keys
         named = [*old.sets.values(), old.by_path, old.pending_webhooks, keys.by_path, keys.pending_webhooks]
         named += keys.homes
-        given: list[Argument] = [lease.holder]
-        for one in batch:
-            key = one.stream_id
-            named += [old.lease(key), old.meta(key), old.parts(key), keys.meta(key), keys.parts(key)]
-            given += [key, arguments.set_number(one.home)]
+
+        def run(client: Client, some: Sequence[LegacyStream]) -> list[tuple[str, str]]:
+            given: list[Argument] = [lease.holder]
+            of_each: list[str] = []
+            for one, there in zip(some, self._at_paths(client, some), strict=True):
+                key = one.stream_id
+                of_each += [old.lease(key), old.meta(key), old.parts(key), keys.meta(key), keys.parts(key)]
+                of_each.append(keys.meta(there))
+                given += [key, arguments.set_number(one.home), there]
+            _, results = run_script(client, scripts.MOVE, [*named, *of_each], given)
+            parted = (result.decode(errors="replace").partition("/") for result in results)
+            return [(what, holder) for what, _, holder in parted]
 
         def work(client: Client) -> Moved:
-            _, results = run_script(client, scripts.MOVE, named, given)
-            done = Moved()
-            for one, result in zip(batch, results, strict=True):
-                what, _, holder = result.decode(errors="replace").partition("/")
-                if what == "moved":
-                    done.moved += 1
-                elif what == "held":
-                    done.held[one.stream_id] = holder
-                else:
-                    done.left[what] = done.left.get(what, 0) + 1
+            done, left = Moved(), list(batch)
+            for attempt in range(_ATTEMPTS):
+                results, again = run(client, left), list[LegacyStream]()
+                for one, (what, holder) in zip(left, results, strict=True):
+                    if what == "moved":
+                        done.moved += 1
+                    elif what == "held":
+                        done.held[one.stream_id] = holder
+                    elif what == "path_changed" and attempt + 1 < _ATTEMPTS:
+                        again.append(one)
+                    else:
+                        done.left[what] = done.left.get(what, 0) + 1
+                left = again
+                if not left:
+                    break
             return done
 
         return await self._redis.call("move_legacy", work)
+
+    def _at_paths(self, client: Client, some: Sequence[LegacyStream]) -> list[str]:
+        """Return the streams in the namespace that have the paths of these; empty where there is none."""
+        try:
+            raw = client.hmget(self._keys.by_path, [codec.path_field(one.current_path) for one in some])
+        except ResponseError as error:
+            _raise_unless_wrong_type(error)
+            return [""] * len(some)
+        return [value.decode(errors="replace") if value is not None else "" for value in raw]
 
     def _scan(self, client: Client, place: Place, cursor: int) -> tuple[int, list[str]]:
         try:
