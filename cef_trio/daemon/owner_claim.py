@@ -41,8 +41,13 @@ class ClaimKeeper:
         self._claim = services.owner_claim
         self._held = AsyncBool(False)
         self._wait = ClaimWait()
-        self.lost = False
+        self.lost_to: tuple[str, str] | None = None
+        """Boot id and host of the system that took the claim while this daemon worked."""
+
+    @property
+    def lost(self) -> bool:
         """Whether another system took the claim while this daemon worked."""
+        return self.lost_to is not None
 
     @property
     def allows_work(self) -> bool:
@@ -111,7 +116,7 @@ class ClaimKeeper:
                     failed = False
                     if other is not None:
                         log.error("owner_claim_lost", **self._describe(other))
-                        self.lost = True
+                        self.lost_to = (other.system, other.host)
                         stop()
                         return
                 await trio.sleep_until(began + claim.lease.ttl_seconds * (_LOOK if failed else 1 / RENEWALS))
