@@ -71,7 +71,7 @@ class ClaimKeeper:
             holder = self._wait.holder
             if holder is not None and holder.system != logged:
                 logged = holder.system
-                log.error("owner_claimed_elsewhere", **self._describe(holder))
+                log.error("owner_claimed_elsewhere", owner=self._claim.name, todo=_TODO, **_who(holder))
                 waiting(f"waiting for the owner's name {self._claim.name}, which another running system has")
             if holder is not None:
                 await waits()
@@ -115,7 +115,7 @@ class ClaimKeeper:
                 else:
                     failed = False
                     if other is not None:
-                        log.error("owner_claim_lost", **self._describe(other))
+                        log.error("owner_claim_lost", owner=claim.name, todo=_TODO, **_who(other))
                         self.lost_to = (other.system, other.host)
                         stop()
                         return
@@ -125,10 +125,9 @@ class ClaimKeeper:
                 with shielded(_RELEASE_SECONDS, saving="owner's claim"), suppress(CefMp4ProcessorError):
                     await self._claim.release()
 
-    def _describe(self, other: Claimant) -> dict[str, str]:
-        assert self._claim is not None  # noqa: S101 - another one has it
-        found = {"system": other.system, "host": other.host, "since": other.since}
-        return {"owner": self._claim.name, "todo": _TODO, **found}
-
     def _now(self) -> str:
         return encode_time(self._services.utc_now())
+
+
+def _who(other: Claimant) -> dict[str, str]:
+    return {"system": other.system, "host": other.host, "since": other.since}
