@@ -177,6 +177,55 @@ def make_report(
     )
 
 
+class WaitingReport:
+    """The report of a daemon that waits for its owner's name, which another running system has.
+
+    It is written once the wait is longer than the claim of a system that has ended, and removed when the wait ends. Its
+    name does not begin with the owner's, so that the daemons of the owner do not take it for one of them.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        lease = services.lease
+        self._name = f"waiting {services.owner_name}/{lease.instance}@{lease.host}"
+        self._due_at = inf
+        """By ``trio.current_time()``."""
+        self._written = False
+
+    async def write(self) -> None:
+        """Write it, if it is due. Call it repeatedly while the daemon waits."""
+        now, services = trio.current_time(), self._services
+        if self._due_at == inf:
+            self._due_at = now + services.lease.ttl_seconds
+        if now < self._due_at:
+            return
+        self._due_at, self._written = now + PERIOD_SECONDS, True
+        report = DaemonReport(
+            instance=self._name,
+            at=services.unix_time(now),
+            folder=services.rules.watch_folder,
+            name=services.lease.instance,
+            host=socket.gethostname(),
+            system=services.lease.host,
+            process=services.lease.token,
+            owner=services.owner_name,
+            version=__version__,
+            schema=schema.CURRENT,
+            waits_for=("owner's name",),
+        )
+        try:
+            await services.store.report(self._name, daemon_report.encode(report), beginning=f"{self._name}/")
+        except CefMp4ProcessorError as error:
+            log.debug("report_not_written", error=str(error))
+
+    async def remove(self) -> None:
+        """Remove it, if it was written and Redis responds at once."""
+        if self._written and self._services.redis_breaker.outage is None:
+            self._written = False
+            with shielded(_LAST_REPORT_SECONDS, saving="end of the wait"), suppress(CefMp4ProcessorError):
+                await self._services.store.forget_reports([self._name])
+
+
 class OtherDaemons:
     """What the reports of our owner's other daemons reveal about our identity."""
 
