@@ -108,8 +108,9 @@ class Settings(BaseSettings):
     )
     """Names of recordings: comma-separated patterns with * and ?, without regard to case."""
     chunk_size_bytes: Annotated[int | Literal["auto"], BeforeValidator(values.part_size)] = 10 << 20
-    """Part size, 5MiB to 5GiB, or auto: what a recording writes in 20 seconds, 5MiB to 64MiB; fixed for a recording
-    when its upload begins, and doubled every 1,000 parts. A smaller recording is sent whole, after its end."""
+    """Part size, 5MiB to 5GiB, or auto: what a recording writes in 20 seconds, 10MiB to 64MiB, or in a minute, where
+    that is less than 10MiB; fixed for a recording when its upload begins, and doubled every 1,000 parts. A smaller
+    recording is sent whole, after its end."""
     s3_equal_parts: bool = False
     """Keep all parts of a recording equal, for stores that require it (Cloudflare R2); at most 10,000 parts then."""
     stream_timeout_seconds: Seconds = 30.0

@@ -39,7 +39,7 @@ from cef_trio.upload.ownership_rules import Claim, claim_by, names_a_server
 from cef_trio.upload.part_plan import MIN_PART_BYTES, PartPlan
 from cef_trio.upload.part_size import AutoPartSize, known_part_size
 from cef_trio.upload.recognition import identify, is_file_by_numbers, recognize
-from cef_trio.upload.reporter import Reporter
+from cef_trio.upload.reporter import Reporter, WaitingReport
 from cef_trio.upload.risks import RiskObserver
 from cef_trio.upload.services import Services, StreamRules
 from cef_trio.upload.session import STREAM_ID_METADATA, abort_uploads
@@ -66,6 +66,7 @@ __all__ = [
     "Services",
     "StreamRules",
     "StreamSupervisor",
+    "WaitingReport",
     "abort_orphan_uploads",
     "abort_uploads",
     "bucket_changed",

@@ -45,13 +45,19 @@ class Reporter:
     """Reports every ``PERIOD_SECONDS``, usually by a heartbeat (``heartbeat.py``), else by its own call.
 
     ``last_turns`` returns the last rounds of the periodic tasks by the field of :class:`DaemonReport`, by
-    ``trio.current_time()``.
+    ``trio.current_time()``. ``name_taken_by`` returns boot id and host of the system that took the owner's name.
     """
 
-    def __init__(self, observer: Observer, last_turns: Callable[[], Mapping[str, float]] = dict) -> None:
+    def __init__(
+        self,
+        observer: Observer,
+        last_turns: Callable[[], Mapping[str, float]] = dict,
+        name_taken_by: Callable[[], tuple[str, str] | None] = lambda: None,
+    ) -> None:
         self._services = observer.services
         self._observer = observer
         self._last_turns = last_turns
+        self._name_taken_by = name_taken_by
         self._others = OtherDaemons(self._services, self._services.rules.watch_folder)
         self._ours = f"{self._services.owner_name}/"
         self._reported_at = -inf
@@ -83,7 +89,7 @@ class Reporter:
             self._runs = False
             if self._services.redis_breaker.outage is None:
                 with shielded(_LAST_REPORT_SECONDS, saving="daemon's last report"), suppress(CefMp4ProcessorError):
-                    last = daemon_report.stopped(self._current())
+                    last = daemon_report.stopped(self._current(), self._name_taken_by())
                     await store.report(last.instance, daemon_report.encode(last), beginning=self._ours)
 
     async def _report_if_late(self) -> None:
@@ -165,6 +171,55 @@ def make_report(
         idle_checker_at=idle_checker_at,
         waits_for=tuple(service for service, outage in now.outages.items() if outage is not None),
     )
+
+
+class WaitingReport:
+    """The report of a daemon that waits for its owner's name, which another running system has.
+
+    It is written once the wait is longer than the claim of a system that has ended, and removed when the wait ends. Its
+    name does not begin with the owner's, so that the daemons of the owner do not take it for one of them.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        lease = services.lease
+        self._name = f"waiting {services.owner_name}/{lease.instance}@{lease.host}"
+        self._due_at = inf
+        """By ``trio.current_time()``."""
+        self._written = False
+
+    async def write(self) -> None:
+        """Write it, if it is due. Call it repeatedly while the daemon waits."""
+        now, services = trio.current_time(), self._services
+        if self._due_at == inf:
+            self._due_at = now + services.lease.ttl_seconds
+        if now < self._due_at:
+            return
+        self._due_at, self._written = now + PERIOD_SECONDS, True
+        report = DaemonReport(
+            instance=self._name,
+            at=services.unix_time(now),
+            folder=services.rules.watch_folder,
+            name=services.lease.instance,
+            host=socket.gethostname(),
+            system=services.lease.host,
+            process=services.lease.token,
+            owner=services.owner_name,
+            version=__version__,
+            schema=schema.CURRENT,
+            waits_for=("owner's name",),
+        )
+        try:
+            await services.store.report(self._name, daemon_report.encode(report), beginning=f"{self._name}/")
+        except CefMp4ProcessorError as error:
+            log.debug("report_not_written", error=str(error))
+
+    async def remove(self) -> None:
+        """Remove it, if it was written and Redis responds at once."""
+        if self._written and self._services.redis_breaker.outage is None:
+            self._written = False
+            with shielded(_LAST_REPORT_SECONDS, saving="end of the wait"), suppress(CefMp4ProcessorError):
+                await self._services.store.forget_reports([self._name])
 
 
 class OtherDaemons:

@@ -75,4 +75,4 @@ class OwnerClaim:
 
 def _claimant(reply: list[str]) -> Claimant:
     _, system, host, since, left = reply
-    return Claimant(system, host, since, int(left) / 1000)
+    return Claimant(system, host, since, int(left) / 1000 if left.isdigit() else 0.0)

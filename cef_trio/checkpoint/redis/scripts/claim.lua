@@ -9,7 +9,7 @@
 local system, host, since, taken, ttl, released =
   unpack(try('HMGET', KEYS[1], 'system', 'host', 'since', 'taken', 'ttl', 'released') or {})
 local now = tonumber(now_ms())
-local held_since = tonumber(ARGV[6])
+local held_since = tonumber(ARGV[6]) or 0
 local found = system and redis.call('HGETALL', KEYS[1]) or {}
 if system and system ~= ARGV[1] and not (held_since > 0 and (tonumber(taken or '') or 0) > held_since) then
   local ends = now
