@@ -286,8 +286,8 @@ class StreamHistory(Protocol):
     async def mend_history(self) -> int:
         """Make anew from the records what is lost of the sets and indexes; return how many streams were looked at.
 
-        They are lost if a key was deleted or evicted, and are not whole after an upgrade. A stream that is in no set goes
-        back into that of its status, one without a record leaves them. May take minutes for millions of streams.
+        They are lost if a key was deleted or evicted, and are not whole after an upgrade. A stream that is in no set
+        goes back into that of its status, one without a record leaves them. May take minutes for millions of streams.
         """
         ...
 

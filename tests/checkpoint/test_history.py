@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import trio
 from checkpoint.examples import OURS, START, THEIRS, Subject, later, meta, part
-from servers.valkey import ValkeyServer
+from redis import Redis
+from servers.valkey import ValkeyServer, valkey_server
+from waiting import until
 
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Change, ExitState
@@ -344,6 +346,36 @@ async def test_p6_whatever_indexes_redis_loses_they_are_made_anew_from_the_recor
             raw.delete(*lost)
             assert await found_by_path(store) == by_path, "a lookup needs it at once"
         assert {key: raw.dump(key) for key in theirs} == theirs
+
+
+async def test_p6_in_a_cluster_too_lost_indexes_are_made_anew() -> None:
+    with (
+        valkey_server(tcp=True, arguments=["--cluster-enabled", "yes"]) as server,
+        Redis(unix_socket_path=str(server.socket_path)) as raw,
+    ):
+        assert server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK\r\n"
+        await until(lambda: b"cluster_state:ok" in server.command("CLUSTER", "INFO"))
+        url = f"redis+cluster://127.0.0.1:{server.port}"
+        async with RedisCheckpointStore(url, owner="node-7", socket_timeout_seconds=10) as store:
+            await a_stream_of_each_kind(store)
+            before = await found_by_path(store)
+            for key in (*store.keys.homes, store.keys.by_path):
+                raw.delete(key)
+            assert await found_by_path(store) == before
+            assert await free(store) == {"open1", "done1", "beside1"}
+
+
+@pytest.mark.real
+async def test_p6_a_user_who_may_not_scan_finds_what_the_other_indexes_name(valkey: ValkeyServer, raw: Any) -> None:
+    raw.acl_setuser("narrow", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all", "-scan"])
+    url = valkey.url.replace("redis://", "redis://narrow:secret@")
+    async with RedisCheckpointStore(url, owner="node-7", socket_timeout_seconds=10) as store:
+        await a_stream_of_each_kind(store)
+        before = await found_by_path(store)
+        raw.delete(store.keys.by_path)
+        assert await found_by_path(store) == before
+        assert await store.mend_history() == 0
+    raw.acl_deluser("narrow")
 
 
 @pytest.mark.real
