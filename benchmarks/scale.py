@@ -332,7 +332,7 @@ def retention_table(costs: Costs) -> str:
 def savings_table(costs: Costs) -> str:
     """Return what ``auto`` saves, by the rate of the recorders."""
     rows = []
-    for mbit in (1, 2, 4, 8, 16, 25):
+    for mbit in (0.5, 1, 2, 4, 8, 16, 25):
         fixed = replace(ASKED, mbit_per_second=mbit)
         auto = replace(fixed, auto=True)
         before, after = s3_dollars_per_month(costs, fixed), s3_dollars_per_month(costs, auto)

@@ -40,7 +40,10 @@ _RECONNECT_MILLISECONDS: Final = 2000
 _PAGES: Final = frozenset({"/", "/fleet"})
 _NAMES_FILES: Final = _PAGES | {"/events", "/fleet.json"}
 """Paths that show the names of recordings, folders or hosts."""
-_NOT_READ: Final = b"the reports of the fleet have not been read yet, or Redis does not respond\n"
+_NOT_READ: Final = (
+    b"the reports of the fleet are read while someone asks for them: ask again in a second; "
+    b"if they do not come, Redis does not respond\n"
+)
 _MISDIRECTED: Final = b"this host name is not allowed: use an address, or add the name to PROM_ALLOWED_HOSTS\n"
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
 """Paths with reserved connections: without a response a container is restarted."""

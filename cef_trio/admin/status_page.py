@@ -119,8 +119,9 @@ class ReadyFacts:
     """Input of :func:`judge_ready`."""
 
     phase: Phase
-    redis_up: bool
-    s3_up: bool
+    redis_up: bool | None
+    """``None``: not asked yet."""
+    s3_up: bool | None
     at_risk: tuple[Risk, ...] = ()
     now: float = 0.0
     waits_for: str = ""
@@ -159,8 +160,11 @@ def judge_ready(facts: ReadyFacts) -> tuple[Fact, ...]:
     }[facts.phase]
     return (
         phase,
-        Fact(facts.redis_up, f"redis is {'reachable' if facts.redis_up else 'not reachable'}"),
-        Fact(facts.s3_up, f"s3 is {'reachable' if facts.s3_up else 'not reachable'}"),
+        *(
+            Fact(up, f"{service} is {'reachable' if up else 'not reachable'}")
+            for service, up in (("redis", facts.redis_up), ("s3", facts.s3_up))
+            if up is not None
+        ),
         *(Fact(False, _at_risk(risk, facts.now)) for risk in facts.at_risk),
     )
 

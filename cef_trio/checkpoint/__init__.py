@@ -6,11 +6,13 @@ a stream's lease changes its record.
 Open `states.py` for a stream's states; `model.py` for the record; `rules.py` and `commit.py` for what each write
 changes; `protocols.py` for the interface of a store; `redis/` for Redis; `memory.py` for the in-process store of the
 tests and the laboratory; `shutdown_flush.py` for saving states at shutdown; `pruning.py` for finding old streams;
-`unreadable.py` for records that cannot be decoded; `schema.py` for the versions of records. The room `upload/` has what
+`unreadable.py` for records that cannot be decoded; `schema.py` for the versions of records; `claim_wait.py` for when a
+waiting system may claim an owner's name. The room `upload/` has what
 a stream does when Redis refuses a write (`upload/failures.py`) or has lost data (`upload/recovery.py`).
 """
 
 from cef_trio.checkpoint import rules, schema
+from cef_trio.checkpoint.claim_wait import RENEWALS, Claimant, ClaimWait, Vacancy
 from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.model import NAMELESS, SHARED, Checkpoint, FileIdentity, Lease, Owner, PartRecord, StreamMeta
 from cef_trio.checkpoint.protocols import (
@@ -36,12 +38,15 @@ __all__ = [
     "ENDED",
     "FAILED",
     "NAMELESS",
+    "RENEWALS",
     "SENTENCES",
     "SHARED",
     "Beat",
     "Change",
     "Checkpoint",
     "CheckpointStore",
+    "ClaimWait",
+    "Claimant",
     "DaemonRegistry",
     "ExitState",
     "Expired",
@@ -63,6 +68,7 @@ __all__ = [
     "StreamSet",
     "StreamStore",
     "StreamSummary",
+    "Vacancy",
     "WebhookOutbox",
     "ended_streams",
     "rules",

@@ -7,6 +7,7 @@ The module of a command has its name: `abort.py`, `demo.py`, `doctor.py`, `fleet
 `retry.py`, `run.py`, `show.py`, `status.py`, `verify.py`. The decisions of some are pure files of their own:
 `retry_plan.py` for how a failed stream comes back, `checks.py` for the findings of `doctor` (`probes.py` gathers the
 facts), `object_check.py` for the comparisons of `verify`, `status_model.py` for what `status` computes.
+`superseded.py` is `gc --superseded`.
 """
 
 from cef_trio.cli.main import main

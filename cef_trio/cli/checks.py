@@ -199,10 +199,20 @@ def judge_owner(name: str, source: str, template: str) -> list[Finding]:
     return found
 
 
-def judge_claimant(owner: str, host: str, since: str) -> Finding:
-    """Report another running system that has the name which was derived here: a clone, or its original."""
-    says = f"the running host {host} has the name {owner!r} too, since {since}: one is a clone"
-    todo = "give one a machine-id of its own (rm /etc/machine-id; systemd-machine-id-setup), or an OWNER_NAME"
+def judge_claimant(owner: str, host: str, since: str, *, is_derived: bool) -> Finding:
+    """Report another running system that has derived this owner's name, so that a daemon here waits for it.
+
+    ``is_derived``: the name was derived here too, so that one is a clone of the other; else it is this ``OWNER_NAME``.
+    """
+    if is_derived:
+        says = f"the running host {host} has the name {owner!r} too, since {since}: one is a clone"
+        todo = "give one a machine-id of its own (rm /etc/machine-id; systemd-machine-id-setup), or an OWNER_NAME"
+    else:
+        says = f"the running host {host} has derived the name {owner!r}, since {since}: a daemon here waits for it"
+        todo = (
+            "give this one another OWNER_NAME; if both are to share one folder, set this OWNER_NAME on that host too "
+            "and restart its daemon"
+        )
     return problem("owner", says, todo)
 
 
@@ -245,9 +255,14 @@ def _judge_fleet(fleet: Fleet) -> list[Finding]:
 
 def _judge_risks(fleet: Fleet) -> list[Finding]:
     todo = "see docs/operations.md for each; the daemon continues by itself once that is fixed"
-    at_risk = fleet.needing_attention()  # a silent one, too: what it reported last
+    of_silent = "start it, or retire its owner (`fleet`, above)"
+    at_risk = [one for one in fleet.needing_attention() if one.risks]  # of a silent one, what it reported last
     found = [
-        problem("at risk", f"{report.instance_id} ({report.folder}): {sentence}", todo)
+        problem(
+            "at risk",
+            f"{report.instance_id} ({report.folder}): {sentence}",
+            of_silent if report.is_silent(fleet.now) else todo,
+        )
         for report in at_risk[:_MOST_DAEMONS]
         for sentence in describe_problems(report, fleet.now)
     ]

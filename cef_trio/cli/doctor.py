@@ -185,9 +185,9 @@ async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFin
                 add_finding(finding)
             for finding in judge_legacy(*await legacy_facts(store)):
                 add_finding(finding)
-            other = await claimant(store) if owner.is_derived else None
+            other = await claimant(store)
             if other is not None:
-                add_finding(judge_claimant(owner.name, other.host, other.since))
+                add_finding(judge_claimant(owner.name, other.host, other.since, is_derived=owner.is_derived))
         except RedisOperationError as error:
             add_finding(judge_redis_failure(error, address))
 

@@ -97,7 +97,13 @@ _COLUMNS: Final = (
     Column("rate", right=True),
     Column("folder", flexible=True),
 )
-_STYLES: Final = {"ready": "green", "at risk": "bold red", "silent": "bold red", "waits": "yellow"}
+_STYLES: Final = {
+    "ready": "green",
+    "at risk": "bold red",
+    "silent": "bold red",
+    "lost its name": "bold red",
+    "waits": "yellow",
+}
 
 
 def _row(one: DaemonReport, fleet: Fleet) -> tuple[Text | str, ...]:

@@ -29,6 +29,7 @@ from cef_trio.cli import output
 from cef_trio.cli.arguments import NO_FOLDER, add_common, add_owner, owner_override
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.session import CommandContext, aborting_until, run_command
+from cef_trio.cli.superseded import collect_superseded
 from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.s3 import ListedUpload
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "for `cef-trio retry`. An upload of an open stream is never aborted. Looks below the fixed part of "
         "S3_KEY_TEMPLATE, with the owner's name; without {owner} in it, every daemon that shares the bucket and that "
         "part must share this Redis and REDIS_KEY_PREFIX: else its uploads look unowned.",
-        exit_codes="5 an upload could not be aborted, or Redis is empty",
+        exit_codes="5 an upload could not be aborted, an object not deleted, or Redis is empty",
     )
     add_owner(parser)
     parser.add_argument(
@@ -60,7 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="AGE",
         help="leave younger ones alone: 90s, 30m, 24h, 7d (24h)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only show what would be aborted")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be aborted or deleted")
+    parser.add_argument(
+        "--superseded",
+        action="store_true",
+        help="delete the objects of recordings that changed after their completion and have a later object, instead",
+    )
     parser.add_argument(
         "--redis-is-empty",
         action="store_true",
@@ -71,6 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run ``gc`` and return its exit code."""
     settings = load_settings(arguments.env_file, unneeded=NO_FOLDER, **owner_override(arguments))
+    if arguments.superseded:
+        return run_command(
+            settings,
+            lambda context: collect_superseded(
+                context, arguments.older_than, dry_run=arguments.dry_run, as_json=arguments.json
+            ),
+        )
     return run_command(
         settings,
         lambda context: collect(

@@ -19,8 +19,8 @@ from uuid import uuid4
 import httpx
 from inotify_simple import INotify, flags
 
-from cef_trio.checkpoint import FAILED, History, Lease, Status, StreamSet, ended_streams
-from cef_trio.checkpoint.redis import Claimant, LegacyPlace, RedisCheckpointStore
+from cef_trio.checkpoint import FAILED, Claimant, History, Lease, Status, StreamSet, ended_streams
+from cef_trio.checkpoint.redis import LegacyPlace, RedisCheckpointStore
 from cef_trio.cli.checks import FolderFacts, StreamFacts
 from cef_trio.cli.status_model import instance_of
 from cef_trio.daemon import boot_id, owner_of_machine
@@ -56,6 +56,7 @@ async def folder_facts(folder: Path) -> FolderFacts:
 def _folder_facts_now(folder: Path) -> FolderFacts:
     path = str(folder)
     try:
+        path = str(folder.resolve())
         is_folder = folder.is_dir()
     except OSError:
         is_folder = False

@@ -43,9 +43,9 @@ def _run_daemon(arguments: argparse.Namespace) -> ExitCode:
 
     from cef_trio.daemon import SettingsSource, main_daemon, warn_of_world_readable_secrets
     from cef_trio.observability import configure_for
-    from cef_trio.settings import load_settings
+    from cef_trio.settings import read_settings
 
-    settings = load_settings(arguments.env_file)
+    settings = read_settings(arguments.env_file)  # the daemon checks the folders, as their mounts may hang
     configure_for(settings)
     warn_of_world_readable_secrets(arguments.env_file)
     return main_daemon(settings, SettingsSource.of_file(arguments.env_file))

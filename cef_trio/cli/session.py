@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final, TypeVar
 from uuid import uuid4
 
@@ -35,7 +36,7 @@ from cef_trio.exceptions import (
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import Disk, KernelDisk
 from cef_trio.observability import configure
-from cef_trio.resilience import RetryPolicy
+from cef_trio.resilience import RetryPolicy, run_in_thread
 from cef_trio.s3 import S3Client
 from cef_trio.settings import Settings, secret_values
 from cef_trio.upload import HeldLease, KeyTemplate, Ownership, hold_lease, known_part_size
@@ -44,6 +45,8 @@ T = TypeVar("T")
 
 _MOST_ATTEMPTS: Final = 3
 _LONGEST_WAIT_SECONDS: Final = 2.0
+_FOLDER_SECONDS: Final = 2.0
+"""How long the watch folder may take to respond."""
 _ABORT_MARGIN_SECONDS: Final = 1.0
 """An abort ends this long before its lease expires. A lease lasts 3 seconds at least."""
 _SIGNALLED: Final = 128
@@ -109,7 +112,7 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
     )
     disk = KernelDisk()
     owner = (await find_owner(settings)).name
-    ownership = await _ownership(disk, os.fspath(settings.watch_dir))
+    ownership = await _ownership(disk, settings.watch_dir)
     async with checkpoint_store(settings, owner, retrier) as store, s3_client(settings, retrier) as s3:
         yield CommandContext(
             store=store,
@@ -127,10 +130,14 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
         )
 
 
-async def _ownership(disk: Disk, watch_folder: str) -> Ownership:
+async def _ownership(disk: Disk, watch_folder: Path) -> Ownership:
     """Return which streams may be changed here. Without the watch folder that is unknown, and all may be."""
     ownership = Ownership(machine_id())
-    await ownership.determine(disk, watch_folder)
+    resolved = watch_folder
+    with trio.move_on_after(_FOLDER_SECONDS):
+        # May be abandoned: it only reads, and the mount of the folder may hang.
+        resolved = await run_in_thread(watch_folder.resolve, abandon_on_cancel=True)
+    await ownership.determine(disk, os.fspath(resolved))
     there = ownership.owner is not None and ownership.owner.mount is not None
     return ownership if there else Ownership()
 

@@ -289,12 +289,12 @@ def _fleet(overview: Overview) -> Text:
     """Return the owner, how many daemons all have, and whether `cef-trio fleet` shows more than is shown here."""
     fleet = overview.fleet
     owners = len({one.owner for one in fleet.living})
-    text = f"owner {overview.owner or '-'}; in all {output.count(len(fleet.living), 'daemon')}"
+    text = f"owner {overview.owner or '-'}; in all {output.count(len(fleet.living), 'running daemon')}"
     text += f" of {output.count(owners, 'owner')}"
     others = len(fleet.needing_attention()) - len(overview.own.needing_attention())
     if not others and not judge_fleet(fleet):
         return output.safe(text)
-    more = f"; {output.count(others, 'other')} need attention" if others else ""
+    more = f"; {output.count(others, 'other')} need{'s' if others == 1 else ''} attention" if others else ""
     return output.safe(f"{text}{more}; see `cef-trio fleet`", "bold red" if others else "yellow")
 
 

@@ -4,10 +4,11 @@ Promise P4: from the first signal to the exit takes at most `SHUTDOWN_GRACE_SECO
 default: 6 + 2 + 1).
 
 Open `main.py` for the nursery tree and the order of start and end; `start_checks.py` for a start that is refused or
-waits; `wiring.py` for which class implements which interface; `intake_tasks.py` for the objects and tasks that the
-laboratory shares; `exit_watchdog.py` for an exit that hangs; `reload.py` for SIGHUP; `machine.py` for the identity of
-the machine; `owner_name.py` for the owner's name and where it comes from; `owner_claim.py` for clones; `upgrade.py` for
-streams of earlier versions; `systemd.py` for the service manager.
+waits; `watch_folder.py` for the lock of the watch folder, and a start while its mount hangs; `wiring.py` for which
+class implements which interface; `intake_tasks.py` for the objects and tasks that the laboratory shares;
+`exit_watchdog.py` for an exit that hangs; `reload.py` for SIGHUP; `machine.py` for the identity of the machine;
+`owner_name.py` for the owner's name and where it comes from; `owner_claim.py` for clones; `upgrade.py` for streams of
+earlier versions; `systemd.py` for the service manager.
 """
 
 from cef_trio.daemon.exit_watchdog import ExitWatchdog

@@ -55,7 +55,7 @@ class IntakeTasks:
         self.supervisor = StreamSupervisor(services, processors, matches)
         self.risks = RiskObserver(services, self.supervisor, lambda: leaving_since() is not None, redact)
         self.observer = Observer(services, self.supervisor, self.risks, leaving_since)
-        self._reporter = Reporter(self.observer, self._last_turns)
+        self._reporter = Reporter(self.observer, self._last_turns, lambda: self.claim.lost_to)
         heartbeat = Heartbeat(services, self.supervisor, self._reporter, period_seconds=rules.check_seconds)
         self.idle_checker = IdleChecker(
             services,

@@ -53,13 +53,13 @@ from cef_trio.daemon.reload import SettingsReloader, SettingsSource, Terminal, u
 from cef_trio.daemon.start_checks import (
     RefusedAtStartError,
     check_reachable,
-    lock_watch_folder,
     raise_schema,
     retry_until_reachable,
     warn_of_shared_folder,
     warn_of_unused_proxy,
 )
 from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
+from cef_trio.daemon.watch_folder import enter_watch_folder
 from cef_trio.daemon.wiring import open_services
 from cef_trio.exit_codes import ExitCode
 from cef_trio.observability import Redactor, Waiting, lost_lines
@@ -157,6 +157,8 @@ async def run_daemon(
     ``source`` is where SIGHUP reads the settings from; by default SIGHUP changes nothing. The laboratory passes its own
     ``open_services``. ``watchdog`` is a running one; by default there is one as long as the daemon runs.
 
+    Waits while the mount of the watch folder does not respond (``watch_folder.py``).
+
     Returns:
         ``DONE``; ``REFUSED`` if S3 or Redis refused the connection at the start; ``BAD_SETTINGS`` if the admin server
         cannot listen on its address; ``NOT_SAVED`` if the state of a stream was not saved.
@@ -168,51 +170,75 @@ async def run_daemon(
     log.info("daemon_starting", version=__version__, pid=os.getpid(), **without_secrets(settings))
     warn_of_unused_proxy()
     trio.socket.set_custom_hostname_resolver(ThreadedResolver())
+    exit_code, unsaved = ExitCode.DONE, set[str]()
     with _running_watchdog(shutdown, watchdog) as running_watchdog:
-        async with lock_watch_folder(settings.watch_dir), open_services(settings) as services:
-            services.metrics.lost_log_lines_by(lost_lines)
-            async with trio.open_nursery() as root:
-                reloader = SettingsReloader(
-                    settings,
-                    source or SettingsSource(None, lambda: settings),
-                    services.rate_limiter,
-                    renew_credentials=services.renew_credentials,
-                )
-                root.start_soon(reloader.run)
-                await root.start(_listen_for_signals, shutdown, reloader, running_watchdog)
-                status = DaemonSource(
-                    services,
-                    os.fspath(settings.watch_dir),
-                    lambda: shutdown.signals > 0,
-                    Redactor(secret_values(settings)).text,
-                )
-                running_watchdog.unsaved = lambda: services.shutdown_flush.unsaved | _live_ids(status)
-                try:
-                    serve_page = partial(serve_admin, allowed_hosts=settings.prom_allowed_hosts)
-                    await root.start(
-                        serve_page, status, services.metrics.registry, settings.prom_host, settings.prom_port
+        async with enter_watch_folder(settings, shutdown.request, notifier.status) as entered:
+            if entered is not None:
+                async with open_services(entered) as services:
+                    services.metrics.lost_log_lines_by(lost_lines)
+                    reloader = SettingsReloader(
+                        settings,
+                        source or SettingsSource(None, lambda: settings),
+                        services.rate_limiter,
+                        renew_credentials=services.renew_credentials,
                     )
-                except AdminPortError as error:
-                    log.error("refused_at_start", error=str(error))  # noqa: TRY400 - operator error: no traceback
-                    exit_code = ExitCode.BAD_SETTINGS
-                else:
-                    exit_code = await serve(
+                    exit_code = await _run_root(
+                        entered,
                         services,
                         shutdown,
-                        matcher(settings.watch_patterns),
-                        _intake_rules(settings),
-                        lambda tasks: _run_intake(
-                            settings, tasks, shutdown, notifier=notifier, status=status, task_status=task_status
-                        ),
-                        redact=status.redact,
+                        reloader,
+                        watchdog=running_watchdog,
+                        notifier=notifier,
+                        task_status=task_status,
                     )
-                root.cancel_scope.cancel()
-            unsaved = services.shutdown_flush.unsaved
+                    unsaved = services.shutdown_flush.unsaved
     if unsaved:
         log.error("streams_not_saved", streams=sorted(unsaved))
         exit_code = ExitCode.NOT_SAVED
     took = trio.current_time() - shutdown.began_at if shutdown.began_at is not None else 0.0
     log.info("daemon_stopped", exit_code=int(exit_code), shutdown_seconds=round(took, 3))
+    return exit_code
+
+
+async def _run_root(
+    settings: Settings,
+    services: Services,
+    shutdown: Shutdown,
+    reloader: SettingsReloader,
+    *,
+    watchdog: ExitWatchdog,
+    notifier: ServiceNotifier,
+    task_status: trio.TaskStatus[RunningDaemon],
+) -> ExitCode:
+    """Run the root nursery. Return the exit code, as if every state was saved."""
+    async with trio.open_nursery() as root:
+        root.start_soon(reloader.run)
+        await root.start(_listen_for_signals, shutdown, reloader, watchdog)
+        status = DaemonSource(
+            services,
+            os.fspath(settings.watch_dir),
+            lambda: shutdown.signals > 0,
+            Redactor(secret_values(settings)).text,
+        )
+        watchdog.unsaved = lambda: services.shutdown_flush.unsaved | _live_ids(status)
+        try:
+            serve_page = partial(serve_admin, allowed_hosts=settings.prom_allowed_hosts)
+            await root.start(serve_page, status, services.metrics.registry, settings.prom_host, settings.prom_port)
+        except AdminPortError as error:
+            log.error("refused_at_start", error=str(error))  # noqa: TRY400 - operator error: no traceback
+            exit_code = ExitCode.BAD_SETTINGS
+        else:
+            exit_code = await serve(
+                services,
+                shutdown,
+                matcher(settings.watch_patterns),
+                _intake_rules(settings),
+                lambda tasks: _run_intake(
+                    settings, tasks, shutdown, notifier=notifier, status=status, task_status=task_status
+                ),
+                redact=status.redact,
+            )
+        root.cancel_scope.cancel()
     return exit_code
 
 

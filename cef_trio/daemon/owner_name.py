@@ -18,10 +18,13 @@ Without any of these the start is refused.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Final
+
+import trio
 
 from cef_trio.daemon.machine import machine_id
 from cef_trio.files import RECENT, lasting_id
@@ -32,6 +35,10 @@ _HEX_DIGITS: Final = 12
 _UNKNOWN: Final = (
     "OWNER_NAME cannot be derived: this machine has no /etc/machine-id that lasts, and WATCH_DIR is on no file system "
     "with a lasting id; set OWNER_NAME to a permanent name, or mount the host's /etc/machine-id"
+)
+
+_NO_RESPONSE: Final = (
+    "OWNER_NAME cannot be derived: the mount of WATCH_DIR {!r} does not respond; set OWNER_NAME, or repair the mount"
 )
 
 
@@ -83,10 +90,12 @@ async def find_owner(settings: Settings) -> OwnerName:
     """Return the name of the owner.
 
     Raises:
-        SettingsError: there is no lasting identity to derive it from.
+        SettingsError: there is no lasting identity to derive it from, or the watch folder's mount does not respond.
     """
-    # May be abandoned: it only reads, and the watch folder may hang.
-    return await run_in_thread(partial(owner_of, settings), abandon_on_cancel=True)
+    with trio.move_on_after(settings.file_system_timeout_seconds):
+        # May be abandoned: it only reads, and the watch folder may hang.
+        return await run_in_thread(partial(owner_of, settings), abandon_on_cancel=True)
+    raise SettingsError([_NO_RESPONSE.format(os.fspath(settings.watch_dir))])
 
 
 def owner_of(settings: Settings) -> OwnerName:

@@ -31,7 +31,7 @@ from cef_trio.checkpoint.redis import parse_address
 from cef_trio.observability import set_level
 from cef_trio.resilience import run_in_thread
 from cef_trio.s3 import RateLimiter
-from cef_trio.settings import Settings, SettingsError, load_settings, unfit_rate
+from cef_trio.settings import Settings, SettingsError, read_settings, unfit_rate
 
 log = structlog.get_logger(__name__)
 
@@ -95,8 +95,8 @@ class SettingsSource:
 
     @classmethod
     def of_file(cls, env_file: Path) -> SettingsSource:
-        """Read the environment and a file. The watch folder may be missing: the watcher reports that."""
-        return cls(env_file, partial(load_settings, env_file, unneeded={"watch_dir"}))
+        """Read the environment and a file. The watch folder is not asked: it may be missing, or its mount may hang."""
+        return cls(env_file, partial(read_settings, env_file, unneeded={"watch_dir"}))
 
     def read(self) -> tuple[Settings, list[str]]:
         """Return the current settings, and the settings of the file that the environment overrides. Blocks.

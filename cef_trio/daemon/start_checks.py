@@ -1,12 +1,10 @@
-"""Checks and warnings at the start: the watch folder is not in use, and S3 and Redis respond."""
+"""Checks and warnings at the start: S3 and Redis respond (`watch_folder.py`: the watch folder does)."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -16,7 +14,7 @@ import trio
 
 from cef_trio.checkpoint import schema
 from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
-from cef_trio.resilience import CircuitBreaker, run_in_thread, shielded
+from cef_trio.resilience import CircuitBreaker
 from cef_trio.s3 import S3Client
 from cef_trio.settings import world_readable_secrets
 from cef_trio.upload import Services, names_a_server
@@ -24,8 +22,6 @@ from cef_trio.upload import Services, names_a_server
 log = structlog.get_logger(__name__)
 
 _PROXY_VARIABLES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
-_UNLOCK_SECONDS: Final = 0.2
-"""Time limit for releasing the lock; process exit releases it too."""
 _RECONNECT_SECONDS: Final = 1.0
 """Delay between rounds of attempts at the start."""
 _SHARED: Final = (
@@ -37,10 +33,6 @@ _FORBIDDEN = 403
 
 class RefusedAtStartError(CefMp4ProcessorError):
     """S3 or Redis responded and denied access; waiting does not help."""
-
-
-class WatchFolderBusyError(CefMp4ProcessorError):
-    """Another daemon watches this folder."""
 
 
 def warn_of_world_readable_secrets(env_file: Path | None) -> None:
@@ -66,38 +58,6 @@ async def warn_of_shared_folder(services: Services) -> None:
         log.warning(
             "shared_folder_without_owner_name", file_system=file_system, owner=services.owner_name, todo=_SHARED
         )
-
-
-@asynccontextmanager
-async def lock_watch_folder(folder: Path) -> AsyncIterator[None]:
-    """Lock the watch folder, so that no second daemon on this machine uploads the same files.
-
-    The lock is a ``flock`` on the folder itself: it needs no lock file and ends with the process.
-
-    Raises:
-        WatchFolderBusyError: another process holds it.
-    """
-    # In threads: the mount of the folder may hang.
-    descriptor = await run_in_thread(partial(_open_locked, folder))
-    try:
-        yield
-    finally:
-        with shielded(_UNLOCK_SECONDS, saving="watch folder's lock"):
-            await run_in_thread(partial(os.close, descriptor), abandon_on_cancel=True)
-
-
-def _open_locked(folder: Path) -> int:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise WatchFolderBusyError(
-            f"WATCH_DIR {os.fspath(folder)!r} is watched by another cef-trio on this machine: stop that one first"
-        ) from error
-    except OSError as error:  # not every network file system has locks; the streams' leases remain
-        log.warning("watch_folder_not_locked", error=errno.errorcode.get(error.errno or 0, str(error)))
-    return descriptor
 
 
 async def check_reachable(services: Services, *, create_bucket: bool) -> None:

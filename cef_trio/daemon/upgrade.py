@@ -76,7 +76,7 @@ class Upgrade:
             await trio.sleep(_PAUSE_SECONDS)
             await self._services.determine_owner()
         known = await legacy.remembered() == self._remembered(counts)
-        total = await self._pass(legacy, _OF_OPEN if known else tuple(LegacyPlace), there, report)
+        total = await self._passes(legacy, _OF_OPEN if known else tuple(LegacyPlace), there, report)
         self._held, waits_until = total.held, trio.current_time() + self._services.lease.ttl_seconds
         if self._held:
             log.info("legacy_streams_waiting", streams=len(self._held), holders=self._holders())
@@ -119,7 +119,7 @@ class Upgrade:
 
     async def _move_again(self, legacy: LegacyStreams, places: Sequence[LegacyPlace]) -> None:
         began_at = trio.current_time()
-        done = await self._pass(legacy, places, 0, lambda _text: None)
+        done = await self._passes(legacy, places, 0, lambda _text: None)
         self._held = done.held
         if done.moved:
             _log_moved(done, left=await legacy.count(), seconds=trio.current_time() - began_at)
@@ -129,6 +129,21 @@ class Upgrade:
         ours = f"{self._services.ownership.owner}\0{self._services.rules.watch_folder}"
         place = hashlib.sha256(ours.encode(errors="surrogateescape")).hexdigest()[:16]
         return f"{' '.join(map(str, counts))} {place}"
+
+    async def _passes(
+        self, legacy: LegacyStreams, places: Sequence[LegacyPlace], there: int, report: Callable[[str], object]
+    ) -> Moved:
+        """Move what is ours, until a pass over what is left moves nothing.
+
+        A pass misses streams if Redis fails over during it: a cursor leads to other places in another server's memory,
+        and what the new primary did not receive is at the old keys again.
+        """
+        total = Moved()
+        while True:
+            done = await self._pass(legacy, places, there, report)
+            total.moved, total.held, total.left = total.moved + done.moved, done.held, done.left
+            if done.moved == 0 or await legacy.count() <= len(done.held):
+                return total
 
     async def _pass(
         self, legacy: LegacyStreams, places: Sequence[LegacyPlace], there: int, report: Callable[[str], object]

@@ -325,6 +325,12 @@ class Fleet:
         """Stop the processes of a host for a while (SIGSTOP, a suspended virtual machine)."""
         await self._impair(host, seconds, "paused", self.hosts[host].stopped)
 
+    def lose_claims(self) -> None:
+        """Have Redis lose the claims of all owners' names (an eviction, a failover)."""
+        self.hits["fleet: claims lost"] += 1
+        self.note("Redis loses all claims")
+        self.cloud.claims.clear()
+
     async def _impair(self, host: str, seconds: float, what: str, *switches: AsyncBool) -> None:
         self.hits[f"fleet: {what}"] += 1
         self.note(f"{host} is {what} for {seconds:.1f} s")

@@ -89,7 +89,12 @@ NOT_OURS: Final = b"not ours"
 PROBE: Final = "cef-trio-probe"
 """What the keys of the daemon's probes contain."""
 AUTO_PART_SIZE: Final = AutoPartSize(
-    least_bytes=PART // 2, most_bytes=4 * PART, default_bytes=PART, unit_bytes=1, part_seconds=10.0
+    least_bytes=PART // 2,
+    most_bytes=4 * PART,
+    default_bytes=PART,
+    unit_bytes=1,
+    part_seconds=10.0,
+    longest_seconds=30.0,
 )
 """``CHUNK_SIZE_BYTES=auto`` in a world's measure."""
 WEBHOOK_SECRET: Final = "whsec_" + base64.b64encode(b"a world's secret, 24 bytes").decode()

@@ -6,6 +6,6 @@ document.
 
 from cef_trio.media import ffprobe
 from cef_trio.media.ffprobe import probe
-from cef_trio.media.metadata import MediaInfo, metadata_json
+from cef_trio.media.metadata import MediaInfo, metadata_json, object_crc64nvme
 
-__all__ = ["MediaInfo", "ffprobe", "metadata_json", "probe"]
+__all__ = ["MediaInfo", "ffprobe", "metadata_json", "object_crc64nvme", "probe"]

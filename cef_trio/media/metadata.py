@@ -15,9 +15,11 @@
 ``stream_started_at_utc``     when the stream began
 ``stream_completed_at_utc``   when the object was complete
 ``chunks``                    ``[{part_number, size_bytes, etag, uploaded_at_utc, crc64nvme}]``, in order, adding up to
-                              the object; the checksum is base64; with ``checksum``, if S3 keeps another one of parts
+                              the object; the checksum is base64; with ``checksum``, if S3 keeps another one of parts;
+                              empty if Redis lost the record of a part
 ``etag``                      the object's ETag
-``checksum``                  ``{algorithm: "crc64nvme", value: base64}`` of the whole object
+``checksum``                  ``{algorithm: "crc64nvme", value: base64}`` of the whole object, or ``null`` if Redis lost
+                              the record of a part, and S3 keeps no such checksum
 ``media``                     ``{container, video_codec, audio_codec, width, height, frame_rate, bit_rate}`` or ``null``
 ``writer``                    ``{parts_rewritten, bytes_rewritten}``: what the writer changed after its upload
 ``supersedes``                only if the file changed after its completion: ``{stream_id, s3_key_prefix}`` of the
@@ -59,14 +61,21 @@ class MediaInfo:
 def metadata_json(
     meta: StreamMeta, parts: Sequence[PartRecord], media: MediaInfo | None, *, processed_at_utc: datetime
 ) -> bytes:
-    """Return the document in UTF-8, with its keys in a fixed order. ``parts`` are those of the object."""
+    """Return the document in UTF-8, with its keys in a fixed order.
+
+    ``parts`` are those of the object; they are left out if they do not add up to its verified size.
+    """
     parts = sorted(parts, key=lambda part: part.part_number)
+    size_bytes = sum(part.size_bytes for part in parts)
+    crc: int | None = combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in parts)
+    if meta.verified_size_bytes not in {None, size_bytes}:
+        parts, size_bytes, crc = [], meta.verified_size_bytes or 0, object_crc64nvme(meta)
     document: dict[str, Any] = {"stream_id": meta.stream_id}
     document |= _path(meta.original_path)
     document |= {
         "s3_bucket": meta.s3_bucket,
         "s3_key_prefix": meta.s3_key_prefix,
-        "total_size_bytes": sum(part.size_bytes for part in parts),
+        "total_size_bytes": size_bytes,
         "duration_seconds": media.duration_seconds if media else None,
         "processed_at_utc": encode_time(processed_at_utc),
         "stream_started_at_utc": encode_time(meta.started_at_utc),
@@ -83,10 +92,7 @@ def metadata_json(
             for part in parts
         ],
         "etag": meta.object_etag,
-        "checksum": {
-            "algorithm": "crc64nvme",
-            "value": crc64nvme_to_base64(combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in parts)),
-        },
+        "checksum": {"algorithm": "crc64nvme", "value": crc64nvme_to_base64(crc)} if crc is not None else None,
         "media": {name: value for name, value in asdict(media).items() if name != "duration_seconds"}
         if media
         else None,
@@ -95,6 +101,11 @@ def metadata_json(
     if meta.supersedes_stream_id is not None:
         document["supersedes"] = {"stream_id": meta.supersedes_stream_id, "s3_key_prefix": meta.supersedes_key}
     return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def object_crc64nvme(meta: StreamMeta) -> int | None:
+    """Return the object's CRC64NVME as recorded without its parts: from S3, or of a file that was sent whole."""
+    return meta.object_crc64nvme if meta.object_crc64nvme is not None else meta.verified_crc64nvme
 
 
 def _path(path: str) -> dict[str, str]:

@@ -25,7 +25,7 @@ MAX_LAGS: Final = 50
 MAX_BYTES: Final = 16 * 1024
 """Maximum size of an encoded report."""
 _MAX_TEXT: Final = 500
-_TEXTS: Final = ("name", "host", "system", "process", "owner", "place", "share", "version")
+_TEXTS: Final = ("name", "host", "system", "process", "owner", "place", "share", "version", "name_taken_by", "taken_on")
 _NUMBERS: Final = ("schema", "newer_records", "completed", "failed")
 _TIMES: Final = ("watcher_at", "idle_checker_at")
 
@@ -61,6 +61,10 @@ class DaemonReport:
     share: str = ""
     """The network folder that it watches, as all hosts name it; empty: not on a network file system."""
     version: str = ""
+    name_taken_by: str = ""
+    """Boot id of the system that took its owner's name, which is why it stopped; empty: none did."""
+    taken_on: str = ""
+    """The host of that system."""
     schema: int | None = None
     """The schema of the records that it writes."""
     newer_records: int | None = None
@@ -191,6 +195,11 @@ def describe_problems(report: DaemonReport, now: float) -> list[str]:
         f"{describe_amount(one)}, for {max(0.0, now - report.by_redis_clock(one.since)):.0f} s: {one.why}"
         for one in report.risks
     ]
+    if report.name_taken_by:
+        found.append(
+            f"has stopped, as the running system of {report.taken_on or 'another host'} took its owner's name "
+            f"{report.owner!r}: one of both is a clone, or it could not renew its claim"
+        )
     if report.is_silent(now):
         found.insert(
             0,
@@ -200,9 +209,23 @@ def describe_problems(report: DaemonReport, now: float) -> list[str]:
     return found
 
 
-def stopped(report: DaemonReport) -> DaemonReport:
-    """Return the last report of a daemon that shuts down."""
-    return replace(report, stopped=True, risks=(), lags={}, streams={}, behind=Lag(), bytes_per_second=0.0)
+def stopped(report: DaemonReport, taken_by: tuple[str, str] | None = None) -> DaemonReport:
+    """Return the last report of a daemon that shuts down.
+
+    ``taken_by``: boot id and host of the system that took its owner's name, if that is why.
+    """
+    system, host = taken_by or ("", "")
+    return replace(
+        report,
+        name_taken_by=system,
+        taken_on=host,
+        stopped=True,
+        risks=(),
+        lags={},
+        streams={},
+        behind=Lag(),
+        bytes_per_second=0.0,
+    )
 
 
 def _decode_risk(reason: Any, since: Any, size_bytes: Any, recordings: Any, why: Any) -> Risk:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any, Final
 
 from cef_trio.checkpoint import StoredReports
@@ -42,12 +43,18 @@ class Fleet:
     def silent(self) -> tuple[DaemonReport, ...]:
         """The reports of daemons that report no more. One that was replaced is not among them.
 
-        A daemon is replaced by one of the same owner, instance and folder: after a kill, on a new disk.
+        A daemon is replaced by one of the same owner, instance and folder (after a kill, on a new disk), or by one of
+        the same owner on the same folder of the same machine: a container that was made anew, with another host name.
         """
-        latest: dict[tuple[str, str, str], float] = {}
+        latest: dict[tuple[str, ...], float] = {}
         for one in self.reports:
-            latest[_identity(one)] = max(one.seen_at, latest.get(_identity(one), one.seen_at))
-        return tuple(one for one in self.reports if one.is_silent(self.now) and one.seen_at == latest[_identity(one)])
+            for identity in _identities(one):
+                latest[identity] = max(one.seen_at, latest.get(identity, one.seen_at))
+        return tuple(
+            one
+            for one in self.reports
+            if one.is_silent(self.now) and all(one.seen_at == latest[identity] for identity in _identities(one))
+        )
 
     @property
     def shown(self) -> tuple[DaemonReport, ...]:
@@ -60,7 +67,7 @@ class Fleet:
     def state_of(self, report: DaemonReport) -> str:
         """Return the state of a daemon in a word or two."""
         if report.stopped:
-            return "stopped"
+            return "lost its name" if report.name_taken_by else "stopped"
         if report.is_silent(self.now):
             return "silent"
         if report.risks:
@@ -113,6 +120,7 @@ class FleetProblem(StrEnum):
     SAME_INSTANCE = "same_instance"
     SHARED_FOLDER = "shared_folder"
     OWNER_CHANGED = "owner_changed"
+    NAME_LOST = "name_lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +137,7 @@ def judge_fleet(fleet: Fleet) -> list[FleetFinding]:
     """Return what is wrong with a fleet."""
     return [
         *_judge_silence(fleet),
+        *_judge_lost_names(fleet),
         *_judge_owners(fleet.living),
         *_judge_instances(fleet.living),
         *_judge_shares(fleet.living),
@@ -194,14 +203,45 @@ def _daemon_document(one: DaemonReport, fleet: Fleet) -> dict[str, Any]:
 def _judge_silence(fleet: Fleet) -> Iterable[FleetFinding]:
     silent = sorted(fleet.silent, key=lambda one: one.seen_at)
     if silent:
-        says = _list([f"{_name(one)} for {fleet.now - one.seen_at:.0f} s" for one in silent])
+        says = _list([f"{_name(one)} for {fleet.now - one.seen_at:.0f} s{_opened(one)}" for one in silent])
+        owners = sorted({one.owner for one in silent})
+        retire = f"{owners[0]}`" if len(owners) == 1 else f"OWNER`, which is {_list(owners)}"
         yield FleetFinding(
             FleetProblem.SILENT,
-            f"{_count(len(silent), 'daemon')} reported no more, and was not stopped: {says}",
+            f"{_count(len(silent), 'daemon')} reported no more, and "
+            f"{'was' if len(silent) == 1 else 'were'} not stopped: {says}",
             "start it, or look at its host, its log and its way to Redis; of a host that is gone for good, "
-            "`cef-trio fleet retire NAME`",
+            f"`cef-trio fleet retire {retire}",
             True,
         )
+
+
+def _judge_lost_names(fleet: Fleet) -> Iterable[FleetFinding]:
+    """Find daemons that stopped since another system took their owner's name, until one works there again."""
+    lost = [
+        one
+        for one in fleet.reports
+        if one.stopped and one.name_taken_by and not any(_works_in_place_of(new, one) for new in fleet.living)
+    ]
+    if lost:
+        says = _list([f"{_locations([one])} to {one.taken_on or 'another host'}" for one in lost])
+        yield FleetFinding(
+            FleetProblem.NAME_LOST,
+            f"{_count(len(lost), 'daemon')} stopped, as another running system took the owner's name: {says}",
+            "give one of both a machine-id of its own (rm /etc/machine-id; systemd-machine-id-setup), or an "
+            "OWNER_NAME, and start the daemon again",
+            True,
+        )
+
+
+def _works_in_place_of(new: DaemonReport, lost: DaemonReport) -> bool:
+    is_later = new.seen_at > lost.seen_at and new.folder == lost.folder
+    return is_later and new.system != lost.name_taken_by and (new.system == lost.system or new.host == lost.host)
+
+
+def _opened(report: DaemonReport) -> str:
+    """Describe the streams that a silent daemon had at its last report."""
+    return f" ({_count(report.active_streams, 'stream')} open)" if report.active_streams else ""
 
 
 def _judge_owners(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
@@ -219,14 +259,38 @@ def _judge_owners(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
 
 
 def _judge_instances(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
+    """Find daemons with one INSTANCE_ID. Several of one machine have it by default, and their folders differ."""
     todo = "give each daemon an INSTANCE_ID of its own"
     for instance, same in _grouped(living, lambda one: one.instance_id):
-        owners = Counter(one.owner for one in same)
-        is_urgent = max(owners.values()) > 1
+        is_urgent = _share_a_folder(same)
+        if not is_urgent and len({one.system for one in same}) == 1:
+            continue
         says = f"{len(same)} daemons have the INSTANCE_ID {instance!r}: {_locations(same)}"
         if not is_urgent:
-            says += ". Their owners differ, so nothing goes wrong, but the log and `status` do not tell them apart"
+            says += ". Each has recordings of its own, so nothing goes wrong, but the log does not tell them apart"
         yield FleetFinding(FleetProblem.SAME_INSTANCE, says, todo, is_urgent)
+
+
+def _share_a_folder(same: Iterable[DaemonReport]) -> bool:
+    """Return whether two daemons of one owner watch one folder, or one watches a folder below another's."""
+    shared, local, folders, places = [], set(), Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
+    for one in same:
+        if one.share:
+            shared.append((one.owner, f"{one.share.rstrip('/')}/"))
+            continue
+        local.add((one.owner, one.system, one.host, f"{one.folder.rstrip('/')}/"))
+        if one.place:
+            places[one.owner, one.system, one.place] += 1
+        else:  # containers of one machine may have one path for two folders: their places tell them apart
+            folders[one.owner, one.system, one.folder] += 1
+    counts = (*places.values(), *folders.values())
+    return any(number > 1 for number in counts) or _has_nested(shared) or _has_nested(local)
+
+
+def _has_nested(folders: Iterable[tuple[str, ...]]) -> bool:
+    """Return whether a folder, the last item, is below another with the same other items, or is the same."""
+    # In order, what is below a folder follows it directly.
+    return any(one[:-1] == after[:-1] and after[-1].startswith(one[-1]) for one, after in pairwise(sorted(folders)))
 
 
 def _judge_shares(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
@@ -312,8 +376,9 @@ def _grouped(
     return [(name, list(same.values())) for name, same in groups.items() if len(same) > 1]
 
 
-def _identity(report: DaemonReport) -> tuple[str, str, str]:
-    return report.owner, report.instance_id, report.folder
+def _identities(report: DaemonReport) -> list[tuple[str, ...]]:
+    by_name = ("instance", report.owner, report.instance_id, report.folder)
+    return [by_name, ("place", report.owner, report.place, report.folder)] if report.place else [by_name]
 
 
 def _name(report: DaemonReport) -> str:

@@ -1,7 +1,7 @@
 """The S3 client: signed requests with httpx, multipart uploads, checksums, error classification.
 
-Promise: every byte sent is verified by a checksum; a response of a proxy or an ingress never changes an upload's state;
-every response is limited in bytes, elements and seconds.
+Promise: every byte sent is verified by what S3 returns, a checksum, an MD5 or the object; a response of a proxy or an
+ingress never changes an upload's state; every response is limited in bytes, elements and seconds.
 
 Open
 
@@ -14,8 +14,8 @@ Open
   is in the rooms `resilience/` (repeat, outage) and `upload/` (`upload/failures.py`: end of the stream)
 - `capabilities.py` for checksum and signing headers that a store refuses; the room `settings/` for option headers
   (`settings/object_options.py`), which are always sent
-- `checksums.py` and `etags.py` for checksum algorithms and what an ETag proves; `signing.py` for SigV4;
-  `credentials.py` for access keys, also refused ones
+- `checksums.py` and `etags.py` for checksum algorithms and what an ETag proves; `proof.py` for what a response proves
+  about a body; `signing.py` for SigV4; `credentials.py` for access keys, also refused ones
 - `address.py`, `config.py`, `model.py`, `xml.py` for URLs, the client's configuration, its values and documents
 - `rate_limiter.py` and `token_bucket.py` for `MAX_UPLOAD_RATE`; `store_probe.py` for the probe in an outage
 """

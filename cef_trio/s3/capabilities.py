@@ -1,6 +1,6 @@
 """Which checksum and payload signing a store supports, and when to fall back. No I/O.
 
-The condition of a recording's PutObject (``recording_put.py``) is left out once a store turned out to refuse it.
+A condition of a recording's PutObject (``recording_put.py``) is left out once a store turned out to refuse it.
 
 Not here: other headers have no fall-back. Those of tags, ACL, storage class and encryption are made by
 ``settings/object_options.py`` and always sent; ``x-amz-mp-object-size`` by ``complete.py``.
@@ -9,9 +9,10 @@ Not here: other headers have no fall-back. Those of tags, ACL, storage class and
 once for the whole client, with one log line. The alternative is *tried* if the store's error may mean that it lacks the
 feature, and *settled* if the same request then succeeds. An error with another cause changes nothing.
 
-Stores that ignore the CRC64NVME header respond with 200 as well. A store is known to verify it once it repeats a part's
-checksum in its response. Until then parts are also hashed with MD5, so that a part whose checksum was ignored can be
-verified by its ETag without another read.
+Stores that ignore a checksum's header respond with 200 as well. A store is known to verify it once it repeats the
+checksum in its response. Until then bodies are also hashed with MD5, so that one whose checksum was ignored can be
+verified by its ETag without another read. A configured checksum is sent all the same: some stores verify it without
+repeating it (OpenStack Swift).
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ _REFUSED_FEATURE: Final = frozenset(
         "Http501",
     }
 )
+IF_NONE_MATCH: Final = "if-none-match"
+IF_MATCH: Final = "if-match"
 _ABOUT_SIGNING: Final = ("content-sha256", "unsigned-payload", "unsigned payload")
 
 log = structlog.get_logger(__name__)
@@ -61,10 +64,13 @@ class Capabilities:
         self._preferred = ChecksumAlgorithm.CRC64NVME if self._auto_checksum else ChecksumAlgorithm(checksum.value)
         self._signed = payload_signing is PayloadSigning.SIGNED
         self._crc_missing = False
-        self._crc_verified = False
+        self._confirmed: set[ChecksumAlgorithm] = set()
+        self._not_confirmed: set[ChecksumAlgorithm] = set()
+        """The configured checksums whose absence was logged."""
+        self._parts_proved: bool | None = None
         self._unsigned_verified = False
-        self.conditional_puts = True
-        """Whether PutObject is sent with ``If-None-Match``."""
+        self._missing_conditions: set[str] = set()
+        """The conditional headers that PutObject is sent without."""
 
     def checksum(self, upload: ChecksumAlgorithm | None = None) -> ChecksumAlgorithm:
         """Return the algorithm for the next request: of an upload created with ``upload``, or of a new object."""
@@ -78,8 +84,8 @@ class Capabilities:
         return Negotiation(self, UploadMode(self.checksum(upload), signed or self._signed))
 
     def needs_md5_too(self, mode: UploadMode) -> bool:
-        """Whether to hash a body with MD5 too, since the store may ignore its CRC64NVME."""
-        return mode.checksum is ChecksumAlgorithm.CRC64NVME and self._auto_checksum and not self._crc_verified
+        """Whether to hash a body with MD5 too, since the store may ignore its checksum."""
+        return mode.checksum not in self._confirmed
 
     def alternative(self, mode: UploadMode, refusal: S3OperationError) -> UploadMode | None:
         """Return another mode to try after this error; ``None`` if there is none."""
@@ -87,7 +93,7 @@ class Capabilities:
             return UploadMode(mode.checksum, signed=True)
         if (
             self._auto_checksum
-            and not self._crc_verified
+            and ChecksumAlgorithm.CRC64NVME not in self._confirmed
             and mode.checksum is ChecksumAlgorithm.CRC64NVME
             and refusal.code in _REFUSED_FEATURE
         ):
@@ -114,32 +120,46 @@ class Capabilities:
         if not mode.signed:
             self._unsigned_verified = True
 
-    def crc_confirmed(self) -> None:
-        """Record that a response repeats a part's CRC64NVME: the store verifies it."""
-        self._crc_verified = True
+    def confirmed(self, checksum: ChecksumAlgorithm) -> None:
+        """Record that a response repeats the checksum of a body: the store verifies it."""
+        self._confirmed.add(checksum)
 
-    def crc_not_confirmed(self, where: str) -> bool:
-        """Record that a response lacks the CRC64NVME; return whether the bytes must be verified in another way.
-
-        They need not if CRC64NVME was configured: some stores verify it without repeating it (OpenStack Swift).
-        """
-        self._crc_verified = False
-        if self._auto_checksum:
+    def not_confirmed(self, checksum: ChecksumAlgorithm, where: str) -> bool:
+        """Record that a response lacks the checksum; return whether MD5 is used instead from now on."""
+        self._confirmed.discard(checksum)
+        if self._auto_checksum and checksum is ChecksumAlgorithm.CRC64NVME:
             self._miss_crc(f"not confirmed by {where}")
-        elif not self._crc_missing:
-            self._crc_missing = True
-            log.warning("s3_checksum_not_confirmed", checksum="crc64nvme", by=where)
-        return self._auto_checksum
+            return True
+        if checksum not in self._not_confirmed:
+            self._not_confirmed.add(checksum)
+            log.warning("s3_checksum_not_confirmed", checksum=checksum.value, by=where)
+        return False
 
-    def may_lack_conditions(self, refusal: S3OperationError) -> bool:
-        """Return whether an error of a conditional PutObject may mean that the store does not support conditions."""
-        return self.conditional_puts and refusal.code in _REFUSED_FEATURE
+    def part_acknowledged(self, *, proved: bool) -> None:
+        """Record whether the response of a part proved its bytes."""
+        self._parts_proved = proved and self._parts_proved is not False
 
-    def conditions_missing(self, refusal: S3OperationError) -> None:
-        """Record that the same PutObject succeeded without its condition."""
-        if self.conditional_puts:
-            self.conditional_puts = False
-            log.warning("s3_conditional_put_unsupported", refusal=refusal.code)
+    def proves_parts(self, *, opaque_etags: bool) -> bool:
+        """Return whether the ETags of parts identify verified bytes.
+
+        So it is while each response proves its part. Before the first one it is concluded from the encryption
+        (``opaque_etags``), since an earlier process sent the parts.
+        """
+        return not opaque_etags if self._parts_proved is None else self._parts_proved
+
+    def has_condition(self, header: str) -> bool:
+        """Return whether PutObject is sent with this conditional header."""
+        return header not in self._missing_conditions
+
+    def may_lack_condition(self, header: str, refusal: S3OperationError) -> bool:
+        """Return whether an error of a PutObject with this header may mean that the store does not support it."""
+        return self.has_condition(header) and refusal.code in _REFUSED_FEATURE
+
+    def condition_missing(self, header: str, refusal: S3OperationError) -> None:
+        """Record that the same PutObject succeeded without this header."""
+        if self.has_condition(header):
+            self._missing_conditions.add(header)
+            log.warning("s3_conditional_put_unsupported", condition=header, refusal=refusal.code)
 
     def _miss_crc(self, why: str) -> None:
         if not self._crc_missing:

@@ -141,3 +141,15 @@ def combine_crc64nvme(parts: Iterable[tuple[int, int]]) -> int:
     for crc, size_bytes in parts:
         whole = crt.combine_crc64nvme(whole, crc, size_bytes)
     return whole
+
+
+def composite_checksum(algorithm: ChecksumAlgorithm, parts: Iterable[str | None]) -> str | None:
+    """Return the ``COMPOSITE`` checksum of an object from those of its parts (base64); ``None`` if one is missing."""
+    calculator, count = CHECKSUMS[algorithm].calculator(), 0
+    for part in parts:
+        digest = from_base64(part) if part is not None else None
+        if digest is None:
+            return None
+        calculator.update(digest)
+        count += 1
+    return f"{to_base64(calculator.digest())}-{count}"

@@ -4,8 +4,9 @@ What it promises beyond the calls themselves:
 
 - **P2.** :meth:`S3Client.upload_part` has no checkpoint at which a cancellation could lose an ETag that was read from
   the socket (:mod:`cef_trio.s3.transport`).
-- **P1.** Every acknowledged part was verified by a checksum (:mod:`cef_trio.s3.capabilities`), and every completed
-  object by its CRC64NVME or its multipart ETag (:mod:`cef_trio.s3.complete`).
+- **P1, P8.** Every object is proved by what S3 responds, or it is read back and compared: PutObject in
+  :mod:`cef_trio.s3.upload_body`, CompleteMultipartUpload in :mod:`cef_trio.s3.complete`. A response of 200 proves
+  nothing.
 - **P7.** Memory is one block of 512 KiB for each body in flight, however large the part (:mod:`cef_trio.s3.body`).
 - Errors are :class:`S3OperationError`, or :class:`RecordingChangedError` and :class:`ChunkProcessingError` of a source;
   they contain no secrets.
@@ -107,6 +108,7 @@ class S3Client:
         self._sender = BodyUploader(
             self._transport,
             self._capabilities,
+            self._downloader,
             rate_limiter=rate_limiter if rate_limiter is not None else RateLimiter(),
             kms_requested=config.options.requests_kms,
         )
@@ -180,6 +182,7 @@ class S3Client:
 
         sent = await self._retrier.call("upload_part", attempt)
         # No checkpoint from the response's headers to the return.
+        self._capabilities.part_acknowledged(proved=sent.proved)
         used = sent.mode.checksum
         return UploadedPart(
             part_number=part_number,
@@ -299,6 +302,7 @@ class S3Client:
             stream_id=stream_id,
             read_timeout_seconds=self._config.complete_timeout_seconds,
             downloader=self._downloader,
+            capabilities=self._capabilities,
             kms_requested=self._config.options.requests_kms,
         )
         return await self._retrier.call("complete_multipart_upload", completion.attempt)
@@ -333,7 +337,9 @@ class S3Client:
         metadata: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> StoredObject:
-        """Store an object in one request (up to 5 GiB), verified like a part. Cancellation: as :meth:`upload_part`.
+        """Store an object in one request (up to 5 GiB). If the response does not prove its bytes, it is read back.
+
+        Cancellation: as :meth:`upload_part`.
 
         Raises:
             RecordingChangedError, ChunkProcessingError: from the source.
@@ -343,7 +349,7 @@ class S3Client:
         source = BytesSource(content) if isinstance(content, bytes) else content
         given = {"content-type": content_type, **_metadata_headers(metadata or {}), **(headers or {})}
         request = S3Request("put_object", "PUT", UNSIGNED_PAYLOAD, key=key, headers=given)
-        sent = await self._retrier.call("put_object", lambda: self._sender.send(request, source))
+        sent = await self._retrier.call("put_object", lambda: self._sender.send_object(request, source))
         return _stored(key, sent, metadata or {})
 
     async def put_recording(
@@ -376,8 +382,7 @@ class S3Client:
             downloader=self._downloader,
             capabilities=self._capabilities,
         )
-        done = await self._retrier.call(PUT_RECORDING, put.attempt)
-        return done if isinstance(done, StoredObject) else _stored(key, done, metadata)
+        return _stored(key, await self._retrier.call(PUT_RECORDING, put.attempt), metadata)
 
     async def find_recording(self, key: str, *, size_bytes: int, crc64nvme: int, stream_id: str) -> StoredObject | None:
         """Return the object of an earlier :meth:`put_recording`; ``None`` if there is none with these bytes.
@@ -522,7 +527,7 @@ class S3Client:
             if asked is ChecksumAlgorithm.CRC64NVME and (
                 response.headers.get("x-amz-checksum-algorithm", "").upper() != "CRC64NVME"
             ):
-                self._capabilities.crc_not_confirmed("CreateMultipartUpload")
+                self._capabilities.not_confirmed(asked, "CreateMultipartUpload")
                 asked = self._capabilities.checksum(asked)
             negotiation.accepted()
             return CreatedUpload(upload_id, asked)
@@ -547,8 +552,10 @@ class S3Client:
         return self._transport.error(request, "EndlessListing", text, transient=False)
 
 
-def _stored(key: str, sent: SentBody, metadata: Mapping[str, str]) -> StoredObject:
-    """Return the object of an acknowledged PutObject."""
+def _stored(key: str, sent: SentBody | StoredObject, metadata: Mapping[str, str]) -> StoredObject:
+    """Return the object of an acknowledged PutObject, unless it was asked for already."""
+    if isinstance(sent, StoredObject):
+        return sent
     return StoredObject(
         key=key,
         size_bytes=sent.measured.size_bytes,

@@ -5,22 +5,32 @@
 - A repetition after a success gets ``NoSuchUpload`` (AWS after a while, Ceph, MinIO) or 200 (AWS, Swift).
 - Ceph may respond with an empty ``<ETag/>``.
 
-If the response does not state the outcome, the object is checked (:mod:`cef_trio.s3.expected_object`): it belongs to
-this upload only if the stream's id is in its user metadata and its size and checksum are those of the parts; the ETag
-that is compared is the one that S3 computes from the parts' ETags. With KMS the ETag is opaque
-(:mod:`cef_trio.s3.etags`): without a CRC64NVME, S3's success response and the size must suffice, since every part was
-verified when it was sent.
+The object is verified by the response's CRC64NVME, by the checksum of the parts' checksums, or by the ETag that S3
+computes from the parts' ETags, if each part was proved when it was sent (:mod:`cef_trio.s3.proof`). Otherwise it is
+compared (:mod:`cef_trio.s3.expected_object`), by the CRC64NVME that S3 keeps or by its content: so it is where the
+store ignores checksums and its ETags are opaque (KMS), since a success response proves no byte.
+
+If the response does not state the outcome, the object is compared, too: it belongs to this upload only if the stream's
+id is in its user metadata.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import structlog
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.s3.checksums import CHECKSUMS, FULL_OBJECT, combine_crc64nvme, crc64nvme_to_base64
+from cef_trio.s3.capabilities import Capabilities
+from cef_trio.s3.checksums import (
+    CHECKSUMS,
+    FULL_OBJECT,
+    combine_crc64nvme,
+    composite_checksum,
+    crc64nvme_to_base64,
+)
 from cef_trio.s3.download import Downloader
 from cef_trio.s3.errors import parse_error_body
 from cef_trio.s3.etags import is_opaque, multipart_etag
@@ -53,6 +63,7 @@ class Completion:
         stream_id: str,
         read_timeout_seconds: float,
         downloader: Downloader,
+        capabilities: Capabilities,
         kms_requested: bool = False,
     ) -> None:
         """Prepare the request; ``downloader`` reads the object if the response does not suffice.
@@ -67,7 +78,13 @@ class Completion:
         self._bucket = bucket
         self._key = key
         self._downloader = downloader
+        self._capabilities = capabilities
         self._kms_requested = kms_requested
+        self._composite = (
+            composite_checksum(checksum, (part.checksum for part in ordered))
+            if CHECKSUMS[checksum].is_composite
+            else None
+        )
         self._expected = ExpectedObject(
             key,
             stream_id,
@@ -122,7 +139,8 @@ class Completion:
     async def _own_object_or_raise(self, error: S3OperationError) -> StoredObject:
         """Return the object if it belongs to this upload; raise the original error otherwise."""
         stored = await self._downloader.head(self._key)
-        why_not = "there is no object" if stored is None else await self._expected.difference(stored, self._downloader)
+        expected = self._expected_object(opaque_etags=stored is not None and stored.opaque_etag)
+        why_not = "there is no object" if stored is None else await expected.difference(stored, self._downloader)
         if stored is not None and why_not is None:
             log.info("s3_completion_confirmed_by_head", key=self._key, instead_of=error.code)
             return stored
@@ -139,25 +157,30 @@ class Completion:
 
     async def _verified(self, result: CompleteResult, response: Response) -> StoredObject:
         """Return the object of a success response once its content is verified."""
-        etag, expected = result.etag, self._expected
+        etag, size_bytes = result.etag, self._expected.size_bytes
+        expected = self._expected_object(opaque_etags=is_opaque(response.headers))
         if result.crc64nvme is not None and etag is not None:
-            stored = StoredObject(self._key, expected.size_bytes, etag, result.crc64nvme, {})
+            stored = StoredObject(self._key, size_bytes, etag, result.crc64nvme, {})
             difference = expected.crc_difference(result.crc64nvme)
-        elif etag is not None and etag == expected.etag:
-            return StoredObject(self._key, expected.size_bytes, etag, None, {})
+        elif etag is not None and (
+            etag == expected.etag or (result.composite is not None and result.composite == self._composite)
+        ):
+            return StoredObject(self._key, size_bytes, etag, None, {})
         else:
             found = await self._downloader.head(self._key)
             if found is None:
                 raise self._error("UnknownOutcome", "S3 reported success, but there is no object", transient=True)
             stored = found
-            opaque = is_opaque(response.headers, kms_requested=self._kms_requested)
-            if opaque and stored.etag == etag and stored.crc64nvme is None:
-                difference = expected.size_difference(stored)  # the object of this response
-            else:
-                difference = await expected.content_difference(stored, self._downloader)
+            difference = await expected.content_difference(stored, self._downloader)
         if difference is not None:
             raise self._error("ChecksumMismatch", f"the object differs from its parts: {difference}", transient=False)
         return stored
+
+    def _expected_object(self, *, opaque_etags: bool) -> ExpectedObject:
+        """Return the expected object; without an ETag, if those of its parts prove nothing."""
+        if self._capabilities.proves_parts(opaque_etags=opaque_etags or self._kms_requested):
+            return self._expected
+        return replace(self._expected, etag=None)
 
     def _error(self, code: str, message: str, *, transient: bool) -> S3OperationError:
         return self._transport.error(self._request, code, message, transient=transient, status=_OK)

@@ -12,6 +12,7 @@ import trio
 from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import Retrier
 from cef_trio.s3.checksums import CHECKSUMS, crc64nvme_from_base64
+from cef_trio.s3.etags import is_opaque
 from cef_trio.s3.model import ChecksumAlgorithm, StoredObject
 from cef_trio.s3.response_origin import NOT_S3_ANSWER
 from cef_trio.s3.signing import EMPTY_SHA256
@@ -127,4 +128,5 @@ def _stored(key: str, headers: Mapping[str, str]) -> StoredObject:
         etag=unquoted(headers.get("etag")) or "",
         crc64nvme=None if composite else crc64nvme_from_base64(crc),
         metadata={name.removeprefix(METADATA): value for name, value in headers.items() if name.startswith(METADATA)},
+        opaque_etag=is_opaque(headers),
     )

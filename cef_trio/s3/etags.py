@@ -10,10 +10,10 @@ PutObject or part, KMS, DSSE, customer key  looks like an MD5, but is not
 completed multipart upload                  ``…-N``; in plain text or AES256 MD5 of the parts' MD5s, else anything
 ==========================================  =========================================================================
 
-A *different* ETag proves damage only if it is an MD5 (:func:`is_md5`). An *equal* one always proves the content: other
-bytes do not have that MD5 by chance, and an ETag of the parts' ETags identifies parts that were verified when they were
-sent. Where the ETag is opaque, a checksum decides, S3's own verification of ``Content-MD5`` or of the part's checksum,
-or the object's content.
+A *different* ETag proves damage only if it is an MD5 (:func:`is_md5`). An ETag *equal* to the MD5 of the bytes always
+proves them: other bytes do not have that MD5 by chance. An ETag equal to that of the parts' ETags identifies the parts;
+it proves the bytes if each part was proved when it was sent (:mod:`cef_trio.s3.proof`). Where the ETag
+is opaque, a checksum decides, or the object's content.
 """
 
 from __future__ import annotations

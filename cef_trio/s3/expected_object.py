@@ -1,7 +1,7 @@
 """Whether the object under a key is the expected one: ours, with these bytes.
 
 It is ours only if the stream's id is in its user metadata. Its bytes are proved by its CRC64NVME if the store keeps
-one, else by its ETag if that can be computed (:mod:`cef_trio.s3.etags`). If neither can be compared, or the ETag
+one, else by its ETag if the caller expects one (:mod:`cef_trio.s3.etags`). If neither can be compared, or the ETag
 differs (stores compute it differently), the object is downloaded and its content compared. An object in an archive
 class cannot be downloaded, so its content is unverified.
 """
@@ -21,6 +21,8 @@ from cef_trio.s3.errors import ARCHIVED
 from cef_trio.s3.model import StoredObject
 
 STREAM_ID_METADATA: Final = "cef-stream-id"
+UNREADABLE: Final = "its ETag cannot be compared, and its archive class does not allow reading it"
+"""The difference of an object whose bytes remain unknown."""
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +36,7 @@ class ExpectedObject:
     size_bytes: int
     crc64nvme: int
     etag: str | None
-    """``None``: unknown."""
+    """The ETag that proves the bytes; ``None`` if none does."""
 
     async def difference(self, stored: StoredObject, downloader: Downloader) -> str | None:
         """Return why an object is not the expected one; ``None`` if it is.
@@ -67,7 +69,7 @@ class ExpectedObject:
         except S3OperationError as error:
             if error.code != ARCHIVED:
                 raise
-            return "its ETag cannot be compared, and its archive class does not allow reading it"
+            return UNREADABLE
         return self.crc_difference(crc.value)
 
     def size_difference(self, stored: StoredObject) -> str | None:

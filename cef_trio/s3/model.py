@@ -148,3 +148,5 @@ class StoredObject:
     """The full-object CRC64NVME that S3 keeps; ``None`` if it keeps none."""
     metadata: dict[str, str]
     """User metadata, names in lower case and without ``x-amz-meta-``."""
+    opaque_etag: bool = False
+    """Whether HeadObject or GetObject shows that the ETag does not depend on the content alone (encryption)."""

@@ -1,8 +1,12 @@
 """Send and verify a body: the common part of UploadPart and PutObject.
 
 The first pass measures, the second sends (:mod:`cef_trio.s3.body`). Then the response's headers are compared with what
-was sent: the checksum that S3 repeats, or the ETag if it is the MD5 of the bytes. The comparison has no checkpoint and
-does not read the file, so a cancellation never loses an acknowledged part (promise P2).
+was sent (:mod:`cef_trio.s3.proof`). The comparison has no checkpoint and does not read the file, so a cancellation
+never loses an acknowledged part (promise P2).
+
+If the response proves nothing, an object is read back and compared before it counts as stored
+(:meth:`BodyUploader.send_object`). A part cannot be read, so its upload's whole object is compared at its completion
+(:mod:`cef_trio.s3.complete`).
 """
 
 from __future__ import annotations
@@ -13,8 +17,10 @@ from cef_trio.exceptions import RecordingChangedError, S3OperationError
 from cef_trio.s3.body import CheckedBody, Measured, measure
 from cef_trio.s3.capabilities import Capabilities, UploadMode
 from cef_trio.s3.checksums import CHECKSUMS, to_base64
-from cef_trio.s3.etags import is_md5
-from cef_trio.s3.model import ByteSource, ChecksumAlgorithm
+from cef_trio.s3.download import Downloader
+from cef_trio.s3.expected_object import UNREADABLE, ExpectedObject
+from cef_trio.s3.model import ByteSource, ChecksumAlgorithm, StoredObject
+from cef_trio.s3.proof import Evidence, Proof, evidence_of
 from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import UNSIGNED_PAYLOAD
 from cef_trio.s3.transport import Response, ResponseMode, S3Request, Transport
@@ -23,21 +29,30 @@ from cef_trio.s3.xml import unquoted
 
 @dataclass(frozen=True, slots=True)
 class SentBody:
-    """A body that S3 acknowledged, verified to be what was sent."""
+    """A body that S3 acknowledged."""
 
     measured: Measured
     mode: UploadMode
     etag: str
     response: Response
+    proved: bool
+    """Whether the response proves that S3 has these bytes."""
 
 
 class BodyUploader:
     """Sends bodies to one bucket, in the mode that the store supports."""
 
     def __init__(
-        self, transport: Transport, capabilities: Capabilities, *, rate_limiter: RateLimiter, kms_requested: bool
+        self,
+        transport: Transport,
+        capabilities: Capabilities,
+        downloader: Downloader,
+        *,
+        rate_limiter: RateLimiter,
+        kms_requested: bool,
     ) -> None:
         self._transport = transport
+        self._downloader = downloader
         self._rate_limiter = rate_limiter
         self._kms_requested = kms_requested
         self._capabilities = capabilities
@@ -71,6 +86,34 @@ class BodyUploader:
                 negotiation.accepted()
                 return sent
 
+    async def send_object(
+        self, request: S3Request, source: ByteSource, *, crc64nvme: int | None = None
+    ) -> SentBody | StoredObject:
+        """PUT an object as :meth:`send` does; if the response does not prove its bytes, return the object as compared.
+
+        No checkpoint between the arrival of the response's headers and the return, if the response proves the bytes.
+        Otherwise the object exists after a cancellation, and is not compared.
+
+        Raises:
+            RecordingChangedError, ChunkProcessingError: as :meth:`send`.
+            S3OperationError: as :meth:`send`, or the object could not be read; ``ChecksumMismatch`` if it has other
+                bytes.
+        """
+        sent = await self.send(request, source, crc64nvme=crc64nvme)
+        if sent.proved:
+            return sent
+        key = request.key or ""
+        expected = ExpectedObject(key, "", sent.measured.size_bytes, sent.measured.crc64nvme, None)
+        stored = await self._downloader.head(key)
+        if stored is None:
+            text = "S3 reported success, but there is no object"
+            raise self._error(request, sent.response, "UnknownOutcome", text)
+        why_not = await expected.content_difference(stored, self._downloader)
+        if why_not is not None:
+            text, can_pass = f"the object was not verified: {why_not}", why_not != UNREADABLE
+            raise self._error(request, sent.response, "ChecksumMismatch", text, transient=can_pass)
+        return stored
+
     async def _send(self, request: S3Request, source: ByteSource, mode: UploadMode, crc64nvme: int | None) -> SentBody:
         algorithms = {mode.checksum}
         if mode.signed:
@@ -94,39 +137,35 @@ class BodyUploader:
                 of_object=True,
             )
         )
-        mismatch = self._mismatch(request.operation, response, measured, mode)
-        if mismatch is not None:
-            code, message, transient = mismatch
-            raise self._transport.error(
-                request,
-                code,
-                f"{code}: {message}",
-                transient=transient,
-                status=response.status,
-                request_id=response.headers.get("x-amz-request-id"),
-            )
-        return SentBody(measured, mode, unquoted(response.headers.get("etag")) or "", response)
-
-    def _mismatch(
-        self, operation: str, response: Response, measured: Measured, mode: UploadMode
-    ) -> tuple[str, str, bool] | None:
-        """Return why acknowledged bytes may differ from those sent: code, message, transient; ``None`` if verified."""
         etag = unquoted(response.headers.get("etag"))
         if etag is None:
-            return "MissingETag", "S3 acknowledged the bytes without an ETag", False
-        md5 = measured.digests.get(ChecksumAlgorithm.MD5)
-        comparable = md5 is not None and is_md5(etag, response.headers, kms_requested=self._kms_requested)
-        if md5 is not None and comparable and etag.lower() != md5.hex():
-            return "ChecksumMismatch", f"S3 stored MD5 {etag} instead of {md5.hex()}", True
-        if mode.checksum is ChecksumAlgorithm.MD5:
-            return None
-        ours, theirs = to_base64(measured.digests[mode.checksum]), response.headers.get(CHECKSUMS[mode.checksum].header)
-        if theirs is not None and theirs != ours:
-            return "ChecksumMismatch", f"S3 stored {mode.checksum} {theirs} instead of {ours}", True
-        if mode.checksum is ChecksumAlgorithm.CRC64NVME:
-            if theirs is not None:
-                self._capabilities.crc_confirmed()
-            elif self._capabilities.crc_not_confirmed(operation) and not comparable:
-                # Acknowledged but not verified: sent again with Content-MD5, which every store checks.
-                return "ChecksumNotConfirmed", "S3 did not confirm the CRC64NVME", True
-        return None
+            text = "S3 acknowledged the bytes without an ETag"
+            raise self._error(request, response, "MissingETag", text, transient=False)
+        evidence = self._evidence(etag, response, measured)
+        if evidence.proof is Proof.DAMAGED:
+            raise self._error(request, response, "ChecksumMismatch", evidence.text)
+        proved = evidence.proof.is_proved
+        if evidence.proof is Proof.CHECKSUM:
+            self._capabilities.confirmed(mode.checksum)
+        elif evidence.proof is not Proof.CONTRADICTION and mode.checksum is not ChecksumAlgorithm.MD5:
+            use_md5 = self._capabilities.not_confirmed(mode.checksum, request.operation)
+            if not proved and (use_md5 or ChecksumAlgorithm.MD5 not in measured.digests):
+                # Sent again with Content-MD5, which every store checks, or at least compared with the ETag.
+                text = f"S3 did not confirm the {mode.checksum}"
+                raise self._error(request, response, "ChecksumNotConfirmed", text)
+        return SentBody(measured, mode, etag, response, proved)
+
+    def _evidence(self, etag: str, response: Response, measured: Measured) -> Evidence:
+        return evidence_of(etag, response.headers, measured.digests, kms_requested=self._kms_requested)
+
+    def _error(
+        self, request: S3Request, response: Response, code: str, message: str, *, transient: bool = True
+    ) -> S3OperationError:
+        return self._transport.error(
+            request,
+            code,
+            f"{code}: {message}",
+            transient=transient,
+            status=response.status,
+            request_id=response.headers.get("x-amz-request-id"),
+        )

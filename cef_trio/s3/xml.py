@@ -175,6 +175,8 @@ class CompleteResult:
 
     etag: str | None
     crc64nvme: int | None
+    composite: str | None = None
+    """The checksum of the parts' checksums, base64 and ``-N``, if S3 keeps one (CRC32C, SHA-256)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +214,8 @@ def parse_complete_result(body: bytes) -> CompleteResult:
     # A composite checksum is not the checksum of the object's content.
     composite = root.text_of("ChecksumType") == "COMPOSITE"
     crc = None if composite else crc64nvme_from_base64(root.text_of("ChecksumCRC64NVME"))
-    return CompleteResult(etag=unquoted(root.text_of("ETag")), crc64nvme=crc)
+    found = next((text for element in _COMPOSITE.values() if (text := root.text_of(element))), None)
+    return CompleteResult(etag=unquoted(root.text_of("ETag")), crc64nvme=crc, composite=found)
 
 
 def parse_copied_part(body: bytes) -> CopiedPart:

@@ -108,8 +108,9 @@ class Settings(BaseSettings):
     )
     """Names of recordings: comma-separated patterns with * and ?, without regard to case."""
     chunk_size_bytes: Annotated[int | Literal["auto"], BeforeValidator(values.part_size)] = 10 << 20
-    """Part size, 5MiB to 5GiB, or auto: what a recording writes in 20 seconds, 5MiB to 64MiB; fixed for a recording
-    when its upload begins, and doubled every 1,000 parts. A smaller recording is sent whole, after its end."""
+    """Part size, 5MiB to 5GiB, or auto: what a recording writes in 20 seconds, 10MiB to 64MiB, or in a minute, where
+    that is less than 10MiB; fixed for a recording when its upload begins, and doubled every 1,000 parts. A smaller
+    recording is sent whole, after its end."""
     s3_equal_parts: bool = False
     """Keep all parts of a recording equal, for stores that require it (Cloudflare R2); at most 10,000 parts then."""
     stream_timeout_seconds: Seconds = 30.0
@@ -311,10 +312,22 @@ STAND_INS: Final[Mapping[str, Any]] = MappingProxyType({"watch_dir": Path(os.dev
 def load_settings(
     env_file: Path | None = Path(".env"), *, unneeded: Collection[str] = (), **overrides: Any
 ) -> Settings:
-    """Load the settings; ``overrides`` win over the environment, the environment over the file. Empty means unset.
+    """Load the settings (:func:`read_settings`), and check the folders, unless the watch folder is ``unneeded``.
+
+    Raises:
+        SettingsError: a setting is missing or wrong, or a folder may not be used.
+    """
+    settings = read_settings(env_file, unneeded=unneeded, **overrides)
+    return settings if "watch_dir" in unneeded else check_folders(settings)
+
+
+def read_settings(
+    env_file: Path | None = Path(".env"), *, unneeded: Collection[str] = (), **overrides: Any
+) -> Settings:
+    """Read the settings; ``overrides`` win over the environment, the environment over the file. Empty means unset.
 
     ``env_file`` may be missing, and so may ``unneeded``, required settings (of ``STAND_INS``) that the caller does not
-    use; the watch folder then need not exist.
+    use. The mount of the watch folder is not asked: the folder's symbolic links are not resolved.
 
     Raises:
         SettingsError: a setting is missing or wrong.
@@ -328,11 +341,20 @@ def load_settings(
     except ValidationError as error:
         lines += [_line(detail) for detail in error.errors(include_url=False)]
         raise SettingsError(lines) from None
-    if lines:
+    if lines := lines or _unfit_certificates(settings):
         raise SettingsError(lines)
-    unfit_folder = None if "watch_dir" in unneeded else _unfit_folder(settings.watch_dir)
-    unfit_target = None if "watch_dir" in unneeded else _unfit_target(settings)
-    if lines := [line for line in (unfit_folder, unfit_target, *_unfit_certificates(settings)) if line]:
+    return settings.model_copy(update={"watch_dir": settings.watch_dir.absolute()})
+
+
+def check_folders(settings: Settings) -> Settings:
+    """Check the folders of the settings, and return the settings with the watch folder's symbolic links resolved.
+
+    Blocks as long as the mount of a folder does not respond.
+
+    Raises:
+        SettingsError: a folder is missing, or may not be used.
+    """
+    if lines := [line for line in (_unfit_folder(settings.watch_dir), _unfit_target(settings)) if line]:
         raise SettingsError(lines)
     return settings.model_copy(update={"watch_dir": settings.watch_dir.resolve()})
 
@@ -432,7 +454,7 @@ def _line(detail: Any) -> str:
 
 def world_readable_secrets(env_file: Path | None) -> list[WorldReadableFile]:
     """Return the files with secrets that every user of this machine can read: those of ``<NAME>_FILE``, and the
-    settings file if it holds a secret. Reads the environment and ``env_file`` like ``load_settings``.
+    settings file if it holds a secret. Reads the environment and ``env_file`` like ``read_settings``.
     """
     in_file = {name.upper(): value for name, value in dotenv_values(env_file).items() if value} if env_file else {}
     given = in_file | {name.upper(): value for name, value in os.environ.items() if value}

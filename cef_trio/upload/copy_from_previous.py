@@ -99,21 +99,18 @@ class CopySource:
 async def _expected(meta: StreamMeta, recording: OpenRecording, part: Part, kept: PartRecord) -> PartRecord | None:
     """Return the part as S3 must have copied it; ``None`` if the file has other bytes there.
 
-    Where no CRC64NVME proves the whole object at its completion, the other checksums are computed from the file, since
-    those of ``kept`` are from a document in the bucket (``completed_parts.py``), which others may have changed.
+    The other checksums are computed from the file, since those of ``kept`` are from a document in the bucket
+    (``completed_parts.py``), which others may have changed, or are of bytes that nothing proved.
     """
     algorithm = ChecksumAlgorithm(meta.checksum_algorithm or ChecksumAlgorithm.MD5)
-    names = () if algorithm is ChecksumAlgorithm.CRC64NVME else (algorithm, ChecksumAlgorithm.MD5)
-    crc, others = Crc64Nvme(), {name: CHECKSUMS[name].calculator() for name in names}
-    await FileSlice(recording, part.offset, part.size_bytes).feed(
-        crc.update, *(calculator.update for calculator in others.values())
-    )
+    crc, md5 = Crc64Nvme(), CHECKSUMS[ChecksumAlgorithm.MD5].calculator()
+    composite = CHECKSUMS[algorithm].calculator() if CHECKSUMS[algorithm].is_composite else None
+    updates = [crc.update, md5.update, *([composite.update] if composite is not None else [])]
+    await FileSlice(recording, part.offset, part.size_bytes).feed(*updates)
     if crc.value != kept.crc64nvme:
         return None
-    if not others:
-        return kept
-    checksum = to_base64(others[algorithm].digest()) if CHECKSUMS[algorithm].is_composite else None
-    return replace(kept, etag=others[ChecksumAlgorithm.MD5].digest().hex(), checksum=checksum)
+    checksum = to_base64(composite.digest()) if composite is not None else None
+    return replace(kept, etag=md5.digest().hex(), checksum=checksum)
 
 
 def _is_proved(copied: CopiedPart, expected: PartRecord) -> bool:

@@ -11,18 +11,20 @@ If the file changes during a pass, it is still being written: the stream goes ba
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 
 import structlog
 
 from cef_trio.checkpoint import FailureReason, Status
-from cef_trio.exceptions import FFprobeError, S3OperationError
-from cef_trio.files import FileStat, OpenRecording
-from cef_trio.media import MediaInfo, metadata_json
+from cef_trio.exceptions import ChunkProcessingError, FFprobeError, RecordingChangedError, S3OperationError
+from cef_trio.files import FileStat, IdentityMatch, OpenRecording
+from cef_trio.media import MediaInfo, metadata_json, object_crc64nvme
 from cef_trio.s3 import StoredObject, combine_crc64nvme
 from cef_trio.upload.failures import CompletionError
 from cef_trio.upload.object_key import metadata_key
 from cef_trio.upload.part_matching import crc_of
 from cef_trio.upload.part_plan import Part
+from cef_trio.upload.recognition import recognize
 from cef_trio.upload.send_parts import send_all
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
@@ -159,14 +161,23 @@ async def _send_changed_parts(
 async def finish(services: Services, upload: StreamUpload, path: str | None) -> None:
     """Probe the recording, write its metadata beside the object, and complete the stream.
 
-    ``path`` is ``None`` if its file is gone or replaced: another file's duration would be wrong.
+    ``path`` is ``None`` if its file is gone or replaced. A file is probed only if it is what was verified, since the
+    stream may be resumed here long after: another file's duration would be wrong.
     Every step is safe to repeat: a stream that stops here stays ``s3_completed`` and is finished by the next start.
     """
     await upload.abort_orphans()
-    media = await _probe(services, path) if path is not None else None
-    meta, now = upload.meta, services.utc_now()
-    size_bytes = meta.verified_size_bytes or 0
+    size_bytes = upload.meta.verified_size_bytes or 0
     parts = [record for _, record in upload.plan.pair(size_bytes, upload.parts) if record is not None]
+    crc = (
+        combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in parts)
+        if upload.has_exactly(size_bytes)
+        else object_crc64nvme(upload.meta)  # Redis lost parts
+    )
+    media = None
+    if path is not None:
+        same, crc = await _compare(services, upload, path, crc)
+        media = await _probe(services, upload, path, crc) if same else None
+    meta, now = replace(upload.meta, object_crc64nvme=crc), services.utc_now()
     document = metadata_json(meta, parts, media, processed_at_utc=now)
     await services.s3.put_object(
         metadata_key(meta.s3_key_prefix),
@@ -181,9 +192,7 @@ async def finish(services: Services, upload: StreamUpload, path: str | None) -> 
         enqueue_webhook=enqueue_webhook,
         duration_seconds=duration_seconds,
         last_activity_at_utc=now,
-        object_crc64nvme=combine_crc64nvme((part.crc64nvme, part.size_bytes) for part in parts)
-        if upload.has_exactly(size_bytes)
-        else meta.object_crc64nvme,  # Redis lost the parts
+        object_crc64nvme=crc,
     )
     if enqueue_webhook:
         services.webhook_enqueued.value = True
@@ -201,9 +210,30 @@ async def finish(services: Services, upload: StreamUpload, path: str | None) -> 
     services.advice.completed(meta)
 
 
-async def _probe(services: Services, path: str) -> MediaInfo | None:
+async def _compare(services: Services, upload: StreamUpload, path: str, crc: int | None) -> tuple[bool, int | None]:
+    """Return whether the file at ``path`` has the object's bytes, and their CRC64NVME if it is known now."""
+    meta = upload.meta
     try:
-        return await services.probe(path)
+        async with services.disk.open(path) as recording:
+            found = await recording.stat()
+            if found.size_bytes != meta.verified_size_bytes:
+                return False, crc
+            if found.mtime_ns == meta.verified_mtime_ns and (
+                await recognize(meta, upload.parts, recording) is IdentityMatch.SAME
+            ):
+                return True, crc if crc is not None else await crc_of(recording, 0, found.size_bytes)
+            return crc is not None and await crc_of(recording, 0, found.size_bytes) == crc, crc
+    except (RecordingChangedError, ChunkProcessingError) as error:
+        log.info("recording_not_probed", error=str(error))
+        return False, crc
+
+
+async def _probe(services: Services, upload: StreamUpload, path: str, crc: int | None) -> MediaInfo | None:
+    """Return what ffprobe reports of the file; ``None`` if it fails, or the file was replaced meanwhile."""
+    try:
+        media = await services.probe(path)
     except FFprobeError as error:
         log.warning("ffprobe_failed", error=str(error))  # the recording is complete all the same; its duration is null
         return None
+    same, _ = await _compare(services, upload, path, crc)
+    return media if same else None

@@ -152,9 +152,8 @@ def is_same(digest: FileDigest, stored: StoredObject, metadata: ObjectMetadata |
     by_etag = stored.etag in digest.etags
     if metadata is None:
         return by_etag
-    if metadata.crc64nvme != digest.crc64nvme or len(metadata.parts) != len(digest.parts):
-        return False
-    if any(expected.size_bytes != part.size_bytes for expected, part in zip(metadata.parts, digest.parts, strict=True)):
+    sizes = [part.size_bytes for part in metadata.parts]  # none if Redis had lost the parts
+    if metadata.crc64nvme != digest.crc64nvme or (sizes and sizes != [part.size_bytes for part in digest.parts]):
         return False
     return stored.crc64nvme is not None or by_etag or (bool(stored.etag) and metadata.etag == stored.etag)
 
@@ -162,7 +161,8 @@ def is_same(digest: FileDigest, stored: StoredObject, metadata: ObjectMetadata |
 def part_records(digest: FileDigest, metadata: ObjectMetadata | None, *, at: datetime) -> list[PartRecord]:
     """Return the records of the object's parts."""
     etags: Sequence[str]
-    etags = [part.md5 for part in digest.parts] if metadata is None else [part.etag for part in metadata.parts]
+    known = metadata.parts if metadata is not None else ()
+    etags = [part.etag for part in known] if known else [part.md5 for part in digest.parts]
     return [
         PartRecord(number, etag, part.size_bytes, part.crc64nvme, at)
         for number, (part, etag) in enumerate(zip(digest.parts, etags, strict=True), start=1)

@@ -45,13 +45,19 @@ class Reporter:
     """Reports every ``PERIOD_SECONDS``, usually by a heartbeat (``heartbeat.py``), else by its own call.
 
     ``last_turns`` returns the last rounds of the periodic tasks by the field of :class:`DaemonReport`, by
-    ``trio.current_time()``.
+    ``trio.current_time()``. ``name_taken_by`` returns boot id and host of the system that took the owner's name.
     """
 
-    def __init__(self, observer: Observer, last_turns: Callable[[], Mapping[str, float]] = dict) -> None:
+    def __init__(
+        self,
+        observer: Observer,
+        last_turns: Callable[[], Mapping[str, float]] = dict,
+        name_taken_by: Callable[[], tuple[str, str] | None] = lambda: None,
+    ) -> None:
         self._services = observer.services
         self._observer = observer
         self._last_turns = last_turns
+        self._name_taken_by = name_taken_by
         self._others = OtherDaemons(self._services, self._services.rules.watch_folder)
         self._ours = f"{self._services.owner_name}/"
         self._reported_at = -inf
@@ -83,7 +89,7 @@ class Reporter:
             self._runs = False
             if self._services.redis_breaker.outage is None:
                 with shielded(_LAST_REPORT_SECONDS, saving="daemon's last report"), suppress(CefMp4ProcessorError):
-                    last = daemon_report.stopped(self._current())
+                    last = daemon_report.stopped(self._current(), self._name_taken_by())
                     await store.report(last.instance, daemon_report.encode(last), beginning=self._ours)
 
     async def _report_if_late(self) -> None:

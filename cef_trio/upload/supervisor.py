@@ -228,18 +228,21 @@ class StreamSupervisor:
         # A missing or replaced file may have been renamed to a path that no other stream's file has.
         missing = {path: live for path, live in self._live.items() if is_missing(path)}
         replaced = {path: live for path, live in self._live.items() if path in files and live.is_replaced(files[path])}
-        if missing or replaced:
+        # So may one whose lookup is pending: its record has the old path.
+        pending = {path: unknown.stat for path, unknown in self._unknown.items() if is_missing(path)}
+        if missing or replaced or pending:
             has_its_own = self._live.keys() - replaced.keys()
             unclaimed = {
                 stat.inode: path
                 for path, stat in files.items()
                 if path not in has_its_own and not self._is_settled(path, stat)
             }
-            for path, live in {**missing, **replaced}.items():
-                new_path = unclaimed.get(live.file_state.value.stat.inode)
+            stats = {path: live.file_state.value.stat for path, live in {**missing, **replaced}.items()} | pending
+            for path, stat in stats.items():
+                new_path = unclaimed.get(stat.inode)
                 if new_path is not None:
                     self._moved(path, new_path, files[new_path])
-                elif path in missing:
+                elif path in missing:  # a pending one may be younger than the scan
                     self._gone(path)
         for known in (self._settled, self._set_aside, self._held):
             for path in [path for path in known if is_missing(path)]:

@@ -128,7 +128,10 @@ def test_of_ten_thousand_streams_the_totals_are_those_of_the_sets_and_the_report
     }
     shown = text_of(overview)
     assert "completed   3,000,000\n" in shown
-    assert "fleet       owner o; in all 3 daemons of 2 owners; 1 other need attention; see `cef-trio fleet`" in shown
+    assert (
+        "fleet       owner o; in all 3 running daemons of 2 owners; 1 other needs attention; see `cef-trio fleet`"
+        in shown
+    )
     assert "508 B by the daemons' reports, the oldest byte waits for 50s" in shown
     assert "and 10,000 more, which lag less; `cef-trio list` shows all" in shown
     assert document(overview)["open_streams_left_out"] == MANY

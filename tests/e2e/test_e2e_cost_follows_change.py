@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from servers.command import answer, command
 from servers.daemon import daemon
 from servers.scene import Scene, Surroundings, surroundings
 
@@ -71,6 +72,25 @@ def test_p2_what_is_appended_after_the_end_costs_itself_and_one_part(watch_dir: 
     superseded = {one["supersedes"]["s3_key_prefix"] for one in documents.values() if "supersedes" in one}
     (last,) = documents.keys() - superseded
     assert documents[last]["total_size_bytes"] == path.stat().st_size
+    # Each superseded object is named, and one command removes them; the recording stays settled.
+    settings = scene.settings(watch_dir)
+    shown = answer("show", Path(last).parent.name, settings=settings)
+    assert shown["supersedes_key"] in superseded
+    assert len(answer("gc", "--superseded", settings=settings)["results"]) == len(superseded), "younger than a day"
+    command("gc", "--superseded", "--older-than", "0s", "--dry-run", settings=settings)
+    with scene.store() as store:
+        assert len(store.recordings()) == 5
+    done = answer("gc", "--superseded", "--older-than", "0s", settings=settings)["results"]
+    assert {one["subject"] for one in done if one["deleted"]} == superseded
+    with scene.store() as store:
+        assert set(store.recordings()) == {last}
+        store.assert_identical(path)
+    sent = scene.sent_bytes()
+    with daemon(settings) as process:
+        process.wait_for_rounds(2)
+        assert process.stop() == 0
+    assert scene.sent_bytes() == sent
+    assert not any(one["deleted"] for one in answer("gc", "--superseded", settings=settings)["results"])
 
 
 def test_p2_times_and_inodes_are_not_content(watch_dir: Path, scene: Scene, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Kinds 1, 8 and P4, P10: a sub-folder's FUSE server is stopped (SIGSTOP) while recordings go on beside it."""
+"""Kinds 1, 8 and P4, P10: a FUSE server is stopped (SIGSTOP), of a sub-folder, of the watch folder, or above it.
+
+Before the start, and while recordings go on beside it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
+from servers.command import answer, command
 from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.fuse_mount import FuseMount, fuse_mount
 from servers.store import Store
@@ -26,11 +31,15 @@ def mounted(tmp_path: Path) -> Iterator[FuseMount]:
         yield found
 
 
+def _server_of(mounted: FuseMount) -> int:
+    said = subprocess.run(["pgrep", "-f", f"bindfs {mounted.behind} "], capture_output=True, text=True, check=True)
+    return int(said.stdout.split()[0])
+
+
 @contextmanager
 def stopped(mounted: FuseMount) -> Iterator[None]:
     """The mount's server does not respond; callers wait in the kernel."""
-    said = subprocess.run(["pgrep", "-f", f"bindfs {mounted.behind} "], capture_output=True, text=True, check=True)
-    server = int(said.stdout.split()[0])
+    server = _server_of(mounted)
     os.kill(server, signal.SIGSTOP)
     try:
         yield
@@ -106,3 +115,136 @@ def test_p4_a_daemon_leaves_in_time_while_a_mount_hangs(
             began = time.monotonic()
             assert process.stop() == 0, process.tail()
             assert time.monotonic() - began < 1 + 1 + 1 + 1
+
+
+# -- the mount hangs before the daemon starts --------------------------------------------------------------------------
+
+
+def watched_on(mounted: FuseMount, below: str) -> Path:
+    """The watch folder: the mount itself, or a folder on it."""
+    folder = mounted.mount / below
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.mark.parametrize("below", ["", "cameras"])
+def test_p10_a_start_on_a_hung_watch_folder_says_so_waits_and_goes_on_by_itself(
+    mounted: FuseMount, embedded: Store, valkey: ValkeyServer, below: str
+) -> None:
+    watched = watched_on(mounted, below)
+    (watched / "recording.mp4").write_bytes(os.urandom(MIB))
+    settings = settings_for(
+        watched, embedded.endpoint, valkey.url, file_system_timeout_seconds=0.5, stream_timeout_seconds=1
+    )
+    with stopped(mounted), daemon(settings, wait_started=False) as process:
+        said = process.wait_for("watch_folder_not_responding")
+        assert said["folders"] == [f"WATCH_DIR {str(watched)!r}"]
+        port = process.wait_for("admin_server_started")["port"]
+
+        def get(path: str) -> httpx.Response:
+            return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=60, trust_env=False)
+
+        assert get("/healthz").status_code == 200, "a restart would not help"
+        ready = get("/readyz")
+        assert ready.status_code == 503
+        assert ready.text.splitlines() == [
+            "NOT OK: the daemon is starting: the mount of the watch folder does not respond"
+        ], "and nothing of Redis and S3, which were not asked"
+        assert get("/").status_code == 200
+        assert process.metric("hung_mounts") == 1
+        os.kill(_server_of(mounted), signal.SIGCONT)
+        process.wait_for("daemon_started")
+        process.wait_for("stream_completed")
+        assert process.count("watch_folder_not_responding") == 1
+        assert process.metric("hung_mounts") == 0
+        assert process.stop() == 0
+    embedded.assert_identical(watched / "recording.mp4")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_p4_a_signal_ends_a_daemon_that_waits_for_its_watch_folder(
+    mounted: FuseMount, embedded: Store, valkey: ValkeyServer, number: signal.Signals
+) -> None:
+    settings = settings_for(mounted.mount, embedded.endpoint, valkey.url, file_system_timeout_seconds=0.5)
+    with stopped(mounted), daemon(settings, wait_started=False) as process:
+        process.wait_for("watch_folder_not_responding")
+        began = time.monotonic()
+        process.signal(number)
+        assert process.wait() == 0, process.tail()
+        assert time.monotonic() - began < 6 + 2 + 1 + 1
+        assert process.count("daemon_stopped", exit_code=0) == 1
+
+
+def test_p4_a_second_daemon_is_refused_once_the_watch_folder_responds(
+    mounted: FuseMount, embedded: Store, valkey: ValkeyServer
+) -> None:
+    settings = settings_for(mounted.mount, embedded.endpoint, valkey.url, file_system_timeout_seconds=0.5)
+    with daemon(settings) as first, stopped(mounted), daemon(settings, wait_started=False) as second:
+        second.wait_for("watch_folder_not_responding")
+        os.kill(_server_of(mounted), signal.SIGCONT)
+        assert second.wait() == 2, second.tail()
+        assert "is watched by another cef-trio" in second.tail()
+        assert first.running
+
+
+def test_p8_a_start_beside_a_hung_sub_mount_uploads_what_is_not_on_it(
+    mounted: FuseMount, embedded: Store, valkey: ValkeyServer
+) -> None:
+    hidden, beside = mounted.mount / "hidden.mp4", mounted.mount.parent / "beside.mp4"
+    for path in (hidden, beside):
+        path.write_bytes(os.urandom(MIB))
+    settings = settings_for(
+        mounted.mount.parent,
+        embedded.endpoint,
+        valkey.url,
+        file_system_timeout_seconds=0.5,
+        rescan_seconds=0.3,
+        stale_check_seconds=0.3,
+        close_grace_seconds=0.2,
+        stream_timeout_seconds=1,
+    )
+    with stopped(mounted), daemon(settings) as process:
+        process.wait_for("mount_hung", mount=str(mounted.mount))
+        process.wait_for("stream_completed", file=str(beside))
+        assert process.metric("hung_mounts") == 1
+        os.kill(_server_of(mounted), signal.SIGCONT)
+        process.wait_for("stream_completed", file=str(hidden))
+        assert process.stop() == 0
+    embedded.assert_identical(hidden)
+
+
+def test_a_reload_does_not_wait_for_the_watch_folder(
+    mounted: FuseMount, embedded: Store, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    """Nor do credentials that are read again."""
+    settings = settings_for(mounted.mount, embedded.endpoint, valkey.url, file_system_timeout_seconds=0.5)
+    del settings["LOG_LEVEL"]
+    file = tmp_path / "settings.env"
+    file.write_text("MAX_UPLOAD_RATE=1MiB\n")
+    with daemon(settings, arguments=["--env-file", str(file)]) as process, stopped(mounted):
+        file.write_text("MAX_UPLOAD_RATE=2MiB\n")
+        process.signal(signal.SIGHUP)
+        process.wait_for("settings_reloaded", needs_restart=[])
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_command_hangs_with_its_watch_folder(mounted: FuseMount, embedded: Store, valkey: ValkeyServer) -> None:
+    settings = settings_for(
+        mounted.mount, embedded.endpoint, valkey.url, file_system_timeout_seconds=0.5, stream_timeout_seconds=1
+    )
+    with daemon(settings) as process:
+        (mounted.mount / "a.mp4").write_bytes(os.urandom(MIB))
+        stream_id = process.wait_for("stream_completed")["stream_id"]
+        assert process.stop() == 0
+    with stopped(mounted):
+        (listed,) = answer("list", settings=settings)["streams"]
+        assert listed["stream_id"] == stream_id
+        assert answer("show", stream_id, settings=settings)["stream_id"] == stream_id
+        assert answer("status", settings=settings)["streams"]["completed"] == 1
+        for words in (("fleet",), ("verify", stream_id), ("retry", "--all"), ("gc",)):
+            command(*words, settings=settings)
+        findings = answer("doctor", settings=settings, code=5)["findings"]
+        (said,) = [one["says"] for one in findings if one["subject"] == "watch folder"]
+        assert "did not answer" in said

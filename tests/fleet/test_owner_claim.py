@@ -13,13 +13,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from servers.command import answer
 from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.endpoints import Endpoint
 from servers.valkey import ValkeyServer
 from waiting import wait_until
 
-from cef_trio.checkpoint.model import Lease
-from cef_trio.checkpoint.redis.owner_claim import Claimant, OwnerClaim
+from cef_trio.checkpoint import Claimant, Lease
+from cef_trio.checkpoint.redis.owner_claim import OwnerClaim
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.cli.checks import Severity, judge_claimant
 
@@ -76,9 +77,10 @@ async def test_an_explicit_name_claims_nothing_and_waits_for_the_system_that_der
 
 
 def test_doctor_names_the_other_system() -> None:
-    found = judge_claimant(OWNER, "one", SINCE)
-    assert (found.severity, found.subject) == (Severity.PROBLEM, "owner")
-    assert "the running host one has the name" in found.says
+    for is_derived, says in ((True, "the running host one has the name"), (False, "a daemon here waits for it")):
+        found = judge_claimant(OWNER, "one", SINCE, is_derived=is_derived)
+        assert (found.severity, found.subject) == (Severity.PROBLEM, "owner")
+        assert says in found.says
 
 
 class Machine:
@@ -88,7 +90,7 @@ class Machine:
         folder.mkdir()
         self.watched = folder / "recordings"
         self.watched.mkdir()
-        self._settings = {**settings, "WATCH_DIR": str(self.watched)}
+        self.settings = {**settings, "WATCH_DIR": str(self.watched)}
         mounts = []
         for target, text in (
             ("/etc/machine-id", f"{7:032x}"),
@@ -110,7 +112,7 @@ class Machine:
     @contextmanager
     def daemon(self, *, wait_started: bool = True) -> Iterator[DaemonProcess]:
         under = ["nsenter", f"--target={self._holder.pid}", "--mount"]
-        with daemon(self._settings, under=under, wait_started=wait_started) as process:
+        with daemon(self.settings, under=under, wait_started=wait_started) as process:
             yield process
 
 
@@ -134,6 +136,11 @@ def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, 
     (clone.watched / "a.mp4").write_bytes(b"\1" * (1 << 20))
     with original.daemon() as first:
         name = first.wait_for("owner_determined", source="machine id")["owner"]
+        desk = {"REDIS_URL": valkey.url, "OWNER_NAME": name}
+        first.wait_for("daemon_started")
+        found = answer("doctor", settings={**original.settings, "OWNER_NAME": name}, code=5)["findings"]
+        [waits] = [one["says"] for one in found if one["subject"] == "owner" and one["severity"] == "problem"]
+        assert "a daemon here waits for it" in waits
         with clone.daemon(wait_started=False) as waiting:
             waiting.wait_for("owner_claimed_elsewhere", owner=name)
             assert waiting.stop() == 0
@@ -152,6 +159,8 @@ def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, 
             second.wait_for("stream_completed")
             first.signal(signal.SIGCONT)
             assert first.wait() == 4
+            states = {one["state"]: one["says"] for one in answer("fleet", settings=desk, code=5)["daemons"]}
+            assert "took its owner's name" in states["lost its name"][0]
             lost = first.wait_for("owner_claim_lost", owner=name)
             assert lost["system"].startswith("00000022")
             assert second.count("owner_claimed_elsewhere") == 1

@@ -41,18 +41,21 @@ def settings(watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, **more: 
     return settings_for(watch_dir, endpoint, valkey.url, chunk_size_bytes=PART, **{**quick, **more})
 
 
-def make_keys_of_before(raw: Any) -> None:
-    """Have what is in the namespace as an earlier version would have it: its keys, no schema, no indexes."""
+def make_keys_of_before(raw: Any, prefix: str = "") -> None:
+    """Have what is in the namespace as an earlier version would have it: its keys, no schema, no indexes.
+
+    ``prefix``: ``REDIS_KEY_PREFIX``.
+    """
     known = {f"streams:{stream_set.value}" for stream_set in StreamSet} | {"streams:by_path", "webhooks:owed"}
-    for key in raw.keys(f"{NAMESPACE}*"):
-        name = key.decode().removeprefix(NAMESPACE)
+    for key in raw.keys(f"{prefix}{NAMESPACE}*"):
+        name = key.decode().removeprefix(f"{prefix}{NAMESPACE}")
         if name in known or name.endswith((":meta", ":parts", ":lease")):
-            raw.rename(key, name)
+            raw.rename(key, prefix + name)
         else:
             raw.delete(key)
         if name.endswith(":meta"):
-            raw.hdel(name, "schema")
-    raw.hdel("streams:by_path", codec.COUNT_FIELD)
+            raw.hdel(prefix + name, "schema")
+    raw.hdel(f"{prefix}streams:by_path", codec.COUNT_FIELD)
 
 
 def services_of(legacy: Any, lease: Lease, ownership: Ownership | None = None) -> Services:

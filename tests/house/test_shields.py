@@ -65,7 +65,10 @@ def test_nothing_else_keeps_cancellation_waiting() -> None:
 
 
 def test_a_call_that_changes_something_is_never_abandoned() -> None:
-    """``abandon_on_cancel=True`` is for reads: disk, folders, writers, credentials, certificates, settings."""
+    """``abandon_on_cancel=True`` is for reads: disk, folders, writers, credentials, certificates, settings.
+
+    And for the watch folder's lock, which the end of the process releases.
+    """
     users = set()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -82,7 +85,8 @@ def test_a_call_that_changes_something_is_never_abandoned() -> None:
         "cli/probes.py",
         "files/mounts.py",
         "s3/credentials.py",
-        "daemon/start_checks.py",
+        "daemon/watch_folder.py",
+        "cli/session.py",
         "daemon/wiring.py",
         "local/valkey.py",
         "resilience/threads.py",

@@ -82,3 +82,7 @@ def test_a_copy_of_a_completed_recording_that_has_its_time_stamp_and_its_inode_n
 def test_an_ended_stream_that_redis_lost_and_that_a_failover_brought_back_is_excused() -> None:
     """Its end was saved; Redis lost everything, and then the replica that took over had an older record of it."""
     assert run_plan(Plan(SIMULATED, injections_of(59766), 59766)).violations == []
+
+
+def test_a_recording_that_was_renamed_before_its_lookup_had_an_answer_is_not_begun_again() -> None:
+    assert run_plan(Plan(SIMULATED, injections_of(79844), 79844)).violations == []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cef_trio.observability.daemon_report import DaemonReport
+from cef_trio.observability.daemon_report import DaemonReport, describe_problems, stopped
 from cef_trio.observability.fleet import Fleet, FleetProblem, judge_fleet
 from cef_trio.observability.lag import Lag
 
@@ -73,11 +73,69 @@ def test_daemons_of_one_shared_folder_have_one_owner_and_two_owners_of_it_are_a_
     assert problems(one, replace(two, share="")) == [FleetProblem.SAME_OWNER]
 
 
-def test_two_processes_of_one_owner_and_instance_are_urgent_and_those_of_two_owners_are_not() -> None:
-    same = [a_daemon(number, name="cam", owner="o", system="boot") for number in (1, 2)]
-    for owner, urgent in (("o", True), ("another", False)):
-        [found] = judge_fleet(Fleet((same[0], replace(same[1], owner=owner)), NOW))
-        assert (found.problem, found.is_urgent) == (FleetProblem.SAME_INSTANCE, urgent)
+SAME = {"name": "cam", "owner": "o", "system": "boot", "host": "host"}
+
+
+@pytest.mark.parametrize(
+    ("more", "urgent"),
+    [
+        ({}, True),
+        ({"folder": "/srv/recordings/below"}, True),
+        ({"folder": "/srv"}, True),
+        ({"folder": "/srv/recordings-2"}, None),
+        ({"folder": "/srv/other"}, None),
+        ({"place": "another"}, None),  # two containers with one path for their folders
+        ({"owner": "another"}, None),
+        ({"system": "another"}, False),
+        ({"system": "another", "owner": "another"}, False),
+        ({"share": "nfs nas:/rec /"}, None),
+        ({"share": "nfs nas:/rec /", "system": "another"}, False),
+    ],
+)
+def test_daemons_with_one_instance_id_are_a_problem_only_if_they_watch_one_folder(
+    more: dict[str, Any], urgent: bool | None
+) -> None:
+    """P10: several daemons of one machine have one INSTANCE_ID by default, and it is no fault."""
+    for one, two in ((SAME, {**SAME, **more}), ({**SAME, **more}, SAME)):
+        place = {"place": "a place"} if "place" in more else {}
+        reports = (a_daemon(1, **{**place, **one}), a_daemon(2, **{**place, **two}))
+        found = [one for one in judge_fleet(Fleet(reports, NOW)) if one.problem is FleetProblem.SAME_INSTANCE]
+        assert [one.is_urgent for one in found] == ([] if urgent is None else [urgent])
+
+
+def test_daemons_with_one_instance_id_in_one_share_are_urgent() -> None:
+    same = {**SAME, **SHARE}
+    for more, urgent in (({}, True), ({"share": "nfs nas:/rec /b"}, True), ({"share": "nfs nas:/b /"}, False)):
+        reports = (a_daemon(1, **same), a_daemon(2, **{**same, "system": "another", **more}))
+        assert [(one.problem, one.is_urgent) for one in judge_fleet(Fleet(reports, NOW))] == [
+            (FleetProblem.SAME_INSTANCE, urgent)
+        ]
+
+
+def test_p7_a_fleet_with_one_instance_id_is_judged_in_linear_time() -> None:
+    reports = [a_daemon(number, **{**SAME, "folder": f"/srv/{number:05}"}) for number in range(5000)]
+    assert problems(*reports) == []
+    assert problems(*reports, a_daemon(9999, **SAME, folder="/srv/00007/x")) == [FleetProblem.SAME_INSTANCE]
+
+
+def test_a_daemon_that_lost_its_name_is_named_until_one_works_in_its_place() -> None:
+    """P10: it is not just stopped; its recordings do not get to S3."""
+    lost = stopped(a_daemon(1), ("boot-2", "host-2"))
+    clone = a_daemon(2, owner="owner-1", name="cam-1")
+    fleet = Fleet((lost, clone), NOW)
+    assert fleet.state_of(lost) == "lost its name"
+    assert "host-2 took its owner's name" in describe_problems(lost, NOW)[0]
+    [found] = judge_fleet(fleet)
+    assert (found.problem, found.is_urgent) == (FleetProblem.NAME_LOST, True)
+    assert "/srv/recordings on host-1 to host-2" in found.says
+    for again in (
+        a_daemon(1, process="2", owner="new", received_at=NOW),
+        a_daemon(1, process="2", system="boot-3", received_at=NOW),
+    ):
+        assert FleetProblem.NAME_LOST not in problems(lost, clone, again)
+    same_names = a_daemon(2, owner="owner-1", name="cam-1", host="host-1", received_at=NOW)
+    assert FleetProblem.NAME_LOST in problems(lost, same_names), "the clone has its host's name too"
+    assert Fleet((stopped(a_daemon(1)),), NOW).state_of(stopped(a_daemon(1))) == "stopped"
 
 
 def test_a_daemon_that_was_replaced_is_not_silent() -> None:
@@ -88,6 +146,24 @@ def test_a_daemon_that_was_replaced_is_not_silent() -> None:
     assert Fleet((killed, again), NOW).needing_attention() == []
     for elsewhere in (replace(again, folder="/other"), replace(again, owner="other")):
         assert FleetProblem.SILENT in problems(killed, elsewhere)
+
+
+def test_a_container_that_was_made_anew_under_another_host_name_replaces_the_killed_one() -> None:
+    killed = a_daemon(1, place="place", received_at=NOW - 999, at=NOW - 999)
+    again = a_daemon(1, place="place", instance="owner-1/4f2d", name="4f2d")
+    assert problems(killed, again) == []
+    assert [one.name for one in Fleet((killed, again), NOW).shown] == ["4f2d"]
+    for elsewhere in (replace(again, folder="/other"), replace(again, place="another"), replace(again, place="")):
+        assert problems(killed, elsewhere) == [FleetProblem.SILENT]
+
+
+def test_of_a_silent_daemon_the_owner_to_retire_and_the_streams_it_had_are_named() -> None:
+    silent = a_daemon(1, received_at=NOW - 99, at=NOW - 99, streams={"working": 2})
+    [found] = judge_fleet(Fleet((silent,), NOW))
+    assert found.says == "1 daemon reported no more, and was not stopped: cam-1 on host-1 for 99 s (2 streams open)"
+    assert found.todo.endswith("`cef-trio fleet retire owner-1`")
+    [found] = judge_fleet(Fleet((silent, a_daemon(2, received_at=NOW - 99, at=NOW - 99)), NOW))
+    assert found.todo.endswith("`cef-trio fleet retire OWNER`, which is owner-1 and owner-2")
 
 
 def test_a_folder_whose_owner_changed_is_named_until_the_earlier_owner_is_retired() -> None:
@@ -105,7 +181,7 @@ def test_a_folder_whose_owner_changed_is_named_until_the_earlier_owner_is_retire
 def test_a_sentence_names_a_few_of_many() -> None:
     silent = [a_daemon(number, received_at=NOW - 600 - number, at=NOW - 600 - number) for number in range(500)]
     [found] = judge_fleet(Fleet(tuple(silent), NOW))
-    assert found.says.startswith("500 daemons reported no more, and was not stopped: cam-499 on host-499 for 1099 s, ")
+    assert found.says.startswith("500 daemons reported no more, and were not stopped: cam-499 on host-499 for 1099 s, ")
     assert found.says.endswith(" and 495 more")
     assert len(found.says) < 400
 

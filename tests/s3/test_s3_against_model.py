@@ -161,6 +161,32 @@ async def test_a_store_without_checksums_gets_md5_which_is_logged_once(endpoint:
     assert [entry["event"] for entry in logs] == ["s3_checksum_unsupported"]
 
 
+async def test_p1_another_object_is_replaced_unless_a_newer_one_came_meanwhile(endpoint: S3Endpoint) -> None:
+    async with client_of(endpoint, retrier=Repeats()) as client:
+
+        async def put(content: bytes) -> StoredObject:
+            return await client.put_recording(KEY, Passes(content), crc64nvme=crc64nvme(content), stream_id="stream-1")
+
+        await put(b"first")
+        await put(b"second")
+        assert await read(client) == b"second"
+        newer = b"newer"
+
+        async def write_newer() -> None:
+            await client.put_object(KEY, newer, content_type="video/mp4", metadata={"cef-stream-id": "stream-2"})
+
+        armed = endpoint.faults.arm(Fault(Kind.SLOW, "PutObject", nth=2, seconds=1.0))  # the one with If-Match
+        before = endpoint.log.calls["HeadObject"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(put, b"third")
+            while not armed.hits:
+                await trio.lowlevel.checkpoint()
+            endpoint.faults.disarm(armed)
+            await write_newer()
+        assert endpoint.log.calls["HeadObject"] == before + 2  # the newer object was looked at, too
+        assert await read(client) == b"third"
+
+
 async def test_another_streams_object_at_the_key_is_not_accepted() -> None:
     endpoint = S3Endpoint(buckets=["recordings"], complete_again=False)
     async with client_of(endpoint) as client:

@@ -227,16 +227,19 @@ OURS_KMS = {**OURS, "etag": f'"{OPAQUE}"', "x-amz-server-side-encryption": "aws:
 
 
 @pytest.mark.parametrize("encryption", ["aws:kms", "aws:kms:dsse"])
-async def test_with_kms_an_etag_that_cannot_be_foreseen_is_accepted_with_the_right_size(encryption: str) -> None:
+async def test_p8_with_kms_an_object_without_a_checksum_is_read(encryption: str) -> None:
     headers = {"x-amz-server-side-encryption": encryption}
-    done = Reply(200, headers, KMS.body)
-    assert (await completed_by(done, Reply(200, {**OURS_KMS, **headers}), checksum=MD5)).etag == OPAQUE
+    done, found = Reply(200, headers, KMS.body), Reply(200, {**OURS_KMS, **headers})
+    assert (await completed_by(done, found, Reply(200, {}, WHOLE), checksum=MD5)).etag == OPAQUE
+    damaged = Reply(200, {}, b"x" * len(WHOLE))
+    assert (await failed_by(done, found, damaged, checksum=MD5)).code == "ChecksumMismatch"
 
 
-async def test_with_kms_requested_a_store_need_not_repeat_it() -> None:
-    store = ScriptedStore(result(etag=OPAQUE), Reply(200, {**OURS, "etag": f'"{OPAQUE}"'}))
+async def test_p8_with_kms_requested_a_store_need_not_repeat_it() -> None:
+    ours = {**OURS, "etag": f'"{ETAG}"'}
+    store = ScriptedStore(result(), Reply(200, ours), Reply(200, ours, WHOLE))
     async with client_of(store, options=ObjectOptions(encryption="aws:kms")) as client:
-        assert (await complete(client, MD5)).etag == OPAQUE
+        assert (await complete(client, MD5)).etag == ETAG
     assert store.played_out
 
 

@@ -150,6 +150,7 @@ async def test_p1_after_a_lost_response_anything_else_is_replaced(found: Reply) 
     assert methods(requests) == ["PUT", "HEAD", "PUT"]
     exists = found.status == 200
     assert headers_of(requests, "if-none-match") == ["*", None, None if exists else "*"]
+    assert headers_of(requests, "if-match") == [None, None, f'"{md5(DATA)}"' if exists else None]
 
 
 async def test_p2_an_object_that_is_there_already_is_accepted_if_it_is_the_expected_one() -> None:
@@ -158,11 +159,66 @@ async def test_p2_an_object_that_is_there_already_is_accepted_if_it_is_the_expec
     assert methods(requests) == ["PUT", "HEAD"]
 
 
-@pytest.mark.parametrize("found", [Reply(403), Reply(200, {**OURS_CRC, CRC_HEADER: crc64(b"other")})])
-async def test_p1_another_object_under_the_key_is_replaced(found: Reply) -> None:
+ANOTHER = Reply(200, {**OURS_CRC, "etag": '"another"', CRC_HEADER: crc64(b"other")})
+NEWER = Reply(200, {**ANOTHER.headers, "etag": '"newer"'})
+
+
+async def test_p1_another_object_under_the_key_is_replaced_only_as_it_was_seen() -> None:
+    stored, requests = await put_by(EXISTS, ANOTHER, part_ack(DATA))
+    assert isinstance(stored, StoredObject)
+    assert headers_of(requests, "if-none-match") == ["*", None, None]
+    assert headers_of(requests, "if-match") == [None, None, '"another"']
+
+
+@pytest.mark.parametrize(
+    "found", [Reply(403), Reply(404), Reply(200, {n: v for n, v in ANOTHER.headers.items() if n != "etag"})]
+)
+async def test_an_object_that_s3_does_not_show_is_replaced_without_a_condition(found: Reply) -> None:
     stored, requests = await put_by(EXISTS, found, part_ack(DATA))
     assert isinstance(stored, StoredObject)
     assert headers_of(requests, "if-none-match") == ["*", None, None]
+    assert headers_of(requests, "if-match") == [None, None, None]
+
+
+async def test_p1_a_newer_object_that_came_meanwhile_is_looked_at_before_it_is_replaced() -> None:
+    stored, requests = await put_by(EXISTS, ANOTHER, EXISTS, NEWER, part_ack(DATA))
+    assert isinstance(stored, StoredObject)
+    assert methods(requests) == ["PUT", "HEAD", "PUT", "HEAD", "PUT"]
+    assert headers_of(requests, "if-match") == [None, None, '"another"', None, '"newer"']
+
+
+async def test_p2_the_expected_object_that_came_meanwhile_is_accepted() -> None:
+    stored, requests = await put_by(EXISTS, ANOTHER, EXISTS, Reply(200, OURS_CRC))
+    assert isinstance(stored, StoredObject)
+    assert methods(requests) == ["PUT", "HEAD", "PUT", "HEAD"]
+
+
+async def test_an_object_that_was_deleted_meanwhile_is_created_again() -> None:
+    gone = error_reply(404, "NoSuchKey")
+    stored, requests = await put_by(EXISTS, ANOTHER, gone, Reply(404), part_ack(DATA))
+    assert isinstance(stored, StoredObject)
+    assert headers_of(requests, "if-none-match") == ["*", None, None, None, "*"]
+
+
+@pytest.mark.parametrize("refusal", [error_reply(501, "NotImplemented"), error_reply(400, "InvalidArgument")])
+async def test_a_store_that_refuses_if_match_gets_none_from_then_on(refusal: Reply) -> None:
+    # Refused with each checksum, so it is not the checksum.
+    store = ScriptedStore(EXISTS, ANOTHER, refusal, refusal, part_ack(DATA), EXISTS, ANOTHER, part_ack(DATA))
+    with capture_logs() as logs:
+        async with client_of(store) as client:
+            await put(client)
+            await put(client)
+    assert store.played_out
+    assert headers_of(store.requests, "if-match") == [None, None, '"another"', '"another"', *[None] * 4]
+    assert headers_of(store.requests, "if-none-match") == ["*", *[None] * 4, "*", None, None]
+    (entry,) = [entry for entry in logs if entry["event"] == "s3_conditional_put_unsupported"]
+    assert entry["condition"] == "if-match"
+
+
+async def test_a_store_that_never_takes_the_etag_it_shows_gets_no_if_match() -> None:
+    stored, requests = await put_by(EXISTS, ANOTHER, EXISTS, ANOTHER, EXISTS, ANOTHER, part_ack(DATA))
+    assert isinstance(stored, StoredObject)
+    assert headers_of(requests, "if-match")[-1] is None
 
 
 async def test_a_conflict_with_another_request_is_repeated() -> None:
@@ -180,10 +236,11 @@ async def test_a_proxys_page_with_that_status_shows_nothing() -> None:
 
 async def test_p1_damaged_bytes_are_replaced() -> None:
     damaged = Reply(200, {"etag": f'"{md5(b"damage")}"', CRC_HEADER: crc64(b"damage")})
-    found = Reply(200, {**OURS_CRC, CRC_HEADER: crc64(b"damage")})
+    found = Reply(200, {**OURS_CRC, "etag": f'"{md5(b"damage")}"', CRC_HEADER: crc64(b"damage")})
     stored, requests = await put_by(damaged, found, part_ack(DATA))
     assert isinstance(stored, StoredObject)
     assert headers_of(requests, "if-none-match") == ["*", None, None]
+    assert headers_of(requests, "if-match") == [None, None, f'"{md5(b"damage")}"']
 
 
 async def test_a_store_that_refuses_the_condition_gets_none_from_then_on() -> None:

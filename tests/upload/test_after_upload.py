@@ -27,8 +27,10 @@ from cef_trio.postprocess import rename_file
 from cef_trio.postprocess.copy_file import Copy
 from cef_trio.postprocess.retention import Retention
 from cef_trio.resilience import shield as shield_room
+from cef_trio.s3.config import ChecksumMode
 from cef_trio.s3_endpoint import Fault, Kind, Moment
 from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
+from cef_trio.settings.object_options import ObjectOptions
 
 DELETE = AfterUploadRule(AfterUploadAction.DELETE)
 
@@ -80,6 +82,42 @@ async def test_p8_a_recording_of_any_size_is_deleted_once_it_is_completed(
     (event,) = events(logged, "recording_deleted_after_upload")
     assert (event["path"], event["stream_id"]) == (world.path(), checkpoint.meta.stream_id)
     assert not events(logged, "recording_deleted")
+
+
+@pytest.mark.parametrize("encryption", ["", "aws:kms"])
+@pytest.mark.parametrize("checksum", ChecksumMode)
+async def test_p8_a_recording_that_a_store_without_checksums_damages_is_sent_again_and_only_then_deleted(
+    world: World, checksum: ChecksumMode, encryption: str
+) -> None:
+    world.after_upload = DELETE
+    world.checksum, world.options = checksum, ObjectOptions(encryption=encryption)
+    world.endpoint.faults.arm(Fault(Kind.IGNORE_CHECKSUMS, times=None))
+    damaged = world.endpoint.faults.arm(Fault(Kind.DAMAGE, "PutObject"))
+    world.append(8)
+    content, path = world.content(), Path(world.path())
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: not path.exists(), 4000)
+    assert damaged.hits == 1
+    assert world.recordings() == [content]
+
+
+@pytest.mark.parametrize("checksum", [ChecksumMode.SHA256, ChecksumMode.MD5])
+async def test_p8_a_damaged_part_that_no_response_shows_keeps_the_file(
+    world: World, logged: list[EventDict], checksum: ChecksumMode
+) -> None:
+    world.after_upload = DELETE
+    world.checksum, world.options = checksum, ObjectOptions(encryption="aws:kms")
+    world.endpoint.faults.arm(Fault(Kind.IGNORE_CHECKSUMS, times=None))
+    damaged = world.endpoint.faults.arm(Fault(Kind.DAMAGE, "UploadPart", nth=2))
+    world.append(3 * PART + 7)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: bool(events(logged, "stream_failed")), 4000)
+        await quiet(world)
+    assert damaged.hits == 1
+    assert Path(world.path()).exists()
+    assert events(logged, "stream_completed") == []
 
 
 async def test_p8_nothing_is_deleted_while_s3_does_not_confirm_the_object(world: World) -> None:

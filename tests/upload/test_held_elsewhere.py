@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from servers.stream_records import two_parts
 from structlog.testing import capture_logs
 from waiting import completed, until_idle
 
@@ -18,14 +19,9 @@ ANOTHER = Lease("another-daemon", "its-token", 1e9)
 
 async def held(world: World) -> str:
     """A recording with two parts that another daemon works on."""
-    world.stream_timeout_seconds = 1e6
-    world.append(2 * PART)
-    async with world.daemon() as daemon:
-        daemon.seen()
-        await trio.sleep(3)
-    [known] = world.known()
-    assert await world.store.acquire(known.meta.stream_id, ANOTHER)
-    return known.meta.stream_id
+    stream_id = await two_parts(world)
+    assert await world.store.acquire(stream_id, ANOTHER)
+    return stream_id
 
 
 async def test_p7_a_recording_that_grows_under_another_daemon_is_not_looked_up_at_each_write(world: World) -> None:

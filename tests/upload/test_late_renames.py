@@ -279,3 +279,34 @@ async def test_p2_a_stream_whose_name_another_one_has_is_found_under_its_new_nam
     ]
     assert sorted(world.recordings()) == sorted([world.content("a.mp4"), world.content("c.mp4")])
     assert world.received_bytes() == 3 * PART + 20
+
+
+@pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
+async def test_p2_a_recording_renamed_while_its_lookup_is_pending_stays_with_its_stream(
+    world: World, moment: Moment
+) -> None:
+    """No event reports the rename, only a scan: the inotify watches have run out, or the mount is a network's."""
+    world.append(PART + 10)
+    async with world.daemon() as daemon:
+        daemon.seen()
+        await trio.sleep(3)
+    renamed: list[str] = []
+    async with world.daemon() as daemon:
+
+        async def strike(called: str, at: Moment) -> None:
+            await trio.lowlevel.checkpoint()
+            if not renamed and (called, at) == ("find_by_path", moment):
+                renamed.append(called)
+                Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+                daemon.supervisor.handle_event(world.scan())
+
+        world.store.fault = strike
+        daemon.seen()
+        await trio.sleep(3)
+        daemon.closed("b.mp4")
+        await completed(world)
+        await trio.sleep(60)
+    assert renamed
+    (checkpoint,) = world.known()
+    assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
+    assert world.received_bytes() == PART + 10

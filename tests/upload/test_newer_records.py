@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from servers.stream_records import two_parts
 from structlog.testing import capture_logs
 from waiting import completed
 
@@ -22,14 +23,9 @@ ANOTHER = Lease("a-newer-daemon", "its-token", 1e9)
 
 async def interrupted(world: World) -> str:
     """A recording with two parts, whose daemon has ended and whose record a newer one has raised."""
-    world.stream_timeout_seconds = 1e6
-    world.append(2 * PART)
-    async with world.daemon() as daemon:
-        daemon.seen()
-        await trio.sleep(3)
-    [known] = world.known()
-    world.store.set_schema(known.meta.stream_id, NEWER)
-    return known.meta.stream_id
+    stream_id = await two_parts(world)
+    world.store.set_schema(stream_id, NEWER)
+    return stream_id
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["no newer daemon runs", "a newer daemon works on it"])

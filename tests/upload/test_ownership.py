@@ -270,12 +270,18 @@ def a_fleet(*reports: DaemonReport, now: float = 110.0) -> Fleet:
     return Fleet(reports, now)
 
 
-def test_p9_a_second_running_daemon_of_one_name_is_reported_by_doctor_and_a_single_one_is_not() -> None:
+def test_p9_a_second_running_daemon_of_one_name_is_reported_by_doctor_by_what_it_means_and_a_single_one_is_not() -> (
+    None
+):
     ours = DaemonReport(instance="cam@y", name="cam", at=100.0, folder="/rec", host="h1", process="m-token")
     theirs = a_report(100.0)
-    facts = StreamFacts(daemons={}, without_task=0, failed=0, fleet=a_fleet(ours, theirs))
-    [problem] = [one for one in judge_streams(facts) if one.severity is Severity.PROBLEM]
-    assert "2 daemons have the INSTANCE_ID 'cam': /rec on h1 and /rec on h2" in problem.says
+    same_machine = replace(ours, system=theirs.system, host="h1")
+    for mine, severity in ((ours, Severity.WARNING), (same_machine, Severity.PROBLEM)):
+        fleet = a_fleet(mine, theirs if severity is Severity.WARNING else replace(theirs, place=""))
+        facts = StreamFacts(daemons={}, without_task=0, failed=0, fleet=fleet)
+        [found] = [one for one in judge_streams(facts) if one.severity is not Severity.OK]
+        assert found.severity is severity
+        assert "2 daemons have the INSTANCE_ID 'cam': /rec on h1 and /rec on h2" in found.says
     for gone in (replace(theirs, stopped=True), replace(theirs, name="other")):
         assert judge_fleet(a_fleet(ours, gone)) == []
 

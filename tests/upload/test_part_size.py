@@ -34,9 +34,11 @@ sizes = st.integers(0, 5 * TIB)
 
 @pytest.mark.parametrize(
     ("mbit_per_second", "mib"),
-    [(0.1, 5), (2, 5), (4, 9), (8, 19), (20, 47), (27, 64), (1000, 64), (None, 10)],
+    [(0.1, 5), (0.7, 5), (1, 7), (1.3, 9), (1.5, 10), (4, 10), (8, 19), (20, 47), (27, 64), (1000, 64), (None, 10)],
 )
-def test_a_part_is_what_a_recording_writes_in_twenty_seconds(mbit_per_second: float | None, mib: int) -> None:
+def test_a_part_is_what_a_recording_writes_in_twenty_seconds_or_the_default_for_up_to_a_minute(
+    mbit_per_second: float | None, mib: int
+) -> None:
     rate = None if mbit_per_second is None else mbit_per_second * MBIT
     assert AUTO.choose(rate, 5 * MIB, equal_parts=False) == mib * MIB
 
@@ -54,11 +56,24 @@ def test_every_size_is_one_that_s3_takes_in_whole_mebibytes(
 
 
 @given(st.floats(0, 10 * 1024 * MIB), sizes)
-def test_at_a_steady_rate_no_byte_waits_longer_than_twenty_seconds_or_the_least_part(
-    rate: float, size_bytes: int
-) -> None:
+def test_at_a_steady_rate_no_byte_waits_longer_than_a_minute_or_the_least_part(rate: float, size_bytes: int) -> None:
     size = AUTO.choose(rate, size_bytes, equal_parts=False)
-    assert size == MIN_PART_BYTES or size <= rate * AUTO.part_seconds
+    assert size == MIN_PART_BYTES or size <= rate * AUTO.longest_seconds
+    assert size <= DEFAULT_PART_BYTES or size <= rate * AUTO.part_seconds
+
+
+@given(st.floats(0, 10 * 1024 * MIB), st.integers(1, 48 * 3600))
+def test_auto_costs_no_more_requests_than_the_default_unless_a_byte_would_wait_longer_than_a_minute(
+    rate: float, seconds: int
+) -> None:
+    size = AUTO.choose(rate, 5 * MIB, equal_parts=False)
+    if rate * AUTO.longest_seconds >= DEFAULT_PART_BYTES:
+        assert size >= DEFAULT_PART_BYTES
+        recording = min(int(rate * seconds), PartPlan(DEFAULT_PART_BYTES).max_size_bytes)
+        auto, fixed = (sum(1 for _ in PartPlan(one).split(recording)) for one in (size, DEFAULT_PART_BYTES))
+        assert auto <= fixed
+    else:
+        assert size < DEFAULT_PART_BYTES
 
 
 @given(rate=st.floats(0, 10 * 1024 * MIB), factor=st.floats(1, 4), size_bytes=sizes, equal_parts=st.booleans())
@@ -156,15 +171,16 @@ async def oldest_ages(daemon: WorldDaemon) -> AsyncIterator[list[float]]:
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize(("rate", "size"), [(200, 2000), (20, 500), (1000, 1000)])
+@pytest.mark.parametrize(("rate", "size"), [(200, 2000), (50, 1000), (25, 750), (10, 500), (1000, 1000)])
 async def test_a_recordings_bytes_wait_for_the_seconds_of_one_part_at_most(
     simulated: World, writers: Writers, rate: int, size: int
 ) -> None:
     """At 1,000 bytes a second the least part is there before two seconds are over: the rate is unknown."""
     async with simulated.daemon() as daemon:
         async with oldest_ages(daemon) as ages:
-            await record(writers, 90, rate)
-            assert max(ages) <= max(10.0, AUTO_PART_SIZE.least_bytes / rate) + 1
+            await record(writers, 120, rate)
+            filling = max(AUTO_PART_SIZE.default_bytes, size)
+            assert max(ages) <= max(min(filling / rate, 30.0), AUTO_PART_SIZE.least_bytes / rate) + 1
             assert daemon.at_risk == ()
         sizes = part_sizes(simulated)
         assert sizes[0] == pytest.approx(size, rel=0.25)

@@ -13,14 +13,13 @@ from cef_trio.checkpoint.redis.codec import decode_time, encode_time
 from cef_trio.checkpoint.redis.keys import Keys, job_lock_name
 from cef_trio.checkpoint.redis.legacy import LegacyStream, LegacyStreams, Moved
 from cef_trio.checkpoint.redis.legacy import Place as LegacyPlace
-from cef_trio.checkpoint.redis.owner_claim import Claimant, OwnerClaim
+from cef_trio.checkpoint.redis.owner_claim import OwnerClaim
 from cef_trio.checkpoint.redis.owners import Owners
 from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 
 __all__ = [
     "UNKNOWN_POLICY",
-    "Claimant",
     "Keys",
     "LegacyPlace",
     "LegacyStream",

@@ -17,9 +17,11 @@ from cef_trio.lab.disk import InlineRecording
 from cef_trio.lab.faults import FaultKind
 from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.postprocess import disposal
-from cef_trio.s3 import complete, recording_put
+from cef_trio.s3 import complete
 from cef_trio.s3.expected_object import ExpectedObject
 from cef_trio.s3.model import StoredObject
+from cef_trio.s3.proof import Evidence, Proof
+from cef_trio.s3.recording_put import RecordingPut
 from cef_trio.s3.upload_body import BodyUploader, SentBody
 from cef_trio.s3.xml import CompleteResult, XmlError, parse_complete_result
 from cef_trio.upload import finalize, processor, recovery, services
@@ -52,10 +54,10 @@ def _error_in_200_ignored(stack: ExitStack) -> None:
 def _part_checksum_ignored(stack: ExitStack) -> None:
     """The checksum in S3's response is not compared with that of the sent part."""
 
-    def believed(_self: object, *_: object) -> None:
-        return None
+    def believed(_self: object, *_: object) -> Evidence:
+        return Evidence(Proof.CHECKSUM)
 
-    replace_in(stack, BodyUploader, "_mismatch", believed)
+    replace_in(stack, BodyUploader, "_evidence", believed)
 
 
 @mutation("unchecked: checksum of a stored recording", "small-damaged", "P1")
@@ -78,7 +80,11 @@ def _put_bytes_not_compared(stack: ExitStack) -> None:
 @mutation("unchecked: object that a late PutObject replaces", "late-put", "P1", fault=None)
 def _put_unconditional(stack: ExitStack) -> None:
     """A recording is sent without ``If-None-Match``."""
-    replace_in(stack, recording_put, "_UNLESS_EXISTS", {})
+
+    def never(_self: object) -> None:
+        return None
+
+    replace_in(stack, RecordingPut, "_condition", never)
 
 
 @mutation("unchecked: PutObject with a lost response", "small-grown", "P5", fault=None)

@@ -1,6 +1,7 @@
--- Give up a process's part of a claim; the last process of the system removes the claim.
+-- Give up a process's part of a claim. The last process of the system leaves a note for as long as a claim lasts, so
+-- that a system that waits for the name knows that the claim was not lost.
 -- KEYS: claim
--- ARGV: system, process
+-- ARGV: system, process, TTL in ms
 if try('HGET', KEYS[1], 'system') ~= ARGV[1] then
   return {'ok'}
 end
@@ -11,4 +12,6 @@ for _, name in ipairs(redis.call('HGETALL', KEYS[1])) do
   end
 end
 redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'released', '1')
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return {'ok'}

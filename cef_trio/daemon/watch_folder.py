@@ -1,0 +1,150 @@
+"""The start at the watch folder: check and lock it, and wait as long as its mount does not respond.
+
+A hung mount (an NFS server that is down, a FUSE server that stopped) holds every call in the kernel, without a limit.
+So the calls are made in one worker thread. If it takes longer than ``FILE_SYSTEM_TIMEOUT_SECONDS``, the daemon logs
+``watch_folder_not_responding`` and serves ``/healthz``, ``/readyz``, the metrics and the page meanwhile; a signal ends
+it (promise P4), and the start goes on by itself when the mount responds.
+
+A mount below the watch folder that hangs does not delay the start (``files/mounts.py``).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import time
+from typing import Final
+
+import structlog
+import trio
+
+from cef_trio.admin import AdminPortError, WaitingSource, serve_admin
+from cef_trio.daemon.exit_watchdog import EXIT_SIGNALS
+from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.observability import Metrics
+from cef_trio.resilience import run_in_thread, shielded
+from cef_trio.settings import Settings, check_folders
+
+log = structlog.get_logger(__name__)
+
+_UNLOCK_SECONDS: Final = 0.2
+"""Time limit for releasing the lock; process exit releases it too."""
+
+
+class WatchFolderBusyError(CefMp4ProcessorError):
+    """Another daemon watches this folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entered:
+    """The settings with the watch folder's links resolved, and the descriptor that holds its lock."""
+
+    settings: Settings
+    descriptor: int
+
+
+@asynccontextmanager
+async def enter_watch_folder(
+    settings: Settings, on_signal: Callable[[], object], on_wait: Callable[[str], object]
+) -> AsyncIterator[Settings | None]:
+    """Check and lock the watch folder, so that no second daemon on this machine uploads the same files.
+
+    Yields the settings with the folder's symbolic links resolved; ``None`` if a signal came while its mount did not
+    respond. ``on_signal`` is called at each SIGTERM and SIGINT until then, ``on_wait`` with a sentence once it waits.
+
+    The lock is a ``flock`` on the folder itself: it needs no lock file and ends with the process.
+
+    Raises:
+        SettingsError: a folder is missing, or may not be used.
+        WatchFolderBusyError: another process holds the lock.
+    """
+    entered = await _enter_in_thread(settings, on_signal, on_wait)
+    if entered is None:
+        yield None
+        return
+    try:
+        yield entered.settings
+    finally:
+        with shielded(_UNLOCK_SECONDS, saving="watch folder's lock"):
+            await run_in_thread(partial(os.close, entered.descriptor), abandon_on_cancel=True)
+
+
+async def _enter_in_thread(
+    settings: Settings, on_signal: Callable[[], object], on_wait: Callable[[str], object]
+) -> _Entered | None:
+    entered, refused = None, None
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_cancel_on_signal, nursery.cancel_scope, on_signal)
+        nursery.start_soon(_tell_while_waiting, settings, on_wait)
+        try:
+            # May be abandoned: the process is about to end then, which releases the lock.
+            entered = await run_in_thread(partial(_enter, settings), abandon_on_cancel=True)
+        except CefMp4ProcessorError as error:  # raised outside the nursery, so not in a group
+            refused = error
+        nursery.cancel_scope.cancel()
+    if refused is not None:
+        raise refused
+    return entered
+
+
+def _enter(settings: Settings) -> _Entered:
+    checked = check_folders(settings)
+    return _Entered(checked, _open_locked(checked.watch_dir))
+
+
+def _open_locked(folder: Path) -> int:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise WatchFolderBusyError(
+            f"WATCH_DIR {os.fspath(folder)!r} is watched by another cef-trio on this machine: stop that one first"
+        ) from error
+    except OSError as error:  # not every network file system has locks; the streams' leases remain
+        log.warning("watch_folder_not_locked", error=errno.errorcode.get(error.errno or 0, str(error)))
+    return descriptor
+
+
+# -- while its mount does not respond ----------------------------------------------------------------------------------
+
+
+async def _cancel_on_signal(
+    scope: trio.CancelScope,
+    on_signal: Callable[[], object],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    with trio.open_signal_receiver(*EXIT_SIGNALS) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("signal_received", signal=signal.Signals(number).name)
+            on_signal()
+            scope.cancel()
+
+
+async def _tell_while_waiting(settings: Settings, on_wait: Callable[[str], object]) -> None:
+    """After ``FILE_SYSTEM_TIMEOUT_SECONDS``, say what the start waits for, and serve health until cancelled."""
+    since = time()
+    await trio.sleep(settings.file_system_timeout_seconds)
+    folders = [f"WATCH_DIR {os.fspath(settings.watch_dir)!r}"]
+    if settings.after_upload.folder:
+        folders.append(f"the folder {settings.after_upload.folder!r} of AFTER_UPLOAD")
+    log.error("watch_folder_not_responding", folders=folders, seconds=settings.file_system_timeout_seconds)
+    on_wait("waiting for the mount of the watch folder, which does not respond")
+    source = WaitingSource(settings, " or ".join(folders), since)
+    metrics = Metrics()
+    metrics.snapshots_by(source.snapshot)
+    try:
+        await serve_admin(
+            source, metrics.registry, settings.prom_host, settings.prom_port, allowed_hosts=settings.prom_allowed_hosts
+        )
+    except AdminPortError as error:  # the start itself refuses it
+        log.warning("admin_server_not_started", error=str(error))
