@@ -359,7 +359,7 @@ def _judge_clocks(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
         says = _list([f"{_name(one)} by {one.clock_ahead_seconds:+.0f} s" for one in apart])
         yield FleetFinding(
             FleetProblem.CLOCKS_APART,
-            f"{_count(len(apart), 'clock')} of hosts and that of Redis differ: {says}",
+            f"{_count(len(apart), 'clock')} differ{'s' if len(apart) == 1 else ''} from that of Redis: {says}",
             "synchronise the clocks (chrony, systemd-timesyncd), that of Redis' host too",
             False,
         )
