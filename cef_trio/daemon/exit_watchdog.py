@@ -10,6 +10,10 @@ The main thread blocks SIGTERM and SIGINT, so the kernel delivers them to this t
 the kernel could not handle them. Python's own handlers still run in the main thread: ``signal.set_wakeup_fd`` wakes
 this thread, which wakes trio. Child processes inherit the blocked signals; the daemon ends them with SIGKILL.
 
+Once everything is saved and closed (:meth:`ExitWatchdog.finished`), whatever ends the process ends it with the daemon's
+own exit code; :meth:`ExitWatchdog.exit` then ends it without the interpreter's teardown, which has nothing left to save
+and can take longer than is left on a starved machine.
+
 If a C call keeps the interpreter's lock, this thread cannot run. The timer of ``faulthandler`` does not need the lock
 and ends the process a moment later, with exit code 1. It is set with the deadline, before the loop is woken: what it
 then does may keep the lock.
@@ -23,6 +27,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -56,6 +61,8 @@ class ExitWatchdog:
         """Returns the ids of streams that are not saved yet; called from the watchdog's thread."""
         self.deadline = math.inf
         """``time.monotonic()`` at which the process is ended."""
+        self._exit_code: ExitCode | None = None
+        """The exit code of a daemon that has finished."""
         self._signals = 0
         self._stopped = False
         self._exit_lock = threading.Lock()
@@ -134,9 +141,26 @@ class ExitWatchdog:
         """End the process now; log it if that takes less than ``_LOG_SECONDS``."""
         self._exit(lambda: log.error("shutdown_forced"))
 
+    def finished(self, code: ExitCode) -> None:
+        """Note that everything is saved and closed: from now on the process ends with ``code``, at the latest soon."""
+        self._exit_code = code
+        self.deadline = min(self.deadline, time.monotonic() + _AGAIN_SECONDS)
+        if self._timer is not None:
+            self._timer.cancel()  # its exit code is 1
+        self._notify()
+
+    def exit(self, code: ExitCode) -> None:
+        """End the process of a daemon that has finished, after its last lines of log were written, or soon."""
+        self.finished(code)
+        flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # closed, or its reader has gone
+                stream.flush()
+        os._exit(code)
+
     def _exit_within(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds + OVERDUE_SECONDS
-        if deadline < self.deadline:
+        if deadline < self.deadline and self._exit_code is None:
             self.deadline = deadline
             if self._timer is not None:
                 self._timer.exit_after(seconds + OVERDUE_SECONDS + 2 * _LOG_SECONDS)
@@ -176,8 +200,9 @@ class ExitWatchdog:
             return
 
         def write_log() -> None:
-            with suppress(Exception):  # the loop may change the sets concurrently
-                log_reason()
+            if self._exit_code is None:
+                with suppress(Exception):  # the loop may change the sets concurrently
+                    log_reason()
             flush()
 
         # In a separate thread, since a hung thread may hold a lock of the log.
@@ -185,7 +210,7 @@ class ExitWatchdog:
         with suppress(RuntimeError):  # no thread available: the exit code remains
             logger_thread.start()
             logger_thread.join(_LOG_SECONDS)
-        os._exit(ExitCode.NOT_SAVED)
+        os._exit(ExitCode.NOT_SAVED if self._exit_code is None else self._exit_code)
 
 
 class _FaulthandlerTimer:
@@ -200,9 +225,13 @@ class _FaulthandlerTimer:
         with suppress(RuntimeError):  # no thread available for it: the watchdog's own thread remains
             faulthandler.dump_traceback_later(seconds, exit=True, file=self._devnull)
 
-    def close(self) -> None:
+    def cancel(self) -> None:
         """Cancel the timer."""
         faulthandler.cancel_dump_traceback_later()
+
+    def close(self) -> None:
+        """Cancel the timer, and close what it writes to."""
+        self.cancel()
         os.close(self._devnull)
 
 

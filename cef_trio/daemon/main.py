@@ -65,7 +65,7 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.observability import Redactor, Waiting, lost_lines
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
-from cef_trio.upload import IdleChecker, Services, StreamSupervisor, abort_orphan_uploads
+from cef_trio.upload import IdleChecker, Services, StreamSupervisor, WaitingReport, abort_orphan_uploads
 from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, matcher
 
 log = structlog.get_logger(__name__)
@@ -135,11 +135,17 @@ OpenServices = Callable[[Settings], AbstractAsyncContextManager[Services]]
 
 
 def main_daemon(settings: Settings, source: SettingsSource) -> ExitCode:
-    """Run the daemon until a signal ends it. ``source`` is read again on SIGHUP."""
+    """Run the daemon until a signal ends it, then end the process. ``source`` is read again on SIGHUP.
+
+    The process ends without the interpreter's teardown: nothing is left to save, and on a starved machine the teardown
+    could outlast the deadline (P4).
+    """
     watchdog = ExitWatchdog(settings.shutdown_grace_seconds, settings.shutdown_save_seconds)
-    watchdog.start(block_signals=True)  # never stopped: it also bounds the interpreter's own exit
+    watchdog.start(block_signals=True)  # never stopped: it also bounds the last steps
     open_real_services = partial(open_services, read_again=lambda: source.read()[0])
-    return trio.run(partial(run_daemon, settings, source=source, open_services=open_real_services, watchdog=watchdog))
+    code = trio.run(partial(run_daemon, settings, source=source, open_services=open_real_services, watchdog=watchdog))
+    watchdog.exit(code)
+    return code
 
 
 async def run_daemon(
@@ -197,6 +203,8 @@ async def run_daemon(
         exit_code = ExitCode.NOT_SAVED
     took = trio.current_time() - shutdown.began_at if shutdown.began_at is not None else 0.0
     log.info("daemon_stopped", exit_code=int(exit_code), shutdown_seconds=round(took, 3))
+    if watchdog is not None:
+        watchdog.finished(exit_code)
     return exit_code
 
 
@@ -368,7 +376,11 @@ async def _enter_namespace(tasks: IntakeTasks, report: Callable[[str], object]) 
     services = tasks.services
     breaker = services.redis_breaker
     await warn_of_shared_folder(services)
-    await retry_until_reachable("claim_owner", partial(tasks.claim.take, report), breaker)
+    waiting = WaitingReport(services)
+    try:
+        await retry_until_reachable("claim_owner", partial(tasks.claim.take, report, waiting.write), breaker)
+    finally:
+        await waiting.remove()
     await raise_schema(services)
     # Elsewhere the reporter registers it: in a cluster the registry may be on a node that is down.
     if services.owners is not None and services.rules.key_template.mixes_owners:

@@ -8,7 +8,7 @@ stops. A claim that Redis lost is taken again by the next renewal.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -54,8 +54,12 @@ class ClaimKeeper:
         """Whether the name is ours, so that the namespace may be worked on."""
         return self._claim is None or (self._held.value and not self.lost)
 
-    async def take(self, waiting: Callable[[str], object]) -> None:
+    async def take(
+        self, waiting: Callable[[str], object], waits: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint
+    ) -> None:
         """Wait until the name is ours. ``waiting`` is called with a sentence about the system that has it.
+
+        ``waits`` is called after each look at a claim of another system.
 
         Raises:
             RedisOperationError: Redis is unavailable; the next call goes on with what was seen before.
@@ -67,8 +71,10 @@ class ClaimKeeper:
             holder = self._wait.holder
             if holder is not None and holder.system != logged:
                 logged = holder.system
-                log.error("owner_claimed_elsewhere", **self._describe(holder))
+                log.error("owner_claimed_elsewhere", owner=self._claim.name, todo=_TODO, **_who(holder))
                 waiting(f"waiting for the owner's name {self._claim.name}, which another running system has")
+            if holder is not None:
+                await waits()
             await trio.sleep(_LOOK * self._claim.lease.ttl_seconds)
         if self._wait.holder is not None:
             log.info("owner_claimed", owner=self._claim.name)
@@ -109,7 +115,7 @@ class ClaimKeeper:
                 else:
                     failed = False
                     if other is not None:
-                        log.error("owner_claim_lost", **self._describe(other))
+                        log.error("owner_claim_lost", owner=claim.name, todo=_TODO, **_who(other))
                         self.lost_to = (other.system, other.host)
                         stop()
                         return
@@ -119,10 +125,9 @@ class ClaimKeeper:
                 with shielded(_RELEASE_SECONDS, saving="owner's claim"), suppress(CefMp4ProcessorError):
                     await self._claim.release()
 
-    def _describe(self, other: Claimant) -> dict[str, str]:
-        assert self._claim is not None  # noqa: S101 - another one has it
-        found = {"system": other.system, "host": other.host, "since": other.since}
-        return {"owner": self._claim.name, "todo": _TODO, **found}
-
     def _now(self) -> str:
         return encode_time(self._services.utc_now())
+
+
+def _who(other: Claimant) -> dict[str, str]:
+    return {"system": other.system, "host": other.host, "since": other.since}

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 import trio
+from servers.daemon import daemon, settings_for
+from servers.endpoints import Endpoint
+from servers.valkey import ValkeyServer
 
 from cef_trio.daemon import exit_watchdog
 from cef_trio.daemon.exit_watchdog import ExitWatchdog
@@ -49,6 +55,9 @@ class RecordingTimer:
     def exit_after(self, seconds: float) -> None:
         self.delays.append(seconds)
 
+    def cancel(self) -> None:
+        self.delays.append(math.inf)
+
     def close(self) -> None:
         pass
 
@@ -83,3 +92,69 @@ async def test_signals_drain_then_cancel_then_exit_at_once(monkeypatch: pytest.M
     shutdown.request()
     assert exits == [ExitCode.NOT_SAVED]
     assert drained == [True], "once"
+
+
+@pytest.mark.parametrize("code", list(ExitCode))
+@pytest.mark.parametrize("late", [False, True], ids=["in time", "the deadline passes"])
+def test_p4_a_daemon_that_has_finished_ends_with_its_own_code_however_late_the_process_ends(
+    code: ExitCode, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a starved machine the last steps outlast the deadline; everything is saved, so the code says so."""
+    timer, exits, ended = RecordingTimer(), [], threading.Event()
+
+    def end(with_code: int) -> None:
+        exits.append(with_code)
+        ended.set()
+
+    monkeypatch.setattr(exit_watchdog, "_FaulthandlerTimer", lambda: timer)
+    monkeypatch.setattr(os, "_exit", end)
+    watchdog = ExitWatchdog(6.0, 2.0)
+    with watchdog.running():
+        watchdog.count_signal(1)
+        watchdog.finished(code)
+        assert timer.delays[-1] == math.inf, "the timer's own exit code would be 1"
+        assert watchdog.deadline <= time.monotonic() + 1
+        if late:
+            watchdog.deadline = -math.inf
+            watchdog._notify()
+            assert ended.wait(30)
+        else:
+            watchdog.exit(code)
+        watchdog.count_signal(2)
+        assert timer.delays[-1] == math.inf, "a late signal does not set it again"
+    assert set(exits) == {code}
+
+
+def test_a_signal_after_the_end_changes_no_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    exits: list[int] = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    watchdog = ExitWatchdog(6.0, 2.0)
+    watchdog.finished(ExitCode.DONE)
+    for number in (1, 2, 3):
+        watchdog.count_signal(number)
+    assert exits == [ExitCode.DONE]
+
+
+def test_before_the_end_the_deadline_means_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    exits: list[int] = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    ExitWatchdog(6.0, 2.0).exit_now()
+    assert exits == [ExitCode.NOT_SAVED]
+
+
+SLOW_TEARDOWN = """
+import atexit, sys, time
+from cef_trio.cli import main
+atexit.register(time.sleep, 60)  # a teardown that takes long
+sys.exit(main(["run"]))
+"""
+
+
+@pytest.mark.real
+def test_p4_the_interpreters_teardown_does_not_outlast_the_deadline(
+    tmp_path: Path, valkey: ValkeyServer, endpoint: Endpoint
+) -> None:
+    settings = settings_for(tmp_path, endpoint, valkey.url)
+    with daemon(settings, under=[sys.executable, "-c", SLOW_TEARDOWN]) as running:
+        assert running.stop() == 0
+        assert running.count("daemon_stopped") == 1
