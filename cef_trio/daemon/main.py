@@ -65,7 +65,7 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.observability import Redactor, Waiting, lost_lines
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
-from cef_trio.upload import IdleChecker, Services, StreamSupervisor, abort_orphan_uploads
+from cef_trio.upload import IdleChecker, Services, StreamSupervisor, WaitingReport, abort_orphan_uploads
 from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, matcher
 
 log = structlog.get_logger(__name__)
@@ -376,7 +376,11 @@ async def _enter_namespace(tasks: IntakeTasks, report: Callable[[str], object]) 
     services = tasks.services
     breaker = services.redis_breaker
     await warn_of_shared_folder(services)
-    await retry_until_reachable("claim_owner", partial(tasks.claim.take, report), breaker)
+    waiting = WaitingReport(services)
+    try:
+        await retry_until_reachable("claim_owner", partial(tasks.claim.take, report, waiting.write), breaker)
+    finally:
+        await waiting.remove()
     await raise_schema(services)
     # Elsewhere the reporter registers it: in a cluster the registry may be on a node that is down.
     if services.owners is not None and services.rules.key_template.mixes_owners:

@@ -8,7 +8,7 @@ stops. A claim that Redis lost is taken again by the next renewal.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -54,8 +54,12 @@ class ClaimKeeper:
         """Whether the name is ours, so that the namespace may be worked on."""
         return self._claim is None or (self._held.value and not self.lost)
 
-    async def take(self, waiting: Callable[[str], object]) -> None:
+    async def take(
+        self, waiting: Callable[[str], object], waits: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint
+    ) -> None:
         """Wait until the name is ours. ``waiting`` is called with a sentence about the system that has it.
+
+        ``waits`` is called after each look at a claim of another system.
 
         Raises:
             RedisOperationError: Redis is unavailable; the next call goes on with what was seen before.
@@ -69,6 +73,8 @@ class ClaimKeeper:
                 logged = holder.system
                 log.error("owner_claimed_elsewhere", owner=self._claim.name, todo=_TODO, **_who(holder))
                 waiting(f"waiting for the owner's name {self._claim.name}, which another running system has")
+            if holder is not None:
+                await waits()
             await trio.sleep(_LOOK * self._claim.lease.ttl_seconds)
         if self._wait.holder is not None:
             log.info("owner_claimed", owner=self._claim.name)

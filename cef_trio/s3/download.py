@@ -10,7 +10,7 @@ import httpx
 import trio
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.resilience import Retrier
+from cef_trio.resilience import Retrier, stall
 from cef_trio.s3.checksums import CHECKSUMS, crc64nvme_from_base64
 from cef_trio.s3.etags import is_opaque
 from cef_trio.s3.model import ChecksumAlgorithm, StoredObject
@@ -100,6 +100,7 @@ class _Chunks:
                 "ReadTimeout",
                 f"ReadTimeout: fewer than {_PROGRESS_BYTES} bytes within {seconds:g} seconds",
             )
+        stall.moved()  # an object that is read back to be compared may take long
         self._left_seconds -= trio.current_time() - began
         self._read_bytes += len(chunk)
         if self._read_bytes >= _PROGRESS_BYTES:

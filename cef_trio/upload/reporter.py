@@ -1,6 +1,7 @@
 """Write this daemon's report into the registry every 15 seconds, for commands and pages on any machine (promise P10).
 
-The reports of this owner's daemons, which the same call returns, reveal a second one with this one's identity (P9):
+The reports of this owner's daemons, which the same call returns, show who shares the work (``work_division.py``), and
+reveal a second one with this one's identity (P9):
 
 - *A duplicate INSTANCE_ID*: a report of another process with our name is updated while we run. It is logged; nothing
   else is needed, because leases and reports also contain what distinguishes hosts.
@@ -123,7 +124,9 @@ class Reporter:
         """Note that the report was stored; evaluate the reports of our owner's daemons before it."""
         self._reported_at, self._refusal = trio.current_time(), ""
         self._services.metrics.redis_clock_offset_seconds = self._made_at - before.now
-        self._unused = self._others.update(read_fleet(before))
+        fleet, services = read_fleet(before), self._services
+        self._unused = self._others.update(fleet)
+        services.peers.update(fleet, services.work_group, services.lease.token, self._reported_at)
 
     def _report(self) -> tuple[str, str, str]:
         report = self._current()
@@ -159,6 +162,7 @@ def make_report(
         owner=services.owner_name,
         place=others.place,
         share=share_of(owner, folder) if owner is not None else "",
+        work_group=services.work_group,
         version=__version__,
         schema=schema.CURRENT,
         newer_records=now.newer_records or None,
@@ -171,6 +175,55 @@ def make_report(
         idle_checker_at=idle_checker_at,
         waits_for=tuple(service for service, outage in now.outages.items() if outage is not None),
     )
+
+
+class WaitingReport:
+    """The report of a daemon that waits for its owner's name, which another running system has.
+
+    It is written once the wait is longer than the claim of a system that has ended, and removed when the wait ends. Its
+    name does not begin with the owner's, so that the daemons of the owner do not take it for one of them.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        lease = services.lease
+        self._name = f"waiting {services.owner_name}/{lease.instance}@{lease.host}"
+        self._due_at = inf
+        """By ``trio.current_time()``."""
+        self._written = False
+
+    async def write(self) -> None:
+        """Write it, if it is due. Call it repeatedly while the daemon waits."""
+        now, services = trio.current_time(), self._services
+        if self._due_at == inf:
+            self._due_at = now + services.lease.ttl_seconds
+        if now < self._due_at:
+            return
+        self._due_at, self._written = now + PERIOD_SECONDS, True
+        report = DaemonReport(
+            instance=self._name,
+            at=services.unix_time(now),
+            folder=services.rules.watch_folder,
+            name=services.lease.instance,
+            host=socket.gethostname(),
+            system=services.lease.host,
+            process=services.lease.token,
+            owner=services.owner_name,
+            version=__version__,
+            schema=schema.CURRENT,
+            waits_for=("owner's name",),
+        )
+        try:
+            await services.store.report(self._name, daemon_report.encode(report), beginning=f"{self._name}/")
+        except CefMp4ProcessorError as error:
+            log.debug("report_not_written", error=str(error))
+
+    async def remove(self) -> None:
+        """Remove it, if it was written and Redis responds at once."""
+        if self._written and self._services.redis_breaker.outage is None:
+            self._written = False
+            with shielded(_LAST_REPORT_SECONDS, saving="end of the wait"), suppress(CefMp4ProcessorError):
+                await self._services.store.forget_reports([self._name])
 
 
 class OtherDaemons:

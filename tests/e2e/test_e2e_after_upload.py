@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from servers.daemon import daemon, settings_for
+from servers.s3_control import arm
 from servers.store import Store
 from servers.valkey import ValkeyServer
 
@@ -123,6 +124,35 @@ def test_p8_recordings_are_deleted_once_in_s3_and_delivered_to_a_receiver_that_f
         assert taken.headers["webhook-id"] == f"completed_{json.loads(document)['stream_id']}"
     assert "t0ken" not in text
     assert SECRET not in text
+
+
+@pytest.mark.parametrize("checksum", ["auto", "sha256", "md5"])
+def test_p8_a_store_that_ignores_checksums_and_damages_bytes_is_never_believed(
+    watch_dir: Path, embedded: Store, valkey: ValkeyServer, checksum: str
+) -> None:
+    """With KMS not even an ETag shows it. A small recording is sent again; a large one fails, and its file stays."""
+    settings = settings_for(
+        watch_dir,
+        embedded.endpoint,
+        valkey.url,
+        close_grace_seconds=0.3,
+        after_upload="delete",
+        s3_checksum=checksum,
+        s3_sse="aws:kms",
+    )
+    arm(embedded.endpoint, {"kind": "ignore-checksums", "times": None})
+    with daemon(settings) as process:
+        process.wait_for("daemon_started")
+        arm(embedded.endpoint, {"kind": "damage", "operation": "PutObject"})
+        small = write(watch_dir / "small.mp4", 1 * MIB)
+        process.wait_for("recording_deleted_after_upload", path=str(watch_dir / "small.mp4"))
+        assert embedded.sha256(embedded.key_of("small.mp4")) == small
+        assert process.count("s3_object_verified_by_read") >= 2
+        arm(embedded.endpoint, {"kind": "damage", "operation": "UploadPart", "part_number": 2})
+        write(watch_dir / "large.mp4", 12 * MIB)
+        process.wait_for("stream_failed")
+        assert process.stop() == 0
+    assert [path.name for path in watch_dir.iterdir()] == ["large.mp4"]
 
 
 def test_p8_what_a_kill_left_undone_the_next_start_does(watch_dir: Path, embedded: Store, valkey: ValkeyServer) -> None:

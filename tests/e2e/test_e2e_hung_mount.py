@@ -47,16 +47,9 @@ def stopped(mounted: FuseMount) -> Iterator[None]:
         os.kill(server, signal.SIGCONT)
 
 
-def threads(process: DaemonProcess) -> int:
-    return len(list(Path(f"/proc/{process.pid}/task").iterdir()))
-
-
-def test_p8_p10_a_mount_that_hangs_is_set_aside_others_go_on_and_it_comes_back(
-    mounted: FuseMount, embedded: Store, valkey: ValkeyServer
-) -> None:
-    watched = mounted.mount.parent
-    hidden, beside, deleted = mounted.mount / "hidden.mp4", watched / "beside.mp4", watched / "deleted.mp4"
-    settings = settings_for(
+def quick(watched: Path, embedded: Store, valkey: ValkeyServer) -> dict[str, str]:
+    """Settings with which everything that is waited for is short."""
+    return settings_for(
         watched,
         embedded.endpoint,
         valkey.url,
@@ -66,6 +59,18 @@ def test_p8_p10_a_mount_that_hangs_is_set_aside_others_go_on_and_it_comes_back(
         close_grace_seconds=0.2,
         stream_timeout_seconds=1,
     )
+
+
+def threads(process: DaemonProcess) -> int:
+    return len(list(Path(f"/proc/{process.pid}/task").iterdir()))
+
+
+def test_p8_p10_a_mount_that_hangs_is_set_aside_others_go_on_and_it_comes_back(
+    mounted: FuseMount, embedded: Store, valkey: ValkeyServer
+) -> None:
+    watched = mounted.mount.parent
+    hidden, beside, deleted = mounted.mount / "hidden.mp4", watched / "beside.mp4", watched / "deleted.mp4"
+    settings = quick(watched, embedded, valkey)
     with daemon(settings) as process:
         with hidden.open("ab", buffering=0) as writer:
             writer.write(os.urandom(6 * MIB))
@@ -193,16 +198,7 @@ def test_p8_a_start_beside_a_hung_sub_mount_uploads_what_is_not_on_it(
     hidden, beside = mounted.mount / "hidden.mp4", mounted.mount.parent / "beside.mp4"
     for path in (hidden, beside):
         path.write_bytes(os.urandom(MIB))
-    settings = settings_for(
-        mounted.mount.parent,
-        embedded.endpoint,
-        valkey.url,
-        file_system_timeout_seconds=0.5,
-        rescan_seconds=0.3,
-        stale_check_seconds=0.3,
-        close_grace_seconds=0.2,
-        stream_timeout_seconds=1,
-    )
+    settings = quick(mounted.mount.parent, embedded, valkey)
     with stopped(mounted), daemon(settings) as process:
         process.wait_for("mount_hung", mount=str(mounted.mount))
         process.wait_for("stream_completed", file=str(beside))

@@ -20,6 +20,7 @@ from servers.valkey import ValkeyServer
 from waiting import wait_until
 
 from cef_trio.checkpoint import Claimant, Lease
+from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.owner_claim import OwnerClaim
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.cli.checks import Severity, judge_claimant
@@ -131,6 +132,21 @@ def machines(tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer) -> Iterat
         clone.close()
 
 
+def waiting_reports(valkey: ValkeyServer) -> list[str]:
+    found = valkey.command("HKEYS", Keys().daemons).decode()
+    return [line for line in found.splitlines() if line.startswith("waiting ")]
+
+
+def assert_named_by_the_fleet(name: str, valkey: ValkeyServer) -> None:
+    """The clone waits for longer than the claim of an ended system would last; then an operator is told of both."""
+    wait_until(lambda: waiting_reports(valkey))
+    found = answer("fleet", settings={"REDIS_URL": valkey.url, "OWNER_NAME": "desk"}, code=5)
+    assert sorted(one["state"] for one in found["daemons"] if one["owner"] == name) == ["ready", "waits"]
+    [problem] = [one for one in found["problems"] if one["problem"] == "same_owner"]
+    assert problem["urgent"]
+    assert "machine-id" in problem["todo"]
+
+
 def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, Machine], valkey: ValkeyServer) -> None:
     original, clone = machines
     (clone.watched / "a.mp4").write_bytes(b"\1" * (1 << 20))
@@ -154,6 +170,7 @@ def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, 
             assert f"starting: waiting for the owner's name {name}" in ready.text
             wait_until(lambda: valkey.command("SISMEMBER", "{fleet}:owners", name) == b":1\r\n")
             assert second.count("stream_started") == 0
+            assert_named_by_the_fleet(name, valkey)
             first.signal(signal.SIGSTOP)  # for longer than its claim lasts
             second.wait_for("owner_claimed")
             second.wait_for("stream_completed")
@@ -164,6 +181,7 @@ def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, 
             lost = first.wait_for("owner_claim_lost", owner=name)
             assert lost["system"].startswith("00000022")
             assert second.count("owner_claimed_elsewhere") == 1
+            assert not waiting_reports(valkey), "it waits no more"
             with original.daemon(wait_started=False) as third:
                 third.wait_for("owner_claimed_elsewhere", owner=name)
                 assert second.stop() == 0

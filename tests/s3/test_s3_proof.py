@@ -6,12 +6,16 @@ A store that damages a byte must never be believed, with each setting of S3_CHEC
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
+import httpx
 import pytest
+import trio
 from s3.scripted_store import CRC_HEADER, Passes, Repeats, Reply, ScriptedStore, client_of, crc64, md5
+from trio.testing import MockClock
 
 from cef_trio.exceptions import S3OperationError
+from cef_trio.resilience import Progress
 from cef_trio.s3.checksums import CHECKSUMS, composite_checksum, crc64nvme, crc64nvme_bytes, to_base64
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import ChecksumMode, S3Config
@@ -218,6 +222,32 @@ async def test_a_store_that_stops_repeating_a_configured_checksum_is_compared_by
             await client.upload_part(KEY, "u", number, Passes(DATA), ChecksumAlgorithm.SHA256)
     assert [getattr(failure, "code", None) for failure in retrier.failures] == ["ChecksumNotConfirmed"]
     assert all("x-amz-checksum-sha256" in request.headers for request in store.requests)
+
+
+async def test_p10_an_object_that_is_read_back_for_long_is_no_stalled_stream(autojump_clock: MockClock) -> None:
+    progress = Progress()
+    seen: list[float] = []
+
+    class Slow(ScriptedStore):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            response = await super().handle_async_request(request)
+            return httpx.Response(200, stream=Blocks()) if request.method == "GET" else response
+
+    class Blocks(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for place in range(len(DATA)):
+                await trio.sleep(20)
+                seen.append(trio.current_time() - progress.last_progress_at)
+                yield DATA[place : place + 1] * (64 * 1024 if place else 1)
+
+    head = {"etag": '"e"', "content-length": str(len(DATA))}
+    store = Slow(Reply(200, {"etag": '"e"'}), Reply(200, head), Reply(200))
+    async with client_of(store, checksum=ChecksumMode.SHA256) as client:
+        progress.enter()
+        with pytest.raises(S3OperationError, match="not verified"):
+            await client.put_object(KEY, DATA, content_type="a/b")
+    assert len(seen) == len(DATA)
+    assert max(seen) < 60
 
 
 def composite_result(value: str) -> Reply:

@@ -31,6 +31,6 @@ def command(
     return done
 
 
-def answer(*arguments: str, settings: Mapping[str, str], code: int = 0) -> Any:
+def answer(*arguments: str, settings: Mapping[str, str], code: int | None = 0) -> Any:
     """The one JSON document that the command prints with ``--json``."""
     return json.loads(command(*arguments, "--json", settings=settings, code=code).stdout)
