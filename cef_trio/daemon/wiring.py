@@ -262,6 +262,8 @@ def _rules(settings: Settings, template: KeyTemplate) -> StreamRules:
         auto_part_size=AutoPartSize() if settings.chunk_size_bytes == "auto" else None,
         endpoint=settings.s3_endpoint_url or f"AWS in {settings.s3_region_name}",
         watch_folder=str(settings.watch_dir),
+        watch_patterns=tuple(settings.watch_patterns),
+        rescan_seconds=settings.rescan_seconds,
         close_grace_seconds=settings.close_grace_seconds,
         stream_timeout_seconds=settings.stream_timeout_seconds,
         save_seconds=settings.shutdown_save_seconds,

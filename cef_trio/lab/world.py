@@ -551,6 +551,7 @@ class World:
                     auto_part_size=self.auto_part_size,
                     endpoint=self.s3_name,
                     watch_folder=str(host.watch_folder),
+                    rescan_seconds=self.rescan_seconds,
                 ),
                 utc_now=now,
                 new_stream_id=lambda: str(UUID(int=self.random.getrandbits(128), version=4)),

@@ -25,7 +25,19 @@ MAX_LAGS: Final = 50
 MAX_BYTES: Final = 16 * 1024
 """Maximum size of an encoded report."""
 _MAX_TEXT: Final = 500
-_TEXTS: Final = ("name", "host", "system", "process", "owner", "place", "share", "version", "name_taken_by", "taken_on")
+_TEXTS: Final = (
+    "name",
+    "host",
+    "system",
+    "process",
+    "owner",
+    "place",
+    "share",
+    "work_group",
+    "version",
+    "name_taken_by",
+    "taken_on",
+)
 _NUMBERS: Final = ("schema", "newer_records", "completed", "failed")
 _TIMES: Final = ("watcher_at", "idle_checker_at")
 
@@ -60,6 +72,8 @@ class DaemonReport:
     """``Owner.name``: its machine and the location of its folder; empty if other hosts may share it."""
     share: str = ""
     """The network folder that it watches, as all hosts name it; empty: not on a network file system."""
+    work_group: str = ""
+    """The same for daemons that divide the work on one folder (``upload/work_division.py``)."""
     version: str = ""
     name_taken_by: str = ""
     """Boot id of the system that took its owner's name, which is why it stopped; empty: none did."""
@@ -115,6 +129,10 @@ class DaemonReport:
     def lives(self, now: float) -> bool:
         """Return whether its daemon runs, as far as is known; ``now`` by Redis' clock."""
         return not self.stopped and not self.is_silent(now)
+
+    def counts_for_seconds(self, now: float) -> float:
+        """Return how much longer this report shows that its daemon lives, in seconds; ``now`` by Redis' clock."""
+        return OLD_SECONDS - (now - self.seen_at)
 
     def age(self, lag: Lag, now: float) -> float:
         """Return the age of the oldest byte of one of its lags; ``now`` by Redis' clock."""

@@ -206,6 +206,10 @@ def _judge_silence(fleet: Fleet) -> Iterable[FleetFinding]:
         says = _list([f"{_name(one)} for {fleet.now - one.seen_at:.0f} s{_opened(one)}" for one in silent])
         owners = sorted({one.owner for one in silent})
         retire = f"{owners[0]}`" if len(owners) == 1 else f"OWNER`, which is {_list(owners)}"
+        living = {one.owner for one in fleet.living}
+        shared = sorted({one.instance_id for one in silent if one.owner in living})
+        if shared:  # an owner whose other daemons run is not retired as a whole
+            retire += f", with `--instance {shared[0] if len(silent) == 1 else 'ID'}` while others of the owner run"
         yield FleetFinding(
             FleetProblem.SILENT,
             f"{_count(len(silent), 'daemon')} reported no more, and "

@@ -1,6 +1,7 @@
 """Write this daemon's report into the registry every 15 seconds, for commands and pages on any machine (promise P10).
 
-The reports of this owner's daemons, which the same call returns, reveal a second one with this one's identity (P9):
+The reports of this owner's daemons, which the same call returns, show who shares the work (``work_division.py``), and
+reveal a second one with this one's identity (P9):
 
 - *A duplicate INSTANCE_ID*: a report of another process with our name is updated while we run. It is logged; nothing
   else is needed, because leases and reports also contain what distinguishes hosts.
@@ -123,7 +124,9 @@ class Reporter:
         """Note that the report was stored; evaluate the reports of our owner's daemons before it."""
         self._reported_at, self._refusal = trio.current_time(), ""
         self._services.metrics.redis_clock_offset_seconds = self._made_at - before.now
-        self._unused = self._others.update(read_fleet(before))
+        fleet, services = read_fleet(before), self._services
+        self._unused = self._others.update(fleet)
+        services.peers.update(fleet, services.work_group, services.lease.token, self._reported_at)
 
     def _report(self) -> tuple[str, str, str]:
         report = self._current()
@@ -159,6 +162,7 @@ def make_report(
         owner=services.owner_name,
         place=others.place,
         share=share_of(owner, folder) if owner is not None else "",
+        work_group=services.work_group,
         version=__version__,
         schema=schema.CURRENT,
         newer_records=now.newer_records or None,

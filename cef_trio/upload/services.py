@@ -22,9 +22,11 @@ from cef_trio.settings import Settings
 from cef_trio.upload.object_key import KeyTemplate
 from cef_trio.upload.orphan_cleanup import OrphanCleanup
 from cef_trio.upload.ownership import Ownership
+from cef_trio.upload.ownership_rules import share_of
 from cef_trio.upload.part_size import AutoPartSize
 from cef_trio.upload.scan_history import ScanHistory
 from cef_trio.upload.setting_hints import Advice
+from cef_trio.upload.work_division import Peers, work_group
 from cef_trio.webhook import WebhookClient
 
 T = TypeVar("T")
@@ -51,6 +53,9 @@ class StreamRules:
     """The S3 endpoint that is recorded with each stream; empty: not recorded."""
     watch_folder: str = ""
     """The root of all recordings. If it is missing, missing recordings do not count as deleted; empty: not checked."""
+    watch_patterns: tuple[str, ...] = ()
+    rescan_seconds: float = 30.0
+    """``RESCAN_SECONDS``: how often the watch folder is scanned, here and by other daemons of a shared one."""
     close_grace_seconds: float = 1.0
     stream_timeout_seconds: float = 30.0
     """``STREAM_TIMEOUT_SECONDS``: where writers are unknown, a recording ends after this time without a write."""
@@ -106,6 +111,8 @@ class Services:
     """The streams of earlier versions, which have no namespace."""
     ownership: Ownership = field(default_factory=Ownership)
     """Decides which streams belong to this host."""
+    peers: Peers = field(default_factory=Peers)
+    """The other daemons that work on the same folder for the same owner."""
     advice: Advice = field(default_factory=Advice)
     """Hints about settings, each logged once."""
     mounts: Mounts = field(default_factory=Mounts)
@@ -129,6 +136,21 @@ class Services:
         """The watch folder, if all paths of its files begin with it as it is set; else empty."""
         folder = self.rules.watch_folder
         return folder if os.path.normpath(folder) == folder else ""
+
+    @property
+    def shares_folder(self) -> bool:
+        """Whether daemons of other hosts may work on the same folder for the same owner."""
+        is_explicit = self.owner_claim is None or not self.owner_claim.exclusive
+        return bool(self.owner_name) and is_explicit and self.ownership.is_shared
+
+    @property
+    def work_group(self) -> str:
+        """What daemons that work on this folder have in common; empty: not known yet."""
+        owner, rules = self.ownership.owner, self.rules
+        if owner is None:
+            return ""
+        place = "" if owner.is_shared else owner.name
+        return work_group(rules.watch_folder, rules.watch_patterns, share_of(owner, rules.watch_folder), place)
 
     async def determine_owner(self) -> None:
         """Determine the owner of the watch folder."""

@@ -3,17 +3,20 @@
 File events arrive through :meth:`StreamSupervisor.handle_event`, which is synchronous. Redis is queried in batches by
 :meth:`StreamSupervisor.run`: is the file known, complete, or another daemon's? At any time a file is either *live* (a
 task works on it), *unknown* (its lookup in Redis is pending), *settled* (nothing to do until it changes), *set aside*
-(its record cannot be read; it is looked up again periodically) or *held* (another daemon works on its stream; it is
-looked up again once that has ended, even if it changes).
+(its record cannot be read; it is looked up again periodically), *held* (another daemon works on its stream; it is
+looked up again once that has ended, even if it changes) or *deferred* (it has no record, and another daemon of the
+shared folder is to begin it; it is looked up again every few seconds, and begun here if that daemon does not).
 
 Stream tasks run in the daemon's processor nursery. No exception of one task reaches the others.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from math import inf
 
 import structlog
@@ -34,6 +37,7 @@ from cef_trio.upload.processor import Outcome, StreamProcessor
 from cef_trio.upload.recognition import is_proved, recognize_at
 from cef_trio.upload.recovery import NO_HISTORY, FileHistory
 from cef_trio.upload.services import Services
+from cef_trio.upload.work_division import divide, wait_seconds
 from cef_trio.watch import Closed, FileEvent, Gone, Moved, Scanned, Seen
 
 log = structlog.get_logger(__name__)
@@ -45,6 +49,10 @@ _PAUSE_SECONDS = 1.0
 """The pause after a failed lookup, and before the file of an ended task is checked again."""
 _NEWER_SECONDS = 60.0
 """The pause before a file is looked up again whose record is of a newer schema."""
+_DEFERRED_SECONDS = 3.0
+"""How often deferred files are looked up, and the other daemons' reports read at most."""
+_JOIN_SECONDS = 2.0
+"""How long new files of a shared folder wait after the start, so that daemons that start together see each other."""
 _HELD_SECONDS = 60.0
 """How often the leases of the streams that other daemons work on are read."""
 
@@ -58,7 +66,9 @@ class _Unknown:
     newer: NewerRecord | None = None
     """Its record, if that is only of a newer schema."""
     again_at: float = 0.0
-    """``trio.current_time()`` from when a file that is set aside is looked up again, or one that is held asked for."""
+    """``trio.current_time()`` from when a file is looked up again (set aside, deferred) or asked for (held)."""
+    begun_here_at: float = inf
+    """``trio.current_time()`` from when it is begun here, whichever daemon is to begin it."""
     stream_id: str = ""
     """The stream of a file that is held."""
 
@@ -96,6 +106,10 @@ class StreamSupervisor:
         """Files whose records cannot be read; retried periodically (:meth:`retry_set_aside`)."""
         self._held: dict[str, _Unknown] = {}
         """Files whose streams other daemons work on; settled too (:meth:`retry_held`)."""
+        self._deferred: dict[str, _Unknown] = {}
+        """Files that other daemons of the shared folder are to begin (:meth:`_others_files`)."""
+        self._joined_at = -inf
+        """When the wait after the start is over, by ``trio.current_time()``."""
         self._renamed: list[tuple[str, str, FileStat]] = []
         self._rechecked_paths: set[str] = set()
         """Paths of ended tasks that wait for their recheck: one each, however many tasks ended."""
@@ -122,6 +136,9 @@ class StreamSupervisor:
         live = (live for live in self._live.values() if not live.file_state.value.needs_check)
         return frozenset(one.processor.stream_id for one in live if one.processor.stream_id)
 
+    def _without_task(self) -> Iterator[tuple[str, _Unknown]]:
+        return chain(self._unknown.items(), self._deferred.items())
+
     def _pending_lookups(self) -> Iterator[_Unknown]:
         return (unknown for path, unknown in self._unknown.items() if path not in self._set_aside)
 
@@ -129,9 +146,8 @@ class StreamSupervisor:
     def pending_lookups(self) -> tuple[Waiting, ...]:
         """The nonempty files whose lookup is pending, by ``trio.current_time()`` when each was first seen."""
         why = self.lookup_error or ""
-        return tuple(
-            Waiting(one.since, one.stat.size_bytes, why) for one in self._pending_lookups() if one.stat.size_bytes
-        )
+        pending = chain(self._pending_lookups(), self._deferred.values())
+        return tuple(Waiting(one.since, one.stat.size_bytes, why) for one in pending if one.stat.size_bytes)
 
     @property
     def set_aside(self) -> tuple[Waiting, ...]:
@@ -204,14 +220,17 @@ class StreamSupervisor:
         self._settled.pop(old_path, None)
         self._set_aside.pop(old_path, None)
         held = self._held.pop(old_path, None)
-        unknown = self._unknown.pop(old_path, held)
+        unknown = self._unknown.pop(old_path, self._deferred.pop(old_path, held))
         self._queue_rename(old_path, new_path, stat)
         self._seen(new_path, stat, closed=unknown is not None and unknown.closed)
+        if unknown is not None and new_path in self._unknown:  # a rename does not prolong the wait
+            self._unknown[new_path] = replace(self._unknown[new_path], begun_here_at=unknown.begun_here_at)
 
     def _gone(self, path: str) -> None:
         self._settled.pop(path, None)
         self._set_aside.pop(path, None)
         self._held.pop(path, None)
+        self._deferred.pop(path, None)
         self._unknown.pop(path, None)
         live = self._live.get(path)
         if live is not None:
@@ -244,7 +263,7 @@ class StreamSupervisor:
                     self._moved(path, new_path, files[new_path])
                 elif path in missing:  # a pending one may be younger than the scan
                     self._gone(path)
-        for known in (self._settled, self._set_aside, self._held):
+        for known in (self._settled, self._set_aside, self._held, self._deferred):
             for path in [path for path in known if is_missing(path)]:
                 del known[path]
         for path, stat in files.items():
@@ -267,10 +286,10 @@ class StreamSupervisor:
             self._work.value = True
 
     def _queue_lookup(self, path: str, stat: FileStat, *, closed: bool) -> None:
-        """Queue the lookup of a file; for one that is set aside or held, only remember its stat."""
+        """Queue the lookup of a file; for one that is set aside, held or deferred, only remember its stat."""
         if path in self._held and self._held[path].stat.inode != stat.inode:
             del self._held[path]  # another file
-        queue = next((one for one in (self._set_aside, self._held) if path in one), self._unknown)
+        queue = next((one for one in (self._set_aside, self._held, self._deferred) if path in one), self._unknown)
         before = queue.get(path)
         if before is None:
             queue[path] = _Unknown(stat, closed)
@@ -320,8 +339,12 @@ class StreamSupervisor:
         ``on_uploaded`` is called with each completed stream whose file is unchanged since its verification.
         """
         await self._services.determine_owner()
+        if self._services.shares_folder:
+            self._joined_at = trio.current_time() + _JOIN_SECONDS
         while True:
-            await self._work.wait_value(True)
+            with trio.move_on_at(min((one.again_at for one in self._deferred.values()), default=inf)):
+                await self._work.wait_value(True)
+            self._retry_deferred()
             try:
                 await self._rename_known()
                 await self._resolve_some(on_uploaded)
@@ -395,16 +418,77 @@ class StreamSupervisor:
         if any(path in self._settled and history.replaced_stream_id is None for path, history in fresh.items()):
             lost.request_search()  # a settled file had a record
         await lost.search(lambda: {path: unknown.stat for path, unknown in self._unknown.items()})
+        others_files = await self._others_files([path for path, history in fresh.items() if history == NO_HISTORY])
         for path, history in fresh.items():
             if (unknown := self._still_unknown(path, asked)) is None:
                 continue
             stream_id = await lost.moved_files.claim(path, unknown.stat)
             if (unknown := self._still_unknown(path, asked)) is not None:
                 del self._unknown[path]
+                if stream_id is None and path in others_files:
+                    self._defer(path, unknown, others_files[path])
+                    continue
                 if lost.may_include(unknown.stat):
                     renamed = lost.moved_files.claim_completed(path, unknown.stat)
                     history = replace(history, renamed=renamed, may_be_stored=True)  # noqa: PLW2901
                 self._begin(path, unknown, stream_id, history)
+
+    async def _others_files(self, paths: Collection[str]) -> Mapping[str, str]:
+        """Return those of these files without a record that other daemons are to begin, with the daemon (its token).
+
+        A daemon that knows no other one makes no call for this.
+        """
+        services, ours = self._services, self._services.lease.token
+        waiting = [path for path in paths if path in self._unknown and not self._is_begun_here(self._unknown[path])]
+        if trio.current_time() < self._joined_at:
+            return dict.fromkeys(waiting, "")
+        if waiting:
+            await self._read_peers()
+        peers = services.peers.living(trio.current_time())
+        if not waiting or not peers:
+            return {}
+        holders = await services.store.holders({one.stream_id for one in self._held.values()}) if self._held else {}
+        processes = (holder.rpartition("/")[2] for holder in holders.values())
+        loads = Counter({ours: len(self._live), **dict.fromkeys(peers, 0)})
+        loads.update(process for process in processes if process in peers)
+        folder = services.rules.watch_folder
+        division = divide([path.removeprefix(folder) for path in chain(waiting, self._deferred)], loads)
+        chosen = {path: division[path.removeprefix(folder)] for path in waiting}
+        return {path: process for path, process in chosen.items() if process != ours}
+
+    @staticmethod
+    def _is_begun_here(unknown: _Unknown) -> bool:
+        return unknown.begun_here_at <= trio.current_time()
+
+    async def _read_peers(self) -> None:
+        """Read the reports of our owner's daemons, if others may work on this folder and those at hand are old."""
+        services, peers, now = self._services, self._services.peers, trio.current_time()
+        if now < peers.read_at + _DEFERRED_SECONDS and peers.read_at >= self._joined_at:
+            return
+        if not peers.living(now) and (not services.shares_folder or peers.read_at >= self._joined_at):
+            return  # the reporter finds later ones
+        with suppress(CefMp4ProcessorError):  # no upload depends on the registry; in a cluster it has its own node
+            fleet = read_fleet(await services.store.reports(beginning=f"{services.owner_name}/"))
+            peers.update(fleet, services.work_group, services.lease.token, now)
+        peers.read_at = now
+
+    def _defer(self, path: str, unknown: _Unknown, daemon: str) -> None:
+        """Leave a file to the daemon that is to begin it, for a limited time in all."""
+        now, begun_here_at = trio.current_time(), unknown.begun_here_at
+        if now < self._joined_at:
+            self._deferred[path] = replace(unknown, again_at=self._joined_at)
+            return
+        begun_here_at = min(begun_here_at, now + wait_seconds(self._services.rules.rescan_seconds))
+        again_at = min(now + _DEFERRED_SECONDS, begun_here_at)
+        self._deferred[path] = replace(unknown, again_at=again_at, begun_here_at=begun_here_at)
+        log.debug("recording_left_to_another_daemon", path=path, process=daemon)
+
+    def _retry_deferred(self) -> None:
+        """Queue the lookup of all deferred files once one is due, so that they are divided together."""
+        if any(one.again_at <= trio.current_time() for one in self._deferred.values()):
+            self._unknown = {**self._deferred, **self._unknown}
+            self._deferred = {}
+            self._work.value = True
 
     async def _triage(self, path: str, stat: FileStat, known: StreamSummary | None) -> FileTriage | None:
         """Decide what to do about a file; ``None`` if it could not be checked in time and is left to the next scan."""
@@ -555,11 +639,10 @@ class StreamSupervisor:
             return  # the caller repeats the call
         path = meta.current_path
         if stat is None:
-            renamed = next(
-                (new for new, unknown in self._unknown.items() if unknown.stat.inode == meta.identity.inode), None
-            )
+            renamed = next((new for new, one in self._without_task() if one.stat.inode == meta.identity.inode), None)
             if renamed is not None:
-                self._start(renamed, self._unknown.pop(renamed), meta.stream_id)
+                unknown = self._unknown.pop(renamed, None) or self._deferred.pop(renamed)
+                self._start(renamed, unknown, meta.stream_id)
                 return
             if not detached and any(True for _ in self._pending_lookups()):
                 return  # one of those files may be its own, renamed; only the bytes decide
@@ -583,7 +666,8 @@ class StreamSupervisor:
         *,
         seen_at: float | None = None,
     ) -> None:
-        for settled in (self._settled, self._failed_files, self._held):  # rechecked when this task has ended
+        # Rechecked when this task has ended.
+        for settled in (self._settled, self._failed_files, self._held, self._deferred):
             settled.pop(file_state.path, None)
         value = AsyncValue(file_state)
         processor = StreamProcessor(self._services, self._lost_records, value, stream_id, history)
@@ -654,6 +738,8 @@ class StreamSupervisor:
             return
         if stat is not None:
             self._seen(path, stat)
+            if path in self._unknown:  # it was begun here: if its record is lost, it is found again here
+                self._unknown[path] = replace(self._unknown[path], begun_here_at=trio.current_time())
 
     # -- leases -------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Final
 
@@ -174,4 +174,58 @@ def test_p2_hosts_of_a_shared_folder_that_start_together_upload_each_recording_o
         for process in processes:
             assert process.count("lease_lost") == process.count("stream_failed") == 0, process.tail()
     assert embedded.contents() == Counter(contents)
+    assert not embedded.open_uploads()
+
+
+def started_on(processes: list[DaemonProcess]) -> list[int]:
+    return [process.count("stream_started") for process in processes]
+
+
+@contextmanager
+def sharing(settings: dict[str, str], watched: Path, behind: Path, *names: str) -> Iterator[list[DaemonProcess]]:
+    """The daemons of hosts that share a folder, all started at once."""
+    with ExitStack() as stack:
+        hosts = [shared(settings, name, watched, behind) for name in names]
+        for host in hosts:
+            stack.callback(host.close)
+            stack.enter_context(host.connected("REDIS_URL", "S3_ENDPOINT_URL"))
+        yield [stack.enter_context(host.daemon(wait_started=False)) for host in hosts]
+
+
+def test_hosts_of_a_shared_folder_that_start_together_divide_its_recordings(
+    settings: dict[str, str], watched: Path, tmp_path: Path, embedded: Store
+) -> None:
+    behind = tmp_path / "behind"
+    behind.mkdir()
+    contents = [os.urandom(PART + MIB) for _ in range(12)]
+    for number, content in enumerate(contents):
+        (behind / f"{number}.mp4").write_bytes(content)
+    with sharing(settings, watched, behind, "one", "two", "three") as processes:
+        wait_until(lambda: sum(process.count("stream_completed") for process in processes) == len(contents))
+        for process in processes:
+            assert process.count("lease_lost") == process.count("stream_failed") == 0, process.tail()
+            assert process.count("stream_started") >= 2, started_on(processes)
+    assert embedded.contents() == Counter(contents)
+    assert not embedded.open_uploads()
+
+
+def test_hosts_of_a_shared_folder_divide_the_recordings_that_begin_one_after_the_other(
+    settings: dict[str, str], watched: Path, tmp_path: Path, embedded: Store
+) -> None:
+    behind = tmp_path / "behind"
+    behind.mkdir()
+    with sharing(settings, watched, behind, "one", "two", "three") as processes, ExitStack() as open_files:
+        for process in processes:
+            process.wait_for("daemon_started")
+        files: list[IO[bytes]] = []
+        for number in range(12):
+            files.append(open_files.enter_context((behind / f"{number}.mp4").open("wb")))
+            write(files[-1], PART + MIB)
+            wait_until(lambda: sum(started_on(processes)) == len(files))
+        assert max(started_on(processes)) - min(started_on(processes)) <= 2, started_on(processes)
+        open_files.close()
+        wait_until(lambda: sum(process.count("stream_completed") for process in processes) == len(files))
+        for process in processes:
+            assert process.count("lease_lost") == process.count("stream_failed") == 0, process.tail()
+    assert embedded.contents() == Counter(Path(file.name).read_bytes() for file in files)
     assert not embedded.open_uploads()

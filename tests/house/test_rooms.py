@@ -81,6 +81,7 @@ PURE = sorted(
         "upload.object_key",
         "upload.part_plan",
         "upload.part_size",
+        "upload.work_division",
         "watch.events",
         "watch.patterns",
         "webhook.outcome",

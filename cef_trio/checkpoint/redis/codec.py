@@ -302,6 +302,10 @@ def encode_path(path: str) -> bytes:
     return _encode_text(path)
 
 
+COUNT_FIELD: Final = b"\0streams"
+"""The field of ``streams:by_path`` that holds the number of streams in the four sets; no path begins so."""
+
+
 def path_field(path: str, owner: str = "") -> bytes:
     """Return the field of ``streams:by_path`` for a path; with ``owner``, the field of an owner that is not the first.
 

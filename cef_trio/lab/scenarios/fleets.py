@@ -13,12 +13,23 @@ from cef_trio.lab.fleet import DaemonPlan, Fleet, FleetPlan
 from cef_trio.lab.scenarios.model import Scenario
 from cef_trio.lab.world import PART
 from cef_trio.s3_endpoint import Fault, Kind, Moment
+from cef_trio.upload.work_division import ranked
 
 
 def _record_on(fleet: Fleet, *hosts: str, name: str = "a.mp4") -> None:
     """Have recorders on these hosts write one and a half parts to a recording of the same name."""
     for host in hosts:
         fleet.writers(host).append(3 * PART // 2, name)
+
+
+def _name_for(fleet: Fleet, host: str) -> str:
+    """Return the name of a recording that the host's daemon is to begin, of the daemons of the shared folder."""
+    processes = {one.daemon.services.lease.token: one.plan.host for one in fleet.daemons if one.daemon is not None}
+    world = fleet.contexts["site"].world
+    names = (f"{number}.mp4" for number in range(1000) if not (world.folder / f"{number}.mp4").exists())
+    if host not in processes.values():  # an explorer has ended it
+        return next(names)
+    return next(name for name in names if processes[ranked(f"/{name}", processes)[0]] == host)
 
 
 async def _same_path_on_each_host(fleet: Fleet) -> None:
@@ -63,14 +74,15 @@ async def _taken_over(fleet: Fleet) -> None:
 async def _out_of_reach_while_uploading(fleet: Fleet, interrupt: Callable[[Fleet], Awaitable[None]]) -> None:
     """The host that uploads from a shared folder is interrupted in the middle of a part; its recorder goes on."""
     fleet.arm(Fault(Kind.SLOW, "UploadPart", Moment.REPLY, times=None, seconds=0.4))
-    await trio.sleep(0.5)  # after the first scans, so that only this host sees the new file at once
-    _record_on(fleet, "h0")
+    await trio.sleep(3)  # after the first scans, so that only this host sees the new file at once
+    name = _name_for(fleet, "h0")
+    _record_on(fleet, "h0", name=name)
     await trio.sleep(0.2)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(interrupt, fleet)
         for _ in range(8):
             await trio.sleep(9)
-            _record_on(fleet, "h0")
+            _record_on(fleet, "h0", name=name)
 
 
 async def _cut_off(fleet: Fleet, *, s3: bool = True) -> None:
@@ -85,32 +97,37 @@ async def _paused(fleet: Fleet) -> None:
 
 async def _renamed_while_paused(fleet: Fleet) -> None:
     """A recording is renamed while the daemon that has its stream is suspended; the others see a file they miss."""
-    await trio.sleep(0.5)
+    await trio.sleep(3)
     for host in fleet.hosts:
-        _record_on(fleet, host, name=f"{host}.mp4")
+        _record_on(fleet, host, name=_name_for(fleet, host))
+        await trio.sleep(0.5)
+    await trio.sleep(18)  # until each host has seen the others' recordings
+    name = _name_for(fleet, "h0")  # its second one, so that without it each host still has one
+    _record_on(fleet, "h0", name=name)
     await trio.sleep(1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fleet.pause, "h0", 22)
         await trio.sleep(1)
-        fleet.writers("h0").rename("h0.mp4", "new.mp4")
+        new_name = _name_for(fleet, "h1")
+        fleet.writers("h0").rename(name, new_name)
         await trio.sleep(20)
-        _record_on(fleet, "h0", name="new.mp4")
+        _record_on(fleet, "h0", name=new_name)
         await trio.sleep(5)
-    _record_on(fleet, "h0", name="new.mp4")
+    _record_on(fleet, "h0", name=new_name)
     await trio.sleep(3)
 
 
 async def _patched_and_renamed_while_cut_off(fleet: Fleet) -> None:
     """A recording is patched and renamed while its daemon is cut off, so the others take it for another recording."""
-    await trio.sleep(0.5)
-    for host in fleet.hosts:
-        _record_on(fleet, host, name=f"{host}.mp4")
+    await trio.sleep(3)
+    name = _name_for(fleet, "h0")
+    _record_on(fleet, "h0", name=name)
     await trio.sleep(2)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fleet.cut, "h0", 64)
         await trio.sleep(0.1)
-        fleet.writers("h0").patch(5, b"patched", "h0.mp4")
-        fleet.writers("h0").rename("h0.mp4", "new.mp4")
+        fleet.writers("h0").patch(5, b"patched", name)
+        fleet.writers("h0").rename(name, _name_for(fleet, "h1"))
     await trio.sleep(25)  # until it has scanned the folder again
 
 

@@ -1,0 +1,152 @@
+"""Daemons of a shared folder divide its new files, on a virtual clock; a file waits for a limited time only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from cef_trio.checkpoint.memory import Moment
+from cef_trio.lab.fleet import DaemonPlan, Fleet, FleetPlan
+from cef_trio.lab.fleet_run import FleetRun, run_fleet
+from cef_trio.lab.scenarios.model import Scenario
+from cef_trio.lab.scheduler import run_virtual
+from cef_trio.lab.world import PART
+from cef_trio.upload.supervisor import StreamSupervisor
+from cef_trio.upload.work_division import ranked, wait_seconds
+
+RESCAN_SECONDS = 20.0
+"""Of the laboratory's daemons."""
+START_SECONDS = 3.0
+"""Until daemons that were started together have seen each other."""
+
+
+def run(folder: Path, hosts: int, script: Callable[[Fleet], Awaitable[None]]) -> FleetRun:
+    daemons = tuple(DaemonPlan(f"h{number}", "site") for number in range(hosts))
+    scenario = Scenario("shared-work", "several hosts with a shared folder", fleet=FleetPlan(daemons, script))
+
+    async def go() -> FleetRun:
+        return await run_fleet(folder, scenario, 0)
+
+    return run_virtual(go, seed=1)
+
+
+def name_for(fleet: Fleet, host: str) -> str:
+    """Return the name of a recording that the host's daemon is to begin."""
+    tokens = {one.daemon.services.lease.token: one.plan.host for one in fleet.daemons if one.daemon is not None}
+    return next(name for name in map("{}.mp4".format, range(100)) if tokens[ranked(f"/{name}", tokens)[0]] == host)
+
+
+def begun(fleet: Fleet) -> list[tuple[float, str]]:
+    """Return when and by whom each stream was begun."""
+    return [(leases[0][0], leases[0][1].plan.host) for leases in fleet._leased.values()]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_hosts_of_a_shared_folder_get_equal_shares_of_its_recordings(tmp_path: Path, *, at_once: bool) -> None:
+    shares: list[Counter[str]] = []
+
+    async def script(fleet: Fleet) -> None:
+        await trio.sleep(0 if at_once else START_SECONDS)
+        names = [f"{number}.mp4" for number in range(12)]
+        for name in names:
+            fleet.writers("h0").append(3 * PART // 2, name)
+            await trio.sleep(0 if at_once else RESCAN_SECONDS / 3)
+            for before in names[: names.index(name)]:  # none of them ends
+                fleet.writers("h0").append(1, before)
+        for _ in range(6):
+            await trio.sleep(RESCAN_SECONDS / 3)
+            for name in names:
+                fleet.writers("h0").append(1, name)
+        shares.append(Counter(host for _, host in begun(fleet)))
+
+    ended = run(tmp_path, 3, script)
+    assert ended.violations == []
+    assert sum(shares[0].values()) == 12
+    assert max(shares[0].values()) - min(shares[0][f"h{number}"] for number in range(3)) <= (0 if at_once else 2)
+
+
+def test_p6_a_recording_whose_daemon_dies_before_it_begins_it_is_begun_by_another_within_the_limit(
+    tmp_path: Path,
+) -> None:
+    async def script(fleet: Fleet) -> None:
+        await trio.sleep(START_SECONDS)
+        fleet.writers("h0").append(3 * PART // 2, name_for(fleet, "h1"))
+        written = trio.current_time()
+        await trio.sleep(1)
+        assert not begun(fleet), "the host that sees it at once did not leave it to the other one"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fleet.crash, "h1", 100.0)
+            await trio.sleep(wait_seconds(RESCAN_SECONDS))
+            [(at, host)] = begun(fleet)
+            assert host == "h0"
+            assert at - written <= wait_seconds(RESCAN_SECONDS)
+            assert at - written > wait_seconds(RESCAN_SECONDS) - 1
+
+    assert run(tmp_path, 2, script).violations == []
+
+
+def test_a_recording_is_left_to_a_daemon_that_was_stopped_no_longer_than_its_last_report_takes(tmp_path: Path) -> None:
+    async def script(fleet: Fleet) -> None:
+        await trio.sleep(START_SECONDS)
+        name = name_for(fleet, "h1")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fleet.restart, "h1", 100.0)
+            await trio.sleep(1)
+            fleet.writers("h0").append(3 * PART // 2, name)
+            written = trio.current_time()
+            await trio.sleep(5)
+            [(at, host)] = begun(fleet)
+            assert host == "h0"
+            assert at - written < 5
+
+    assert run(tmp_path, 2, script).violations == []
+
+
+def test_a_daemon_without_another_one_neither_waits_nor_asks_for_any(tmp_path: Path) -> None:
+    async def script(fleet: Fleet) -> None:
+        fleet.daemon("h1").wanted.value = False
+        fleet.daemon("h1").stop()
+        await trio.sleep(30)
+        calls: Counter[str] = Counter()
+
+        async def count(operation: str, moment: Moment) -> None:
+            if moment is Moment.BEFORE:
+                calls[operation] += 1
+
+        world = fleet.contexts["site"].world
+        world.store.fault = count
+        fleet.writers("h0").append(3 * PART // 2, "a.mp4")
+        written = trio.current_time()
+        await trio.sleep(60)
+        world.store.fault = None
+        [(at, host)] = begun(fleet)
+        assert host == "h0"
+        assert at - written < 0.5
+        assert not calls["reports"]
+
+    assert run(tmp_path, 2, script).violations == []
+
+
+def test_two_daemons_that_leave_a_file_to_each_other_begin_it_within_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def others(_self: StreamSupervisor, paths: list[str]) -> dict[str, str]:
+        await trio.lowlevel.checkpoint()
+        waiting = [path for path in paths if not _self._is_begun_here(_self._unknown[path])]
+        return dict.fromkeys(waiting, "the other one")
+
+    monkeypatch.setattr(StreamSupervisor, "_others_files", others)
+
+    async def script(fleet: Fleet) -> None:
+        await trio.sleep(START_SECONDS)
+        fleet.writers("h0").append(3 * PART // 2, "a.mp4")
+        written = trio.current_time()
+        await trio.sleep(wait_seconds(RESCAN_SECONDS) + 1)
+        [(at, _)] = begun(fleet)
+        assert at - written <= wait_seconds(RESCAN_SECONDS) + 0.1
+
+    assert run(tmp_path, 2, script).violations == []
