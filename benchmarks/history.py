@@ -117,6 +117,7 @@ def fill(client: Any, keys: Keys, *, completed: int, foreign: int, now: datetime
         given.append(int(ended.timestamp()) * 10**9)
         for first in range(0, number, _BATCH):
             script(args=[first, min(first + _BATCH, number) - 1, *given, *encoded])
+    client.hset(keys.by_path, codec.COUNT_FIELD, completed + foreign)
     sizes = {history: client.zcard(keys.history(history)) for history in History}
     assert sizes[History.COMPLETED] == client.scard(keys.set(StreamSet.COMPLETED)) == completed
 

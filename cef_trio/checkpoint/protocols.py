@@ -284,10 +284,10 @@ class StreamHistory(Protocol):
         ...
 
     async def mend_history(self) -> int:
-        """Bring the indexes into line with the sets, if their sizes differ; return how many streams were looked at.
+        """Make anew from the records what is lost of the sets and indexes; return how many streams were looked at.
 
-        They differ after an upgrade, or if a key was deleted or evicted. A stream that is in no set goes back into that
-        of its status. May take minutes for millions of streams.
+        They are lost if a key was deleted or evicted, and are not whole after an upgrade. A stream that is in no set
+        goes back into that of its status, one without a record leaves them. May take minutes for millions of streams.
         """
         ...
 

@@ -3,6 +3,7 @@
 Both read the registry in Redis (``observability/fleet.py``), whatever the number of streams. ``fleet retire NAME``
 refuses an owner with a running daemon or with open streams. It removes the owner's reports, and with
 ``--forget-history`` the records of its ended streams; recordings and objects are never touched. Repeating it is safe.
+Of an owner whose other daemons run, as those of a shared folder, ``--instance`` removes one that is gone.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with retire: remove the records of its ended streams too; objects and recordings stay",
     )
+    parser.add_argument(
+        "--instance",
+        metavar="ID",
+        help="with retire: remove one daemon that is gone (its INSTANCE_ID), while others of the same owner run",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,15 +63,19 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         SettingsError: the arguments do not fit together.
     """
-    name, forget = arguments.name, arguments.forget_history
+    name, forget, instance = arguments.name, arguments.forget_history, arguments.instance
     if arguments.action is None:
-        if forget:
-            raise SettingsError(["--forget-history is for `cef-trio fleet retire NAME`"])
+        if forget or instance is not None:
+            raise SettingsError(["--forget-history and --instance are for `cef-trio fleet retire NAME`"])
+    elif forget and instance is not None:
+        raise SettingsError(["--instance removes one daemon of an owner, --forget-history is for the whole owner"])
     elif name is None or not is_owner_name(name):
         raise SettingsError([f"fleet retire takes the name of an owner, as `cef-trio fleet` shows it, not {name!r}"])
     settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, owner_name=name or _NO_OWNER)
     if arguments.action is None:
         return run_command(settings, lambda context: show_fleet(context, as_json=arguments.json))
+    if instance is not None:
+        return run_command(settings, lambda context: retire_one(context, instance, as_json=arguments.json))
     return run_command(settings, lambda context: retire(context, forget_history=forget, as_json=arguments.json))
 
 
@@ -153,6 +163,29 @@ async def retire(context: CommandContext, *, forget_history: bool, as_json: bool
             if context.owners is not None:
                 await context.owners.register()
             report.add(owner, f"a daemon of it has begun meanwhile: {_names(again)}", ok=False)
+    return report.code
+
+
+async def retire_one(context: CommandContext, instance: str, *, as_json: bool) -> ExitCode:
+    """Remove one daemon of the context's owner from the registry, if it is gone and others of the owner run."""
+    store, owner = context.store, context.owner_name
+    with Report(as_json=as_json) as report:
+        own = read_fleet(await store.reports()).of_owner(owner)
+        gone = [one for one in own.reports if one.instance_id == instance]
+        if not gone:
+            refusal = "no daemon of that INSTANCE_ID has reported; `cef-trio fleet` shows them"
+        elif runs := [one for one in gone if one.lives(own.now)]:
+            refusal = f"it runs, stop it first: {_names(runs)}"
+        elif not own.living:
+            refusal = f"no other daemon of {owner} runs, so retire the owner: `cef-trio fleet retire {owner}`"
+        else:
+            await store.forget_reports([one.instance for one in gone])
+            says = (
+                f"{instance} retired: {output.count(len(gone), 'report')} removed; of {owner} run {_names(own.living)}"
+            )
+            report.add(owner, says, reports=len(gone))
+            return report.code
+        report.add(owner, f"{instance} not retired: {refusal}", ok=False)
     return report.code
 
 

@@ -44,6 +44,8 @@ def compare_checksums(name: str, read: Content, recorded: Content) -> Comparison
     if not known:
         return Comparison(name, None, "has no size and no checksum on record")
     if all(found == expected for found, expected in known):
+        if recorded.crc64nvme is None:  # an equal size proves no byte
+            return Comparison(name, None, f"the same size, and no checksum on record: {recorded}")
         return Comparison(name, True, f"the same: {recorded}")
     return Comparison(name, False, f"DIFFERENT: {recorded}")
 
@@ -73,8 +75,9 @@ def metadata_content(document: bytes, stream_id: str) -> Content | str:
         return "is not JSON"
     if not isinstance(loaded, Mapping) or loaded.get("stream_id") != stream_id:
         return "belongs to another stream"
-    size, value = loaded.get("total_size_bytes"), _checksum(loaded.get("checksum"))
-    if not isinstance(size, int) or value is None:
+    size, checksum = loaded.get("total_size_bytes"), loaded.get("checksum", "missing")
+    value = _checksum(checksum)
+    if not isinstance(size, int) or (value is None and checksum is not None):  # null: Redis had lost parts
         return "has no size or no CRC64NVME"
     return Content(size, value)
 

@@ -16,7 +16,7 @@ import trio
 from cef_trio.daemon.owner_claim import ClaimKeeper
 from cef_trio.daemon.upgrade import Upgrade
 from cef_trio.observability import survey_redis
-from cef_trio.postprocess import AfterUpload, WebhookDeliverer, forget_old_streams
+from cef_trio.postprocess import AfterUpload, WebhookDeliverer, forget_old_streams, mend_indexes
 from cef_trio.settings import KEEP_RECORDING, AfterUploadRule
 from cef_trio.upload import Heartbeat, IdleChecker, Observer, Reporter, RiskObserver, Services, StreamSupervisor
 from cef_trio.watch import PathMatcher, Watcher
@@ -84,6 +84,7 @@ class IntakeTasks:
         services.metrics.last_run_by("idle_checker", lambda: services.unix_time(self.idle_checker.last_run))
         nursery.start_soon(survey_redis, services.store, services.metrics)
         nursery.start_soon(forget_old_streams, services, rules.retention)
+        nursery.start_soon(mend_indexes, services)
 
     def _last_turns(self) -> dict[str, float]:
         turns = {"idle_checker_at": self.idle_checker.last_run}

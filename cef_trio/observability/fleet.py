@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from cef_trio.checkpoint import StoredReports
-from cef_trio.observability.daemon_report import DaemonReport, decode, describe_problems
+from cef_trio.observability.daemon_report import OLD_SECONDS, DaemonReport, decode, describe_problems
 from cef_trio.observability.lag import Lag
 
 MAX_CLOCK_SECONDS: Final = 5.0
@@ -103,10 +103,19 @@ def read_fleet(stored: StoredReports) -> Fleet:
     reports, unreadable = [], []
     for name, one in sorted(stored.reports.items()):
         try:
-            reports.append(decode(name, one.text, one.received_at))
+            reports.append(decode(name, one.text, _when_received(one.received_at, stored.now)))
         except ValueError as error:
             unreadable.append(str(error))
     return Fleet(tuple(reports), stored.now, tuple(unreadable))
+
+
+def _when_received(at: float, now: float) -> float:
+    """Return when a report was received.
+
+    Redis' clock was set back since then if that is in the future. A living daemon reports again soon; until then it
+    counts as silent, since a dead one must not count as running until the clock has come this far again.
+    """
+    return at if at <= now + OLD_SECONDS else now - OLD_SECONDS - 1
 
 
 class FleetProblem(StrEnum):
@@ -206,6 +215,10 @@ def _judge_silence(fleet: Fleet) -> Iterable[FleetFinding]:
         says = _list([f"{_name(one)} for {fleet.now - one.seen_at:.0f} s{_opened(one)}" for one in silent])
         owners = sorted({one.owner for one in silent})
         retire = f"{owners[0]}`" if len(owners) == 1 else f"OWNER`, which is {_list(owners)}"
+        living = {one.owner for one in fleet.living}
+        shared = sorted({one.instance_id for one in silent if one.owner in living})
+        if shared:  # an owner whose other daemons run is not retired as a whole
+            retire += f", with `--instance {shared[0] if len(silent) == 1 else 'ID'}` while others of the owner run"
         yield FleetFinding(
             FleetProblem.SILENT,
             f"{_count(len(silent), 'daemon')} reported no more, and "

@@ -8,7 +8,7 @@ their retries (the room `webhook/` for one POST); `retention.py` for forgetting.
 """
 
 from cef_trio.postprocess.after_upload import AfterUpload
-from cef_trio.postprocess.retention import forget_old_streams
+from cef_trio.postprocess.retention import forget_old_streams, mend_indexes
 from cef_trio.postprocess.webhooks import WebhookDeliverer
 
-__all__ = ["AfterUpload", "WebhookDeliverer", "forget_old_streams"]
+__all__ = ["AfterUpload", "WebhookDeliverer", "forget_old_streams", "mend_indexes"]

@@ -27,10 +27,20 @@ from cef_trio.upload import Services, abort_uploads, bucket_changed, endpoint_ch
 log = structlog.get_logger(__name__)
 
 _PERIOD_SECONDS: Final = 3600.0
+_MEND_SECONDS: Final = 600.0
 _GONE_AT_ITS_END: Final = frozenset(
     {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS, Status.FAILED_FILE_MISSING_ON_RESUME}
 )
 _MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+async def mend_indexes(services: Services) -> None:
+    """Make anew, every ten minutes, what Redis lost of the indexes of streams. Without a loss that is a few numbers."""
+    async for _ in Periodic(_MEND_SECONDS):
+        try:
+            await services.store.mend_history()
+        except CefMp4ProcessorError as error:
+            log.warning("retention_failed", error=str(error))
 
 
 async def forget_old_streams(services: Services, retention: timedelta) -> None:

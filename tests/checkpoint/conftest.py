@@ -12,6 +12,7 @@ from checkpoint.examples import Subject
 from servers.valkey import ValkeyServer, valkey_server
 
 from cef_trio.checkpoint.memory import MemoryCheckpointStore, StoreSnapshot
+from cef_trio.checkpoint.redis import codec
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 
@@ -37,8 +38,14 @@ def raw(valkey: ValkeyServer) -> Iterator[Any]:
 
 
 def dump(client: Any) -> dict[bytes, tuple[bytes, bool]]:
-    """Every key, its serialized value, and whether it has a TTL."""
-    keys = client.execute_command("KEYS", "*")
+    """Every key, its serialized value, and whether it has a TTL; without an index of paths that has none."""
+    keys = [
+        key
+        for key in client.execute_command("KEYS", "*")
+        if not key.endswith(b"streams:by_path")
+        or client.execute_command("TYPE", key) != b"hash"
+        or client.execute_command("HKEYS", key) != [codec.COUNT_FIELD]
+    ]
     return {key: (client.execute_command("DUMP", key), client.execute_command("PTTL", key) > 0) for key in sorted(keys)}
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import pytest
 import trio
 from checkpoint.examples import OURS, START, THEIRS, Subject, later, meta, part
-from servers.valkey import ValkeyServer
+from redis import Redis
+from servers.valkey import ValkeyServer, valkey_server
+from waiting import until
 
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Change, ExitState
-from cef_trio.checkpoint.model import FileIdentity, Lease
+from cef_trio.checkpoint.model import FileIdentity, Lease, Owner
 from cef_trio.checkpoint.protocols import CheckpointStore, StreamSummary
 from cef_trio.checkpoint.pruning import MAX_KEPT, OldStreams
+from cef_trio.checkpoint.redis import codec, indexes
 from cef_trio.checkpoint.redis.keys import Keys, job_lock_name
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
-from cef_trio.checkpoint.states import ENDED, FAILED, History, Status
+from cef_trio.checkpoint.states import ENDED, FAILED, History, Status, StreamSet
 
 FAR = 10**13
 START_MS = rules.ended_at_ms(meta())
@@ -273,6 +277,149 @@ async def test_p6_streams_whose_set_was_evicted_are_put_back_and_those_without_a
         assert {key: raw.smembers(key) for key in keys.homes[:4]} == before
         assert raw.zscore(keys.leases, "no-record") is raw.zscore(keys.history(History.FAILED), "no-record") is None
         assert (await store.count_ended())[History.COMPLETED] == 1
+
+
+async def a_stream_of_each_kind(store: RedisCheckpointStore, number: int = 1) -> None:
+    """Also two completed ones with one path, of which the later has it, and one of another owner at that path."""
+    ours, other = Owner("machine", "uuid:1", "/ /"), Owner("other-machine", "uuid:2", "/ /")
+    same = {"path": f"/rec/same-{number}.mp4", "owner": ours}
+    for name, seconds in ((f"c{number}", 1), (f"later{number}", 5)):
+        replaced = f"c{number}" if name.startswith("later") else None
+        await store.create(meta(name, status=Status.S3_COMPLETED, **same), OURS, replaced_stream_id=replaced)
+        when = Change({"completed_at_utc": later(seconds), "last_activity_at_utc": later(seconds)})
+        await store.transition(name, OURS, Status.COMPLETED, when)
+    beside = meta(f"beside{number}", path=f"/rec/same-{number}.mp4", owner=other)
+    await store.create(beside, OURS, other_owner_stream_id=f"later{number}")
+    await store.create(meta(f"failed{number}", status=Status.FAILED_ABORTED), OURS)
+    await store.create(meta(f"deleted{number}", status=Status.DELETED_LOCALLY), OURS)
+    await store.create(meta(f"open{number}", status=Status.RETRYING), OURS)
+    await store.create(meta(f"done{number}", status=Status.S3_COMPLETED), OURS)
+    await store.release([f"open{number}", f"done{number}", f"beside{number}"], OURS)
+
+
+PATHS = ["/rec/same-1.mp4", *(f"/rec/{name}1.mp4" for name in ("failed", "deleted", "open", "done"))]
+
+
+async def found_by_path(store: CheckpointStore) -> set[str]:
+    owners = Owner("machine", "uuid:1", "/ /"), Owner("other-machine", "uuid:2", "/ /")
+    found = [await store.find_by_path(PATHS, owner=owner.name) for owner in owners]
+    return {f"{path} {known.meta.stream_id}" for one in found for path, known in one.items()}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("base", ["", "a[b]*?\\:"])
+async def test_p6_whatever_indexes_redis_loses_they_are_made_anew_from_the_records_under_a_running_store(
+    valkey: ValkeyServer, raw: Any, base: str
+) -> None:
+    """Each key, each pair of them, all but one, and all. Another owner's keys are left alone."""
+    async with (
+        RedisCheckpointStore(valkey.url, key_prefix=base, owner="node-7", socket_timeout_seconds=10) as store,
+        RedisCheckpointStore(valkey.url, key_prefix=base, owner="node-70", socket_timeout_seconds=10) as neighbour,
+    ):
+        await a_stream_of_each_kind(store)
+        await a_stream_of_each_kind(neighbour, 2)
+        keys = store.keys
+        every = [*keys.homes, keys.by_path]
+
+        def members() -> dict[str, object]:
+            sets: dict[str, object] = {key: raw.smembers(key) for key in keys.homes[:4]}
+            sets |= {key: raw.zrange(key, 0, -1, withscores=True) for key in keys.homes[4:9]}
+            of_paths = raw.hlen(keys.by_path), raw.hget(keys.by_path, codec.COUNT_FIELD)
+            return sets | {keys.leases: sorted(raw.zrange(keys.leases, 0, -1)), keys.by_path: of_paths}
+
+        before, by_path = members(), await found_by_path(store)
+        theirs = {key: raw.dump(key) for key in raw.keys("*{node-70}*")}
+        assert len(by_path) == len(PATHS) + 1
+        assert theirs
+        assert await store.mend_history() == 0
+        lost_together = [set(some) for number in (1, 2) for some in combinations(every, number)]
+        lost_together += [set(every) - {key} for key in every] + [set(every)]
+        for lost in lost_together:
+            raw.delete(*lost)
+            await store.mend_history()
+            expired = await free(store)
+            assert expired >= {"open1", "done1", "beside1"}, lost
+            assert members() == before, lost
+            assert await found_by_path(store) == by_path, lost
+            assert await store.mend_history() == 0, lost
+        for lost in ({keys.by_path}, set(every)):
+            raw.delete(*lost)
+            assert await found_by_path(store) == by_path, "a lookup needs it at once"
+        assert {key: raw.dump(key) for key in theirs} == theirs
+
+
+async def test_p6_in_a_cluster_too_lost_indexes_are_made_anew() -> None:
+    with (
+        valkey_server(tcp=True, arguments=["--cluster-enabled", "yes"]) as server,
+        Redis(unix_socket_path=str(server.socket_path)) as raw,
+    ):
+        assert server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK\r\n"
+        await until(lambda: b"cluster_state:ok" in server.command("CLUSTER", "INFO"))
+        url = f"redis+cluster://127.0.0.1:{server.port}"
+        async with RedisCheckpointStore(url, owner="node-7", socket_timeout_seconds=10) as store:
+            await a_stream_of_each_kind(store)
+            before = await found_by_path(store)
+            for key in (*store.keys.homes, store.keys.by_path):
+                raw.delete(key)
+            assert await found_by_path(store) == before
+            assert await free(store) == {"open1", "done1", "beside1"}
+
+
+@pytest.mark.real
+async def test_p6_a_user_who_may_not_scan_finds_what_the_other_indexes_name(valkey: ValkeyServer, raw: Any) -> None:
+    raw.acl_setuser("narrow", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all", "-scan"])
+    url = valkey.url.replace("redis://", "redis://narrow:secret@")
+    async with RedisCheckpointStore(url, owner="node-7", socket_timeout_seconds=10) as store:
+        await a_stream_of_each_kind(store)
+        before = await found_by_path(store)
+        raw.delete(store.keys.by_path)
+        assert await found_by_path(store) == before
+        assert await store.mend_history() == 0
+    raw.acl_deluser("narrow")
+
+
+@pytest.mark.real
+async def test_p7_an_index_that_cannot_be_mended_is_not_walked_again_and_strangers_leave_it(
+    valkey: ValkeyServer, raw: Any
+) -> None:
+    async with RedisCheckpointStore(valkey.url, owner="node-7", socket_timeout_seconds=10) as store:
+        await a_stream_of_each_kind(store)
+        for key in store.keys.homes[:4]:
+            raw.sadd(key, b"\xff\xfe", "no-record")
+        assert await store.mend_history() > 0
+        assert await store.mend_history() == 0
+        assert all(not raw.sismember(key, b"\xff\xfe") for key in store.keys.homes[:4])
+        assert (await store.count())[StreamSet.ACTIVE] == 2
+
+
+@pytest.mark.real
+async def test_p7_paths_are_led_to_the_latest_of_many_streams_in_bounded_calls(
+    valkey: ValkeyServer, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexes, "BATCH", 7)
+    monkeypatch.setattr(indexes, "_OVERLAP", 2)
+    monkeypatch.setattr(indexes, "_SCANNED", 5)
+    async with RedisCheckpointStore(valkey.url, owner="node-7", socket_timeout_seconds=10) as store:
+        for number in range(60):
+            path = f"/rec/{number % 20}.mp4"
+            status = (Status.COMPLETED, Status.FAILED_ABORTED, Status.DELETED_LOCALLY)[number % 3]
+            ended = {"completed_at_utc": later(number), "last_activity_at_utc": later(number)}
+            before = f"s{number - 20}" if number >= 20 else None
+            record = meta(f"s{number}", path=path, status=status, **ended)
+            await store.create(record, OURS, replaced_stream_id=before)
+        by_path = raw.hgetall(store.keys.by_path)
+        sizes = []
+        real = store.known
+
+        def noted(client: Any, ids: Any, **more: Any) -> Any:
+            sizes.append(len(ids))
+            return real(client, ids, **more)
+
+        monkeypatch.setattr(store, "known", noted)
+        raw.delete(*store.keys.homes, store.keys.by_path)
+        await store.mend_history()
+        assert raw.hgetall(store.keys.by_path) == by_path
+        assert max(sizes) <= 7
 
 
 @pytest.mark.real

@@ -13,7 +13,7 @@ from servers.stream_records import DAEMON, a_stream, stream_id
 
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.states import Status
-from cef_trio.cli.fleet import retire, show_fleet
+from cef_trio.cli.fleet import retire, retire_one, show_fleet
 from cef_trio.cli.session import CommandContext
 from cef_trio.exit_codes import ExitCode
 from cef_trio.lab.world import World
@@ -124,6 +124,36 @@ async def test_an_owner_is_retired_when_its_daemon_is_gone_and_its_streams_have_
     assert "retired: 0 reports removed, 3 ended streams forgotten" in await attempt(ok=True, forget_history=True)
     assert sum((await world.store.count()).values()) == 0
     assert "no daemon, and no stream, of that name is known" in await attempt(ok=False, forget_history=True)
+
+
+async def test_one_daemon_of_a_shared_folder_that_is_gone_is_retired_while_the_others_run(
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def attempt(instance: str, *, ok: bool) -> str:
+        code = await retire_one(context, instance, as_json=False)
+        assert code is (ExitCode.DONE if ok else ExitCode.ANSWER_IS_NO)
+        return capsys.readouterr().out
+
+    share = {"owner": "room-1", "share": "nfs nas:/rec /"}
+    await reports(world, 1, **share)
+    await reports(world, 2, **share)
+    assert "cam-1 not retired: it runs, stop it first: cam-1 on host-1" in await attempt("cam-1", ok=False)
+    await trio.sleep(100)
+    assert "no other daemon of room-1 runs" in await attempt("cam-1", ok=False)
+    await reports(world, 2, **share)
+    text, _ = await shown(context, capsys, ExitCode.ANSWER_IS_NO)
+    todo = "`cef-trio fleet retire room-1`, with `--instance cam-1` while others of the owner run"
+    assert todo in " ".join(text.split())
+    assert "cam-1 retired: 1 report removed; of room-1 run cam-2 on host-2" in await attempt("cam-1", ok=True)
+    assert set((await world.store.reports()).reports) == {"room-2/cam-2"}
+    await shown(context, capsys, ExitCode.DONE)
+    assert "no daemon of that INSTANCE_ID has reported" in await attempt("cam-1", ok=False)
+
+
+@pytest.mark.parametrize("arguments", [["--instance", "a"], ["retire", "a", "--instance", "b", "--forget-history"]])
+def test_an_instance_is_one_of_an_owner_to_retire(arguments: list[str]) -> None:
+    done = command("fleet", *arguments, settings={"REDIS_URL": "redis://127.0.0.1:9"}, code=2)
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", [["retire"], ["retire", "No Name"], ["--forget-history"], ["retire", "fleet"]])

@@ -135,6 +135,10 @@ def test_witnesses_that_have_nothing_on_record_prove_nothing() -> None:
     silent = compare_checksums("a", read, Content(None, None))
     agreeing, disagreeing = compare_checksums("b", read, read), compare_checksums("c", read, Content(4, None))
     assert (silent.agrees, agreeing.agrees, disagreeing.agrees) == (None, True, False)
+    same_size = compare_checksums("d", read, Content(3, None))
+    assert same_size.agrees is None, "an equal size proves no byte"
+    assert "no checksum" in same_size.says
+    assert not is_proven([silent, same_size])
     assert is_proven([silent, agreeing])
     assert not is_proven([silent])
     assert not is_proven([agreeing, disagreeing])
@@ -167,6 +171,8 @@ def test_our_metadata_json_is_read() -> None:
         b'{"stream_id": "s", "total_size_bytes": 3, "checksum": {"algorithm": "crc64nvme", "value": "AAAAAAAAAAE="}}'
     )
     assert metadata_content(document, "s") == Content(3, 1)
+    lost = b'{"stream_id": "s", "total_size_bytes": 3, "checksum": null}'
+    assert metadata_content(lost, "s") == Content(3, None)
 
 
 @pytest.mark.parametrize("encryption", ["AES256", "aws:kms", "aws:kms:dsse"])

@@ -24,7 +24,7 @@ from servers.valkey import ValkeyServer
 from structlog.typing import EventDict
 
 from cef_trio.checkpoint.model import Lease, Owner
-from cef_trio.checkpoint.redis import LegacyPlace, LegacyStreams
+from cef_trio.checkpoint.redis import LegacyPlace, LegacyStreams, codec
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.daemon.upgrade import Upgrade
@@ -55,6 +55,7 @@ def make_keys_of_before(raw: Any, prefix: str = "") -> None:
             raw.delete(key)
         if name.endswith(":meta"):
             raw.hdel(prefix + name, "schema")
+    raw.hdel(f"{prefix}streams:by_path", codec.COUNT_FIELD)
 
 
 def services_of(legacy: Any, lease: Lease, ownership: Ownership | None = None) -> Services:

@@ -238,7 +238,15 @@ def stream_of(settings: Mapping[str, str], path: Path) -> str:
 def test_the_user_of_security_md_can_do_nothing_else(servers: Servers) -> None:
     url = servers.settings["REDIS_URL"]
     with redis_library.Redis.from_url(url) as client:
-        for command in ("FLUSHALL", "KEYS *", "SHUTDOWN", "CONFIG SET dir /tmp", "GET other", "SET other x", "SCAN 0"):
+        for command in (
+            "FLUSHALL",
+            "KEYS *",
+            "SHUTDOWN",
+            "CONFIG SET dir /tmp",
+            "GET other",
+            "SET other x",
+            "RANDOMKEY",
+        ):
             with pytest.raises(redis_library.exceptions.NoPermissionError):
                 client.execute_command(*command.split())
     disarm_all(servers.s3)

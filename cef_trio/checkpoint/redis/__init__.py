@@ -4,7 +4,7 @@ Open `store.py` for the calls; `scripts/` for the atomic steps; `keys.py` for ke
 encoded; `address.py` for `REDIS_URL`; `client.py` for time-outs, certificates and reconnecting; `connection.py` for
 name resolution; `cluster.py` for how a cluster's nodes are found; `errors.py` for which errors are transient;
 `server_info.py` for the properties of the server; `legacy.py` for the keys of earlier versions; `owner_claim.py` for
-clones; `owners.py` for the names of all owners.
+clones; `owners.py` for the names of all owners; `indexes.py` for indexes that Redis lost.
 """
 
 from cef_trio.checkpoint.redis import codec

@@ -8,7 +8,6 @@ script at a time, so a daemon whose lease has expired cannot write, and a stream
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -36,6 +35,8 @@ from cef_trio.checkpoint.protocols import (
 from cef_trio.checkpoint.redis import codec, scripts
 from cef_trio.checkpoint.redis.address import RedisAddress, Topology, parse_address
 from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script, run_scripts
+from cef_trio.checkpoint.redis.indexes import BATCH as _BATCH
+from cef_trio.checkpoint.redis.indexes import Indexes
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.legacy import LegacyStreams
 from cef_trio.checkpoint.redis.owner_claim import OwnerClaim
@@ -58,8 +59,6 @@ _RENAMES: Final = 5
 """The most attempts of a rename whose new path keeps changing its stream."""
 _LEASE_OF_WRONG_TYPE: Final = b"wrong type"
 """The holder that the scripts return for a lease key of a wrong type."""
-_BATCH: Final = 500
-"""Streams per script call, which blocks the server for some milliseconds."""
 _MOST_ALIKE: Final = 100
 """The most completed streams with one inode number, or with one modification time, that are proposed."""
 _SCANNED: Final = 1000
@@ -101,8 +100,6 @@ class RedisCheckpointStore(StreamWrites):
         self._read_url = read_url
         self.keys = Keys(key_prefix, owner)
         self.unreadable = UnreadableKeys()
-        self._index_exists = False
-        """Whether ``streams:by_path`` is known to exist, or not to be needed."""
         self._redis = RedisClient(
             parse_address(url),
             home_key=self.keys.by_path,
@@ -111,6 +108,7 @@ class RedisCheckpointStore(StreamWrites):
             connections=connections,
             retrier=retrier,
         )
+        self._indexes = Indexes(self._redis, self.keys, self)
         if self.address.topology is Topology.CLUSTER and not self.keys.hash_tag:
             raise ValueError(
                 "with a Redis cluster all keys of an owner must be in one slot, by a hash tag: REDIS_KEY_PREFIX must "
@@ -224,7 +222,7 @@ class RedisCheckpointStore(StreamWrites):
 
     async def load_metas(self, stream_ids: Collection[str], *, below: str = "") -> Records:
         """See :meth:`StreamStore.load_metas`. One round trip for each 500."""
-        return await self._redis.call("load_metas", lambda client: self._known(client, stream_ids, below=below))
+        return await self._redis.call("load_metas", lambda client: self.known(client, stream_ids, below=below))
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:
         """See :meth:`StreamStore.members`."""
@@ -233,7 +231,7 @@ class RedisCheckpointStore(StreamWrites):
     async def count(self) -> Mapping[StreamSet, int]:
         """See :meth:`StreamStore.count`."""
         keys = {stream_set: self.keys.set(stream_set) for stream_set in StreamSet}
-        return await self._redis.call("count", lambda client: self._sizes(client, "SCARD", keys))
+        return await self._redis.call("count", lambda client: self.sizes(client, "SCARD", keys))
 
     async def is_persistent(self) -> bool:
         """See :meth:`StreamStore.is_persistent`."""
@@ -244,7 +242,8 @@ class RedisCheckpointStore(StreamWrites):
     async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
         """See :meth:`StreamStore.find_by_path`. Two round trips for each 500."""
 
-        def work(client: Client) -> Records:
+        def work(client: Client) -> tuple[Records, bool]:
+            are_found: set[str] = set()
             found: dict[str, StreamSummary] = {}
             unreadable: dict[str, str] = {}
             newer: dict[str, NewerRecord] = {}
@@ -253,27 +252,36 @@ class RedisCheckpointStore(StreamWrites):
                 if owner:
                     fields += [codec.path_field(path, owner) for path in batch]
                 raw = self._ids_at(client, fields)
+                are_found.update(
+                    path for path, value in zip(batch * (len(raw) // len(batch)), raw, strict=True) if value
+                )
                 # The owner's own field comes last, and wins.
                 ids = {
                     path: value.decode(errors="replace")
                     for path, value in zip(batch * (len(raw) // len(batch)), raw, strict=True)
                     if value is not None
                 }
-                known = self._known(client, set(ids.values()))
+                are_found.update(ids)
+                known = self.known(client, set(ids.values()))
                 found.update((path, known[stream_id]) for path, stream_id in ids.items() if stream_id in known)
                 why = known.unreadable
                 unreadable.update((path, why[stream_id]) for path, stream_id in ids.items() if stream_id in why)
                 newer.update((path, known.newer[one]) for path, one in ids.items() if one in known.newer)
-            return Records(found, unreadable, newer)
+            missing = any(path not in are_found for path in paths)
+            return Records(found, unreadable, newer), missing and self._indexes.are_lost(client)
 
-        return await self._redis.call("find_by_path", work)
+        records, are_lost = await self._redis.call("find_by_path", work)
+        if are_lost:
+            await self._indexes.mend()
+            records, _ = await self._redis.call("find_by_path", work)
+        return records
 
     async def ids_beginning_with(self, beginning: str) -> frozenset[str]:
         """See :meth:`StreamStore.ids_beginning_with`. One round trip for each 1,000 ids that there are."""
         pattern = re.sub(r"([*?\[\]\\])", r"\\\1", beginning) + "*"
 
         def work(client: Client) -> frozenset[str]:
-            if beginning in self._known(client, [beginning]):
+            if beginning in self.known(client, [beginning]):
                 return frozenset({beginning})
             found: set[str] = set()
             for key in self.keys.sets.values():
@@ -287,7 +295,7 @@ class RedisCheckpointStore(StreamWrites):
     async def count_ended(self) -> Mapping[History, int]:
         """See :meth:`StreamHistory.count_ended`."""
         keys = {history: self.keys.history(history) for history in History}
-        return await self._redis.call("count_ended", lambda client: self._sizes(client, "ZCARD", keys))
+        return await self._redis.call("count_ended", lambda client: self.sizes(client, "ZCARD", keys))
 
     async def ended(
         self, history: History, *, since_ms: int = 0, before_ms: int, skip: int = 0, limit: int = 500
@@ -305,13 +313,16 @@ class RedisCheckpointStore(StreamWrites):
 
     async def latest(self, history: History, limit: int) -> Sequence[str]:
         """See :meth:`StreamHistory.latest`."""
+        if limit <= 0:
+            return []
+        found = await self._redis.call("latest", lambda client: self.latest_with_times(client, history, 0, limit))
+        return [stream_id for stream_id, _ in found]
+
+    def latest_with_times(self, client: Client, history: History, skip: int, limit: int) -> Sequence[tuple[str, float]]:
+        """Return streams of a history with their times, the latest first."""
         key = self.keys.history(history)
-
-        def work(client: Client) -> Sequence[str]:
-            found = self._unless_wrong_type(key, lambda: client.zrevrange(key, 0, limit - 1)) if limit > 0 else ()
-            return [raw.decode(errors="replace") for raw in found or ()]
-
-        return await self._redis.call("latest", work)
+        found = self._unless_wrong_type(key, lambda: client.zrevrange(key, skip, skip + limit - 1, withscores=True))
+        return [(raw.decode(errors="replace"), at_ms) for raw, at_ms in found or ()]
 
     async def date(self, history: History, stream_id: str, at_ms: int) -> None:
         """See :meth:`StreamHistory.date`."""
@@ -342,43 +353,7 @@ class RedisCheckpointStore(StreamWrites):
 
     async def mend_history(self) -> int:
         """See :meth:`StreamHistory.mend_history`. One call for each 500 streams, so that others come in between."""
-        ended = [self.keys.set(StreamSet.COMPLETED), self.keys.set(StreamSet.FAILED)]
-        indexes = [*map(self.keys.history, History), self.keys.by_inode, self.keys.by_mtime]
-        found = 0
-        for command, keys in (("SSCAN", ended), ("ZSCAN", indexes)):  # what is missing, then what is too much
-            if not await self._redis.call("mend_history", lambda client: self._history_differs(client, ended, indexes)):
-                break
-            for key in keys:
-                cursor: int | None = 0
-                while cursor is not None:
-                    work = partial(self._mend_some, command=command, key=key, cursor=cursor)
-                    cursor, number = await self._redis.call("mend_history", work)
-                    found += number
-        if found:
-            log.warning("history_mended", streams=found)
-        return found
-
-    def _history_differs(self, client: Client, ended: Sequence[str], indexes: Sequence[str]) -> bool:
-        """Return whether the sizes of the sets and indexes differ; false if one is of a wrong type."""
-        sets = self._sizes(client, "SCARD", {key: key for key in ended})
-        sizes = self._sizes(client, "ZCARD", {key: key for key in indexes})
-        if len(sets) < len(ended) or len(sizes) < len(indexes):
-            return False
-        completed, failed = (sets[key] for key in ended)
-        by_time, failures, deleted, *by_file = (sizes[key] for key in indexes)
-        return (by_time, failures + deleted, *by_file) != (completed, failed, completed, completed)
-
-    def _mend_some(self, client: Client, *, command: str, key: str, cursor: int) -> tuple[int | None, int]:
-        """Index some members of a set or index; return the next cursor, ``None`` at the end, and their number."""
-        following, members = self._scan_some(client, command, key, cursor=cursor, count=_BATCH)
-        self._settle(client, members)
-        return following or None, len(members)
-
-    def _settle(self, client: Client, stream_ids: Iterable[str]) -> None:
-        """Have streams in their sets and indexes, and in no other."""
-        for batch in _batches(stream_ids):
-            keys = [*self.keys.homes, *map(self.keys.meta, batch)]
-            run_script(client, scripts.INDEX, keys, [*arguments.statuses_by_set(), *batch])
+        return await self._indexes.mend()
 
     # ---- leases ----------------------------------------------------------------------------------------------------
 
@@ -444,7 +419,7 @@ class RedisCheckpointStore(StreamWrites):
 
     def _expired(self, client: Client, reply: Sequence[Any]) -> Expired:
         _, at_ms, ids, strays = reply
-        self._settle(client, map(_text, strays))
+        self._indexes.settle(client, strays)
         key, is_odd = self.keys.leases, isinstance(ids, bytes)
         self.unreadable.note(key, f"{key} is of a wrong type" if is_odd else None)
         return Expired(frozenset(() if is_odd else (raw.decode(errors="replace") for raw in ids)), int(at_ms))
@@ -688,7 +663,7 @@ class RedisCheckpointStore(StreamWrites):
         # A member that is not UTF-8 is no stream id; it has no record.
         return frozenset(raw.decode(errors="replace") for raw in members or ())
 
-    def _sizes(self, client: Client, command: str, keys: Mapping[K, str]) -> dict[K, int]:
+    def sizes(self, client: Client, command: str, keys: Mapping[K, str]) -> dict[K, int]:
         """Return the sizes of these sets; one of a wrong type is absent."""
         with client.pipeline(transaction=False) as pipeline:
             for key in keys.values():
@@ -700,21 +675,21 @@ class RedisCheckpointStore(StreamWrites):
 
     def _scan(self, client: Client, command: str, key: str, pattern: str) -> Iterator[str]:
         """Return the members of a set (SSCAN) that match, in many small calls."""
-        cursor, members = self._scan_some(client, command, key, pattern=pattern)
-        yield from members
-        while cursor:
-            cursor, members = self._scan_some(client, command, key, cursor=cursor, pattern=pattern)
-            yield from members
+        cursor: int | None = 0
+        while cursor is not None:
+            following, members = self.scan_some(client, command, key, cursor=cursor, pattern=pattern)
+            yield from map(_text, members)
+            cursor = following or None
 
-    def _scan_some(
-        self, client: Client, command: str, key: str, *, cursor: int = 0, pattern: str = "*", count: int = _SCANNED
-    ) -> tuple[int, list[str]]:
+    def scan_some(
+        self, client: Client, command: str, key: str, *, cursor: int, pattern: str = "*", count: int = _SCANNED
+    ) -> tuple[int, list[bytes]]:
         """Return the next cursor, 0 at the end, and some members of a set (SSCAN) or sorted set (ZSCAN)."""
         given = (command, key, cursor, "MATCH", pattern, "COUNT", count)
         reply = self._unless_wrong_type(key, partial(client.execute_command, *given))
         if reply is None:
             return 0, []
-        return int(reply[0]), [_text(one[0] if isinstance(one, tuple) else one) for one in reply[1]]
+        return int(reply[0]), [one[0] if isinstance(one, tuple) else one for one in reply[1]]
 
     def _unless_wrong_type(self, key: str, call: Callable[[], T]) -> T | None:
         """Return the reply; ``None`` if the key is of a wrong type, which is noted."""
@@ -728,49 +703,17 @@ class RedisCheckpointStore(StreamWrites):
 
     def _ids_at(self, client: Client, fields: Sequence[bytes]) -> Sequence[bytes | None]:
         key = self.keys.by_path
-        self._rebuild_index(client)
         try:
             found: list[bytes | None] = client.hmget(key, list(fields))
         except ResponseError as error:
             if not str(error).startswith("WRONGTYPE"):
                 raise
-            self._index_exists = False
             why = f"{key} is of a wrong type, and is to be a hash"
             self.unreadable.note(key, why)
             hint = f"`redis-cli RENAME {key} {key}.broken`, and it is made anew from the records"
             raise RedisOperationError("find_by_path", f"{why}: no file can be looked up; {hint}") from error
         self.unreadable.note(key, None)
         return found
-
-    def _rebuild_index(self, client: Client) -> None:
-        """Rebuild the index of paths from the records if it is missing. Done at the first call, and after the key had a
-        wrong type.
-        """
-        if self._index_exists:
-            return
-        if not client.exists(self.keys.by_path):
-            ids = {stream_id for one in self.keys.sets.values() for stream_id in self._members(client, one)}
-            known = self._known(client, ids)
-            metas = [one.meta for one in known.values()]
-            # Of two streams with one path the open one is indexed, else the most recent: the first that is written.
-            metas.sort(key=lambda meta: (meta.status in ENDED, -meta.last_activity_at_utc.timestamp()))
-            pairs: list[Argument] = []
-            first: dict[str, str] = {}
-            for meta in metas:
-                owner = meta.owner.name if meta.owner is not None else ""
-                is_other_owners = owner != first.setdefault(meta.current_path, owner)  # then it has a field beside that
-                pairs += [codec.path_field(meta.current_path, owner if is_other_owners else ""), meta.stream_id]
-            # Last, so that the entry of a record that can be read wins: a newer one is only to be found and left alone.
-            for stream_id, newer in known.newer.items():
-                if newer.current_path is not None:
-                    owner = newer.owner
-                    is_other_owners = owner != first.setdefault(os.fsdecode(newer.current_path), owner)
-                    pairs += [codec.beside(newer.current_path, owner if is_other_owners else ""), stream_id]
-            for start in range(0, len(pairs), 2 * _BATCH):
-                run_script(client, scripts.INDEX_PATHS, [self.keys.by_path], pairs[start : start + 2 * _BATCH])
-            if metas:
-                log.warning("path_index_rebuilt", key=self.keys.by_path, streams=len(metas))
-        self._index_exists = True
 
     def _check_type(self, key: str, reply: object) -> None:
         """Note whether that key can be read.
@@ -782,7 +725,8 @@ class RedisCheckpointStore(StreamWrites):
             raise reply
         self.unreadable.note(key, f"{key} is of a wrong type" if isinstance(reply, Exception) else None)
 
-    def _known(self, client: Client, stream_ids: Collection[str], *, below: str = "") -> Records:
+    def known(self, client: Client, stream_ids: Collection[str], *, below: str = "") -> Records:
+        """Return the records of these streams, in a call: :meth:`load_metas`."""
         beginning = codec.encode_path(f"{below.rstrip('/')}/") if below else b""
         known: dict[str, StreamSummary] = {}
         unreadable: dict[str, str] = {}

@@ -24,13 +24,15 @@ class Script:
 def _read(name: str) -> Script:
     folder = files(__name__)
     texts = [(folder / f"{part}.lua").read_text() for part in ("prelude", name)]
-    source = "".join([f"local SCHEMA = {schema.CURRENT}\n", *texts])
+    names = f"local SCHEMA, COUNT_FIELD = {schema.CURRENT}, '\\0streams'\n"
+    source = "".join([names, *texts])
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
 ACQUIRE = _read("acquire")
 CLAIM = _read("claim")
 COMMIT = _read("commit")
+COUNT_STREAMS = _read("count_streams")
 CREATE = _read("create")
 EXPIRED = _read("expired")
 FORGET = _read("forget")
@@ -46,9 +48,10 @@ RENEW = _read("renew")
 REPORT = _read("report")
 REPORTS = _read("reports")
 SAVE_INTERRUPTED = _read("save_interrupted")
+SCAN = _read("scan")
 UNCLAIM = _read("unclaim")
 
 ALL = (
-    *(ACQUIRE, CLAIM, COMMIT, CREATE, EXPIRED, FORGET, FORGET_REPORTS, INDEX, INDEX_PATHS, LOAD, MOVE, PROBE),
-    *(RAISE_SCHEMA, RELEASE, RENEW, REPORT, REPORTS, SAVE_INTERRUPTED, UNCLAIM),
+    *(ACQUIRE, CLAIM, COMMIT, COUNT_STREAMS, CREATE, EXPIRED, FORGET, FORGET_REPORTS, INDEX, INDEX_PATHS, LOAD, MOVE),
+    *(PROBE, RAISE_SCHEMA, RELEASE, RENEW, REPORT, REPORTS, SAVE_INTERRUPTED, SCAN, UNCLAIM),
 )

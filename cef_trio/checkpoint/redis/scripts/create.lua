@@ -33,6 +33,9 @@ redis.call('DEL', KEYS[3])
 local fields = pairs_at(11)
 set_all(KEYS[2], fields)
 set_all(KEYS[3], pairs_at(fields.next))
+if home_of(ARGV[4], 5) == 0 then
+  count_more(KEYS[4], 1)
+end
 settle(ARGV[4], 5, tonumber(ARGV[6]), KEYS[2])
 index_leases(KEYS[14], now_ms(ARGV[3]), {ARGV[4]})
 redis.call('HSET', KEYS[4], field, ARGV[4])

@@ -11,6 +11,9 @@ if status then
   leave_path(KEYS[4], redis.call('HGET', KEYS[2], 'current_path'), owner_of(KEYS[2]), ARGV[1])
 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+if home_of(ARGV[1], 5) > 0 then
+  count_more(KEYS[4], -1)
+end
 settle(ARGV[1], 5, 0)
 try('SREM', KEYS[15], ARGV[1])
 return {'ok'}

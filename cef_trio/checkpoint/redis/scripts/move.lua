@@ -56,9 +56,12 @@ local function move(id, by_status, seen, lease, from_meta, from_parts, meta, par
   if redis.call('EXISTS', from_parts) == 1 then
     redis.call('RENAME', from_parts, parts)
   end
-  local home = home_of(id, 1)
+  local home, home_here = home_of(id, 1), home_of(id, homes)
+  if home_here == 0 then
+    count_more(by_path, 1)
+  end
   if home == 0 then
-    home = home_of(id, homes)
+    home = home_here
   end
   settle(id, homes, home == 0 and by_status or home, meta)
   if try('SREM', old_webhooks, id) == 1 then

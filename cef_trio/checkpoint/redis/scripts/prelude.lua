@@ -141,6 +141,11 @@ local function index_leases(leases, ms, ids)
   end
 end
 
+-- Add to the number of the streams in the four sets (codec.COUNT_FIELD), by which a lost index is noticed (indexes.py).
+local function count_more(by_path, more)
+  try('HINCRBY', by_path, COUNT_FIELD, more)
+end
+
 -- Return the field of by_path for a stream whose path another owner's stream has (codec.path_field).
 local function beside(path, owner)
   return path .. '\0' .. owner
