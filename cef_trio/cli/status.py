@@ -147,6 +147,7 @@ def document(overview: Overview) -> dict[str, Any]:
         "owner": overview.owner,
         "streams": dict(overview.counts),
         "completed_bytes": overview.completed_bytes,
+        "superseded": overview.superseded,
         "bytes_per_second": overview.bytes_per_second,
         "lag_bytes": overview.lag_bytes,
         "daemons": dict(overview.daemons),
@@ -225,6 +226,8 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     completed = f"{counts['completed']:,}"
     if overview.completed_bytes is not None:
         completed += f", {output.size(overview.completed_bytes)}"
+    if overview.superseded:
+        completed += f"; {overview.superseded} superseded by a later object: `cef-trio gc --superseded` deletes them"
     rows: list[tuple[str, Text | str]] = [
         ("at", f"{overview.at_utc:%Y-%m-%d %H:%M:%S} UTC"),
         ("daemons", _daemons(overview)),
