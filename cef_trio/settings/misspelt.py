@@ -85,13 +85,17 @@ Meant = Callable[[str], str | None]
 
 
 def near_misses(
-    variables: Mapping[str, str | None], names: Collection[str], *, shared: bool = False, elsewhere: Collection[str] = ()
+    variables: Mapping[str, str | None],
+    names: Collection[str],
+    *,
+    shared: bool = False,
+    elsewhere: Collection[str] = (),
 ) -> Iterator[tuple[str, str]]:
     """Yield each variable that is nearly named as a setting, with that setting.
 
     ``names`` are the settings and the variables that name a secret's file. ``shared``: other programs have their
     variables there too (the environment). Then an empty one is unset, and one is left alone if its setting is given as
-    well and contains its value, as in ``REDIS_URL=redis://$REDIS_HOST``, or is in ``elsewhere``.
+    well and has the same value, or is a URL made from it (``REDIS_URL=redis://$REDIS_HOST``), or is in ``elsewhere``.
     """
     given = {name.upper(): value or "" for name, value in variables.items()}
     meant = _of_environment(names) if shared else _of_file(names)
@@ -109,7 +113,8 @@ def near_misses(
 
 
 def _is_part(value: str, of: str | None) -> bool:
-    return bool(of) and (value in str(of) or value in unquote(str(of)))
+    """Return whether a setting's value is this one, or a URL that is made from it."""
+    return value == of or (of is not None and "://" in of and (value in of or value in unquote(of)))
 
 
 def _of_file(names: Collection[str]) -> Meant:
@@ -139,7 +144,7 @@ def _of_environment(names: Collection[str]) -> Meant:
             return None
         begun = [known_name for known_name, known_words in known if known_words[:-1] == words]
         alike = [known_name for known_name, known_words in known if _are_alike(words, known_words)]
-        return (begun or [*difflib.get_close_matches(bare, alike, n=1, cutoff=0), None])[0]
+        return next(iter(begun or difflib.get_close_matches(bare, alike, n=1, cutoff=0)), None)
 
     def meant_or_same(name: str) -> str | None:
         return name if name in names else meant(name)
