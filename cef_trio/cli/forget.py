@@ -96,6 +96,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         more="The recordings are left alone, and are not uploaded again until they change, or `cef-trio retry ID`. "
         "Objects in S3 stay. A stream that is open is refused: `cef-trio abort ID` first.",
         exit_codes="5 a stream was not let go; the output gives the reason",
+        examples=(
+            "cef-trio forget 3f2a",
+            "cef-trio forget --failed --older-than 30d --dry-run",
+            "cef-trio forget --failed --reason access_denied --yes",
+        ),
     )
     add_owner(parser)
     parser.add_argument("streams", nargs="*", default=[], metavar="ID", help=STREAM_ID_HELP)

@@ -37,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         more="A stream is active, pending_completion, completed, failed, or its recording was deleted; of the open "
         "ones some are retrying (they wait for an outage to end) or interrupted (their daemon was stopped). Failed "
         "streams that `cef-trio forget` let go are listed with --state let_go only.",
+        examples=(
+            "cef-trio list --state failed",
+            "cef-trio list --json",
+        ),
     )
     add_owner(parser)
     states = [state.value for state in State]
