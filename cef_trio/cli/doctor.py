@@ -174,7 +174,8 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
             warning("watch folder", "not checked: WATCH_DIR is not set here", "run doctor on the daemon's host too")
         )
         return
-    for finding in judge_folder(await folder_facts(settings.watch_dir)):
+    facts = await folder_facts(settings.watch_dir, settings.watch_patterns, settings.watch_exclude)
+    for finding in judge_folder(facts):
         add_finding(finding)
 
 

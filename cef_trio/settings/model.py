@@ -56,6 +56,7 @@ from cef_trio.settings.secret_files import (
     find_world_readable,
     is_secret,
 )
+from cef_trio.settings.watch_exclude import DEFAULT_EXCLUDE, check_exclude, excludes_everything, parse_exclude
 
 LEAST_RATE_OF_A_PART: Final = 4096
 """Bytes per second. Slower parts would take hours and risk S3's timeout (``s3/token_bucket.py``)."""
@@ -107,6 +108,11 @@ class Settings(BaseSettings):
         "*.mp4",
     )
     """Names of recordings: comma-separated patterns with * and ?, without regard to case."""
+    watch_exclude: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(parse_exclude), AfterValidator(check_exclude)
+    ] = DEFAULT_EXCLUDE
+    """Files and folders to leave out: patterns of names, or of paths relative to WATCH_DIR such as tmp/** and
+    */incoming/*, comma-separated, without regard to case; default stands for the default ones, none for no pattern."""
     chunk_size_bytes: Annotated[int | Literal["auto"], BeforeValidator(values.part_size)] = 10 << 20
     """Part size, 5MiB to 5GiB, or auto: what a recording writes in 20 seconds, 10MiB to 64MiB, or in a minute, where
     that is less than 10MiB; fixed for a recording when its upload begins, and doubled every 1,000 parts. A smaller
@@ -273,6 +279,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"RETRY_INITIAL_SECONDS ({self.retry_initial_seconds:g}) must be at most RETRY_MAX_SECONDS "
                 f"({self.retry_max_seconds:g})"
+            )
+        if excludes_everything(self.watch_exclude, self.watch_patterns):
+            raise ValueError(
+                f"WATCH_EXCLUDE ({','.join(self.watch_exclude)}) excludes every recording that WATCH_PATTERNS "
+                f"({','.join(self.watch_patterns)}) names; exclude less, such as {DEFAULT_EXCLUDE[0]},tmp/**"
             )
         if why := unfit_rate(self.max_upload_rate, self.max_concurrent_parts):
             raise ValueError(why)
