@@ -85,6 +85,7 @@ def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tu
         ("file", meta.current_path),
         ("was", meta.original_path if meta.original_path != meta.current_path else None),
         ("object", f"{meta.s3_bucket}/{meta.s3_key_prefix}"),
+        ("began", _moment(meta.recording_began_at_utc, now)),
         ("supersedes", meta.supersedes_key),
         ("upload", meta.s3_upload_id),
         ("lease", holder or "none: no daemon works on it"),
