@@ -79,9 +79,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         more="Settings, the watch folder, Redis and what a crash of it would lose, S3 by a small upload that is "
         "aborted, clock, lifecycle rules, ffprobe.",
+        all_exit_codes="Exit codes: 0 no problem (warnings are possible), 5 a problem.",
+        examples=(
+            "cef-trio doctor",
+            "cef-trio doctor --owner node-7 --json",
+        ),
     )
     add_owner(parser)
-    parser.epilog = "Exit codes: 0 no problem (warnings are possible), 5 a problem."
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -169,7 +173,8 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
             warning("watch folder", "not checked: WATCH_DIR is not set here", "run doctor on the daemon's host too")
         )
         return
-    for finding in judge_folder(await folder_facts(settings.watch_dir)):
+    facts = await folder_facts(settings.watch_dir, settings.watch_patterns, settings.watch_exclude)
+    for finding in judge_folder(facts):
         add_finding(finding)
 
 

@@ -21,7 +21,13 @@ from cef_trio.settings import load_settings
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``show``."""
-    add_common(parser)
+    add_common(
+        parser,
+        examples=(
+            "cef-trio show 0b6f0c4e",
+            "cef-trio show 0b6f0c4e --json",
+        ),
+    )
     add_owner(parser)
     parser.add_argument("stream", metavar="ID", help=STREAM_ID_HELP)
 
@@ -92,6 +98,7 @@ def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tu
         ("started", _moment(meta.started_at_utc, now)),
         ("last activity", _moment(meta.last_activity_at_utc, now)),
         ("completed", _moment(meta.completed_at_utc, now)),
+        ("let go", _moment(meta.let_go_at_utc, now)),
         ("tried again", _retry(meta, now)),
         ("acknowledged", f"{acknowledged} in {parts} of {part_size}"),
         ("sent in all", output.size(meta.total_bytes_sent)),

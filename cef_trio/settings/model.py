@@ -7,7 +7,6 @@ line with the variable, the value (never a secret) and what it takes. ``secret_f
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import socket
@@ -34,6 +33,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Pydanti
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.settings import values
 from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadRule, parse_after_upload
+from cef_trio.settings.misspelt import near_misses
 from cef_trio.settings.object_options import (
     AWS_STORAGE_CLASSES,
     CANNED_ACLS,
@@ -56,6 +56,7 @@ from cef_trio.settings.secret_files import (
     find_world_readable,
     is_secret,
 )
+from cef_trio.settings.watch_exclude import DEFAULT_EXCLUDE, check_exclude, excludes_everything, parse_exclude
 
 LEAST_RATE_OF_A_PART: Final = 4096
 """Bytes per second. Slower parts would take hours and risk S3's timeout (``s3/token_bucket.py``)."""
@@ -107,6 +108,11 @@ class Settings(BaseSettings):
         "*.mp4",
     )
     """Names of recordings: comma-separated patterns with * and ?, without regard to case."""
+    watch_exclude: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(parse_exclude), AfterValidator(check_exclude)
+    ] = DEFAULT_EXCLUDE
+    """Files and folders to leave out: patterns of names, or of paths relative to WATCH_DIR such as tmp/** and
+    */incoming/*, comma-separated, without regard to case; default stands for the default ones, none for no pattern."""
     chunk_size_bytes: Annotated[int | Literal["auto"], BeforeValidator(values.part_size)] = 10 << 20
     """Part size, 5MiB to 5GiB, or auto: what a recording writes in 20 seconds, 10MiB to 64MiB, or in a minute, where
     that is less than 10MiB; fixed for a recording when its upload begins, and doubled every 1,000 parts. A smaller
@@ -277,6 +283,11 @@ class Settings(BaseSettings):
                 f"RETRY_INITIAL_SECONDS ({self.retry_initial_seconds:g}) must be at most RETRY_MAX_SECONDS "
                 f"({self.retry_max_seconds:g})"
             )
+        if excludes_everything(self.watch_exclude, self.watch_patterns):
+            raise ValueError(
+                f"WATCH_EXCLUDE ({','.join(self.watch_exclude)}) excludes every recording that WATCH_PATTERNS "
+                f"({','.join(self.watch_patterns)}) names; exclude less, such as {DEFAULT_EXCLUDE[0]},tmp/**"
+            )
         if why := unfit_rate(self.max_upload_rate, self.max_concurrent_parts):
             raise ValueError(why)
         if why := why_unfit(self.object_options, at_aws=self.s3_endpoint_url is None):
@@ -336,7 +347,7 @@ def read_settings(
         SettingsError: a setting is missing or wrong.
     """
     try:
-        lines = _misspelt(env_file)
+        lines = _misspelt(env_file, overrides)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{env_file} cannot be read as settings: {error}"]) from error
     try:
@@ -427,15 +438,19 @@ def _unfit_certificates(settings: Settings) -> list[str]:
     return lines
 
 
-def _misspelt(env_file: Path | None) -> list[str]:
-    """Return a line for each variable of the file that is nearly the name of a setting; it would be ignored."""
+def _misspelt(env_file: Path | None, overridden: Collection[str]) -> list[str]:
+    """Return a line for each variable that is nearly the name of a setting; it would be ignored."""
     names = [*(name.upper() for name in Settings.model_fields), *file_variables(Settings).values()]
-    lines = []
-    for variable in dotenv_values(env_file) if env_file else ():
-        close = difflib.get_close_matches(variable.upper(), names, n=1, cutoff=0.85)
-        if close and variable.upper() not in names:
-            lines.append(f"{variable} in {env_file} is not a setting; did you mean {close[0]}?")
-    return lines
+    in_file = dotenv_values(env_file) if env_file else {}
+    lines = [
+        f"{variable} in {env_file} is not a setting; did you mean {meant}?"
+        for variable, meant in near_misses(in_file, names)
+    ]
+    given_over = {name.upper() for name in overridden}
+    return lines + [
+        f"{variable} in the environment is not a setting; did you mean {meant}? Rename it, or unset it"
+        for variable, meant in near_misses(os.environ, names, shared=True, elsewhere=given_over)
+    ]
 
 
 def _line(detail: Any) -> str:

@@ -179,7 +179,7 @@ def _misplaced_field(value: str, fields: list[str], folders: list[str]) -> tuple
     before, _, behind = next(one for one in folders if "{stream_id}" in one).partition("{stream_id}")
     if "{file_" in before and "{file_" in behind.removesuffix("{file_ext}"):
         return (
-            "must not have names on both sides of {stream_id} in a folder, but {file_ext} at its end: a name may hold ids",
+            "must not have names on both sides of {stream_id} in a folder, but {file_ext} at its end: names hold ids",
             value.replace(behind, "{file_ext}"),
         )
     return None

@@ -32,7 +32,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from types import MappingProxyType
@@ -71,6 +71,9 @@ MAX_HOST_BYTES: Final = 128
 """The length to which ``{host}`` is cut; ``settings/values.py`` reserves it."""
 _HASH_DIGITS: Final = 16
 _HEX: Final = re.compile("%(?=[0-9A-Fa-f]{2})")
+EXAMPLE_BEGAN: Final = datetime(2026, 1, 31, 23, 30, tzinfo=UTC)
+"""At the end of a month in UTC, so that the effect of a time zone shows."""
+_EXAMPLES: Final = ("front door.mp4", "cameras/gate/recording.mp4")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CLOCK_SET: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
@@ -202,17 +205,11 @@ class KeyTemplate:
 
     @property
     def example_keys(self) -> tuple[tuple[str, str], ...]:
-        """Paths below the watch folder, and the keys of recordings there, for ``cef-trio check``.
-
-        The recording began in the last hour of a January in UTC, so that the effect of a time zone shows.
-        """
-        began, folder = datetime(2026, 1, 31, 23, 30, tzinfo=UTC), self.folders[0].rstrip("/") if self.folders else ""
-        example = replace(self, folders=(f"{folder}/",))
-        names = ("recording.mp4", "cam1/recording.mp4", "cam2/2026/front door.mp4")
-        return tuple(
-            (name, example.key(str(UUID(int=number, version=4)), f"{folder}/{name}", began))
-            for number, name in enumerate(names, start=1)
-        )
+        """Paths in the watch folder, and the keys of recordings there that began at ``EXAMPLE_BEGAN``."""
+        folder = self.folders[0].rstrip("/") if self.folders else ""
+        paths = [f"{folder}/{name}" for name in _EXAMPLES]
+        ids = [str(UUID(int=number, version=4)) for number in range(1, len(paths) + 1)]
+        return tuple((path, self.key(one, path, EXAMPLE_BEGAN)) for one, path in zip(ids, paths, strict=True))
 
     @property
     def name_bytes(self) -> int:

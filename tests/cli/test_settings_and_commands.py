@@ -126,6 +126,7 @@ def test_a_command_that_needs_no_folder_and_no_bucket_does_not_ask_for_them(
         ("MAX_UPLOAD_RATE", "10 MBit/s"),
         ("MAX_UPLOAD_RATE", "-1"),
         ("WATCH_PATTERNS", ","),
+        ("WATCH_EXCLUDE", "tmp/../x"),
         ("LOG_LEVEL", "loud"),
         ("APP_ENV", "test"),
         ("AFTER_UPLOAD", "erase"),

@@ -277,13 +277,10 @@ def test_examples_of_keys_show_a_folder_a_file_without_one_and_the_zone() -> Non
     template = KeyTemplate.of_owner(
         key_template(CAMERA), "o", host="node-7", folders=["/watch"], zone=ZoneInfo("Europe/Berlin")
     )
+    ids = ("00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002")
     assert template.example_keys == (
-        ("recording.mp4", "node-7/2026-02-01/recording-00000000-0000-4000-8000-000000000001.mp4"),
-        ("cam1/recording.mp4", "node-7/cam1/2026-02-01/recording-00000000-0000-4000-8000-000000000002.mp4"),
-        (
-            "cam2/2026/front door.mp4",
-            "node-7/cam2/2026/2026-02-01/front door-00000000-0000-4000-8000-000000000003.mp4",
-        ),
+        ("/watch/front door.mp4", f"node-7/2026-02-01/front door-{ids[0]}.mp4"),
+        ("/watch/cameras/gate/recording.mp4", f"node-7/cameras/gate/2026-02-01/recording-{ids[1]}.mp4"),
     )
 
 
