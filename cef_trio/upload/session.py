@@ -173,7 +173,7 @@ class StreamUpload:
         created = await self._services.s3.create_multipart_upload(
             self.meta.s3_key_prefix,
             metadata={STREAM_ID_METADATA: self.stream_id},
-            content_type=options.content_type,
+            content_type=options.content_type_of(self.meta.current_path),
             headers=options.for_recording(),
         )
         self._may_have_strays = before or created.repeated
@@ -399,7 +399,7 @@ class StreamUpload:
             FileSlice(recording, 0, size_bytes),
             crc64nvme=crc64nvme,
             stream_id=self.stream_id,
-            content_type=options.content_type,
+            content_type=options.content_type_of(self.meta.current_path),
             headers=options.for_recording(),
         )
         self._services.metrics.part_uploaded(size_bytes, trio.current_time() - began)
