@@ -197,7 +197,7 @@ class StreamFacts:
 def judge_owner(name: str, source: str, template: str) -> list[Finding]:
     """Check that the owner's keys in S3 are apart from those of others."""
     found = [ok("owner", f"{name!r}, by {source}")]
-    if "{owner}" not in template:
+    if "{owner}" not in template and "{host}" not in template:
         says = f"S3_KEY_TEMPLATE {template!r} has no {{owner}}: listings and gc meet the uploads of other owners"
         found.append(
             warning("owner", says, "put {owner}/ in front of {stream_id}, unless this bucket has one owner only")

@@ -155,7 +155,10 @@ class Settings(BaseSettings):
     s3_create_bucket: bool = False
     """Create the bucket if it does not exist."""
     s3_key_template: Annotated[str, AfterValidator(values.key_template)] = "streams/{owner}/{stream_id}/{file_name}"
-    """Object key: a fixed prefix with {owner}/, then {stream_id}, {file_name} and {file_stem} in any order."""
+    """Object key: a fixed prefix, which may hold {owner}/ and {host}, then {stream_id} and any of {relative_dir}/,
+    {year}, {month}, {day}, {hour}, {file_name}, {file_stem}, {file_ext}; docs/operations.md."""
+    key_time_zone: Annotated[str, AfterValidator(values.time_zone)] = "UTC"
+    """Time zone of {year}, {month}, {day} and {hour} in keys, such as Europe/Berlin."""
     s3_addressing: Annotated[_Addressing, values.in_any_case(*get_args(_Addressing))] = "auto"
     """Bucket in the path or in the host name; auto is the host name for AWS, otherwise the path."""
     s3_checksum: Annotated[_Checksum, values.in_any_case(*get_args(_Checksum))] = "auto"
