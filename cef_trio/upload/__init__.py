@@ -45,6 +45,7 @@ from cef_trio.upload.reporter import Reporter, WaitingReport
 from cef_trio.upload.risks import RiskObserver
 from cef_trio.upload.services import Services, StreamRules
 from cef_trio.upload.session import STREAM_ID_METADATA, abort_uploads
+from cef_trio.upload.start_minimum import StartMinimum
 from cef_trio.upload.supervisor import StreamSupervisor
 from cef_trio.upload.unchanged_content import correct_if_unchanged
 
@@ -68,6 +69,7 @@ __all__ = [
     "Reporter",
     "RiskObserver",
     "Services",
+    "StartMinimum",
     "StreamRules",
     "StreamSupervisor",
     "WaitingReport",
