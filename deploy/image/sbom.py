@@ -46,7 +46,7 @@ def python_packages(environment: Path) -> Iterator[Component]:
 def debian_packages() -> Iterator[Component]:
     """Yield the installed Debian packages, by name."""
     fields = "${binary:Package}\t${Version}\t${Architecture}\t${Maintainer}\t${db:Status-Abbrev}\n"
-    listed = subprocess.run(["dpkg-query", "-W", f"-f={fields}"], check=True, capture_output=True, text=True)  # noqa: S607
+    listed = subprocess.run(["dpkg-query", "-W", f"-f={fields}"], check=True, capture_output=True, text=True)
     distribution = _distribution()
     for line in sorted(listed.stdout.splitlines()):
         name, version, architecture, maintainer, status = line.split("\t")
@@ -61,7 +61,7 @@ def ffprobe(version: str) -> Component:
     purl = f"pkg:deb/debian/ffmpeg@{quote(version)}?arch=source&distro={_distribution()}"
     component = _component("application", "ffmpeg", version, purl)
     return component | {
-        "description": "ffprobe only, built from Debian's source package without encoders, filters, devices and network",
+        "description": "ffprobe alone, from Debian's source package; no encoders, filters, devices and network",
         "licenses": [{"expression": "LGPL-2.1-or-later"}],
     }
 
@@ -97,6 +97,7 @@ def _distribution() -> str:
 
 
 def main() -> None:
+    """Print the document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environment", type=Path, required=True, help="the virtual environment with cef-trio")
     parser.add_argument("--ffprobe", type=Path, help="a file with the version of the source package of ffprobe")

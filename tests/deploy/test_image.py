@@ -134,19 +134,25 @@ def test_the_image_is_small_enough_to_be_pulled_over_a_camera_sites_line() -> No
     assert image["Size"] < MAX_IMAGE_BYTES
 
 
-async def test_the_images_ffprobe_answers_as_debians_does(watch_dir: Path, tmp_path: Path) -> None:
-    """Its own build knows a few formats of many, so each kind of recording is compared."""
+@pytest.fixture
+def recordings(watch_dir: Path) -> Path:
+    """A folder with a recording of each of ``FORMATS``."""
     source = "-f lavfi -i testsrc2=s=320x180:r=25:d=1 -f lavfi -i sine=d=1"
     for name, options in FORMATS.items():
         command = f"ffmpeg -v error -nostdin {source} {options} {watch_dir / name}"
         subprocess.run(command.split(), check=True)
+    return watch_dir
+
+
+async def test_the_images_ffprobe_answers_as_debians_does(recordings: Path, tmp_path: Path) -> None:
+    """Its own build knows a few formats of many, so each kind of recording is compared."""
     wrapper = tmp_path / "ffprobe"
-    mount = f"--volume={watch_dir}:{watch_dir}:ro"
+    mount = f"--volume={recordings}:{recordings}:ro"
     with container(*RESTRICTED, mount, "--entrypoint=sleep", IMAGE, "600") as name:
         wrapper.write_text(f'#!/bin/sh\nexec podman exec {name} ffprobe "$@"\n')
         wrapper.chmod(0o755)
         for file in FORMATS:
-            given = {"path": str(watch_dir / file), "timeout_seconds": 30.0}
+            given = {"path": str(recordings / file), "timeout_seconds": 30.0}
             expected = await probe(ffprobe_path=shutil.which("ffprobe") or "ffprobe", **given)  # type: ignore[arg-type]
             assert expected.container, file
             assert expected.video_codec, file
