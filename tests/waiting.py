@@ -59,3 +59,13 @@ async def until_idle(world: World, *statuses: Status, seconds: float = 600) -> l
 async def completed(world: World, seconds: float = 600) -> list[Checkpoint]:
     """Wait until every stream is completed."""
     return await until_idle(world, Status.COMPLETED, seconds=seconds)
+
+
+async def uploaded(world: World) -> Checkpoint:
+    """Let a daemon upload the world's one recording, which is closed; return what the store holds."""
+    async with world.daemon() as daemon:
+        daemon.closed()
+        (checkpoint,) = await completed(world)
+    assert world.recordings() == [world.content()]
+    assert world.open_uploads() == []
+    return checkpoint

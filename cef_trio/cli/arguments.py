@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,12 +21,41 @@ _EXIT_CODES: Final = (
 )
 
 
-def add_common(parser: argparse.ArgumentParser, *, more: str = "", exit_codes: str = "") -> None:
-    """Add ``--json`` and ``--env-file``; ``more`` follows the description, ``exit_codes`` the usual ones."""
+class HelpFormatter(argparse.HelpFormatter):
+    """Wraps each paragraph of a description or epilog; keeps the lines that begin with blanks."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled = []
+        for paragraph in text.split("\n\n"):
+            lines = paragraph.split("\n")
+            first = super()._fill_text(lines[0], width, indent)
+            filled.append("\n".join([first, *(f"{indent}{line}" for line in lines[1:])]))
+        return "\n\n".join(filled)
+
+
+def add_common(
+    parser: argparse.ArgumentParser,
+    *,
+    more: str = "",
+    exit_codes: str = "",
+    all_exit_codes: str = "",
+    examples: Sequence[str],
+) -> None:
+    """Add ``--json`` and ``--env-file``; ``more`` follows the description, ``exit_codes`` the usual ones.
+
+    ``all_exit_codes`` replaces the usual ones. ``examples`` are command lines.
+    """
     parser.description = f"{parser.description} {more}".strip()
-    parser.epilog = f"{_EXIT_CODES}{', ' + exit_codes if exit_codes else ''}."
+    codes = all_exit_codes or f"{_EXIT_CODES}{', ' + exit_codes if exit_codes else ''}."
+    add_epilog(parser, codes, examples)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     add_env_file(parser)
+
+
+def add_epilog(parser: argparse.ArgumentParser, exit_codes: str, examples: Sequence[str]) -> None:
+    """Set what follows the arguments in the help: the exit codes, and the examples."""
+    parser.formatter_class = HelpFormatter
+    parser.epilog = "\n\n".join([exit_codes, "Examples:\n" + "\n".join(f"  {line}" for line in examples)])
 
 
 def add_owner(parser: argparse.ArgumentParser) -> None:

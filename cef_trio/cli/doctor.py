@@ -80,9 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         more="Settings, the watch folder, Redis and what a crash of it would lose, S3 by a small upload that is "
         "aborted, clock, lifecycle rules, ffprobe.",
+        all_exit_codes="Exit codes: 0 no problem (warnings are possible), 5 a problem.",
+        examples=(
+            "cef-trio doctor",
+            "cef-trio doctor --owner node-7 --json",
+        ),
     )
     add_owner(parser)
-    parser.epilog = "Exit codes: 0 no problem (warnings are possible), 5 a problem."
 
 
 def run(arguments: argparse.Namespace) -> int:

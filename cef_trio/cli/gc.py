@@ -52,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "S3_KEY_TEMPLATE, with the owner's name; without {owner} in it, every daemon that shares the bucket and that "
         "part must share this Redis and REDIS_KEY_PREFIX: else its uploads look unowned.",
         exit_codes="5 an upload could not be aborted, an object not deleted, or Redis is empty",
+        examples=(
+            "cef-trio gc --dry-run",
+            "cef-trio gc --older-than 7d",
+            "cef-trio gc --superseded --dry-run",
+        ),
     )
     add_owner(parser)
     parser.add_argument(

@@ -35,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         more="A stream is active, pending_completion, completed, failed, or its recording was deleted; of the open "
         "ones some are retrying (they wait for an outage to end) or interrupted (their daemon was stopped).",
+        examples=(
+            "cef-trio list --state failed",
+            "cef-trio list --json",
+        ),
     )
     add_owner(parser)
     states = [state.value for state in State]

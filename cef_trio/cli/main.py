@@ -23,6 +23,7 @@ from cef_trio.exit_codes import ExitCode
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "watch a folder and upload, until a signal ends it",
     "demo": "record for some seconds and show the upload's progress",
+    "check": "check the settings without starting: each with its source, and what is wrong",
     "list": "list the streams recorded in Redis, by last activity",
     "show": "show everything recorded of one stream",
     "status": "show totals, throughput, lag and the most urgent open streams",

@@ -36,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "recording is gone or replaced is refused. A running daemon resumes them within STALE_CHECK_SECONDS. "
         "--all skips streams that `cef-trio abort` aborted.",
         exit_codes="5 a stream was not retried; the output gives the reason",
+        examples=(
+            "cef-trio retry 0b6f0c4e",
+            "cef-trio retry --all",
+        ),
     )
     add_owner(parser)
     which = parser.add_mutually_exclusive_group(required=True)

@@ -21,7 +21,13 @@ from cef_trio.settings import load_settings
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``show``."""
-    add_common(parser)
+    add_common(
+        parser,
+        examples=(
+            "cef-trio show 0b6f0c4e",
+            "cef-trio show 0b6f0c4e --json",
+        ),
+    )
     add_owner(parser)
     parser.add_argument("stream", metavar="ID", help=STREAM_ID_HELP)
 

@@ -50,6 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         more="Throughput is what S3 acknowledged in the last minute. Lag is what is on disk and not yet acknowledged; "
         "it and the progress are known only where the recordings can be seen. No daemon works on a stream in red.",
+        examples=(
+            "cef-trio status",
+            "cef-trio status --watch",
+        ),
     )
     add_owner(parser)
     parser.add_argument("--watch", action="store_true", help="keep it on the screen until Ctrl-C (not with --json)")
@@ -147,6 +151,7 @@ def document(overview: Overview) -> dict[str, Any]:
         "owner": overview.owner,
         "streams": dict(overview.counts),
         "completed_bytes": overview.completed_bytes,
+        "superseded": overview.superseded,
         "bytes_per_second": overview.bytes_per_second,
         "lag_bytes": overview.lag_bytes,
         "daemons": dict(overview.daemons),
@@ -225,6 +230,8 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     completed = f"{counts['completed']:,}"
     if overview.completed_bytes is not None:
         completed += f", {output.size(overview.completed_bytes)}"
+    if overview.superseded:
+        completed += f"; {overview.superseded} superseded by a later object: `cef-trio gc --superseded` deletes them"
     rows: list[tuple[str, Text | str]] = [
         ("at", f"{overview.at_utc:%Y-%m-%d %H:%M:%S} UTC"),
         ("daemons", _daemons(overview)),

@@ -81,6 +81,8 @@ class Overview:
     """Streams by set; and how many retry, and how many ended because their recording was deleted."""
     completed_bytes: int | None
     """``None``: there are too many completed streams to read."""
+    superseded: int | None
+    """How many completed objects a later one of the same recording has replaced; ``None`` likewise."""
     bytes_per_second: float
     lag_bytes: int | None
     """Of all open streams; ``None`` unless the lag of each is known."""
@@ -152,6 +154,7 @@ def observe(found: Found, now: datetime) -> Overview:
         at_utc=now,
         counts={**_counts(found), "retrying": totals.retrying},
         completed_bytes=_completed_bytes(found.completed),
+        superseded=_superseded(found.completed),
         bytes_per_second=totals.bytes_per_second,
         lag_bytes=totals.lag_bytes,
         lag_seconds=totals.lag_seconds,
@@ -196,6 +199,13 @@ def _of_reports(own: Fleet, now: datetime) -> _Totals:
 def _counts(found: Found) -> dict[str, int]:
     counts = {stream_set.value: found.counts.get(stream_set, 0) for stream_set in StreamSet}
     return {**counts, "failed": max(0, counts["failed"] - found.deleted), "deleted": found.deleted}
+
+
+def _superseded(completed: Iterable[StreamSummary] | None) -> int | None:
+    if completed is None:
+        return None
+    metas = [one.meta for one in completed]
+    return len({meta.stream_id for meta in metas} & {meta.supersedes_stream_id for meta in metas})
 
 
 def _completed_bytes(completed: Iterable[StreamSummary] | None) -> int | None:

@@ -25,6 +25,9 @@ MAX_LAGS: Final = 50
 MAX_BYTES: Final = 16 * 1024
 """Maximum size of an encoded report."""
 _MAX_TEXT: Final = 500
+_LAST_TIME: Final = 253_402_300_799.0
+"""The end of the year 9999 in Unix time, in seconds."""
+_COUNTS_END: Final = 1 << 63
 _TEXTS: Final = (
     "name",
     "host",
@@ -182,25 +185,29 @@ def decode(instance: str, text: str, received_at: float | None = None) -> Daemon
         document = json.loads(text)
         optional: dict[str, Any] = {
             **{name: str(document.get(name, "")) for name in _TEXTS},
-            **{name: _optional(int, document.get(name)) for name in _NUMBERS},
-            **{name: _optional(float, document.get(name)) for name in _TIMES},
+            **{name: _optional(_decode_count, document.get(name)) for name in _NUMBERS},
+            **{name: _optional(_decode_time, document.get(name)) for name in _TIMES},
         }
-        return DaemonReport(
+        report = DaemonReport(
             instance=instance,
-            at=float(document["at"]),
+            at=_decode_time(document["at"]),
             folder=str(document["folder"]),
             received_at=received_at,
             stopped=bool(document["stopped"]),
             risks=tuple(_decode_risk(*one) for one in document["risks"] if one[0] in _REASONS),
             lags={str(key): _decode_lag(*one) for key, one in document["lags"].items()},
-            streams={str(state): int(count) for state, count in document.get("streams", {}).items()},
+            streams={str(state): _decode_count(count) for state, count in document.get("streams", {}).items()},
             behind=_decode_lag(*document.get("behind", (0, None))),
-            bytes_per_second=float(document.get("bytes_per_second", 0)),
+            bytes_per_second=float(_decode_count(document.get("bytes_per_second", 0))),
             waits_for=tuple(map(str, document.get("waits_for", ()))),
             **optional,
         )
+        since = [*(risk.since for risk in report.risks), *(lag.since for lag in (*report.lags.values(), report.behind))]
+        if any(one is not None and one > report.at + OLD_SECONDS for one in since):
+            raise ValueError("something waits since a time after the report")  # noqa: TRY301 - one handler for all
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise ValueError(f"the report of {instance!r} cannot be read: {error!r}") from error
+    return report
 
 
 _REASONS: Final = frozenset(one.value for one in Reason)
@@ -247,7 +254,7 @@ def stopped(report: DaemonReport, taken_by: tuple[str, str] | None = None) -> Da
 
 
 def _decode_risk(reason: Any, since: Any, size_bytes: Any, recordings: Any, why: Any) -> Risk:
-    return Risk(Reason(reason), float(since), int(size_bytes), int(recordings), str(why))
+    return Risk(Reason(reason), _decode_time(since), _decode_count(size_bytes), _decode_count(recordings), str(why))
 
 
 def _encode_lag(lag: Lag) -> list[float | None]:
@@ -256,7 +263,23 @@ def _encode_lag(lag: Lag) -> list[float | None]:
 
 
 def _decode_lag(size_bytes: Any, since: Any, unwritten_bytes: Any = 0) -> Lag:
-    return Lag(int(size_bytes), None if since is None else float(since), int(unwritten_bytes))
+    return Lag(_decode_count(size_bytes), _optional(_decode_time, since), _decode_count(unwritten_bytes))
+
+
+def _decode_time(value: Any) -> float:
+    """Decode Unix time: a number from 1970 to 9999. JSON also has NaN and infinity, as Python reads it."""
+    seconds = float(value)
+    if not 0 <= seconds <= _LAST_TIME:
+        raise ValueError(f"{value!r} is no time")
+    return seconds
+
+
+def _decode_count(value: Any) -> int:
+    """Decode a number of things or bytes."""
+    number = int(value)
+    if not 0 <= number < _COUNTS_END:
+        raise ValueError(f"{value!r} is no number of things or bytes")
+    return number
 
 
 def _optional(convert: Any, value: Any) -> Any:

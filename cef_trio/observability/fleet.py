@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from cef_trio.checkpoint import StoredReports
-from cef_trio.observability.daemon_report import DaemonReport, decode, describe_problems
+from cef_trio.observability.daemon_report import OLD_SECONDS, DaemonReport, decode, describe_problems
 from cef_trio.observability.lag import Lag
 
 MAX_CLOCK_SECONDS: Final = 5.0
@@ -103,10 +103,19 @@ def read_fleet(stored: StoredReports) -> Fleet:
     reports, unreadable = [], []
     for name, one in sorted(stored.reports.items()):
         try:
-            reports.append(decode(name, one.text, one.received_at))
+            reports.append(decode(name, one.text, _when_received(one.received_at, stored.now)))
         except ValueError as error:
             unreadable.append(str(error))
     return Fleet(tuple(reports), stored.now, tuple(unreadable))
+
+
+def _when_received(at: float, now: float) -> float:
+    """Return when a report was received.
+
+    Redis' clock was set back since then if that is in the future. A living daemon reports again soon; until then it
+    counts as silent, since a dead one must not count as running until the clock has come this far again.
+    """
+    return at if at <= now + OLD_SECONDS else now - OLD_SECONDS - 1
 
 
 class FleetProblem(StrEnum):

@@ -7,7 +7,6 @@ line with the variable, the value (never a secret) and what it takes. ``secret_f
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import socket
@@ -34,6 +33,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Pydanti
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.settings import values
 from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadRule, parse_after_upload
+from cef_trio.settings.misspelt import near_misses
 from cef_trio.settings.object_options import (
     AWS_STORAGE_CLASSES,
     CANNED_ACLS,
@@ -333,7 +333,7 @@ def read_settings(
         SettingsError: a setting is missing or wrong.
     """
     try:
-        lines = _misspelt(env_file)
+        lines = _misspelt(env_file, overrides)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{env_file} cannot be read as settings: {error}"]) from error
     try:
@@ -424,15 +424,19 @@ def _unfit_certificates(settings: Settings) -> list[str]:
     return lines
 
 
-def _misspelt(env_file: Path | None) -> list[str]:
-    """Return a line for each variable of the file that is nearly the name of a setting; it would be ignored."""
+def _misspelt(env_file: Path | None, overridden: Collection[str]) -> list[str]:
+    """Return a line for each variable that is nearly the name of a setting; it would be ignored."""
     names = [*(name.upper() for name in Settings.model_fields), *file_variables(Settings).values()]
-    lines = []
-    for variable in dotenv_values(env_file) if env_file else ():
-        close = difflib.get_close_matches(variable.upper(), names, n=1, cutoff=0.85)
-        if close and variable.upper() not in names:
-            lines.append(f"{variable} in {env_file} is not a setting; did you mean {close[0]}?")
-    return lines
+    in_file = dotenv_values(env_file) if env_file else {}
+    lines = [
+        f"{variable} in {env_file} is not a setting; did you mean {meant}?"
+        for variable, meant in near_misses(in_file, names)
+    ]
+    given_over = {name.upper() for name in overridden}
+    return lines + [
+        f"{variable} in the environment is not a setting; did you mean {meant}? Rename it, or unset it"
+        for variable, meant in near_misses(os.environ, names, shared=True, elsewhere=given_over)
+    ]
 
 
 def _line(detail: Any) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -105,6 +106,8 @@ def _read(loaded: Mapping[str, Any]) -> ObjectMetadata:
         raise ValueError("not a valid metadata JSON")
     records = tuple(_record(part, chunk) for part, chunk in zip(parts, chunks, strict=True) if "crc64nvme" in chunk)
     completed, duration = loaded["stream_completed_at_utc"], loaded["duration_seconds"]
+    if duration is not None and not math.isfinite(float(duration)):
+        raise ValueError("not a valid metadata JSON")
     return ObjectMetadata(
         parts,
         etag if isinstance(etag, str) and etag else None,

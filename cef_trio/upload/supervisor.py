@@ -447,13 +447,23 @@ class StreamSupervisor:
         peers = services.peers.living(trio.current_time())
         if not waiting or not peers:
             return {}
-        holders = await services.store.holders({one.stream_id for one in self._held.values()}) if self._held else {}
-        processes = (holder.rpartition("/")[2] for holder in holders.values())
+        may_be_of = {path: self._lost_records.moved_files.may_be_of(self._unknown[path].stat) for path in waiting}
+        held = {one.stream_id for one in self._held.values()}
+        asked = held.union(*may_be_of.values())
+        holders = await services.store.holders(asked) if asked else {}
+        processes = {stream_id: holder.rpartition("/")[2] for stream_id, holder in holders.items()}
         loads = Counter({ours: len(self._live), **dict.fromkeys(peers, 0)})
-        loads.update(process for process in processes if process in peers)
+        loads.update(processes[stream_id] for stream_id in held if processes.get(stream_id) in peers)
         folder = services.rules.watch_folder
         division = divide([path.removeprefix(folder) for path in chain(waiting, self._deferred)], loads)
         chosen = {path: division[path.removeprefix(folder)] for path in waiting}
+        # A daemon whose stream misses its file has that file open, and recognizes it by its next scan.
+        chosen |= {
+            path: processes[stream_id]
+            for path, ids in may_be_of.items()
+            for stream_id in ids
+            if processes.get(stream_id) in peers
+        }
         return {path: process for path, process in chosen.items() if process != ours}
 
     @staticmethod

@@ -84,6 +84,14 @@ def test_throughput_is_what_was_acknowledged_in_the_last_minute() -> None:
     assert overview.completed_bytes == 7 * PART
 
 
+def test_objects_that_a_later_one_has_replaced_are_counted_until_they_are_deleted() -> None:
+    earlier = a_stream(1, status=Status.COMPLETED, verified_size_bytes=PART)
+    later = a_stream(2, status=Status.COMPLETED, verified_size_bytes=PART, supersedes_stream_id=earlier.stream_id)
+    overview = observed((earlier, []), (later, []))
+    assert overview.superseded == document(overview)["superseded"] == 1
+    assert observed((later, [])).superseded == 0
+
+
 MANY = 10_000
 
 

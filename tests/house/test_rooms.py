@@ -71,6 +71,7 @@ PURE = sorted(
         "s3_endpoint.options",
         "safe_text",
         "settings.after_upload",
+        "settings.misspelt",
         "settings.model",
         "settings.object_options",
         "settings.values",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
-from cef_trio.observability.daemon_report import DaemonReport, describe_problems, stopped
-from cef_trio.observability.fleet import Fleet, FleetProblem, judge_fleet
+from cef_trio.checkpoint import StoredReport, StoredReports
+from cef_trio.observability.at_risk import Reason, Risk
+from cef_trio.observability.daemon_report import DaemonReport, describe_problems, encode, stopped
+from cef_trio.observability.fleet import Fleet, FleetProblem, fleet_document, judge_fleet, read_fleet
 from cef_trio.observability.lag import Lag
 
 NOW = 1_700_000_000.0
@@ -191,3 +195,54 @@ def test_ages_do_not_depend_on_the_clock_of_a_host() -> None:
     assert Fleet((ahead,), NOW).lags(NOW + 100) == {"s": Lag(7, NOW + 90)}  # the reader's clock is 100 s ahead
     assert ahead.lives(NOW)
     assert Fleet((replace(ahead, stopped=True),), NOW).lags(NOW) == {}
+
+
+JUNK: Final = ["NaN", "Infinity", "-Infinity", "1e999", "-1", "1e15"]
+"""As JSON: not finite, negative, or so far off that a sum with it means nothing."""
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_p10_a_report_with_a_number_that_is_none_is_set_aside_whichever_field_has_it(junk: str) -> None:
+    """Every number of a report ends up in arithmetic: none may raise, nor make a wrong judgement."""
+    risk = Risk(next(iter(Reason)), NOW - 90, 7, 1, "why")
+    whole = a_daemon(
+        1, risks=(risk,), lags={"s": Lag(7, NOW - 90, 3)}, behind=Lag(7, NOW - 90, 3), streams={"active": 2},
+        completed=3, failed=4, schema=2, newer_records=1, watcher_at=NOW, idle_checker_at=NOW, bytes_per_second=5.0,
+    )  # fmt: skip
+    text = encode(whole)
+    good = StoredReport(encode(a_daemon(2)), NOW)
+    numbers = list(re.finditer(r"(?<=[:\[,])-?\d+(?:\.\d+)?(?=[,\]}])", text))
+    assert len(numbers) >= 15
+    for found in numbers:
+        changed = f"{text[: found.start()]}{junk}{text[found.end() :]}"
+        fleet = read_fleet(StoredReports({"one": StoredReport(changed, NOW), "two": good}, NOW))
+        if junk == "1e15" and len(fleet.reports) == 2:
+            continue  # so many bytes or streams are possible
+        assert [one.instance for one in fleet.reports] == ["two"], changed
+        [why] = fleet.unreadable
+        assert "'one' cannot be read" in why
+        json.dumps(fleet_document(fleet), allow_nan=False)
+
+
+def test_something_that_waits_since_after_its_report_is_set_aside() -> None:
+    """Its age would count as 0, so that bytes which do not get to S3 would not be seen."""
+    text = encode(a_daemon(1, behind=Lag(7, NOW + 3600)))
+    assert read_fleet(StoredReports({"one": StoredReport(text, NOW)}, NOW)).unreadable
+
+
+def test_p10_after_redis_clock_was_set_back_a_dead_daemon_does_not_count_as_running() -> None:
+    dead, living = (StoredReport(encode(a_daemon(number)), NOW) for number in (1, 2))
+    an_hour_ago = NOW - 3600
+    fleet = read_fleet(StoredReports({"dead": dead, "living": replace(living, received_at=an_hour_ago)}, an_hour_ago))
+    assert {one.instance: fleet.state_of(one) for one in fleet.reports} == {"dead": "silent", "living": "ready"}
+    assert FleetProblem.SILENT in [one.problem for one in judge_fleet(fleet)]
+
+
+@pytest.mark.parametrize("ahead", [-NOW + 100, -86_400.0, 86_400.0, 3e9])
+def test_p10_a_hosts_clock_that_is_far_off_changes_no_age(ahead: float) -> None:
+    at = NOW + ahead
+    report = a_daemon(1, at=at, behind=Lag(7, at - 90))
+    [read] = read_fleet(StoredReports({"one": StoredReport(encode(report), NOW)}, NOW)).reports
+    assert read.lives(NOW)
+    assert read.age(read.behind, NOW) == pytest.approx(90)
+    assert problems(read, a_daemon(2)) == [FleetProblem.CLOCKS_APART]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from waiting import completed
+from waiting import completed, uploaded
 
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import PART, World
@@ -71,10 +71,7 @@ async def test_p1_a_file_that_is_cut_and_grows_again_is_the_file_in_the_end(worl
 async def upload(world: World, size_bytes: int) -> None:
     """A completed recording; the counters of calls and bytes are reset."""
     world.append(size_bytes)
-    async with world.daemon() as daemon:
-        daemon.closed()
-        await completed(world)
-    assert world.recordings() == [world.content()]
+    await uploaded(world)
     world.endpoint.log.reset()
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 from store_faults import KilledAt
-from waiting import completed, until_idle
+from waiting import completed, until_idle, uploaded
 
-from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import BUCKET, PART, World
 from cef_trio.s3.config import ChecksumMode
@@ -39,22 +38,13 @@ def headers(world: World, key: str) -> dict[str, str]:
     return {name: value for name, value in kept.items() if not name.startswith("x-amz-meta-")}
 
 
-async def upload(world: World) -> Checkpoint:
-    async with world.daemon() as daemon:
-        daemon.closed()
-        (checkpoint,) = await completed(world)
-    assert world.recordings() == [world.content()]
-    assert world.open_uploads() == []
-    return checkpoint
-
-
 @pytest.mark.parametrize("size_bytes", [0, 1, 3 * PART + 1])
 async def test_all_options_arrive_at_a_recording_of_any_size_and_all_but_the_class_at_its_metadata(
     world: World, size_bytes: int
 ) -> None:
     world.options = ALL
     world.append(size_bytes)
-    key = (await upload(world)).meta.s3_key_prefix
+    key = (await uploaded(world)).meta.s3_key_prefix
     recording = {"x-amz-storage-class": "STANDARD_IA", "content-type": "video/quicktime", **BESIDE_THE_CLASS}
     assert headers(world, key) == recording
     assert headers(world, metadata_key(key)) == {"content-type": "application/json", **BESIDE_THE_CLASS}
@@ -62,7 +52,7 @@ async def test_all_options_arrive_at_a_recording_of_any_size_and_all_but_the_cla
 
 async def test_without_options_nothing_is_asked_for(world: World) -> None:
     world.append(PART)
-    key = (await upload(world)).meta.s3_key_prefix
+    key = (await uploaded(world)).meta.s3_key_prefix
     assert headers(world, key) == {"content-type": "video/mp4", "x-amz-server-side-encryption": "AES256"}
 
 
@@ -73,7 +63,7 @@ async def test_an_upload_keeps_the_options_it_was_created_with(world: World) -> 
         await trio.sleep(1)
     world.options = ObjectOptions(storage_class="GLACIER_IR")
     world.append(2 * PART)
-    key = (await upload(world)).meta.s3_key_prefix
+    key = (await uploaded(world)).meta.s3_key_prefix
     assert headers(world, key)["x-amz-storage-class"] == "STANDARD_IA"
     assert headers(world, key)["x-amz-server-side-encryption"] == "aws:kms"
     assert "x-amz-tagging" not in headers(world, metadata_key(key))
@@ -133,7 +123,7 @@ async def test_p2_with_kms_no_recorded_part_is_sent_again_after_a_kill(world: Wo
     world.append(4 * PART)
     async with world.killed_daemon():
         await trio.sleep(1)
-    await upload(world)
+    await uploaded(world)
     assert world.received_bytes() == 4 * PART
 
 
@@ -151,7 +141,7 @@ async def test_with_kms_a_part_whose_record_was_lost_is_adopted_by_its_checksum_
         await trio.sleep(1)
     world.store.fault = None
     assert world.received_bytes() == 4 * PART
-    await upload(world)
+    await uploaded(world)
     assert world.received_bytes() == (4 + sent_again) * PART
 
 
@@ -179,7 +169,7 @@ async def test_an_upload_that_redis_forgot_is_adopted_by_any_checksum_and_comple
     async with world.killed_daemon():
         await trio.sleep(1)
     world.lose_redis()
-    await upload(world)
+    await uploaded(world)
     assert world.received_bytes() == 3 * PART
     assert world.endpoint.log.calls["CreateMultipartUpload"] == 1
 
@@ -192,7 +182,7 @@ async def test_p1_with_kms_a_completion_whose_answer_was_lost_is_found_and_prove
     world.endpoint.model.complete_again = False
     world.endpoint.faults.arm(Fault(Kind.RESET, "CompleteMultipartUpload", Moment.REPLY))
     world.append(3 * PART)
-    await upload(world)
+    await uploaded(world)
     assert world.endpoint.log.calls["CreateMultipartUpload"] == 1
 
 

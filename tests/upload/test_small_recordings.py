@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import trio
 from store_faults import KilledAt
-from waiting import completed, until, until_idle
+from waiting import completed, until, until_idle, uploaded
 
-from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import BUCKET, PART, World
 from cef_trio.s3.config import ChecksumMode
@@ -21,15 +20,6 @@ from cef_trio.upload.object_key import metadata_key
 from cef_trio.upload.part_plan import PartPlan
 
 SIZE = PART - 10
-
-
-async def upload(world: World) -> Checkpoint:
-    async with world.daemon() as daemon:
-        daemon.closed()
-        (checkpoint,) = await completed(world)
-    assert world.recordings() == [world.content()]
-    assert world.open_uploads() == []
-    return checkpoint
 
 
 def puts(world: World) -> int:
@@ -94,7 +84,7 @@ async def test_p2_after_a_kill_an_unrecorded_object_is_found_and_not_sent_again(
     world.options = ObjectOptions(encryption=encryption)
     world.append(SIZE)
     await killed_before_record(world)
-    checkpoint = await upload(world)
+    checkpoint = await uploaded(world)
     assert puts(world) == 1
     assert checkpoint.parts[1].etag == checkpoint.meta.object_etag
 
@@ -105,7 +95,7 @@ async def test_p2_a_store_without_the_checksum_is_read_instead(world: World, kin
     world.append(SIZE)
     await killed_before_record(world)
     sent = world.received_bytes()
-    await upload(world)
+    await uploaded(world)
     assert world.received_bytes() == sent
     assert world.endpoint.log.calls["GetObject"] == (kind is Kind.IGNORE_CHECKSUMS)
 
@@ -158,7 +148,7 @@ async def test_p2_a_put_that_never_arrived_is_sent_by_the_next_daemon(world: Wor
         await trio.sleep(10)
     world.endpoint.faults.clear()
     assert world.recordings() == []
-    await upload(world)
+    await uploaded(world)
 
 
 @pytest.mark.parametrize("same_store", [True, False])
@@ -170,7 +160,7 @@ async def test_an_unrecorded_object_is_looked_for_under_a_new_endpoint_too(world
         for key in world.objects():
             world.endpoint.model.delete_object(BUCKET, key)
     world.s3_name = "https://new.example"
-    checkpoint = await upload(world)
+    checkpoint = await uploaded(world)
     assert checkpoint.meta.s3_endpoint == "https://new.example"
     assert puts(world) == (1 if same_store else 2)
 

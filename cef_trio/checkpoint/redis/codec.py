@@ -18,6 +18,7 @@ guessed.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -63,6 +64,11 @@ def encode_time(value: datetime) -> str:
     return in_utc.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
+_FIRST_YEAR: Final = 1900
+_LAST_YEAR: Final = 9000
+"""A few centuries before the last year of :class:`datetime`, so that no sum with a time overflows."""
+
+
 def decode_time(text: str) -> datetime:
     """Decode a time that :func:`encode_time` encoded.
 
@@ -72,6 +78,8 @@ def decode_time(text: str) -> datetime:
     value = datetime.fromisoformat(text)
     if value.tzinfo is None:
         raise ValueError("is a time without its zone")
+    if not _FIRST_YEAR <= value.year <= _LAST_YEAR:
+        raise ValueError("is no time of a recording")
     return value.astimezone(UTC)
 
 
@@ -124,10 +132,33 @@ class _Form:
     decode: Callable[[str], Any]
 
 
+def _decode_count(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 1 << 64:
+        raise ValueError("is no number from 0 to 2^64 - 1")
+    return value
+
+
+def _decode_positive(text: str) -> int:
+    value = _decode_count(text)
+    if value == 0:
+        raise ValueError("is not at least 1")
+    return value
+
+
+def _decode_seconds(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("is no number of seconds")
+    return value
+
+
 _TEXT: Final = _Form(str, str)
 _PATH: Final = _Form(str, _decode_path)
 _INTEGER: Final = _Form(lambda value: str(int(value)), int)
-_FLOAT: Final = _Form(lambda value: repr(float(value)), float)
+_COUNT: Final = _Form(lambda value: str(int(value)), _decode_count)
+_POSITIVE: Final = _Form(lambda value: str(int(value)), _decode_positive)
+_SECONDS: Final = _Form(lambda value: repr(float(value)), _decode_seconds)
 _BOOL: Final = _Form(lambda value: "true" if value else "false", _decode_bool)
 _TIME: Final = _Form(encode_time, decode_time)
 _CRC64: Final = _Form(encode_crc64, decode_crc64)
@@ -141,7 +172,7 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         "current_path": _PATH,
         "s3_bucket": _TEXT,
         "s3_key_prefix": _TEXT,
-        "part_size": _INTEGER,
+        "part_size": _POSITIVE,
         "equal_parts": _BOOL,
         "started_at_utc": _TIME,
         "last_activity_at_utc": _TIME,
@@ -149,20 +180,20 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         "failure_reason": _TEXT,
         "s3_upload_id": _TEXT,
         "checksum_algorithm": _TEXT,
-        "total_bytes_sent": _INTEGER,
-        "next_part_to_upload": _INTEGER,
-        "parts_rewritten": _INTEGER,
-        "bytes_rewritten": _INTEGER,
-        "uploads_restarted": _INTEGER,
+        "total_bytes_sent": _COUNT,
+        "next_part_to_upload": _POSITIVE,
+        "parts_rewritten": _COUNT,
+        "bytes_rewritten": _COUNT,
+        "uploads_restarted": _COUNT,
         "retry_at_utc": _TIME,
-        "retry_attempts": _INTEGER,
+        "retry_attempts": _COUNT,
         "object_etag": _TEXT,
         "object_crc64nvme": _CRC64,
-        "verified_size_bytes": _INTEGER,
+        "verified_size_bytes": _COUNT,
         "verified_mtime_ns": _INTEGER,
         "verified_crc64nvme": _CRC64,
         "completed_at_utc": _TIME,
-        "duration_seconds": _FLOAT,
+        "duration_seconds": _SECONDS,
         "supersedes_stream_id": _TEXT,
         "supersedes_key": _TEXT,
         "s3_endpoint": _TEXT,
@@ -170,7 +201,7 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
     }
 )
 _IDENTITY_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
-    {"file_dev": _INTEGER, "file_ino": _INTEGER, "head_size_bytes": _INTEGER, "head_crc64nvme": _CRC64}
+    {"file_dev": _COUNT, "file_ino": _COUNT, "head_size_bytes": _COUNT, "head_crc64nvme": _CRC64}
 )
 _GENERATION: Final = "file_generation"
 _OPTIONAL_IDENTITY_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
@@ -348,8 +379,10 @@ def decode_part(number: bytes, raw: bytes) -> PartRecord:
         etag, size, checksum = value["etag"], value["size"], value.get("checksum")
         if not isinstance(etag, str) or type(size) is not int or not isinstance(checksum, str | None):
             raise TypeError("has a value of another type")  # noqa: TRY301 - one handler for all errors in the JSON
+        if size < 0:
+            raise ValueError("has a negative size")  # noqa: TRY301 - one handler for all errors in the JSON
         return PartRecord(
-            part_number=int(number),
+            part_number=_decode_positive(number.decode()),
             etag=etag,
             size_bytes=size,
             crc64nvme=decode_crc64(value["crc64nvme"]),

@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 BATCH: Final = 500
 """Streams per script call, which blocks the server for some milliseconds."""
+_SETTLED: Final = 100
+"""Streams per script call that writes the sets and indexes of each."""
 _OVERLAP: Final = 100
 _SCANNED: Final = 1000
 """How many keys of the server are looked at in one call."""
@@ -103,8 +105,8 @@ class Indexes:
 
     def settle(self, client: Client, stream_ids: Sequence[bytes]) -> None:
         """Have streams in their sets and indexes, and in no other; those without a record in none."""
-        for start in range(0, len(stream_ids), BATCH):
-            batch = stream_ids[start : start + BATCH]
+        for start in range(0, len(stream_ids), _SETTLED):
+            batch = stream_ids[start : start + _SETTLED]
             keys: list[Any] = [*self._keys.homes, *map(self._meta, batch)]
             run_script(client, scripts.INDEX, keys, [*arguments.statuses_by_set(), *batch])
 

@@ -29,8 +29,8 @@ from cef_trio.checkpoint.redis.scripts import arguments
 from cef_trio.checkpoint.redis.scripts.arguments import Argument
 from cef_trio.checkpoint.states import Status, StreamSet
 
-BATCH: Final = 500
-"""Streams per call; a script that moves so many blocks the server for some milliseconds."""
+BATCH: Final = 100
+"""Streams per call; a script that moves so many blocks the server for some ten milliseconds at most."""
 _ATTEMPTS: Final = 5
 """How often a stream is moved whose path gets another stream meanwhile."""
 _FIELDS: Final = ("owner", *codec.OWNER_FIELDS, "file_fs_id", "current_path", "status")
