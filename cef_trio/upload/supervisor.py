@@ -53,6 +53,8 @@ _DEFERRED_SECONDS = 3.0
 """How often deferred files are looked up, and the other daemons' reports read at most."""
 _JOIN_SECONDS = 2.0
 """How long new files of a shared folder wait after the start, so that daemons that start together see each other."""
+_FAILED_SECONDS = 30.0
+"""How often the records of failed streams with a file are read."""
 _HELD_SECONDS = 60.0
 """How often the leases of the streams that other daemons work on are read."""
 
@@ -98,6 +100,10 @@ class StreamSupervisor:
         self._unknown: dict[str, _Unknown] = {}
         self._failed_files: dict[str, Waiting] = {}
         """Settled files whose streams failed permanently."""
+        self._failed_ids: dict[str, str] = {}
+        """The streams of these files."""
+        self._failed_read_at = trio.current_time()
+        """When their records were read, by ``trio.current_time()``."""
         self.lookup_error: str | None = None
         """The error of the last lookup; ``None`` if it succeeded."""
         self.unreadable_folders: dict[str, float] = {}
@@ -330,6 +336,22 @@ class StreamSupervisor:
                     self._work.value = True
             else:
                 self._held[path] = replace(held, again_at=now + _HELD_SECONDS)
+
+    async def review_failed(self) -> None:
+        """Read the failed streams that have a file, now and then: an operator may have let one go, or aborted it.
+
+        Raises:
+            RedisOperationError: Redis is unavailable.
+        """
+        now, ids = trio.current_time(), {path: self._failed_ids[path] for path in self._failed_files}
+        if not ids or now < self._failed_read_at + _FAILED_SECONDS:
+            return
+        self._failed_read_at, self._failed_ids = now, ids
+        known = await self._services.store.load_metas(set(ids.values()))
+        for path, stream_id in ids.items():
+            has_failed = stream_id in known.unreadable or (stream_id in known and _is_risk(known[stream_id].meta))
+            if not has_failed and self._failed_ids.get(path) == stream_id:
+                self._failed_files.pop(path, None)
 
     # -- lookups ------------------------------------------------------------------------------------------------------
 
@@ -569,7 +591,8 @@ class StreamSupervisor:
         self._settled[path] = self._unknown.pop(path).stat
         self._failed_files.pop(path, None)
         meta = known.meta
-        if meta.status in FAILED - {Status.FAILED_ABORTED}:  # an aborted stream is no risk
+        if _is_risk(meta):
+            self._failed_ids[path] = meta.stream_id
             since, why = meta.last_activity_at_utc.timestamp(), meta.failure_reason or meta.status.value
             self._failed_files[path] = Waiting(since, self._settled[path].size_bytes, why)
 
@@ -795,3 +818,8 @@ class StreamSupervisor:
             log.warning("leases_not_renewed", error=str(error))
         else:
             self.renewed(renewal, lost)
+
+
+def _is_risk(meta: StreamMeta) -> bool:
+    """Return whether a stream failed, and no operator decided that its file is not to be uploaded."""
+    return meta.status in FAILED - {Status.FAILED_ABORTED}

@@ -75,6 +75,7 @@ PURE = sorted(
         "settings.model",
         "settings.object_options",
         "settings.values",
+        "settings.watch_exclude",
         "upload.failures",
         "upload.file_state",
         "upload.file_triage",
