@@ -4,8 +4,8 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
 
 - `supervisor.py` for which file belongs to which stream, files that wait for one, renames while the daemon runs and
   lease renewal; `file_triage.py` for what a file's record decides; `start_minimum.py` for its least age and size;
-  `lost_records.py` for what is searched before a file counts as new; `scan_history.py` for waiting until a file is known
-  to be gone
+  `lost_records.py` for what is searched before a file counts as new; `scan_history.py` for waiting until a file is
+  known to be gone
 - `start_stream.py`, `recovery.py` for how a stream begins and resumes; `recognition.py` for whether a file is the
   stream's; `bucket_change.py` for a changed bucket or endpoint
 - `processor.py` for a stream's loop, the wait after a transient error and the grace after a close; `next_action.py`
