@@ -35,9 +35,9 @@ from cef_trio.settings import values
 from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadRule, parse_after_upload
 from cef_trio.settings.misspelt import near_misses
 from cef_trio.settings.object_options import (
+    AUTO_CONTENT_TYPE,
     AWS_STORAGE_CLASSES,
     CANNED_ACLS,
-    DEFAULT_CONTENT_TYPE,
     ENCRYPTIONS,
     CannedAcl,
     Encryption,
@@ -113,6 +113,11 @@ class Settings(BaseSettings):
     ] = DEFAULT_EXCLUDE
     """Files and folders to leave out: patterns of names, or of paths relative to WATCH_DIR such as tmp/** and
     */incoming/*, comma-separated, without regard to case; default stands for the default ones, none for no pattern."""
+    watch_min_age_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """How long ago a recording was first seen, or has not changed, before its upload begins; what is deleted before is
+    not uploaded."""
+    watch_min_size_bytes: Annotated[int, BeforeValidator(values.size_in_bytes), Field(ge=0)] = 0
+    """How large a recording must be before its upload begins, such as 1MiB; one that stays smaller is skipped."""
     chunk_size_bytes: Annotated[int | Literal["auto"], BeforeValidator(values.part_size)] = 10 << 20
     """Part size, 5MiB to 5GiB, or auto: what a recording writes in 20 seconds, 10MiB to 64MiB, or in a minute, where
     that is less than 10MiB; fixed for a recording when its upload begins, and doubled every 1,000 parts. A smaller
@@ -187,8 +192,11 @@ class Settings(BaseSettings):
     """Use a bucket key for S3_SSE=aws:kms, which needs fewer KMS calls; empty uses the bucket's default."""
     s3_tags: Annotated[Tags, NoDecode, BeforeValidator(values.tags)] = ()
     """Tags of recordings and their metadata, as key=value,key=value; at most ten."""
-    s3_content_type: Annotated[str, AfterValidator(check_content_type)] = DEFAULT_CONTENT_TYPE
-    """Content type of recordings; that of the metadata is application/json."""
+    s3_content_type: Annotated[str, AfterValidator(check_content_type), values.in_any_case(AUTO_CONTENT_TYPE)] = (
+        AUTO_CONTENT_TYPE
+    )
+    """Content type of recordings; auto is that of the name's extension: video/mp4 for mp4, video/x-matroska for mkv,
+    video/mp2t for ts, application/octet-stream where unknown. That of the metadata is application/json."""
     s3_acl: Annotated[CannedAcl, values.in_any_case(*CANNED_ACLS)] | None = None
     """Canned ACL of recordings and their metadata, for buckets with ACLs; empty sends none."""
 
