@@ -33,7 +33,7 @@ from cef_trio.observability.fleet import (
 )
 from cef_trio.observability.lag import RATE_WINDOW, FirstSeenTimes, Lag, lag_of, upload_rate
 from cef_trio.observability.logs import Redactor, configure, configure_for, flush, lost_lines, set_level
-from cef_trio.observability.metric_labels import StreamState, WebhookOutcome
+from cef_trio.observability.metric_labels import FreedBy, StreamState, WebhookOutcome
 from cef_trio.observability.metrics import Metrics
 from cef_trio.observability.redis_survey import survey_redis
 from cef_trio.observability.snapshot import (
@@ -53,6 +53,7 @@ __all__ = [
     "FirstSeenTimes",
     "Fleet",
     "FleetFinding",
+    "FreedBy",
     "Lag",
     "LimiterUse",
     "Metrics",
