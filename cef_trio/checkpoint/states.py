@@ -29,7 +29,8 @@ class History(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     DELETED = "deleted"
-    """Streams in ``StreamSet.FAILED`` whose recording was deleted before its end: nothing failed."""
+    """Streams in ``StreamSet.FAILED`` whose recording was deleted before its end: nothing failed. Also failed streams
+    that an operator let go (``StreamMeta.let_go_at_utc``)."""
 
 
 class FailureReason(StrEnum):

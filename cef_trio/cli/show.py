@@ -21,7 +21,13 @@ from cef_trio.settings import load_settings
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``show``."""
-    add_common(parser)
+    add_common(
+        parser,
+        examples=(
+            "cef-trio show 0b6f0c4e",
+            "cef-trio show 0b6f0c4e --json",
+        ),
+    )
     add_owner(parser)
     parser.add_argument("stream", metavar="ID", help=STREAM_ID_HELP)
 
@@ -85,12 +91,14 @@ def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tu
         ("file", meta.current_path),
         ("was", meta.original_path if meta.original_path != meta.current_path else None),
         ("object", f"{meta.s3_bucket}/{meta.s3_key_prefix}"),
+        ("began", _moment(meta.recording_began_at_utc, now)),
         ("supersedes", meta.supersedes_key),
         ("upload", meta.s3_upload_id),
         ("lease", holder or "none: no daemon works on it"),
         ("started", _moment(meta.started_at_utc, now)),
         ("last activity", _moment(meta.last_activity_at_utc, now)),
         ("completed", _moment(meta.completed_at_utc, now)),
+        ("let go", _moment(meta.let_go_at_utc, now)),
         ("tried again", _retry(meta, now)),
         ("acknowledged", f"{acknowledged} in {parts} of {part_size}"),
         ("sent in all", output.size(meta.total_bytes_sent)),

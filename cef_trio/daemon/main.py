@@ -66,7 +66,7 @@ from cef_trio.observability import Redactor, Waiting, lost_lines
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
 from cef_trio.upload import IdleChecker, Services, StreamSupervisor, WaitingReport, abort_orphan_uploads
-from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, matcher
+from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, WatchScope
 
 log = structlog.get_logger(__name__)
 
@@ -239,7 +239,7 @@ async def _run_root(
             exit_code = await serve(
                 services,
                 shutdown,
-                matcher(settings.watch_patterns),
+                _scope(settings),
                 _intake_rules(settings),
                 lambda tasks: _run_intake(
                     settings, tasks, shutdown, notifier=notifier, status=status, task_status=task_status
@@ -315,6 +315,10 @@ async def serve(
     return ExitCode.REFUSED if tasks.claim.lost else exit_code
 
 
+def _scope(settings: Settings) -> WatchScope:
+    return WatchScope.of(os.fspath(settings.watch_dir), settings.watch_patterns, settings.watch_exclude)
+
+
 def _intake_rules(settings: Settings) -> IntakeRules:
     return IntakeRules(
         timeout_seconds=settings.stream_timeout_seconds,
@@ -343,7 +347,7 @@ async def _run_intake(
         log.error("refused_at_start", error=str(error))  # noqa: TRY400 - operator error: no traceback
         return ExitCode.REFUSED
     status.waits_for, tasks.risks.not_started = "", None
-    folder, matches = os.fspath(settings.watch_dir), matcher(settings.watch_patterns)
+    folder, matches = os.fspath(settings.watch_dir), _scope(settings)
     reader = ThreadedReader(matches, services.mounts)
     watcher = Watcher(folder, matches, tasks.supervisor, rescan_seconds=settings.rescan_seconds, reader=reader)
     async with trio.open_nursery() as intake:

@@ -20,6 +20,7 @@ from cef_trio.files import FileSlice, FileStat, OpenRecording
 from cef_trio.s3 import ChecksumAlgorithm, ListedUpload, PartToComplete, S3Client, StoredObject
 from cef_trio.upload.copy_from_previous import CopySource, copy_source_of
 from cef_trio.upload.next_action import RecordedProgress
+from cef_trio.upload.object_key import recording_start
 from cef_trio.upload.part_plan import Part, PartPlan
 from cef_trio.upload.services import Services
 from cef_trio.upload.sparse_file_lag import Holes
@@ -195,15 +196,14 @@ class StreamUpload:
             self._base_checked = True
 
     async def _name_object(self) -> None:
-        """Record the key and original path from the file's current name, just before the object is created.
+        """Record the key and original path from the file's current path, just before the object is created.
 
-        Many recorders write under a temporary name and rename the file soon after. Once a PutObject was begun, the key
-        stays: a request that takes effect late would leave an object under another one.
+        Many recorders write under a temporary name, or in a temporary folder, and rename the file soon after. Once a
+        PutObject was begun, the key stays: a request that takes effect late would leave an object under another one.
         """
         if self.meta.verified_crc64nvme is not None:
             return
-        path = self.meta.current_path
-        key = self._services.rules.key_template.key(self.stream_id, path)
+        path, key = self.meta.current_path, object_key(self._services, self.meta)
         if (key, path) != (self.meta.s3_key_prefix, self.meta.original_path):
             await self.update(s3_key_prefix=key, original_path=path)
 
@@ -458,6 +458,12 @@ class StreamUpload:
             write = partial(self._services.store.record_put, self.stream_id, self._services.lease, part, change)
         self.meta = commit.meta_after(self.meta)
         await self._services.record_effect("object record", write)
+
+
+def object_key(services: Services, meta: StreamMeta) -> str:
+    """Return the key that a stream's object would have if it were created now."""
+    began = meta.recording_began_at_utc or recording_start(meta.identity.birth_ns, None, meta.started_at_utc)
+    return services.rules.key_template.key(meta.stream_id, meta.current_path, began)
 
 
 async def abort_uploads(s3: S3Client, meta: StreamMeta) -> None:
