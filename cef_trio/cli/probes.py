@@ -255,7 +255,10 @@ async def try_upload(s3: S3Client, template: KeyTemplate) -> UploadTried:
     key = template.key(str(uuid4()), _NAME)
     options = s3.options
     created = await s3.create_multipart_upload(
-        key, metadata={"cef-stream-id": _NAME}, content_type=options.content_type, headers=options.for_recording()
+        key,
+        metadata={"cef-stream-id": _NAME},
+        content_type=options.content_type_of(key),
+        headers=options.for_recording(),
     )
     try:
         await s3.upload_part(key, created.upload_id, 1, BytesSource(_CONTENT), created.checksum)

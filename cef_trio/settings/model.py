@@ -44,9 +44,9 @@ from cef_trio.settings.after_upload import (
 )
 from cef_trio.settings.misspelt import near_misses
 from cef_trio.settings.object_options import (
+    AUTO_CONTENT_TYPE,
     AWS_STORAGE_CLASSES,
     CANNED_ACLS,
-    DEFAULT_CONTENT_TYPE,
     ENCRYPTIONS,
     CannedAcl,
     Encryption,
@@ -196,8 +196,11 @@ class Settings(BaseSettings):
     """Use a bucket key for S3_SSE=aws:kms, which needs fewer KMS calls; empty uses the bucket's default."""
     s3_tags: Annotated[Tags, NoDecode, BeforeValidator(values.tags)] = ()
     """Tags of recordings and their metadata, as key=value,key=value; at most ten."""
-    s3_content_type: Annotated[str, AfterValidator(check_content_type)] = DEFAULT_CONTENT_TYPE
-    """Content type of recordings; that of the metadata is application/json."""
+    s3_content_type: Annotated[str, AfterValidator(check_content_type), values.in_any_case(AUTO_CONTENT_TYPE)] = (
+        AUTO_CONTENT_TYPE
+    )
+    """Content type of recordings; auto is that of the name's extension: video/mp4 for mp4, video/x-matroska for mkv,
+    video/mp2t for ts, application/octet-stream where unknown. That of the metadata is application/json."""
     s3_acl: Annotated[CannedAcl, values.in_any_case(*CANNED_ACLS)] | None = None
     """Canned ACL of recordings and their metadata, for buckets with ACLs; empty sends none."""
 

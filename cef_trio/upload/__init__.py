@@ -34,7 +34,7 @@ from cef_trio.upload.heartbeat import Heartbeat
 from cef_trio.upload.idle_checker import IdleChecker
 from cef_trio.upload.lease_context import HeldLease, hold_lease
 from cef_trio.upload.object_key import EXAMPLE_BEGAN, MAX_METADATA_BYTES, KeyTemplate, metadata_key
-from cef_trio.upload.observer import Observer
+from cef_trio.upload.observer import Observer, detail_of_record
 from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.ownership_rules import Claim, claim_by, names_a_server
@@ -76,6 +76,7 @@ __all__ = [
     "bucket_changed",
     "claim_by",
     "correct_if_unchanged",
+    "detail_of_record",
     "endpoint_changed",
     "hold_lease",
     "identify",

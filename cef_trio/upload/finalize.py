@@ -138,6 +138,7 @@ async def _send_changed_parts(
 
     async def changed_parts() -> AsyncGenerator[Part, None]:
         for part, record in upload.plan.pair(size_bytes, upload.parts):
+            upload.verified_parts = part.number - 1
             if draining():
                 return
             if (
@@ -146,6 +147,7 @@ async def _send_changed_parts(
                 or record.crc64nvme != await crc_of(recording, part.offset, part.size_bytes)
             ):
                 yield part
+        upload.verified_parts += 1
 
     try:
         return await send_all(services, upload, recording, changed_parts(), stop=draining)

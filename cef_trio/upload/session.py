@@ -7,7 +7,7 @@ record waits (promise P2). Differences between memory and Redis after a failure 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ import trio
 from cef_trio.checkpoint import ENDED, Change, Checkpoint, PartRecord, Status, StreamMeta, rules
 from cef_trio.exceptions import S3OperationError
 from cef_trio.files import FileSlice, FileStat, OpenRecording
+from cef_trio.observability import PartState
 from cef_trio.s3 import ChecksumAlgorithm, ListedUpload, PartToComplete, S3Client, StoredObject
 from cef_trio.upload.copy_from_previous import CopySource, copy_source_of
 from cef_trio.upload.next_action import RecordedProgress
@@ -48,6 +49,10 @@ class StreamUpload:
         self._failed: set[int] = set()
         """Full parts whose last attempt to send failed or is in flight."""
         self._first_missing = 1
+        self.rewritten: set[int] = set()
+        """Parts that this process sent again, because their bytes had changed."""
+        self.verified_parts = 0
+        """Parts from the first on that the current verification has compared with the file."""
         self.unwritten: set[int] = set()
         """Holes: parts within the file's size that were not written yet at the current or last check."""
         self.holes: Holes | None = None
@@ -113,6 +118,19 @@ class StreamUpload:
         waiting = sum(self._missing_bytes(number) for number in missing)
         return waiting, self.plan.part(max(behind)).end if behind else self.plan.part(first_hole).offset
 
+    def part_states(self, size_bytes: int) -> Iterator[PartState]:
+        """Yield the state of each part of a file of this size."""
+        for part, record in self.plan.pair(min(size_bytes, self.plan.max_size_bytes), self.parts):
+            number = part.number
+            if number in self._in_flight:
+                yield PartState.IN_FLIGHT
+            elif number in self._failed:
+                yield PartState.FAILED
+            elif record is not None and record.size_bytes == part.size_bytes:
+                yield PartState.REWRITTEN if number in self.rewritten else PartState.STORED
+            else:
+                yield PartState.UNWRITTEN if number in self.unwritten else PartState.WAITING
+
     def _missing_bytes(self, number: int) -> int:
         part = self.parts.get(number)
         return self.plan.part(number).size_bytes - (part.size_bytes if part is not None else 0)
@@ -174,7 +192,7 @@ class StreamUpload:
         created = await self._services.s3.create_multipart_upload(
             self.meta.s3_key_prefix,
             metadata={STREAM_ID_METADATA: self.stream_id},
-            content_type=options.content_type,
+            content_type=options.content_type_of(self.meta.current_path),
             headers=options.for_recording(),
         )
         self._may_have_strays = before or created.repeated
@@ -248,6 +266,7 @@ class StreamUpload:
             self._services.metrics.part_uploaded(sent.size_bytes, trio.current_time() - began)
             if rewritten:
                 self._services.metrics.part_rewritten(sent.size_bytes)
+                self.rewritten.add(part.number)
             self.parts[part.number] = record
             await self._services.record_effect(
                 "part record",
@@ -315,6 +334,8 @@ class StreamUpload:
     async def leave_behind(self, **fields: Any) -> None:
         """Start over without parts and without aborting the open upload: it is gone, or in another bucket."""
         self.parts.clear()
+        self.rewritten.clear()
+        self.verified_parts = 0
         self._failed.clear()
         self.holes = None
         self._first_missing = 1
@@ -399,7 +420,7 @@ class StreamUpload:
             FileSlice(recording, 0, size_bytes),
             crc64nvme=crc64nvme,
             stream_id=self.stream_id,
-            content_type=options.content_type,
+            content_type=options.content_type_of(self.meta.current_path),
             headers=options.for_recording(),
         )
         self._services.metrics.part_uploaded(size_bytes, trio.current_time() - began)
