@@ -76,6 +76,7 @@ from cef_trio.upload.observer import Observer
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.part_size import AutoPartSize
 from cef_trio.upload.services import Services, StreamRules
+from cef_trio.upload.start_minimum import StartMinimum
 from cef_trio.upload.supervisor import StreamSupervisor
 from cef_trio.watch.events import Closed, Gone, Moved, Scanned, Seen
 from cef_trio.watch.watcher import Watcher
@@ -199,6 +200,7 @@ class World:
         self.part_size = PART
         self.auto_part_size: AutoPartSize | None = None
         self.equal_parts = False
+        self.minimum = StartMinimum()
         self.random = Random(seed)  # noqa: S311 - to be repeated, not secret
         self.endpoint = owner.cloud.endpoint if owner is not None else make_endpoint(self.random, seed)
         self.store = owner.store() if owner is not None else _make_store()
@@ -571,6 +573,7 @@ class World:
                     auto_part_size=self.auto_part_size,
                     endpoint=self.s3_name,
                     watch_folder=str(host.watch_folder),
+                    minimum=self.minimum,
                     rescan_seconds=self.rescan_seconds,
                 ),
                 utc_now=now,

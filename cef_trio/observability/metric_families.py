@@ -127,6 +127,12 @@ FAMILIES: Final = (
         Kind.GAUGE,
         "Kinds of optional S3 calls that currently fail, such as listing open uploads or parts.",
     ),
+    Family(
+        "files_below_minimum",
+        Kind.GAUGE,
+        "Files that are not begun because of WATCH_MIN_SIZE_BYTES or WATCH_MIN_AGE_SECONDS; they are not at risk.",
+        ("minimum",),
+    ),
     Family("hung_mounts", Kind.GAUGE, "Mounts that do not respond: set aside, and tried again in the background."),
     Family(
         "log_lines_lost_total", Kind.COUNTER, "Log lines that were dropped because they could not be written in time."
@@ -202,6 +208,7 @@ LABELS: Final = {
     "set": _listed(StreamSet),
     "cause": _listed(FreedBy),
     "limiter": _listed(["streams", "parts"]),
+    "minimum": _listed(["size", "age"]),
     "version": "of cef-trio",
     "python": "of Python",
     "trio": "of trio",

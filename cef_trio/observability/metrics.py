@@ -173,6 +173,8 @@ class Metrics:
             yield "bytes_at_risk", (risk.reason.value,), risk.size_bytes
             yield "at_risk_since_timestamp_seconds", (risk.reason.value,), risk.since
         yield "optional_calls_failing", (), now.failing_calls
+        for minimum, count in now.below_minimum.items():
+            yield "files_below_minimum", (minimum,), count
         yield "hung_mounts", (), now.hung_mounts
         for service, outage in now.outages.items():
             yield "service_up", (service,), outage is None

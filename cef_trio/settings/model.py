@@ -122,6 +122,11 @@ class Settings(BaseSettings):
     ] = DEFAULT_EXCLUDE
     """Files and folders to leave out: patterns of names, or of paths relative to WATCH_DIR such as tmp/** and
     */incoming/*, comma-separated, without regard to case; default stands for the default ones, none for no pattern."""
+    watch_min_age_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """How long ago a recording was first seen, or has not changed, before its upload begins; what is deleted before is
+    not uploaded."""
+    watch_min_size_bytes: Annotated[int, BeforeValidator(values.size_in_bytes), Field(ge=0)] = 0
+    """How large a recording must be before its upload begins, such as 1MiB; one that stays smaller is skipped."""
     chunk_size_bytes: Annotated[int | Literal["auto"], BeforeValidator(values.part_size)] = 10 << 20
     """Part size, 5MiB to 5GiB, or auto: what a recording writes in 20 seconds, 10MiB to 64MiB, or in a minute, where
     that is less than 10MiB; fixed for a recording when its upload begins, and doubled every 1,000 parts. A smaller

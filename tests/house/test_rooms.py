@@ -85,6 +85,7 @@ PURE = sorted(
         "upload.next_action",
         "upload.object_key",
         "upload.part_plan",
+        "upload.start_minimum",
         "upload.part_size",
         "upload.work_division",
         "watch.events",
