@@ -40,8 +40,8 @@ class Metrics:
         """How far this host's clock is ahead of Redis'."""
         self._take_snapshot: TakeSnapshot | None = None
         self._last_runs: dict[str, Callable[[], float]] = {}
-        self._pending_webhooks: Callable[[], int] | None = None
-        self._missing_space: Callable[[], int] | None = None
+        self._numbers: dict[str, Callable[[], int]] = {}
+        """Sources of gauges without labels, for what is configured."""
         self._lost_log_lines: Callable[[], int] = lambda: 0
         self._uploaded_bytes = self._counter("uploaded_bytes_total")
         self._uploaded_parts = self._counter("uploaded_parts_total")
@@ -129,11 +129,11 @@ class Metrics:
 
     def pending_webhooks_by(self, pending: Callable[[], int]) -> None:
         """Set the source of the number of pending webhooks."""
-        self._pending_webhooks = pending
+        self._numbers["webhooks_pending"] = pending
 
     def missing_space_by(self, missing: Callable[[], int]) -> None:
         """Set the source of the bytes that are missing to ``MIN_FREE_SPACE``."""
-        self._missing_space = missing
+        self._numbers["missing_free_space_bytes"] = missing
 
     def lost_log_lines_by(self, lost: Callable[[], int]) -> None:
         """Set the source of the number of lost log lines of this process."""
@@ -155,10 +155,8 @@ class Metrics:
             yield "redis_clock_offset_seconds", (), self.redis_clock_offset_seconds
         for name, last_run in self._last_runs.items():
             yield name, (), last_run()
-        if self._pending_webhooks is not None:
-            yield "webhooks_pending", (), self._pending_webhooks()
-        if self._missing_space is not None:
-            yield "missing_free_space_bytes", (), self._missing_space()
+        for name, number in self._numbers.items():
+            yield name, (), number()
         if self._take_snapshot is None:
             return
         now = self._take_snapshot()
