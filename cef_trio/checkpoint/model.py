@@ -147,6 +147,8 @@ class StreamMeta:
     """Endpoint of the store that has the upload or the object; ``None``: recorded by an older version."""
     owner: Owner | None = None
     """``None``: recorded by an older version."""
+    recording_began_at_utc: datetime | None = None
+    """When the recording began, by its file's stamps (``upload/object_key.py``); ``None``: by an older version."""
     schema: int = schemas.CURRENT
     """The schema of the version that last wrote to the record (``schema.py``); never set by a :class:`Change`."""
 

@@ -76,7 +76,7 @@ def _parse(arguments: Sequence[str]) -> Callable[[], int]:
         return lambda: run_lab(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="cef-trio",
-        description="Uploads growing MP4 recordings to S3-compatible storage while they are being written.",
+        description="Uploads growing video recordings to S3-compatible storage while they are being written.",
         epilog=ALL_EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"cef-trio {__version__}")

@@ -62,7 +62,7 @@ from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
 from cef_trio.daemon.watch_folder import enter_watch_folder
 from cef_trio.daemon.wiring import open_services
 from cef_trio.exit_codes import ExitCode
-from cef_trio.observability import Redactor, Waiting, lost_lines
+from cef_trio.observability import Redactor, Waiting, lost_lines, recent_lines
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
 from cef_trio.upload import IdleChecker, Services, StreamSupervisor, WaitingReport, abort_orphan_uploads
@@ -227,6 +227,7 @@ async def _run_root(
             os.fspath(settings.watch_dir),
             lambda: shutdown.signals > 0,
             Redactor(secret_values(settings)).text,
+            recent_lines,
         )
         watchdog.unsaved = lambda: services.shutdown_flush.unsaved | _live_ids(status)
         try:
@@ -323,7 +324,7 @@ def _intake_rules(settings: Settings) -> IntakeRules:
     return IntakeRules(
         timeout_seconds=settings.stream_timeout_seconds,
         check_seconds=min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2),
-        after_upload=settings.after_upload,
+        after_upload=settings.after_upload_rule,
         webhook_retry_seconds=settings.webhook_retry_hours * 3600,
         retention=timedelta(days=settings.completed_retention_days),
     )

@@ -200,6 +200,7 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         "supersedes_stream_id": _TEXT,
         "supersedes_key": _TEXT,
         "s3_endpoint": _TEXT,
+        "recording_began_at_utc": _TIME,
         schema.FIELD: _SCHEMA,
     }
 )
