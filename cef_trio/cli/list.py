@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "streams that `cef-trio forget` let go are listed with --state let_go only.",
         examples=(
             "cef-trio list --state failed",
+            "cef-trio list --broken",
             "cef-trio list --json",
         ),
     )
@@ -47,13 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state", choices=states, metavar="STATE", help=f"only those in this state: {', '.join(states)}"
     )
+    parser.add_argument(
+        "--broken", action="store_true", help="only completed recordings that cannot be played, or not to their end"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``list`` and return its exit code."""
     state = State(arguments.state) if arguments.state else None
     settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
-    return run_command(settings, lambda context: list_streams(context, state, as_json=arguments.json))
+    return run_command(
+        settings, lambda context: list_streams(context, state, broken=arguments.broken, as_json=arguments.json)
+    )
 
 
 def in_state(known: StreamSummary, state: State | None) -> bool:  # noqa: PLR0911 - it is a table
@@ -80,10 +86,13 @@ def in_state(known: StreamSummary, state: State | None) -> bool:  # noqa: PLR091
             return known.stream_set.value == state.value
 
 
-async def list_streams(context: CommandContext, state: State | None, *, as_json: bool) -> ExitCode:
-    """Print the streams, the latest activity last, each with its error, if any."""
+async def list_streams(
+    context: CommandContext, state: State | None, *, broken: bool = False, as_json: bool
+) -> ExitCode:
+    """Print the streams, the latest activity last, each with its error, if any; ``broken``: only broken recordings."""
     known = (await context.store.load_metas(await all_ids(context.store))).values()
-    chosen = sorted((one for one in known if in_state(one, state)), key=lambda one: one.meta.last_activity_at_utc)
+    chosen = [one for one in known if in_state(one, state) and (one.meta.broken or not broken)]
+    chosen.sort(key=lambda one: one.meta.last_activity_at_utc)
     if as_json:
         output.print_json(
             {
@@ -120,6 +129,7 @@ def summary(known: StreamSummary) -> dict[str, Any]:
         "last_activity_at_utc": meta.last_activity_at_utc,
         "completed_at_utc": meta.completed_at_utc,
         "let_go_at_utc": meta.let_go_at_utc,
+        "broken": meta.broken,
         "retry_at_utc": meta.retry_at_utc,
     }
 
@@ -134,6 +144,7 @@ _COLUMNS: Final = (
 
 
 def _row(one: StreamSummary, now: datetime) -> Row:
+    note = one.meta.failure_reason or (f"BROKEN: {one.meta.broken}" if one.meta.broken else None)
     return Row(
         (
             output.short_id(one.meta.stream_id),
@@ -142,5 +153,5 @@ def _row(one: StreamSummary, now: datetime) -> Row:
             output.duration((now - one.meta.last_activity_at_utc).total_seconds()),
             output.safe(output.short_path(one.meta.current_path)),
         ),
-        note=output.safe(one.meta.failure_reason) if one.meta.failure_reason else None,
+        note=output.safe(note) if note else None,
     )
