@@ -188,10 +188,6 @@ async def take(tab: Tab, file: Path, *, height: int, width: int = WIDTH, scale: 
     file.write_bytes(base64.b64decode(shot["data"]))
 
 
-async def theme(tab: Tab, scheme: str) -> None:
-    await tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-
-
 async def main(folder: Path) -> None:
     """Take all pictures."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,14 +196,14 @@ async def main(folder: Path) -> None:
         await tab.open(f"http://127.0.0.1:{port}/")
         await tab.until("document.querySelectorAll('#streams tr').length === 11")
         for scheme in ("light", "dark"):
-            await theme(tab, scheme)
+            await tab.theme(scheme)
             await take(tab, folder / f"page-{scheme}.png", height=980)
-        await theme(tab, "light")
+        await tab.theme("light")
         await tab.evaluate("document.querySelector('#streams button.open').click()")
         await tab.until("document.querySelectorAll('#detail-log li').length === 4")
         await take(tab, folder / "stream-light.png", height=820)
         await tab.evaluate("document.querySelector('#detail .close').click()")
-        await theme(tab, "dark")
+        await tab.theme("dark")
         await take(tab, folder / "phone-dark.png", height=844, width=390)
 
 
