@@ -92,14 +92,15 @@ class Tab:
 
 
 @asynccontextmanager
-async def chromium() -> AsyncIterator[Tab]:
+async def chromium(*more_flags: str) -> AsyncIterator[Tab]:
     """A running browser with nothing open."""
     assert PROGRAM is not None
     theirs_in, ours_out = pipe()
     ours_in, theirs_out = pipe()
     with tempfile.TemporaryDirectory(prefix="cef-trio-chromium-", ignore_cleanup_errors=True) as profile:
         async with trio.lowlevel.FdStream(ours_out) as write, trio.lowlevel.FdStream(ours_in) as read:
-            command = f'exec "$0" {_FLAGS} --user-data-dir="$1" 3<&{theirs_in} 4>&{theirs_out} >/dev/null 2>&1'
+            flags = " ".join([_FLAGS, *more_flags])
+            command = f'exec "$0" {flags} --user-data-dir="$1" 3<&{theirs_in} 4>&{theirs_out} >/dev/null 2>&1'
             process = await trio.lowlevel.open_process(
                 ["bash", "-c", command, PROGRAM, profile], pass_fds=[theirs_in, theirs_out]
             )
