@@ -50,7 +50,7 @@ from cef_trio.cli.probes import (
     try_upload,
     utc_now,
 )
-from cef_trio.cli.session import run_cancellable
+from cef_trio.cli.redis_session import run_cancellable
 from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, s3_config
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode

@@ -11,7 +11,7 @@ from cef_trio.checkpoint import FAILED, Status, StreamSummary
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
 from cef_trio.cli.output import Column, Row
-from cef_trio.cli.session import CommandContext, run_command
+from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.cli.stream_selection import all_ids
 from cef_trio.exit_codes import ExitCode
 from cef_trio.settings import load_settings
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run ``list`` and return its exit code."""
     state = State(arguments.state) if arguments.state else None
     settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
-    return run_command(settings, lambda context: list_streams(context, state, as_json=arguments.json))
+    return run_on_redis(settings, lambda context: list_streams(context, state, as_json=arguments.json))
 
 
 def in_state(known: StreamSummary, state: State | None) -> bool:
@@ -74,7 +74,7 @@ def in_state(known: StreamSummary, state: State | None) -> bool:
             return known.stream_set.value == state.value
 
 
-async def list_streams(context: CommandContext, state: State | None, *, as_json: bool) -> ExitCode:
+async def list_streams(context: RedisContext, state: State | None, *, as_json: bool) -> ExitCode:
     """Print the streams, the latest activity last, each with its error, if any."""
     known = (await context.store.load_metas(await all_ids(context.store))).values()
     chosen = sorted((one for one in known if in_state(one, state)), key=lambda one: one.meta.last_activity_at_utc)

@@ -22,7 +22,7 @@ from cef_trio.checkpoint import Checkpoint, History, Status, StreamSet, StreamSu
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
 from cef_trio.cli.output import Column, Lines
-from cef_trio.cli.session import CommandContext, run_command
+from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.cli.status_model import MAX_COMPLETED, Found, OpenStream, Overview, choose, observe
 from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, RedisOperationError
 from cef_trio.exit_codes import ExitCode
@@ -64,13 +64,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.watch and arguments.json:
         raise SettingsError(["--watch is for a terminal: it cannot be combined with --json"])
     settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
-    return run_command(settings, lambda context: show_status(context, watch=arguments.watch, as_json=arguments.json))
+    return run_on_redis(settings, lambda context: show_status(context, watch=arguments.watch, as_json=arguments.json))
 
 
 class StatusReader:
     """Reads the state of an owner's streams."""
 
-    def __init__(self, context: CommandContext) -> None:
+    def __init__(self, context: RedisContext) -> None:
         self._context = context
 
     async def read(self) -> Overview:
@@ -115,7 +115,7 @@ class StatusReader:
             return None
 
 
-async def show_status(context: CommandContext, *, watch: bool, as_json: bool) -> ExitCode:
+async def show_status(context: RedisContext, *, watch: bool, as_json: bool) -> ExitCode:
     """Print the status; with ``watch``, refresh it on the screen until a signal ends it."""
     reader = StatusReader(context)
     if not watch:
