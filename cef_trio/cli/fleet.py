@@ -19,7 +19,7 @@ from cef_trio.checkpoint import CheckpointStore, History, StreamSet
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common
 from cef_trio.cli.checks import judge_fleet_reports
-from cef_trio.cli.doctor import print_findings
+from cef_trio.cli.findings import print_findings
 from cef_trio.cli.output import Column
 from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.cli.result_lines import Report

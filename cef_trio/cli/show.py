@@ -15,7 +15,6 @@ from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common, add_o
 from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.cli.stream_selection import NoSuchStreamError, select_all
 from cef_trio.exit_codes import ExitCode
-from cef_trio.s3 import crc64nvme_to_base64
 from cef_trio.settings import load_settings
 
 
@@ -74,6 +73,8 @@ def details(checkpoint: Checkpoint, holder: str | None) -> dict[str, Any]:
 
 
 def _checksum(value: int | None) -> str | None:
+    from cef_trio.s3 import crc64nvme_to_base64  # the AWS library behind it is large
+
     return None if value is None else crc64nvme_to_base64(value)
 
 

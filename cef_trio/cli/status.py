@@ -21,6 +21,7 @@ from rich.text import Text
 from cef_trio.checkpoint import Checkpoint, History, Status, StreamSet, StreamSummary
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
+from cef_trio.cli.list_selection import relative_path
 from cef_trio.cli.output import Column, Lines
 from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.cli.status_model import MAX_COMPLETED, Found, OpenStream, Overview, choose, observe
@@ -204,7 +205,7 @@ def render(overview: Overview, *, height: int | None = None) -> RenderableType:
         shown = most_urgent(shown, max(1, height - len(totals) - _LINES_AROUND))
     parts: list[RenderableType] = [output.facts(totals)]
     if shown:
-        parts += [Text(), _streams(shown)]
+        parts += [Text(), _streams(shown, {one.folder for one in overview.own.reports if one.folder})]
     if left_out := overview.left_out + len(overview.open_streams) - len(shown):
         parts.append(Text(f"and {left_out:,} more, which lag less{_ALL if overview.left_out else ''}", style="dim"))
     return Group(*parts)
@@ -326,7 +327,7 @@ _COLUMNS: Final = (
 )
 
 
-def _streams(streams: Sequence[OpenStream]) -> Lines:
+def _streams(streams: Sequence[OpenStream], folders: Collection[str]) -> Lines:
     rows = []
     for stream in streams:
         bar, percent = _progress(stream)
@@ -340,7 +341,7 @@ def _streams(streams: Sequence[OpenStream]) -> Lines:
                 output.size(stream.acknowledged_bytes),
                 output.size(stream.lag_bytes),
                 f"{output.size(stream.bytes_per_second)}/s",
-                output.safe(output.short_path(stream.meta.current_path)),
+                output.safe(relative_path(stream.meta.current_path, folders)),
             )
         )
     return output.table(_COLUMNS, rows)
