@@ -30,11 +30,11 @@ def lazy_door(door: str) -> Callable[[str], Any]:
     """Return the ``__getattr__`` of a door, the package of that name."""
 
     def load(name: str) -> Any:
-        module = _sources(door).get(name)
-        if module is None:
+        if name not in _sources(door):
             raise AttributeError(f"module {door!r} has no attribute {name!r}")
+        module, original = _sources(door)[name]
         loaded = import_module(module)
-        value = loaded if module == f"{door}.{name}" else getattr(loaded, name)
+        value = loaded if original is None else getattr(loaded, original)
         setattr(sys.modules[door], name, value)
         return value
 
@@ -42,13 +42,15 @@ def lazy_door(door: str) -> Callable[[str], Any]:
 
 
 @cache
-def _sources(door: str) -> Mapping[str, str]:
-    """Return the names of a door with the modules that have them, from the imports in its source."""
+def _sources(door: str) -> Mapping[str, tuple[str, str | None]]:
+    """Return the names of a door: the module of each, and its name there; ``None``: it is the module itself."""
     spec = find_spec(door)
     loader = cast("InspectLoader", spec.loader if spec is not None else None)
-    found = {}
+    found: dict[str, tuple[str, str | None]] = {}
     for node in ast.walk(ast.parse(loader.get_source(door) or "")):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(door):
+        if isinstance(node, ast.ImportFrom) and node.module and f"{node.module}.".startswith(f"{door}."):
             for alias in node.names:
-                found[alias.name] = f"{door}.{alias.name}" if node.module == door else node.module
+                is_module = node.module == door
+                source = (f"{door}.{alias.name}", None) if is_module else (node.module, alias.name)
+                found[alias.asname or alias.name] = source
     return found

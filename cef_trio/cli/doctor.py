@@ -50,7 +50,7 @@ from cef_trio.cli.probes import (
     utc_now,
 )
 from cef_trio.cli.redis_session import run_cancellable
-from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, s3_config
+from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_config
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.media import ffprobe
@@ -58,7 +58,6 @@ from cef_trio.observability import configure
 from cef_trio.resilience import SingleAttempt
 from cef_trio.s3 import S3Client, network_transport
 from cef_trio.settings import STAND_INS, Settings, SettingsError, load_settings, secret_values, world_readable_secrets
-from cef_trio.upload import KeyTemplate
 
 CHECK_SECONDS: Final = 30.0
 """How long one check may take."""
@@ -170,7 +169,10 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
             warning("watch folder", "not checked: WATCH_DIR is not set here", "run doctor on the daemon's host too")
         )
         return
-    for finding in judge_folder(await folder_facts(settings.watch_dir)):
+    facts = await folder_facts(
+        settings.watch_dir, settings.watch_patterns, settings.watch_exclude, least_bytes=settings.watch_min_size_bytes
+    )
+    for finding in judge_folder(facts):
         add_finding(finding)
 
 
@@ -196,7 +198,7 @@ async def _check_s3(settings: Settings, owner: str, add_finding: AddFinding) -> 
     if settings.s3_bucket_name == STAND_INS["s3_bucket_name"]:
         add_finding(problem("s3", "S3_BUCKET_NAME is not set", "set it"))
         return
-    template = KeyTemplate.of_owner(settings.s3_key_template, owner)
+    template = key_template(settings, owner)
     async with _s3(settings) as (s3, clock):
         try:
             tried = await try_upload(s3, template)

@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         more="A stream is active, pending_completion, completed, failed, or its recording was deleted; of the open "
         "ones some are retrying (they wait for an outage to end) or interrupted (their daemon was stopped). Files are "
-        "named below the watch folder, where one folder is known; else with their whole path.",
+        "named below the watch folder, where one folder is known; else with their whole path. Failed streams that "
+        "`cef-trio forget` let go are listed with --state let_go only.",
         examples=(
             "cef-trio list --failed",
             "cef-trio list --at-risk",
@@ -156,6 +157,7 @@ def summary(known: StreamSummary, folders: Collection[str] = ()) -> dict[str, An
         "started_at_utc": meta.started_at_utc,
         "last_activity_at_utc": meta.last_activity_at_utc,
         "completed_at_utc": meta.completed_at_utc,
+        "let_go_at_utc": meta.let_go_at_utc,
         "retry_at_utc": meta.retry_at_utc,
     }
 

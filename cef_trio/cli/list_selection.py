@@ -25,6 +25,7 @@ class State(StrEnum):
     RETRYING = "retrying"
     INTERRUPTED = "interrupted"
     DELETED = "deleted"
+    LET_GO = "let_go"
 
 
 SETS: Final[Mapping[State, frozenset[StreamSet]]] = MappingProxyType(
@@ -37,6 +38,7 @@ SETS: Final[Mapping[State, frozenset[StreamSet]]] = MappingProxyType(
         State.RETRYING: frozenset({StreamSet.ACTIVE, StreamSet.PENDING_COMPLETION}),
         State.INTERRUPTED: frozenset({StreamSet.ACTIVE, StreamSet.PENDING_COMPLETION}),
         State.DELETED: frozenset({StreamSet.FAILED}),
+        State.LET_GO: frozenset({StreamSet.FAILED}),
     }
 )
 """The sets whose records have to be read for a state; others hold none of it."""
@@ -80,10 +82,12 @@ _BY_TEXT: Final = frozenset({Sort.NAME, Sort.STATUS})
 
 
 def in_state(known: StreamSummary, state: State | None) -> bool:
-    """Return whether a stream is listed under ``state``; with ``None`` every stream is.
+    """Return whether a stream is listed under ``state``; with ``None`` every one that was not let go is.
 
     ``failed`` excludes streams whose recording was deleted: ``cef-trio retry --all`` does not retry them.
     """
+    if known.meta.let_go_at_utc is not None or state is State.LET_GO:
+        return known.meta.let_go_at_utc is not None and state is State.LET_GO
     if state is None:
         return True
     statuses = _STATUSES.get(state)
@@ -93,9 +97,11 @@ def in_state(known: StreamSummary, state: State | None) -> bool:
 def is_at_risk(known: StreamSummary, *, has_daemon: bool) -> bool:
     """Return whether bytes of the recording are not getting to S3, as far as its record and its lease show.
 
-    It failed (and was not aborted on purpose), waits after an error, or is open and no daemon works on it.
+    It failed (and was neither aborted nor let go), waits after an error, or is open and no daemon works on it.
     """
     status = known.meta.status
+    if known.meta.let_go_at_utc is not None:
+        return False
     if status in FAILED:
         return status is not Status.FAILED_ABORTED
     return status not in ENDED and (status is Status.RETRYING or not has_daemon)

@@ -21,7 +21,7 @@ import trio
 
 from cef_trio.checkpoint import Lease
 from cef_trio.cli.redis_session import RedisContext, limited_retry, run_with
-from cef_trio.daemon import checkpoint_store, find_owner, machine_id, s3_client
+from cef_trio.daemon import checkpoint_store, find_owner, key_template, machine_id, s3_client
 from cef_trio.exceptions import S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import Disk, KernelDisk
@@ -93,7 +93,7 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
             bucket=settings.s3_bucket_name,
             owner_name=owner,
             owners=store.owners,
-            key_template=KeyTemplate.of_owner(settings.s3_key_template, owner),
+            key_template=key_template(settings, owner),
             part_size=known_part_size(settings.chunk_size_bytes),
             equal_parts=settings.s3_equal_parts,
             utc_now=lambda: datetime.now(UTC),

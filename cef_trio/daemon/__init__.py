@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cef_trio.daemon.redis_store import checkpoint_store
     from cef_trio.daemon.reload import SettingsSource
     from cef_trio.daemon.start_checks import warn_of_world_readable_secrets
-    from cef_trio.daemon.wiring import s3_client, s3_config, webhook_client
+    from cef_trio.daemon.wiring import key_template, s3_client, s3_config, webhook_client
 else:
     __getattr__ = lazy_door(__name__)
 
@@ -36,6 +36,7 @@ __all__ = [
     "boot_id",
     "checkpoint_store",
     "find_owner",
+    "key_template",
     "machine_id",
     "main_daemon",
     "owner_of_machine",
