@@ -39,8 +39,8 @@ LIGHT = HEAVY | {"trio", "redis", "pydantic", "rich", "structlog", "ssl", "async
 NOT_LOADED = {
     "list": HEAVY,
     "show": HEAVY,
-    "status": HEAVY,
-    "fleet": HEAVY,
+    "status": HEAVY - {"awscrt"},
+    "fleet": HEAVY - {"awscrt"},
     "health": LIGHT - {"ssl"},
     "run": LIGHT,
     "demo": LIGHT,
