@@ -224,6 +224,8 @@ class World:
         """``MAX_UPLOAD_RATE`` of the next daemon, bytes per second; 0: no limit."""
         self.after_upload = KEEP_RECORDING
         """``AFTER_UPLOAD`` of the daemons."""
+        self.wanted_aborted: set[str] = set()
+        """The streams that an operator wanted aborted."""
         self.disk_bytes = 0
         """The size of the disk of the watch folder; 0: that of the real one."""
         self.frees_space = True
@@ -367,7 +369,7 @@ class World:
     def scan(self) -> Scanned:
         """Return the result of a scan of the watch folder."""
         found = {}
-        for entry in sorted(self.folder.iterdir()):
+        for entry in sorted(self.folder.rglob("*")):
             stat = regular_file_stat(entry.lstat())
             if stat is not None and entry.suffix == ".mp4":
                 found[str(entry)] = stat
@@ -383,6 +385,14 @@ class World:
     def prefix(self) -> str:
         """What the keys of this world's owner begin with; empty: there are no other owners."""
         return self.owner.prefix if self.owner is not None else ""
+
+    def want_aborted(self, daemon: WorldDaemon) -> None:
+        """Request that all open streams be aborted, as ``cef-trio abort`` does; the daemon reads it at this moment."""
+        opened = {one.meta.stream_id for one in self.known() if one.meta.status not in ENDED}
+        self.wanted_aborted |= opened
+        self.store.note_abort_requests(opened)
+        if daemon.observer is not None:
+            daemon.supervisor.abort(opened)
 
     def objects(self, bucket: str = BUCKET) -> dict[str, bytes]:
         """Return all objects of this world's owner in a bucket, by key."""
