@@ -53,7 +53,7 @@ if TYPE_CHECKING:
         PartToComplete,
         StoredObject,
     )
-    from cef_trio.s3.rate_limiter import RateLimiter
+    from cef_trio.s3.rate_limiter import Rate, RateLimiter
     from cef_trio.s3.signing import Credentials
     from cef_trio.s3.store_probe import StoreProbe
     from cef_trio.s3.transport import network_transport
@@ -84,6 +84,7 @@ __all__ = [
     "ObjectRange",
     "PartToComplete",
     "PayloadSigning",
+    "Rate",
     "RateLimiter",
     "S3Client",
     "S3Config",
