@@ -10,7 +10,7 @@ from typing import Final
 
 from cef_trio.checkpoint import StreamSet
 from cef_trio.observability.at_risk import Reason
-from cef_trio.observability.metric_labels import OUTCOMES, REASONS, StreamState, WebhookOutcome
+from cef_trio.observability.metric_labels import OUTCOMES, REASONS, FreedBy, StreamState, WebhookOutcome
 
 PREFIX: Final = "cef_trio_"
 
@@ -97,6 +97,17 @@ FAMILIES: Final = (
         "webhooks_pending",
         Kind.GAUGE,
         "Webhooks of this daemon's completed recordings that are not delivered yet; absent without a webhook.",
+    ),
+    Family(
+        "freed_bytes_total",
+        Kind.COUNTER,
+        "Bytes on disk of recordings that were deleted, or moved to another disk, after their upload, by cause.",
+        ("cause",),
+    ),
+    Family(
+        "missing_free_space_bytes",
+        Kind.GAUGE,
+        "Bytes of free space that the watched disks lack to MIN_FREE_SPACE; 0 is enough. Absent without that setting.",
     ),
     Family(
         "bytes_at_risk",
@@ -200,6 +211,7 @@ LABELS: Final = {
     "risk": _listed(Reason),
     "state": _listed(StreamState),
     "set": _listed(StreamSet),
+    "cause": _listed(FreedBy),
     "limiter": _listed(["streams", "parts"]),
     "minimum": _listed(["size", "age"]),
     "version": "of cef-trio",

@@ -195,6 +195,17 @@ class StreamSupervisor:
         )
 
     @property
+    def unverified(self) -> tuple[str, ...]:
+        """The paths of recordings that are not proved to be in S3: of live, failed, unknown and unreadable streams."""
+        failed = (path for path in self._failed_files if path in self._settled)
+        waiting = chain(failed, self._unknown, self._deferred, self._set_aside)
+        return tuple(dict.fromkeys((*(live.path for live in self._live.values()), *waiting)))
+
+    def has_settled(self, path: str) -> bool:
+        """Return whether the file at a path is settled and, as far as is known, still there and unchanged."""
+        return path in self._settled and path not in self._unknown
+
+    @property
     def unreadable(self) -> Mapping[str, str]:
         """The files that cannot be read at present, with the reasons."""
         return {live.path: live.unreadable for live in self._live.values() if live.unreadable is not None}

@@ -54,6 +54,7 @@ PURE = sorted(
         "observability.metric_families",
         "observability.metric_labels",
         "postprocess.after_upload_rules",
+        "postprocess.free_space_rules",
         "resilience.backoff",
         "s3.address",
         "s3.response_origin",
