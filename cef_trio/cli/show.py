@@ -50,10 +50,14 @@ async def show_stream(context: CommandContext, given: str, *, as_json: bool) -> 
         raise NoSuchStreamError(f"stream {stream_id} has just been deleted")
     holder = (await context.store.holders([stream_id])).get(stream_id)
     webhook_pending = stream_id in await context.store.pending_webhooks()
+    to_abort = stream_id in await context.store.abort_requests()
     if as_json:
-        output.print_json({**details(checkpoint, holder), "webhook_owed": webhook_pending})
+        more = {"webhook_owed": webhook_pending, "abort_requested": to_abort}
+        output.print_json({**details(checkpoint, holder), **more})
     else:
         facts = _facts(checkpoint, holder, context.utc_now())
+        if to_abort:
+            facts.append(("abort", "requested: its daemon does it, or the next one"))
         if webhook_pending:
             facts.append(("webhook", "pending: not delivered yet"))
         output.console().print(output.facts(facts))

@@ -153,6 +153,7 @@ def document(overview: Overview) -> dict[str, Any]:
         "completed_bytes": overview.completed_bytes,
         "superseded": overview.superseded,
         "bytes_per_second": overview.bytes_per_second,
+        "upload_limits": dict(overview.upload_limits),
         "lag_bytes": overview.lag_bytes,
         "daemons": dict(overview.daemons),
         "at_risk": [_risk_document(report, overview.fleet.now) for report in overview.own.reports],
@@ -219,6 +220,12 @@ def most_urgent(streams: Sequence[OpenStream], most: int) -> Sequence[OpenStream
     return [one for one in streams if one.meta.stream_id in chosen]
 
 
+def _throughput(overview: Overview) -> Text | str:
+    text = f"{output.size(overview.bytes_per_second)}/s in the last minute"
+    limits = [f"{name} {output.size(rate)}/s" for name, rate in sorted(overview.upload_limits.items())]
+    return output.safe(f"{text}; MAX_UPLOAD_RATE now: {', '.join(limits)}") if limits else text
+
+
 def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     counts = overview.counts
     open_streams = f"{counts['active']} active"
@@ -239,7 +246,7 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
         ("open", open_streams),
         ("completed", completed),
         ("failed", failed),
-        ("throughput", f"{output.size(overview.bytes_per_second)}/s in the last minute"),
+        ("throughput", _throughput(overview)),
         ("lag", _lag(overview)),
     ]
     if counts["retrying"]:

@@ -32,13 +32,14 @@ from cef_trio.s3 import (
     Credentials,
     CredentialsProvider,
     PayloadSigning,
+    Rate,
     RateLimiter,
     S3Client,
     S3Config,
     StaticCredentials,
     StoreProbe,
 )
-from cef_trio.settings import Settings, SettingsError
+from cef_trio.settings import RateTimetable, Settings, SettingsError, UploadRate
 from cef_trio.upload import AutoPartSize, KeyTemplate, Ownership, Services, StartMinimum, StreamRules, known_part_size
 from cef_trio.webhook import WebhookClient
 
@@ -75,7 +76,7 @@ def make_clients(
     make_s3: Callable[[Retrier, RateLimiter], S3T],
     template: KeyTemplate,
     *,
-    upload_rate: int,
+    upload_rate: Rate,
     idle_seconds: float | None = None,
     random: Random | None = None,
 ) -> Clients[StoreT, S3T]:
@@ -96,6 +97,11 @@ def make_clients(
     s3 = make_s3(retrier(s3_breaker, not_retried=S3_NOT_RETRIED), rate_limiter)
     s3_probe = StoreProbe(s3, template.probe_key, template.probe_recording_key)
     return Clients(store, s3, redis_breaker, s3_breaker, rate_limiter, metrics)
+
+
+def rate_in_force(rate: UploadRate) -> Rate:
+    """Return the rate of the setting; of a timetable, a function that returns the one of the local time (``TZ``)."""
+    return (lambda: rate.rate_at(datetime.now(UTC).astimezone())) if isinstance(rate, RateTimetable) else rate
 
 
 @asynccontextmanager
@@ -120,7 +126,7 @@ async def open_services(
         partial(checkpoint_store, settings, owner.name, reread_settings=reread_settings),
         lambda retrier, rate_limiter: s3_client(settings, retrier, rate_limiter, config),
         template,
-        upload_rate=settings.max_upload_rate,
+        upload_rate=rate_in_force(settings.max_upload_rate),
         idle_seconds=IDLE_SECONDS,
     )
     store, s3 = clients.store, clients.s3

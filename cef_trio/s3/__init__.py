@@ -48,7 +48,7 @@ from cef_trio.s3.model import (
     PartToComplete,
     StoredObject,
 )
-from cef_trio.s3.rate_limiter import RateLimiter
+from cef_trio.s3.rate_limiter import Rate, RateLimiter
 from cef_trio.s3.signing import Credentials
 from cef_trio.s3.store_probe import StoreProbe
 from cef_trio.s3.transport import network_transport
@@ -77,6 +77,7 @@ __all__ = [
     "ObjectRange",
     "PartToComplete",
     "PayloadSigning",
+    "Rate",
     "RateLimiter",
     "S3Client",
     "S3Config",

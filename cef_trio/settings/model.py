@@ -65,6 +65,7 @@ from cef_trio.settings.secret_files import (
     find_world_readable,
     is_secret,
 )
+from cef_trio.settings.upload_rate import UploadRate, all_rates, parse_upload_rate
 from cef_trio.settings.watch_exclude import DEFAULT_EXCLUDE, check_exclude, excludes_everything, parse_exclude
 
 LEAST_RATE_OF_A_PART: Final = 4096
@@ -87,6 +88,10 @@ class SettingsError(CefMp4ProcessorError):
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
         super().__init__("\n".join(lines))
+
+
+def _int_or_text(value: object) -> object:
+    return value if isinstance(value, int) else str(value)
 
 
 class AppEnvironment(StrEnum):
@@ -149,8 +154,11 @@ class Settings(BaseSettings):
     """Streams that may work (read, upload, verify) at once; any number may be open."""
     max_concurrent_parts: Annotated[int, Field(ge=1, le=1_000)] = 4
     """Parts that the whole daemon uploads at once."""
-    max_upload_rate: Annotated[int, BeforeValidator(values.size_in_bytes), Field(ge=0)] = 0
-    """Upload limit of the whole daemon in bytes per second, such as 10MiB; 0 is unlimited. SIGHUP applies a change."""
+    max_upload_rate: Annotated[
+        UploadRate, NoDecode, BeforeValidator(parse_upload_rate), PlainSerializer(_int_or_text)
+    ] = 0
+    """Upload limit of the whole daemon in bytes per second, such as 10MiB; 0 is unlimited; or a timetable by local
+    time, such as 08:00,2MiB 19:00,off or Mon-08:00,2MiB Sat-00:00,off. SIGHUP applies a change."""
     shutdown_grace_seconds: Seconds = 6.0
     """How long parts in flight may take to finish after the first signal."""
     shutdown_save_seconds: Seconds = 2.0
@@ -344,14 +352,16 @@ class Settings(BaseSettings):
         )
 
 
-def unfit_rate(rate: int, parts: int) -> str | None:
-    """Return why a rate is too low for ``parts`` concurrent parts; ``None`` if it is not."""
+def unfit_rate(rate: UploadRate, parts: int) -> str | None:
+    """Return why a rate, or one of a timetable, is too low for ``parts`` concurrent parts; ``None`` if none is."""
     least = LEAST_RATE_OF_A_PART * parts
-    if not 0 < rate < least:
+    low = [one for one in all_rates(rate) if 0 < one < least]
+    if not low:
         return None
     return (
-        f"MAX_UPLOAD_RATE ({rate}) must be 0 (unlimited) or at least {least}: {LEAST_RATE_OF_A_PART} bytes per second "
-        f"for each of MAX_CONCURRENT_PARTS ({parts}), because S3 closes connections that are silent for some seconds"
+        f"MAX_UPLOAD_RATE ({low[0]}) must be 0 (unlimited) or at least {least}: {LEAST_RATE_OF_A_PART} bytes per "
+        f"second for each of MAX_CONCURRENT_PARTS ({parts}), because S3 closes connections that are silent for some "
+        "seconds"
     )
 
 

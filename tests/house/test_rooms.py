@@ -76,6 +76,7 @@ PURE = sorted(
         "settings.model",
         "settings.object_options",
         "settings.values",
+        "settings.upload_rate",
         "settings.watch_exclude",
         "upload.failures",
         "upload.file_state",
