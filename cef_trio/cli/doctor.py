@@ -175,7 +175,11 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
         )
         return
     facts = await folder_facts(
-        settings.watch_dir, settings.watch_patterns, settings.watch_exclude, least_bytes=settings.watch_min_size_bytes
+        settings.watch_dir,
+        settings.watch_patterns,
+        settings.watch_exclude,
+        link_roots=settings.watch_link_roots,
+        least_bytes=settings.watch_min_size_bytes,
     )
     for finding in judge_folder(facts):
         add_finding(finding)

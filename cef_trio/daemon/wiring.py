@@ -200,7 +200,7 @@ def key_template(settings: Settings, owner: str) -> KeyTemplate:
         settings.s3_key_template,
         owner,
         host=settings.instance_id,
-        folders=(str(settings.watch_dir),),
+        folders=(str(settings.watch_dir), *map(str, settings.watch_link_roots)),
         zone=ZoneInfo(settings.key_time_zone),
     )
 
@@ -245,6 +245,7 @@ def _rules(settings: Settings, template: KeyTemplate) -> StreamRules:
         endpoint=settings.s3_endpoint_url or f"AWS in {settings.s3_region_name}",
         watch_folder=str(settings.watch_dir),
         watch_patterns=tuple(settings.watch_patterns),
+        link_roots=tuple(str(root) for root in settings.watch_link_roots),
         minimum=StartMinimum(age_seconds=settings.watch_min_age_seconds, size_bytes=settings.watch_min_size_bytes),
         rescan_seconds=settings.rescan_seconds,
         close_grace_seconds=settings.close_grace_seconds,
