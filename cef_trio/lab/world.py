@@ -66,7 +66,7 @@ from cef_trio.s3.config import ChecksumMode, S3Config
 from cef_trio.s3.credentials import StaticCredentials
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm, PartToComplete
 from cef_trio.s3.model import StoredObject as S3Object
-from cef_trio.s3.rate_limiter import RateLimiter
+from cef_trio.s3.rate_limiter import Rate, RateLimiter
 from cef_trio.s3.signing import Credentials
 from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
 from cef_trio.settings.after_upload import KEEP_RECORDING
@@ -220,7 +220,7 @@ class World:
         self.options = ObjectOptions()
         """Object options of the next daemon."""
         self.checksum = ChecksumMode.AUTO
-        self.upload_rate = 0
+        self.upload_rate: Rate = 0
         """``MAX_UPLOAD_RATE`` of the next daemon, bytes per second; 0: no limit."""
         self.after_upload = KEEP_RECORDING
         """``AFTER_UPLOAD`` of the daemons."""

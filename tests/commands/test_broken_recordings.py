@@ -9,6 +9,7 @@ from prometheus_client import generate_latest
 from waiting import completed
 
 from cef_trio.cli.list import list_streams
+from cef_trio.cli.list_selection import Selection
 from cef_trio.cli.session import CommandContext
 from cef_trio.exceptions import BrokenRecordingError, FFprobeError
 from cef_trio.lab.kernel import Host
@@ -65,8 +66,8 @@ async def test_broken_ones_can_be_listed(
             daemon.closed(name)
         await completed(world)
     capsys.readouterr()
-    await list_streams(context, None, broken=True, as_json=True)
+    await list_streams(context, Selection(broken=True), as_json=True)
     [listed] = json.loads(capsys.readouterr().out)["streams"]
     assert (listed["path"], listed["broken"]) == (world.path("b.mp4"), CUT_OFF)
-    await list_streams(context, None, broken=True, as_json=False)
+    await list_streams(context, Selection(broken=True), as_json=False)
     assert f"BROKEN: {CUT_OFF}" in capsys.readouterr().out
