@@ -7,6 +7,7 @@ except for one small multipart upload, which is aborted. No daemon is needed or 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -34,17 +35,20 @@ from cef_trio.cli.checks import (
     judge_owner,
     judge_redis,
     judge_redis_failure,
+    judge_refused_write,
     judge_s3_failure,
     judge_streams,
     ok,
     problem,
     warning,
 )
+from cef_trio.cli.installed_service import find_installed_service
 from cef_trio.cli.output import HangingIndent
 from cef_trio.cli.probes import (
     ClockSkewTransport,
     claimant,
     folder_facts,
+    folder_facts_of,
     legacy_facts,
     stream_facts,
     try_upload,
@@ -174,18 +178,32 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
             warning("watch folder", "not checked: WATCH_DIR is not set here", "run doctor on the daemon's host too")
         )
         return
-    for finding in judge_folder(await folder_facts(settings.watch_dir)):
+    service = find_installed_service()
+    if os.geteuid() == 0 and service is not None and service.user != "root":
+        try:
+            facts = await folder_facts_of(settings.watch_dir, service)
+        except OSError as error:
+            add_finding(problem("watch folder", str(error), f"correct User= of {service.unit}, or create that user"))
+            return
+    else:
+        facts = await folder_facts(settings.watch_dir)
+    for finding in judge_folder(facts):
         add_finding(finding)
 
 
 async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFinding) -> None:
     async with checkpoint_store(settings, owner.name, SingleAttempt()) as store:
         address = str(parse_address(settings.redis_url.get_secret_value()))
+        folder = None if settings.watch_dir == STAND_INS["watch_dir"] else settings.watch_dir
         try:
             await store.ping()
             for finding in judge_redis(await store.info(), address):
                 add_finding(finding)
-            for finding in judge_streams(await stream_facts(store)):
+            try:
+                await store.check_writable()  # as the daemon does; a server that refuses all writes answers a PING
+            except RedisOperationError as error:
+                add_finding(judge_refused_write(error, address))
+            for finding in judge_streams(await stream_facts(store, folder)):
                 add_finding(finding)
             for finding in judge_legacy(*await legacy_facts(store)):
                 add_finding(finding)

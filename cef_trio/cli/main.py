@@ -17,6 +17,7 @@ from typing import Final, TextIO
 
 from cef_trio import __version__
 from cef_trio.cli.arguments import ALL_EXIT_CODES
+from cef_trio.cli.installed_service import use_installed_service
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
 
@@ -37,6 +38,8 @@ COMMANDS: Final[Mapping[str, str]] = {
 }
 """Each command and its line in ``--help``. ``cef_trio.cli.<command>`` has its ``add_arguments(parser)`` and its
 ``run(arguments)``, which returns the exit code."""
+_OWN_SETTINGS: Final = frozenset({"run", "demo"})
+"""Commands that do not look after a service, so that they do not use its settings."""
 _LAB: Final = "lab"
 _LAB_HELP: Final = "the laboratory: cancel, crash and simulate the daemon, and check its promises"
 _BROKEN_PIPE: Final = 141
@@ -89,6 +92,8 @@ def _parse(arguments: Sequence[str]) -> Callable[[], int]:
             command.set_defaults(run=module.run)
     commands.add_parser(_LAB, help=_LAB_HELP)
     parsed = parser.parse_args(arguments)
+    if chosen not in _OWN_SETTINGS:
+        use_installed_service(parsed)
     return lambda: parsed.run(parsed)
 
 
