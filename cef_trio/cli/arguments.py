@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +15,7 @@ STREAM_ID_HELP: Final = "a stream's id, or its beginning if no other begins alik
 REDIS_ONLY: Final = frozenset({"watch_dir", "s3_bucket_name"})
 """Settings that a command does not need which reads only Redis."""
 NO_FOLDER: Final = frozenset({"watch_dir"})
+_AGES: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 ALL_EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 a bug, 2 wrong settings or arguments, 3 something could not be saved, "
     "4 S3 or Redis refused access, 5 a negative result (see the command's help)."
@@ -93,6 +96,18 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where local state and objects are (./cef-data)",
     )
+
+
+def age(text: str) -> timedelta:
+    """Parse an age such as ``90s``, ``30m``, ``24h`` or ``7d``.
+
+    Raises:
+        argparse.ArgumentTypeError: the text has another form.
+    """
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"takes an age such as 90s, 30m, 24h or 7d, not {text!r}")
+    return timedelta(**{_AGES[match[2]]: int(match[1])})
 
 
 def _file(text: str) -> Path:

@@ -7,11 +7,10 @@ network: that is what ``cef-trio doctor`` does.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID
 
 import trio
 from rich.text import Text
@@ -19,7 +18,7 @@ from rich.text import Text
 from cef_trio.cli import output
 from cef_trio.cli.arguments import add_common, add_owner, owner_override
 from cef_trio.cli.output import Column
-from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, s3_client, webhook_client
+from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_client, webhook_client
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.resilience import SingleAttempt
@@ -32,11 +31,7 @@ from cef_trio.settings import (
     read_settings,
     world_readable_secrets,
 )
-from cef_trio.upload import KeyTemplate
-
-_EXAMPLES: Final = ("front door.mp4", "cameras/gate/2026-07-01_13-59-30.mp4")
-"""Paths of recordings below the watch folder."""
-_STREAM_ID: Final = str(UUID("0b6f0c4e-5d0e-4c59-9d53-2f0c1b7a9e11"))
+from cef_trio.upload import EXAMPLE_BEGAN
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         owner, more = _owner(settings)
         errors += [*more, *(_unfit_clients(settings, owner) if owner is not None else ())]
     shown = _given(arguments.env_file, overrides, settings, owner)
-    examples = _examples(settings, owner) if settings is not None and owner is not None else []
+    examples = key_template(settings, owner.name).example_keys if settings is not None and owner is not None else ()
     warnings = _warnings(arguments.env_file)
     if arguments.json:
         output.print_json(
@@ -132,13 +127,6 @@ def _given(
     return shown
 
 
-def _examples(settings: Settings, owner: OwnerName) -> list[tuple[str, str]]:
-    """Return example recordings and their object keys."""
-    template = KeyTemplate.of_owner(settings.s3_key_template, owner.name)
-    paths = [str(settings.watch_dir / example) for example in _EXAMPLES]
-    return [(path, template.key(_STREAM_ID, path)) for path in paths]
-
-
 def _warnings(env_file: Path) -> list[str]:
     try:
         return [f"{found.description}: chmod o= {found.file}" for found in world_readable_secrets(env_file)]
@@ -153,7 +141,7 @@ def _print(
     shown: list[GivenSetting],
     errors: list[str],
     warnings: list[str],
-    examples: list[tuple[str, str]],
+    examples: Sequence[tuple[str, str]],
     *,
     changed: bool,
 ) -> None:
@@ -173,6 +161,7 @@ def _print(
         out.print(output.table((Column("recording", flexible=True), Column("object key", flexible=True)), [
             (output.safe(path), output.safe(key)) for path, key in examples
         ]))  # fmt: skip
+        out.print(f"(of recordings that began at {EXAMPLE_BEGAN:%Y-%m-%d %H:%M} UTC)", style="dim")
     out.print()
     for line in warnings:
         out.print(output.safe(f"warning: {line}", "yellow"))

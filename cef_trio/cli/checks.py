@@ -79,6 +79,12 @@ class FolderFacts:
     """Whether this process may take a lease on other users' files too (``CAP_LEASE``)."""
     folders: int = 0
     unreadable_folders: int = 0
+    recordings: int = 0
+    """Files that ``WATCH_PATTERNS`` names, and ``WATCH_EXCLUDE`` does not."""
+    small_recordings: int = 0
+    """Of these, smaller than ``WATCH_MIN_SIZE_BYTES``."""
+    excluded_folders: int = 0
+    excluded_recordings: int = 0
     max_user_watches: int | None = None
     inotify_error: str | None = None
     user: str = ""
@@ -112,6 +118,9 @@ def judge_folder(facts: FolderFacts) -> list[Finding]:
     if facts.unreadable_folders:
         says = f"{facts.unreadable_folders} folders in it cannot be read: recordings in them are not seen"
         found.append(warning(subject, says, f"give {user} r and x on them"))
+    excluded = count(facts.excluded_folders, "folder") + " and " + count(facts.excluded_recordings, "recording")
+    small = f", {facts.small_recordings} of them smaller than WATCH_MIN_SIZE_BYTES" if facts.small_recordings else ""
+    found.append(ok("excluded", f"{excluded} by WATCH_EXCLUDE; {count(facts.recordings, 'recording')} left{small}"))
     return [*found, _judge_file_system(facts), _judge_writers(facts), _judge_inotify(facts)]
 
 
@@ -232,12 +241,20 @@ class StreamFacts:
 def judge_owner(name: str, source: str, template: str) -> list[Finding]:
     """Check that the owner's keys in S3 are apart from those of others."""
     found = [ok("owner", f"{name!r}, by {source}")]
-    if "{owner}" not in template:
+    if "{owner}" not in template and "{host}" not in template:
         says = f"S3_KEY_TEMPLATE {template!r} has no {{owner}}: listings and gc meet the uploads of other owners"
         found.append(
             warning("owner", says, "put {owner}/ in front of {stream_id}, unless this bucket has one owner only")
         )
     return found
+
+
+def judge_host(template: str, host: str, *, is_default: bool) -> list[Finding]:
+    """Check that the host in keys lasts. ``is_default``: it is the host's name, as ``INSTANCE_ID`` is not set."""
+    if "{host}" not in template or not is_default or not re.fullmatch("[0-9a-f]{12}", host):
+        return []
+    says = f"S3_KEY_TEMPLATE has {{host}}, and {host!r} looks like the name of a container: the next has another one"
+    return [warning("owner", says, "set INSTANCE_ID to a name that lasts")]
 
 
 def judge_claimant(owner: str, host: str, since: str, *, is_derived: bool) -> Finding:

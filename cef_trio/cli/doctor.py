@@ -30,6 +30,7 @@ from cef_trio.cli.checks import (
     judge_clock,
     judge_ffprobe,
     judge_folder,
+    judge_host,
     judge_legacy,
     judge_lifecycle,
     judge_owner,
@@ -46,16 +47,16 @@ from cef_trio.cli.installed_service import find_installed_service
 from cef_trio.cli.output import HangingIndent
 from cef_trio.cli.probes import (
     ClockSkewTransport,
+    NoSuchUserError,
     claimant,
     folder_facts,
-    folder_facts_of,
     legacy_facts,
     stream_facts,
     try_upload,
     utc_now,
 )
 from cef_trio.cli.session import run_cancellable
-from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, s3_config
+from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_config
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.media import ffprobe
@@ -64,7 +65,6 @@ from cef_trio.resilience import SingleAttempt
 from cef_trio.s3 import S3Client, network_transport
 from cef_trio.safe_text import printable
 from cef_trio.settings import STAND_INS, Settings, SettingsError, load_settings, secret_values, world_readable_secrets
-from cef_trio.upload import KeyTemplate
 
 CHECK_SECONDS: Final = 30.0
 """How long one check may take."""
@@ -129,7 +129,11 @@ async def determine_owner(settings: Settings) -> tuple[OwnerName | None, list[Fi
         owner = await find_owner(settings)
     except SettingsError as error:
         return None, [problem("owner", line, "docs/operations.md, Several hosts") for line in error.lines]
-    return owner, judge_owner(owner.name, owner.source.value, settings.s3_key_template)
+    template, is_default = settings.s3_key_template, "instance_id" not in settings.model_fields_set
+    return owner, [
+        *judge_owner(owner.name, owner.source.value, template),
+        *judge_host(template, settings.instance_id, is_default=is_default),
+    ]
 
 
 def checks_for(settings: Settings, owner: OwnerName | None) -> list[tuple[str, Check]]:
@@ -179,14 +183,18 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
         )
         return
     service = find_installed_service()
-    if os.geteuid() == 0 and service is not None and service.user != "root":
-        try:
-            facts = await folder_facts_of(settings.watch_dir, service)
-        except OSError as error:
-            add_finding(problem("watch folder", str(error), f"correct User= of {service.unit}, or create that user"))
-            return
-    else:
-        facts = await folder_facts(settings.watch_dir)
+    look = partial(
+        folder_facts,
+        settings.watch_dir,
+        settings.watch_patterns,
+        settings.watch_exclude,
+        least_bytes=settings.watch_min_size_bytes,
+    )
+    try:
+        facts = await look(service=service if service is not None and os.geteuid() == 0 else None)
+    except NoSuchUserError as error:
+        add_finding(problem("watch folder", str(error), "correct User= of the unit, or create that user"))
+        return
     for finding in judge_folder(facts):
         add_finding(finding)
 
@@ -218,7 +226,7 @@ async def _check_s3(settings: Settings, owner: str, add_finding: AddFinding) -> 
     if settings.s3_bucket_name == STAND_INS["s3_bucket_name"]:
         add_finding(problem("s3", "S3_BUCKET_NAME is not set", "set it"))
         return
-    template = KeyTemplate.of_owner(settings.s3_key_template, owner)
+    template = key_template(settings, owner)
     async with _s3(settings) as (s3, clock):
         try:
             tried = await try_upload(s3, template)

@@ -1,6 +1,6 @@
-"""The facts about the watch folder as another user sees them: ``python -m cef_trio.cli.folder_probe FOLDER UID GID…``.
+"""The facts about the watch folder as another user sees them: ``python -m cef_trio.cli.folder_probe ASKED UID GID…``.
 
-``doctor``, run by root, starts it for the user of the installed service (``probes.py``: ``folder_facts_of``). It
+``doctor``, run by root, starts it for the user of the installed service (``probes.py``: ``folder_facts``). It
 becomes that user only after it has been loaded, since that user may not be able to read this program. The first group
 is the primary one.
 """
@@ -16,8 +16,9 @@ from pathlib import Path
 from cef_trio.cli.probes import folder_facts_now
 
 if __name__ == "__main__":
-    folder, user, *groups = sys.argv[1:]
+    asked, user, *groups = sys.argv[1:]
+    folder, patterns, exclude, least_bytes = json.loads(asked)
     os.setgroups([int(group) for group in groups])
     os.setgid(int(groups[0]))
     os.setuid(int(user))
-    json.dump(asdict(folder_facts_now(Path(folder))), sys.stdout)
+    json.dump(asdict(folder_facts_now(Path(folder), patterns, exclude, least_bytes)), sys.stdout)

@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "fleet": "show the daemons of all hosts, and what is wrong with them; retire one",
     "retry": "retry failed streams",
     "abort": "abort a stream's upload, in S3 and in Redis",
+    "forget": "let failed streams go: abort their uploads, and count them no more",
     "verify": "read a whole object and compare it with everything on record",
     "gc": "abort the uploads under our prefix that no stream owns",
     "doctor": "check everything that a daemon needs, and show remedies",
@@ -78,7 +79,7 @@ def _parse(arguments: Sequence[str]) -> Callable[[], int]:
         return lambda: run_lab(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="cef-trio",
-        description="Uploads growing MP4 recordings to S3-compatible storage while they are being written.",
+        description="Uploads growing video recordings to S3-compatible storage while they are being written.",
         epilog=ALL_EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"cef-trio {__version__}")

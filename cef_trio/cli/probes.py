@@ -11,7 +11,7 @@ import os
 import pwd
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,14 +30,14 @@ from cef_trio.cli.checks import FolderFacts, StreamFacts
 from cef_trio.cli.installed_service import InstalledService
 from cef_trio.cli.status_model import instance_of
 from cef_trio.daemon import boot_id, machine_id, owner_of_machine
-from cef_trio.exceptions import RedisOperationError, S3OperationError
+from cef_trio.exceptions import CefMp4ProcessorError, RedisOperationError, S3OperationError
 from cef_trio.files import KernelDisk, file_system, is_on, mount_points, open_nofollow, unescape_mount_point
 from cef_trio.http import parse_http_date
 from cef_trio.observability import read_fleet
 from cef_trio.resilience import run_in_thread, shielded
 from cef_trio.s3 import BytesSource, ChecksumAlgorithm, S3Client
 from cef_trio.upload import KeyTemplate, Ownership
-from cef_trio.watch import scan_now
+from cef_trio.watch import WatchScope, scan_now
 
 _ABORT_SECONDS: Final = 5.0
 _INOTIFY: Final = Path("/proc/sys/fs/inotify")
@@ -55,37 +55,54 @@ _SAMPLED: Final = 2000
 # ---- the watch folder ------------------------------------------------------------------------------------------------
 
 
-async def folder_facts(folder: Path) -> FolderFacts:
-    """Return the facts about the watch folder and about inotify's limits, as this process's user sees them."""
-    found = await run_in_thread(partial(folder_facts_now, folder), abandon_on_cancel=True)
+class NoSuchUserError(CefMp4ProcessorError):
+    """The user of the installed service does not exist, or could not be asked."""
+
+
+async def folder_facts(
+    folder: Path,
+    patterns: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    *,
+    least_bytes: int = 0,
+    service: InstalledService | None = None,
+) -> FolderFacts:
+    """Return the facts about the watch folder and about inotify's limits, as this process's user sees them.
+
+    ``patterns``, ``exclude`` and ``least_bytes``: ``WATCH_PATTERNS``, ``WATCH_EXCLUDE`` and ``WATCH_MIN_SIZE_BYTES``.
+    ``service``: as its user sees them; only root may ask.
+
+    Raises:
+        NoSuchUserError: the user of the service could not be asked.
+    """
+    if service is not None and service.user != "root":
+        facts = await _facts_of_another(service, [os.fspath(folder), list(patterns), list(exclude), least_bytes])
+        return replace(facts, user=service.user, may_lease_all=service.may_lease_all)
+    look = partial(folder_facts_now, folder, patterns, exclude, least_bytes)
+    found = await run_in_thread(look, abandon_on_cancel=True)
     return replace(found, user="root") if os.geteuid() == 0 else found
 
 
-async def folder_facts_of(folder: Path, service: InstalledService) -> FolderFacts:
-    """Return the facts as the user of the installed service sees them. Only root may ask for another user.
-
-    Raises:
-        OSError: no process could be started as that user.
-    """
+async def _facts_of_another(service: InstalledService, asked: list[object]) -> FolderFacts:
     try:
         user = pwd.getpwnam(service.user)
         groups = [*os.getgrouplist(user.pw_name, user.pw_gid), *(grp.getgrnam(name).gr_gid for name in service.groups)]
     except KeyError as error:
-        raise OSError(f"{service.unit.name} is to run as a user or group that does not exist: {error}") from error
+        raise NoSuchUserError(f"{service.unit} is to run as a user or group that does not exist: {error}") from error
     numbers = [user.pw_uid, *dict.fromkeys([user.pw_gid, *groups])]
     done = await trio.run_process(
-        [sys.executable, "-m", "cef_trio.cli.folder_probe", os.fspath(folder), *map(str, numbers)],
+        [sys.executable, "-m", "cef_trio.cli.folder_probe", json.dumps(asked), *map(str, numbers)],
         capture_stdout=True,
         capture_stderr=True,
         check=False,
     )
     if done.returncode != 0:
         why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise OSError(f"the user {service.user} could not be asked: {why}")
-    return replace(FolderFacts(**json.loads(done.stdout)), user=service.user, may_lease_all=service.may_lease_all)
+        raise NoSuchUserError(f"the user {service.user} could not be asked: {why}")
+    return FolderFacts(**json.loads(done.stdout))
 
 
-def folder_facts_now(folder: Path) -> FolderFacts:
+def folder_facts_now(folder: Path, patterns: Iterable[str], exclude: Iterable[str], least_bytes: int) -> FolderFacts:
     """Return the facts about the watch folder. Blocks."""
     path = str(folder)
     try:
@@ -97,7 +114,7 @@ def folder_facts_now(folder: Path) -> FolderFacts:
     if not is_folder:
         return FolderFacts(path=path, is_folder=False, unmounted=unmounted)
     try:
-        scan = scan_now(path, lambda _: False)
+        scan = scan_now(path, WatchScope.of(path, patterns, exclude))
         with os.scandir(path) as entries:
             is_empty = next(entries, None) is None
     except OSError:
@@ -113,6 +130,10 @@ def folder_facts_now(folder: Path) -> FolderFacts:
         may_lease_all=_may_lease_all(),
         folders=len(scan.folders),
         unreadable_folders=len(scan.unreadable),
+        recordings=len(scan.files),
+        small_recordings=sum(stat.size_bytes < least_bytes for stat in scan.files.values()),
+        excluded_folders=scan.excluded.folders,
+        excluded_recordings=scan.excluded.files,
         max_user_watches=_limit("max_user_watches"),
         inotify_error=_watch_error(path),
     )
@@ -333,7 +354,10 @@ async def try_upload(s3: S3Client, template: KeyTemplate) -> UploadTried:
     key = template.key(str(uuid4()), _NAME)
     options = s3.options
     created = await s3.create_multipart_upload(
-        key, metadata={"cef-stream-id": _NAME}, content_type=options.content_type, headers=options.for_recording()
+        key,
+        metadata={"cef-stream-id": _NAME},
+        content_type=options.content_type_of(key),
+        headers=options.for_recording(),
     )
     try:
         await s3.upload_part(key, created.upload_id, 1, BytesSource(_CONTENT), created.checksum)

@@ -254,7 +254,7 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     if overview.newer:
         rows.append(("newer", describe_newer(overview.newer)))
     if counts["deleted"]:
-        rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end"))
+        rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end, or that were let go"))
     return rows
 
 

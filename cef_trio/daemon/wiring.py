@@ -11,6 +11,7 @@ from functools import partial
 from random import Random
 from typing import Final, Generic, TypeVar
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import structlog
 import trio
@@ -38,7 +39,7 @@ from cef_trio.s3 import (
     StoreProbe,
 )
 from cef_trio.settings import Settings, SettingsError
-from cef_trio.upload import AutoPartSize, KeyTemplate, Ownership, Services, StreamRules, known_part_size
+from cef_trio.upload import AutoPartSize, KeyTemplate, Ownership, Services, StartMinimum, StreamRules, known_part_size
 from cef_trio.webhook import WebhookClient
 
 log = structlog.get_logger(__name__)
@@ -111,7 +112,7 @@ async def open_services(
     """
     owner = await find_owner(settings)
     log.info("owner_determined", owner=owner.name, source=owner.source.value)
-    template = KeyTemplate.of_owner(settings.s3_key_template, owner.name)
+    template = key_template(settings, owner.name)
     reread_settings = partial(_reread_settings, read_again) if read_again is not None else None
     config = s3_config(settings, reread_settings)
     clients = make_clients(
@@ -184,6 +185,17 @@ def _renew(
         credentials.renew(keys)
     elif isinstance(credentials, ChainCredentials):
         credentials.rejected()
+
+
+def key_template(settings: Settings, owner: str) -> KeyTemplate:
+    """Return the key template of an owner."""
+    return KeyTemplate.of_owner(
+        settings.s3_key_template,
+        owner,
+        host=settings.instance_id,
+        folders=(str(settings.watch_dir),),
+        zone=ZoneInfo(settings.key_time_zone),
+    )
 
 
 def webhook_client(settings: Settings) -> WebhookClient | None:
@@ -263,6 +275,7 @@ def _rules(settings: Settings, template: KeyTemplate) -> StreamRules:
         endpoint=settings.s3_endpoint_url or f"AWS in {settings.s3_region_name}",
         watch_folder=str(settings.watch_dir),
         watch_patterns=tuple(settings.watch_patterns),
+        minimum=StartMinimum(age_seconds=settings.watch_min_age_seconds, size_bytes=settings.watch_min_size_bytes),
         rescan_seconds=settings.rescan_seconds,
         close_grace_seconds=settings.close_grace_seconds,
         stream_timeout_seconds=settings.stream_timeout_seconds,

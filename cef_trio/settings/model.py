@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -32,12 +33,20 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Pydanti
 
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.settings import values
-from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadRule, parse_after_upload
+from cef_trio.settings.after_upload import (
+    ANY_FREE_SPACE,
+    KEEP_RECORDING,
+    AfterUploadAction,
+    AfterUploadRule,
+    MinFreeSpace,
+    parse_after_upload,
+    parse_min_free_space,
+)
 from cef_trio.settings.misspelt import near_misses
 from cef_trio.settings.object_options import (
+    AUTO_CONTENT_TYPE,
     AWS_STORAGE_CLASSES,
     CANNED_ACLS,
-    DEFAULT_CONTENT_TYPE,
     ENCRYPTIONS,
     CannedAcl,
     Encryption,
@@ -56,6 +65,7 @@ from cef_trio.settings.secret_files import (
     find_world_readable,
     is_secret,
 )
+from cef_trio.settings.watch_exclude import DEFAULT_EXCLUDE, check_exclude, excludes_everything, parse_exclude
 
 LEAST_RATE_OF_A_PART: Final = 4096
 """Bytes per second. Slower parts would take hours and risk S3's timeout (``s3/token_bucket.py``)."""
@@ -107,6 +117,16 @@ class Settings(BaseSettings):
         "*.mp4",
     )
     """Names of recordings: comma-separated patterns with * and ?, without regard to case."""
+    watch_exclude: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(parse_exclude), AfterValidator(check_exclude)
+    ] = DEFAULT_EXCLUDE
+    """Files and folders to leave out: patterns of names, or of paths relative to WATCH_DIR such as tmp/** and
+    */incoming/*, comma-separated, without regard to case; default stands for the default ones, none for no pattern."""
+    watch_min_age_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """How long ago a recording was first seen, or has not changed, before its upload begins; what is deleted before is
+    not uploaded."""
+    watch_min_size_bytes: Annotated[int, BeforeValidator(values.size_in_bytes), Field(ge=0)] = 0
+    """How large a recording must be before its upload begins, such as 1MiB; one that stays smaller is skipped."""
     chunk_size_bytes: Annotated[int | Literal["auto"], BeforeValidator(values.part_size)] = 10 << 20
     """Part size, 5MiB to 5GiB, or auto: what a recording writes in 20 seconds, 10MiB to 64MiB, or in a minute, where
     that is less than 10MiB; fixed for a recording when its upload begins, and doubled every 1,000 parts. A smaller
@@ -149,7 +169,10 @@ class Settings(BaseSettings):
     s3_create_bucket: bool = False
     """Create the bucket if it does not exist."""
     s3_key_template: Annotated[str, AfterValidator(values.key_template)] = "streams/{owner}/{stream_id}/{file_name}"
-    """Object key: a fixed prefix with {owner}/, then {stream_id}, {file_name} and {file_stem} in any order."""
+    """Object key: a fixed prefix, which may hold {owner}/ and {host}, then {stream_id} and any of {relative_dir}/,
+    {year}, {month}, {day}, {hour}, {file_name}, {file_stem}, {file_ext}; docs/operations.md."""
+    key_time_zone: Annotated[str, AfterValidator(values.time_zone)] = "UTC"
+    """Time zone of {year}, {month}, {day} and {hour} in keys, such as Europe/Berlin."""
     s3_addressing: Annotated[_Addressing, values.in_any_case(*get_args(_Addressing))] = "auto"
     """Bucket in the path or in the host name; auto is the host name for AWS, otherwise the path."""
     s3_checksum: Annotated[_Checksum, values.in_any_case(*get_args(_Checksum))] = "auto"
@@ -178,8 +201,11 @@ class Settings(BaseSettings):
     """Use a bucket key for S3_SSE=aws:kms, which needs fewer KMS calls; empty uses the bucket's default."""
     s3_tags: Annotated[Tags, NoDecode, BeforeValidator(values.tags)] = ()
     """Tags of recordings and their metadata, as key=value,key=value; at most ten."""
-    s3_content_type: Annotated[str, AfterValidator(check_content_type)] = DEFAULT_CONTENT_TYPE
-    """Content type of recordings; that of the metadata is application/json."""
+    s3_content_type: Annotated[str, AfterValidator(check_content_type), values.in_any_case(AUTO_CONTENT_TYPE)] = (
+        AUTO_CONTENT_TYPE
+    )
+    """Content type of recordings; auto is that of the name's extension: video/mp4 for mp4, video/x-matroska for mkv,
+    video/mp2t for ts, application/octet-stream where unknown. That of the metadata is application/json."""
     s3_acl: Annotated[CannedAcl, values.in_any_case(*CANNED_ACLS)] | None = None
     """Canned ACL of recordings and their metadata, for buckets with ACLs; empty sends none."""
 
@@ -217,6 +243,13 @@ class Settings(BaseSettings):
         KEEP_RECORDING
     )
     """What to do with recordings after their object is verified (also earlier ones): keep, delete or move:DIR."""
+    after_upload_keep_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """How many days after its completion AFTER_UPLOAD deletes or moves a recording; 0: at once."""
+    min_free_space: Annotated[MinFreeSpace, NoDecode, BeforeValidator(parse_min_free_space), PlainSerializer(str)] = (
+        ANY_FREE_SPACE
+    )
+    """While less of the watched disk is free (20GiB, 10%), the oldest recordings whose objects are verified are deleted
+    (with move:DIR, moved) until it is, also before AFTER_UPLOAD_KEEP_DAYS and with keep; 0: never."""
     on_complete_webhook: Annotated[SecretStr, AfterValidator(values.webhook_url)] | None = None
     """URL that receives the metadata JSON of each completed recording by POST, at least once."""
     webhook_secret: Annotated[SecretStr, AfterValidator(values.webhook_secret)] | None = None
@@ -267,6 +300,10 @@ class Settings(BaseSettings):
             raise ValueError("S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY must both be set, or neither")
         if self.s3_session_token is not None and self.s3_access_key_id is None:
             raise ValueError("S3_SESSION_TOKEN needs S3_ACCESS_KEY_ID, which is missing")
+        if self.after_upload_keep_days and self.after_upload.action is AfterUploadAction.KEEP:
+            raise ValueError(
+                "AFTER_UPLOAD_KEEP_DAYS needs AFTER_UPLOAD=delete or move:DIR; with keep, recordings stay for ever"
+            )
         if self.webhook_secret is not None and self.on_complete_webhook is None:
             raise ValueError("WEBHOOK_SECRET needs ON_COMPLETE_WEBHOOK, which is missing")
         if self.retry_initial_seconds > self.retry_max_seconds:
@@ -274,11 +311,22 @@ class Settings(BaseSettings):
                 f"RETRY_INITIAL_SECONDS ({self.retry_initial_seconds:g}) must be at most RETRY_MAX_SECONDS "
                 f"({self.retry_max_seconds:g})"
             )
+        if excludes_everything(self.watch_exclude, self.watch_patterns):
+            raise ValueError(
+                f"WATCH_EXCLUDE ({','.join(self.watch_exclude)}) excludes every recording that WATCH_PATTERNS "
+                f"({','.join(self.watch_patterns)}) names; exclude less, such as {DEFAULT_EXCLUDE[0]},tmp/**"
+            )
         if why := unfit_rate(self.max_upload_rate, self.max_concurrent_parts):
             raise ValueError(why)
         if why := why_unfit(self.object_options, at_aws=self.s3_endpoint_url is None):
             raise ValueError(why)
         return self
+
+    @property
+    def after_upload_rule(self) -> AfterUploadRule:
+        """``AFTER_UPLOAD`` with ``AFTER_UPLOAD_KEEP_DAYS`` and ``MIN_FREE_SPACE``."""
+        keep_seconds = self.after_upload_keep_days * 86_400
+        return replace(self.after_upload, keep_seconds=keep_seconds, min_free=self.min_free_space)
 
     @property
     def object_options(self) -> ObjectOptions:
@@ -354,7 +402,8 @@ def check_folders(settings: Settings) -> Settings:
     Raises:
         SettingsError: a folder is missing, or may not be used.
     """
-    if lines := [line for line in (_unfit_folder(settings.watch_dir), _unfit_target(settings)) if line]:
+    found = _unfit_folder(settings.watch_dir), _unfit_target(settings) or _unfit_disk(settings)
+    if lines := [line for line in found if line]:
         raise SettingsError(lines)
     return settings.model_copy(update={"watch_dir": settings.watch_dir.resolve()})
 
@@ -406,6 +455,23 @@ def _unfit_target(settings: Settings) -> str | None:
     if not os.access(nearest, os.W_OK | os.X_OK):
         return f"AFTER_UPLOAD: {name!r} cannot be written by this user: no permission for {str(nearest)!r}"
     return None
+
+
+def _unfit_disk(settings: Settings) -> str | None:
+    """Check that a move would free space on the watched disk."""
+    name = settings.after_upload.folder
+    if not (name and settings.min_free_space):
+        return None
+    try:
+        nearest = next(folder for folder in (Path(name), *Path(name).parents) if folder.exists())
+        if nearest.stat().st_dev != settings.watch_dir.stat().st_dev:
+            return None
+    except OSError as error:
+        return f"MIN_FREE_SPACE: the disk of {name!r} cannot be found ({error})"
+    return (
+        f"MIN_FREE_SPACE needs AFTER_UPLOAD=move:DIR with a folder on another disk: recordings that are moved to "
+        f"{name!r} free no space on the disk of WATCH_DIR"
+    )
 
 
 def _unfit_certificates(settings: Settings) -> list[str]:

@@ -3,8 +3,9 @@
 Decisions are pure functions that tests enumerate; the other files carry them out. Open
 
 - `supervisor.py` for which file belongs to which stream, files that wait for one, renames while the daemon runs and
-  lease renewal; `file_triage.py` for what a file's record decides; `lost_records.py` for what is searched before a file
-  counts as new; `scan_history.py` for waiting until a file is known to be gone
+  lease renewal; `file_triage.py` for what a file's record decides; `start_minimum.py` for its least age and size;
+  `lost_records.py` for what is searched before a file counts as new; `scan_history.py` for waiting until a file is
+  known to be gone
 - `start_stream.py`, `recovery.py` for how a stream begins and resumes; `recognition.py` for whether a file is the
   stream's; `bucket_change.py` for a changed bucket or endpoint
 - `processor.py` for a stream's loop, the wait after a transient error and the grace after a close; `next_action.py`
@@ -29,11 +30,12 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
 from cef_trio.upload.bucket_change import bucket_changed, endpoint_changed
 from cef_trio.upload.copy_from_previous import ContentMatch
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
+from cef_trio.upload.file_triage import FILE_WAS_GONE
 from cef_trio.upload.heartbeat import Heartbeat
 from cef_trio.upload.idle_checker import IdleChecker
 from cef_trio.upload.lease_context import HeldLease, hold_lease
-from cef_trio.upload.object_key import MAX_METADATA_BYTES, KeyTemplate, metadata_key
-from cef_trio.upload.observer import Observer
+from cef_trio.upload.object_key import EXAMPLE_BEGAN, MAX_METADATA_BYTES, KeyTemplate, metadata_key
+from cef_trio.upload.observer import Observer, detail_of_record
 from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.ownership_rules import Claim, claim_by, names_a_server
@@ -44,10 +46,13 @@ from cef_trio.upload.reporter import Reporter, WaitingReport
 from cef_trio.upload.risks import RiskObserver
 from cef_trio.upload.services import Services, StreamRules
 from cef_trio.upload.session import STREAM_ID_METADATA, abort_uploads
+from cef_trio.upload.start_minimum import StartMinimum
 from cef_trio.upload.supervisor import StreamSupervisor
 from cef_trio.upload.unchanged_content import correct_if_unchanged
 
 __all__ = [
+    "EXAMPLE_BEGAN",
+    "FILE_WAS_GONE",
     "KEEPS_ITS_UPLOAD",
     "MAX_METADATA_BYTES",
     "MIN_PART_BYTES",
@@ -65,6 +70,7 @@ __all__ = [
     "Reporter",
     "RiskObserver",
     "Services",
+    "StartMinimum",
     "StreamRules",
     "StreamSupervisor",
     "WaitingReport",
@@ -73,6 +79,7 @@ __all__ = [
     "bucket_changed",
     "claim_by",
     "correct_if_unchanged",
+    "detail_of_record",
     "endpoint_changed",
     "hold_lease",
     "identify",

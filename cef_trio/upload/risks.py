@@ -49,6 +49,8 @@ class RiskObserver:
     watcher: WatchedFolder | None = None
     not_started: Waiting | None = None
     """What the start waits for, other than Redis and S3; ``since`` by ``trio.current_time()``."""
+    disk_short: Callable[[], tuple[Waiting, ...]] = tuple
+    """Returns the disks that stay short of ``MIN_FREE_SPACE``; ``since`` by ``trio.current_time()``."""
 
     def __call__(self) -> tuple[Risk, ...]:
         """Return the current risks; none during a shutdown."""
@@ -96,6 +98,7 @@ class RiskObserver:
             ),
             folder_lost=self._folder_lost(now),
             not_started=self.not_started,
+            disk_short=self.disk_short(),
         )
 
     def _outages(self) -> Mapping[Reason, Waiting]:
