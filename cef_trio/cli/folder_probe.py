@@ -11,14 +11,12 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 from cef_trio.cli.probes import folder_facts_now
 
 if __name__ == "__main__":
     asked, user, *groups = sys.argv[1:]
-    folder, patterns, exclude, least_bytes = json.loads(asked)
     os.setgroups([int(group) for group in groups])
     os.setgid(int(groups[0]))
     os.setuid(int(user))
-    json.dump(asdict(folder_facts_now(Path(folder), patterns, exclude, least_bytes)), sys.stdout)
+    json.dump(asdict(folder_facts_now(*json.loads(asked))), sys.stdout)

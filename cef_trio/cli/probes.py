@@ -64,26 +64,27 @@ async def folder_facts(
     patterns: Sequence[str] = (),
     exclude: Sequence[str] = (),
     *,
+    link_roots: Sequence[Path] = (),
     least_bytes: int = 0,
     service: InstalledService | None = None,
 ) -> FolderFacts:
     """Return the facts about the watch folder and about inotify's limits, as this process's user sees them.
 
-    ``patterns``, ``exclude`` and ``least_bytes``: ``WATCH_PATTERNS``, ``WATCH_EXCLUDE`` and ``WATCH_MIN_SIZE_BYTES``.
-    ``service``: as its user sees them; only root may ask.
+    ``patterns``, ``exclude``, ``link_roots`` and ``least_bytes``: ``WATCH_PATTERNS``, ``WATCH_EXCLUDE``,
+    ``WATCH_LINK_ROOTS`` and ``WATCH_MIN_SIZE_BYTES``. ``service``: as its user sees them; only root may ask.
 
     Raises:
         NoSuchUserError: the user of the service could not be asked.
     """
+    asked = (os.fspath(folder), list(patterns), list(exclude), list(map(os.fspath, link_roots)), least_bytes)
     if service is not None and service.user != "root":
-        facts = await _facts_of_another(service, [os.fspath(folder), list(patterns), list(exclude), least_bytes])
+        facts = await _facts_of_another(service, json.dumps(asked))
         return replace(facts, user=service.user, may_lease_all=service.may_lease_all)
-    look = partial(folder_facts_now, folder, patterns, exclude, least_bytes)
-    found = await run_in_thread(look, abandon_on_cancel=True)
+    found = await run_in_thread(partial(folder_facts_now, *asked), abandon_on_cancel=True)
     return replace(found, user="root") if os.geteuid() == 0 else found
 
 
-async def _facts_of_another(service: InstalledService, asked: list[object]) -> FolderFacts:
+async def _facts_of_another(service: InstalledService, asked: str) -> FolderFacts:
     try:
         user = pwd.getpwnam(service.user)
         groups = [*os.getgrouplist(user.pw_name, user.pw_gid), *(grp.getgrnam(name).gr_gid for name in service.groups)]
@@ -91,7 +92,7 @@ async def _facts_of_another(service: InstalledService, asked: list[object]) -> F
         raise NoSuchUserError(f"{service.unit} is to run as a user or group that does not exist: {error}") from error
     numbers = [user.pw_uid, *dict.fromkeys([user.pw_gid, *groups])]
     done = await trio.run_process(
-        [sys.executable, "-m", "cef_trio.cli.folder_probe", json.dumps(asked), *map(str, numbers)],
+        [sys.executable, "-m", "cef_trio.cli.folder_probe", asked, *map(str, numbers)],
         capture_stdout=True,
         capture_stderr=True,
         check=False,
@@ -102,8 +103,11 @@ async def _facts_of_another(service: InstalledService, asked: list[object]) -> F
     return FolderFacts(**json.loads(done.stdout))
 
 
-def folder_facts_now(folder: Path, patterns: Iterable[str], exclude: Iterable[str], least_bytes: int) -> FolderFacts:
+def folder_facts_now(
+    watched: str, patterns: Iterable[str], exclude: Iterable[str], link_roots: Iterable[str], least_bytes: int
+) -> FolderFacts:
     """Return the facts about the watch folder. Blocks."""
+    folder = Path(watched)
     path = str(folder)
     try:
         path = str(folder.resolve())
@@ -114,7 +118,8 @@ def folder_facts_now(folder: Path, patterns: Iterable[str], exclude: Iterable[st
     if not is_folder:
         return FolderFacts(path=path, is_folder=False, unmounted=unmounted)
     try:
-        scan = scan_now(path, WatchScope.of(path, patterns, exclude))
+        roots = (os.path.realpath(root) for root in link_roots)
+        scan = scan_now(path, WatchScope.of(path, patterns, exclude, roots))
         with os.scandir(path) as entries:
             is_empty = next(entries, None) is None
     except OSError:
@@ -132,6 +137,7 @@ def folder_facts_now(folder: Path, patterns: Iterable[str], exclude: Iterable[st
         unreadable_folders=len(scan.unreadable),
         recordings=len(scan.files),
         small_recordings=sum(stat.size_bytes < least_bytes for stat in scan.files.values()),
+        links=tuple(sorted(scan.links)),
         excluded_folders=scan.excluded.folders,
         excluded_recordings=scan.excluded.files,
         max_user_watches=_limit("max_user_watches"),
