@@ -14,7 +14,15 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from cef_trio.observability import SENTENCES, Risk, ServiceOutage, StreamActivity, describe_amount
+from cef_trio.observability import (
+    SENTENCES,
+    Judgement,
+    Risk,
+    ServiceOutage,
+    StreamActivity,
+    describe_amount,
+    judge,
+)
 
 
 class Phase(StrEnum):
@@ -98,10 +106,24 @@ class StatusPage:
     """Problems of the daemon itself."""
     at_risk: tuple[Risk, ...] = ()
 
+    @property
+    def judgement(self) -> Judgement:
+        """Whether all is safe."""
+        down = tuple(outage.service for outage in self.outages)
+        starting, stopping = self.phase is Phase.STARTING, self.phase is Phase.DRAINING
+        return judge(self.at_risk, down, starting=starting, stopping=stopping)
+
 
 def to_json(page: StatusPage) -> str:
     """Encode as one line of JSON for ``/events``."""
-    return json.dumps(asdict(page), separators=(",", ":"))
+    judged = page.judgement
+    document = {
+        **asdict(page),
+        "state": judged.state.value,
+        "bytes_at_risk": judged.size_bytes,
+        "recordings_at_risk": judged.recordings,
+    }
+    return json.dumps(document, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,14 +12,19 @@ them; the room `admin/` for the status page, health and readiness.
 
 from cef_trio.observability import daemon_report, logs
 from cef_trio.observability.at_risk import (
+    NOT_JUDGED,
     SENTENCES,
     Facts,
+    Judgement,
     Reason,
     Risk,
+    State,
     UploadProgress,
     Waiting,
+    amount_at_risk,
     describe_amount,
     find_risks,
+    judge,
 )
 from cef_trio.observability.daemon_report import DaemonReport, describe_problems
 from cef_trio.observability.fleet import (
@@ -46,6 +51,7 @@ from cef_trio.observability.snapshot import (
 )
 
 __all__ = [
+    "NOT_JUDGED",
     "RATE_WINDOW",
     "SENTENCES",
     "DaemonReport",
@@ -53,6 +59,7 @@ __all__ = [
     "FirstSeenTimes",
     "Fleet",
     "FleetFinding",
+    "Judgement",
     "Lag",
     "LimiterUse",
     "Metrics",
@@ -61,6 +68,7 @@ __all__ = [
     "Risk",
     "ServiceOutage",
     "Snapshot",
+    "State",
     "StreamActivity",
     "StreamSnapshot",
     "StreamState",
@@ -68,6 +76,7 @@ __all__ = [
     "Waiting",
     "WebhookOutcome",
     "activity_of",
+    "amount_at_risk",
     "configure",
     "configure_for",
     "daemon_report",
@@ -77,6 +86,7 @@ __all__ = [
     "fleet_document",
     "flush",
     "is_urgent",
+    "judge",
     "judge_fleet",
     "lag_of",
     "logs",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cef_trio.checkpoint import Status, StreamSet
-from cef_trio.observability.at_risk import Risk
+from cef_trio.observability.at_risk import NOT_JUDGED, Judgement, Risk
 from cef_trio.observability.lag import Lag, total
 from cef_trio.observability.metric_labels import StreamState
 
@@ -103,7 +103,7 @@ class Snapshot:
     """Of files that were not looked up in Redis and S3 yet; they have no stream."""
     outages: Mapping[str, ServiceOutage | None] = field(default_factory=dict)
     """By service; ``None``: it is up."""
-    risks: tuple[Risk, ...] = ()
+    judgement: Judgement = NOT_JUDGED
     limiters: Mapping[str, LimiterUse] = field(default_factory=dict)
     """``streams`` and ``parts``."""
     upload_limit: int = 0
@@ -116,6 +116,11 @@ class Snapshot:
     hung_mounts: int = 0
     shutdown_seconds: float = 0.0
     """0 before a shutdown."""
+
+    @property
+    def risks(self) -> tuple[Risk, ...]:
+        """What is at risk."""
+        return self.judgement.risks
 
     @property
     def lag(self) -> Lag:

@@ -123,7 +123,9 @@ class Outage:
     """State of an outage."""
 
     began: float
-    """``trio.current_time()``."""
+    """``trio.current_time()`` when the breaker opened."""
+    since: float
+    """``trio.current_time()`` of the first failure after the last success."""
     error: str
     """Error of the last attempt."""
     probes: int = 0
@@ -155,6 +157,8 @@ class CircuitBreaker:
         """``trio.current_time()`` of the last failure that counts as an outage."""
         self.last_success_time = -float("inf")
         """``trio.current_time()`` of the last success, probes included."""
+        self._failing_since: float | None = None
+        """``trio.current_time()`` of the first failure after the last success; ``None``: none failed since."""
         self.outage: Outage | None = None
         """The current outage; ``None`` while the breaker is closed."""
         self.up_since = -float("inf")
@@ -173,16 +177,20 @@ class CircuitBreaker:
     def note_failure(self) -> None:
         """Record a failure that counts as an outage."""
         self.last_failure_time = trio.current_time()
+        if self._failing_since is None:
+            self._failing_since = self.last_failure_time
 
     def note_success(self) -> None:
         """Record a success."""
-        self.last_success_time = trio.current_time()
+        self.last_success_time, self._failing_since = trio.current_time(), None
 
     def trip(self, error: BaseException, kind: ProbeKind = ProbeKind.WRITE) -> None:
         """Open the breaker: all calls wait until a probe succeeds."""
         if self.outage is None:
             log.warning("outage_started", service=self.service, error=str(error))
-            self.outage = Outage(trio.current_time(), str(error), kind=kind, refused=is_rejected(error))
+            now = trio.current_time()
+            since = now if self._failing_since is None else self._failing_since
+            self.outage = Outage(now, since, str(error), kind=kind, refused=is_rejected(error))
             self.up.value = False
         elif kind is ProbeKind.WRITE and self.outage.kind is ProbeKind.READ:
             self.outage = replace(self.outage, kind=kind)

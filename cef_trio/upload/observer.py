@@ -47,7 +47,7 @@ class Observer:
             streams=tuple(self._stream(one, now, held=held) for one in supervisor.live),
             not_looked_up=self._unix(Lag(sum(one.size_bytes for one in pending), first_seen)),
             outages=outages,
-            risks=self.risks(),
+            judgement=self.risks.judgement(),
             limiters={"streams": _use(services.stream_slots), "parts": _use(services.part_slots)},
             upload_limit=services.rate_limiter.rate,
             unreadable_records=len(services.store.unreadable.known),
@@ -67,7 +67,11 @@ class Observer:
             size_on_disk_bytes=live.file_state.value.stat.size_bytes,
             acknowledged_bytes=upload.acknowledged_bytes if upload else 0,
             lag=self._unix(live.lag(now)),
-            bytes_per_second=upload_rate(upload.parts.values(), self.services.utc_now()) if upload else 0.0,
+            bytes_per_second=(
+                upload_rate(upload.parts.values(), self.services.utc_now(), upload.meta.started_at_utc)
+                if upload
+                else 0.0
+            ),
             error=upload.meta.failure_reason if upload else None,
         )
 
@@ -75,7 +79,7 @@ class Observer:
         outage = breaker.outage
         if outage is None:
             return None
-        since = self.services.unix_time(outage.began)
+        since = self.services.unix_time(outage.since)
         return ServiceOutage(service=breaker.service, since=since, error=outage.error, probes=outage.probes)
 
     def _unix(self, lag: Lag) -> Lag:
