@@ -1,4 +1,4 @@
-"""cef-trio uploads growing MP4 recordings to S3-compatible storage while they are still being written.
+"""cef-trio uploads growing video recordings to S3-compatible storage while they are still being written.
 
 The promises (P1 … P10), the rooms and the glossary are in ``docs/architecture.md``.
 """

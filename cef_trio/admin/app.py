@@ -1,12 +1,14 @@
 """Responses of the admin server.
 
-Read-only: GET and HEAD of seven paths, without parameters; request bodies are ignored. Responses are never cached, and
-the page may load nothing from elsewhere: its own style and script are allowed by their hashes, so that a file name that
-contains HTML is never executed. ``origins.py`` decides which websites may send a browser here.
+Read-only: GET and HEAD of seven paths; request bodies are ignored, and so are parameters but one of ``/events``.
+Responses are never cached, and the page may load nothing from elsewhere: its own style and script are allowed by their
+hashes, so that a file name that contains HTML is never executed. ``origins.py`` decides which websites may send a
+browser here.
 
 ``/events`` is the only response without an end (server-sent events,
 https://html.spec.whatwg.org/multipage/server-sent-events.html). The number of listeners is limited, per client and in
-total. It continues while the daemon drains. ``server.py`` disconnects slow clients, and all clients at the end.
+total. It continues while the daemon drains. ``server.py`` disconnects slow clients, and all clients at the end. What it
+sends is in ``page_events.py``; with ``?stream=ID`` also that stream's detail.
 """
 
 from __future__ import annotations
@@ -23,20 +25,23 @@ from email.utils import formatdate
 from functools import cache
 from importlib.resources import files
 from typing import Final
+from urllib.parse import parse_qsl
 
 import trio
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from cef_trio.admin.origins import is_foreign, is_ours
+from cef_trio.admin.page_events import Listener, PageState
 from cef_trio.admin.page_source import PageSource
-from cef_trio.admin.status_page import Fact, judge_health, judge_ready, to_json
+from cef_trio.admin.status_page import Fact, judge_health, judge_ready
 from cef_trio.http import HTTPRequest
 
 MAX_LISTENERS: Final = 32
 MAX_LISTENERS_OF_A_CLIENT: Final = 8
 TICK_SECONDS: Final = 1.0
 _RECONNECT_MILLISECONDS: Final = 2000
+_MAX_QUERY: Final = 200
 _PAGES: Final = frozenset({"/", "/fleet"})
 _NAMES_FILES: Final = _PAGES | {"/events", "/fleet.json"}
 """Paths that show the names of recordings, folders or hosts."""
@@ -85,7 +90,8 @@ def page(file: str = "page.html") -> Response:
     All pages have the style of ``pages.css``, and begin their scripts with ``pages.js``.
     """
     html = _read(file).replace(b"<style></style>", b"<style>\n%b</style>" % _read("pages.css"), 1)
-    html = html.replace(b"// pages.js\n", _read("pages.js"), 1)
+    for script_file in ("pages.js", "page.js"):
+        html = html.replace(b"// %b\n" % script_file.encode(), _read(script_file), 1)
     style, script = (
         " ".join(f"'sha256-{_hash(text)}'" for text in re.findall(rb"<%b>(.*?)</%b>" % (tag, tag), html, re.DOTALL))
         for tag in (b"style", b"script")
@@ -119,7 +125,8 @@ class AdminApp:
             "/fleet.json": lambda: _fleet(source.fleet()),
         }
         self._listening: Counter[str] = Counter()
-        self._made: tuple[float, str] = (-float("inf"), "")
+        self._made_at = -float("inf")
+        self._made: PageState | None = None
 
     def respond(self, request: HTTPRequest, client: str) -> Response:
         """Return the response to a request; ``client`` is the address of the client."""
@@ -155,24 +162,29 @@ class AdminApp:
             self._listening[client] -= 1
             self._listening += Counter()  # drops zero counts
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """Yield the time at every tick, and a snapshot whenever it has changed, until closed."""
+    async def events(self, stream_id: str | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield the time at every tick, and what has changed, until closed; of one stream also its detail."""
+        listener = Listener(stream_id)
         yield f"retry: {_RECONNECT_MILLISECONDS}\n\n".encode()
-        sent = ""
         while True:
-            text = self._snapshot()
+            state = self._page_state()
             yield f"event: tick\ndata: {time.time():.0f}\n\n".encode()
-            if text != sent:
-                yield f"data: {text}\n\n".encode()
-            sent = text
+            for text in listener.news(state):
+                yield text
             await trio.sleep(TICK_SECONDS)
 
-    def _snapshot(self) -> str:
-        """Return the snapshot as JSON, cached for one tick for all listeners."""
+    def _page_state(self) -> PageState:
+        """Return what the page shows now, the same for all listeners of one tick."""
         now = trio.current_time()
-        if now - self._made[0] >= TICK_SECONDS / 2:
-            self._made = now, to_json(self._source.page())
-        return self._made[1]
+        if self._made is None or now - self._made_at >= TICK_SECONDS / 2:
+            self._made_at, self._made = now, PageState.of(self._source, self._made)
+        return self._made
+
+
+def asked_stream(query: str) -> str | None:
+    """Return the stream that a request of ``/events`` names, if any."""
+    found = dict(parse_qsl(query[:_MAX_QUERY]))
+    return found.get("stream")
 
 
 def _fleet(document: str | None) -> Response:

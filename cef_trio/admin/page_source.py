@@ -7,7 +7,8 @@ cancels first. While Redis is down, the last response remains, of the fleet for 
 Not here: the lag of a stream (`upload/live_stream.py`, by the rules of `observability/lag.py`), the snapshot
 (`upload/observer.py`), and the judgement of health and readiness (`status_page.py`).
 
-Sizes are limited (promise P7): ``MAX_STREAMS`` streams, ``MAX_FAILED`` failures, ``MAX_TEXT`` characters in a text.
+Sizes are limited (promise P7): ``MAX_STREAMS`` streams, ``MAX_ENDED`` failures and completions, ``MAX_TEXT`` characters
+in a text, one hour of samples (``observability/history.py``).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from __future__ import annotations
 import heapq
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Final, Protocol
 
 import structlog
@@ -25,8 +27,12 @@ from trio_util import AsyncBool
 
 from cef_trio import __version__
 from cef_trio.admin.status_page import (
+    CompletedStream,
+    Detail,
     FailedStream,
     HealthFacts,
+    HistoryPage,
+    Outage,
     Phase,
     ReadyFacts,
     StatusPage,
@@ -34,15 +40,32 @@ from cef_trio.admin.status_page import (
     Totals,
     judge_health,
 )
-from cef_trio.checkpoint import FAILED, SENTENCES, FailureReason, History, Status, StreamMeta
+from cef_trio.checkpoint import FAILED, SENTENCES, FailureReason, Status, StreamMeta, advice_on
+from cef_trio.checkpoint import History as EndedStreams
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.observability import Snapshot, StreamActivity, StreamSnapshot, StreamState, fleet_document, read_fleet
-from cef_trio.upload import Observer, Services
+from cef_trio.observability import (
+    HISTORY_PERIOD_SECONDS,
+    OUTAGE_ADVICE,
+    History,
+    LogLine,
+    PastOutage,
+    ServiceOutage,
+    Snapshot,
+    StreamActivity,
+    StreamSnapshot,
+    StreamState,
+    fleet_document,
+    read_fleet,
+    rounded,
+)
+from cef_trio.resilience import Periodic
+from cef_trio.upload import Observer, Services, detail_of_record
 
 log = structlog.get_logger(__name__)
 
-MAX_STREAMS: Final = 200
-MAX_FAILED: Final = 50
+MAX_STREAMS: Final = 2000
+MAX_ENDED: Final = 50
+"""Of failed and of completed streams each."""
 MAX_TEXT: Final = 500
 REFRESH_SECONDS: Final = 5.0
 """Least interval of reading ended streams from Redis, which is only done while someone looks at the page."""
@@ -66,6 +89,18 @@ class PageSource(Protocol):
 
     def ready(self) -> ReadyFacts:
         """Return the input of ``/readyz``."""
+        ...
+
+    def detail(self, stream_id: str) -> Detail:
+        """Return what is known of one stream."""
+        ...
+
+    def history(self) -> HistoryPage:
+        """Return the last hour."""
+        ...
+
+    def sparklines(self) -> Mapping[str, Sequence[int]]:
+        """Return the rates of the last ten minutes, by the ids of the open streams that had any."""
         ...
 
     def fleet(self) -> str | None:
@@ -94,7 +129,10 @@ class _Ended:
 
     completed: int
     failed: int
-    latest: tuple[FailedStream, ...]
+    failures: tuple[FailedStream, ...] = ()
+    completions: tuple[CompletedStream, ...] = ()
+    metas: Mapping[str, StreamMeta] = field(default_factory=dict)
+    """Records of both."""
 
 
 @dataclass(eq=False, slots=True)
@@ -106,12 +144,15 @@ class DaemonSource:
     is_leaving: Callable[[], bool]
     redact: Callable[[str], str] = str
     """Removes secrets from error messages, which may quote S3 or a proxy."""
+    recent_lines: Callable[[str], tuple[LogLine, ...]] = lambda _stream_id: ()
+    """Returns the last log lines of a stream, without secrets."""
     started_at: float = field(init=False)
     observer: Observer | None = None
     watcher: IntakeTask | None = None
     checker: IntakeTask | None = None
     waits_for: str = ""
     """What the start waits for, if not for Redis or S3. It is public."""
+    _history: History = field(default_factory=History)
     _ended: _Ended | None = None
     _fleet: tuple[float, str] = (-float("inf"), "")
     """When it was read, by ``trio.current_time()``, as JSON."""
@@ -186,14 +227,32 @@ class DaemonSource:
             ),
             streams=tuple(sorted(map(self._row, shown), key=lambda row: (row.file, row.stream_id or ""))),
             streams_left_out=len(now.streams) - len(shown),
-            failed=ended.latest if ended else (),
-            outages=tuple(
-                replace(outage, since=round(outage.since, 1), error=_short(self.redact(outage.error)))
-                for outage in now.outages.values()
-                if outage is not None
-            ),
+            failed=ended.failures if ended else (),
+            completed=ended.completions if ended else (),
+            outages=tuple(self._outage(outage) for outage in now.outages.values() if outage is not None),
+            past_outages=tuple(self._past_outage(outage) for outage in reversed(now.past_outages)),
             at_risk=tuple(replace(risk, why=_short(risk.why)) for risk in now.risks),
             unhealthy=tuple(fact.says for fact in judge_health(self.health()) if not fact.good),
+        )
+
+    def _outage(self, one: ServiceOutage) -> Outage:
+        return Outage(
+            service=one.service,
+            since=round(one.since, 1),
+            cause=_short(self.redact(one.cause or one.error)),
+            probes=one.probes,
+            error=_short(self.redact(one.error)),
+            probed_at=_rounded(one.probed_at),
+            advice=OUTAGE_ADVICE[one.refused],
+        )
+
+    def _past_outage(self, one: PastOutage) -> Outage:
+        return Outage(
+            service=one.service,
+            since=round(one.since, 1),
+            until=round(one.until, 1),
+            cause=_short(self.redact(one.cause)),
+            probes=one.probes,
         )
 
     def _row(self, stream: StreamSnapshot) -> StreamRow:
@@ -210,11 +269,58 @@ class DaemonSource:
             note=_short(self.redact(stream.error or "")) if retries else None,
         )
 
+    # -- one stream, and the last hour ---------------------------------------------------------------------------------
+
+    def detail(self, stream_id: str) -> Detail:
+        """See :class:`PageSource`."""
+        open_now = self.observer.detail(stream_id) if self.observer is not None else None
+        ended = self._ended.metas.get(stream_id) if self._ended is not None else None
+        live = self._live_path(stream_id)
+        path = live if live is not None else ended.current_path if ended is not None else None
+        series, times = self._history.of(stream_id), self._history.times
+        return Detail(
+            stream_id=stream_id,
+            file=None if path is None else _below(self.folder, path),
+            known=open_now or (detail_of_record(ended) if ended is not None else None),
+            history_at=_rounded(times[-1]) if series.lag_bytes else None,
+            bytes_per_second=tuple(rounded(series.bytes_per_second)),
+            lag_bytes=tuple(rounded(series.lag_bytes)),
+            log=self.recent_lines(stream_id),
+            why=_short(self.redact(ended.failure_reason)) if ended is not None and ended.failure_reason else None,
+        )
+
+    def _live_path(self, stream_id: str) -> str | None:
+        live = self.observer.supervisor.live if self.observer is not None else ()
+        return next((one.path for one in live if one.processor.stream_id == stream_id), None)
+
+    def history(self) -> HistoryPage:
+        """See :class:`PageSource`."""
+        return HistoryPage(
+            period_seconds=HISTORY_PERIOD_SECONDS,
+            at=tuple(rounded(self._history.times)),
+            bytes_per_second=tuple(rounded(self._history.all.bytes_per_second)),
+            lag_bytes=tuple(rounded(self._history.all.lag_bytes)),
+        )
+
+    def sparklines(self) -> Mapping[str, Sequence[int]]:
+        """See :class:`PageSource`."""
+        live = self.observer.supervisor.live_ids if self.observer is not None else frozenset[str]()
+        return self._history.sparklines(live)
+
+    async def _record_history(self) -> None:
+        async for _ in Periodic(HISTORY_PERIOD_SECONDS):
+            if self.observer is not None:
+                self._history.record(self.observer())
+
     # -- what only Redis knows ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Read ended streams, and the fleet, from Redis while someone looks at them, until cancelled."""
+        """Sample the history; read ended streams, and the fleet, from Redis while someone looks at them.
+
+        Runs until cancelled.
+        """
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._record_history)
             nursery.start_soon(self._read_while, self._looked_at, self._refresh, REFRESH_SECONDS)
             nursery.start_soon(self._read_while, self._fleet_looked_at, self._refresh_fleet, FLEET_REFRESH_SECONDS)
 
@@ -237,11 +343,21 @@ class DaemonSource:
     async def _refresh(self) -> None:
         store = self.services.store
         counts = await store.count_ended()
-        known = await store.load_metas(await store.latest(History.FAILED, MAX_FAILED))
-        failed = [one.meta for one in known.values() if one.meta.status in FAILED]
-        failed.sort(key=lambda meta: (meta.last_activity_at_utc, meta.stream_id), reverse=True)
-        completed, failures = counts.get(History.COMPLETED, 0), counts.get(History.FAILED, 0)
-        self._ended = _Ended(completed, failures, tuple(self._failed(meta) for meta in failed))
+        ids = [
+            *await store.latest(EndedStreams.FAILED, MAX_ENDED),
+            *await store.latest(EndedStreams.COMPLETED, MAX_ENDED),
+        ]
+        known = await store.load_metas(ids)
+        metas = sorted(
+            (one.meta for one in known.values()), key=lambda meta: (_ended_at(meta), meta.stream_id), reverse=True
+        )
+        self._ended = _Ended(
+            completed=counts.get(EndedStreams.COMPLETED, 0),
+            failed=counts.get(EndedStreams.FAILED, 0),
+            failures=tuple(self._failed(meta) for meta in metas if meta.status in FAILED),
+            completions=tuple(self._completed(meta) for meta in metas if meta.status is Status.COMPLETED),
+            metas={meta.stream_id: meta for meta in metas},
+        )
 
     def _failed(self, meta: StreamMeta) -> FailedStream:
         sentence = _SENTENCE_OF[meta.status]
@@ -252,7 +368,22 @@ class DaemonSource:
             sentence=sentence,
             detail=_short(self.redact(detail)) if detail else None,
             at=meta.last_activity_at_utc.timestamp(),
+            advice=advice_on(meta.status),
         )
+
+    def _completed(self, meta: StreamMeta) -> CompletedStream:
+        return CompletedStream(
+            stream_id=meta.stream_id,
+            file=_below(self.folder, meta.current_path),
+            size_bytes=meta.verified_size_bytes or 0,
+            started_at=meta.started_at_utc.timestamp(),
+            at=_ended_at(meta).timestamp(),
+        )
+
+
+def _ended_at(meta: StreamMeta) -> datetime:
+    completed = meta.completed_at_utc if meta.status is Status.COMPLETED else None
+    return completed or meta.last_activity_at_utc
 
 
 def _silence(one: IntakeTask | None, excused_until: float = -float("inf")) -> float | None:

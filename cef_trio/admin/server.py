@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing, suppress
 from typing import Final
 
@@ -17,7 +17,7 @@ import structlog
 import trio
 from prometheus_client import CollectorRegistry
 
-from cef_trio.admin.app import HEALTH, AdminApp, Response
+from cef_trio.admin.app import HEALTH, AdminApp, Response, asked_stream
 from cef_trio.admin.connection_limits import ConnectionLimiter, ConnectionSlot, client_of
 from cef_trio.admin.page_source import PageSource
 from cef_trio.exceptions import CefMp4ProcessorError
@@ -157,7 +157,7 @@ async def _send(
     if response.lasts and request.method == "GET":
         with app.listening(slot.client):
             await connection.begin(response.status, headers)
-            await _send_events(connection, app)
+            await _send_events(connection, app.events(asked_stream(request.query)))
         return
     await connection.begin(response.status, headers)
     if request.method != "HEAD":
@@ -167,12 +167,12 @@ async def _send(
         await connection.discard(_DISCARD_BYTES, _DISCARD_SECONDS)
 
 
-async def _send_events(connection: ServerConnection, app: AdminApp) -> None:
+async def _send_events(connection: ServerConnection, events: AsyncGenerator[bytes, None]) -> None:
     """Send events until the client has disconnected; either task that detects it ends the other."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_until_gone, connection, nursery.cancel_scope)
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async with aclosing(app.events()) as events:
+            async with aclosing(events):
                 async for text in events:
                     await connection.data(text)
         nursery.cancel_scope.cancel()

@@ -13,16 +13,22 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 from cef_trio.observability import (
     SENTENCES,
     Judgement,
+    LogLine,
     Risk,
-    ServiceOutage,
+    State,
     StreamActivity,
+    StreamDetail,
     describe_amount,
     judge,
 )
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class Phase(StrEnum):
@@ -65,6 +71,65 @@ class FailedStream:
     detail: str | None
     """The error message."""
     at: float
+    advice: str | None = None
+    """What to do before ``cef-trio retry``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletedStream:
+    """A stream whose object is complete."""
+
+    stream_id: str
+    file: str
+    size_bytes: int
+    started_at: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """An outage that goes on, or is over."""
+
+    service: str
+    since: float
+    cause: str
+    """Error that began it."""
+    probes: int
+    until: float | None = None
+    """``None``: it goes on."""
+    error: str = ""
+    """Of the last probe, or the cause."""
+    probed_at: float | None = None
+    advice: str = ""
+    """What to do while it goes on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detail:
+    """One stream: :class:`~cef_trio.observability.StreamDetail`, and what else the page shows of it."""
+
+    stream_id: str
+    file: str | None
+    """Path below the watch folder; ``None``: nothing is known of such a stream."""
+    known: StreamDetail | None = None
+    history_at: float | None = None
+    """Time of the last sample."""
+    bytes_per_second: tuple[int, ...] = ()
+    """Samples of the last hour, oldest first."""
+    lag_bytes: tuple[int, ...] = ()
+    log: tuple[LogLine, ...] = ()
+    why: str | None = None
+    """Its last error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryPage:
+    """Throughput and lag of the daemon in the last hour, oldest first."""
+
+    period_seconds: float
+    at: tuple[int, ...]
+    bytes_per_second: tuple[int, ...]
+    lag_bytes: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +166,15 @@ class StatusPage:
     """Number of active streams that are not listed."""
     failed: tuple[FailedStream, ...]
     """The most recent failures."""
-    outages: tuple[ServiceOutage, ...]
+    outages: tuple[Outage, ...]
+    """Those that go on."""
     unhealthy: tuple[str, ...]
     """Problems of the daemon itself."""
     at_risk: tuple[Risk, ...] = ()
+    completed: tuple[CompletedStream, ...] = ()
+    """The most recent ones, latest first."""
+    past_outages: tuple[Outage, ...] = ()
+    """The last ones of this process, latest first."""
 
     @property
     def judgement(self) -> Judgement:
@@ -113,17 +183,30 @@ class StatusPage:
         starting, stopping = self.phase is Phase.STARTING, self.phase is Phase.DRAINING
         return judge(self.at_risk, down, starting=starting, stopping=stopping)
 
+    @property
+    def state(self) -> State:
+        """Its word."""
+        return self.judgement.state
 
-def to_json(page: StatusPage) -> str:
-    """Encode as one line of JSON for ``/events``."""
-    judged = page.judgement
-    document = {
-        **asdict(page),
-        "state": judged.state.value,
-        "bytes_at_risk": judged.size_bytes,
-        "recordings_at_risk": judged.recordings,
-    }
-    return json.dumps(document, separators=(",", ":"))
+    @property
+    def bytes_at_risk(self) -> int:
+        """Its number of bytes."""
+        return self.judgement.size_bytes
+
+    @property
+    def recordings_at_risk(self) -> int:
+        """Its number of recordings."""
+        return self.judgement.recordings
+
+
+def to_json(shown: DataclassInstance) -> str:
+    """Encode a data class as one line of JSON for ``/events``."""
+    return as_json(asdict(shown))
+
+
+def as_json(value: Any) -> str:
+    """Encode a value, which may contain data classes, as one line of JSON."""
+    return json.dumps(value, separators=(",", ":"), default=asdict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,13 @@ There are no services and no streams yet, and nothing is known of Redis and S3.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from cef_trio import __version__
-from cef_trio.admin.status_page import HealthFacts, Phase, ReadyFacts, StatusPage, Totals
-from cef_trio.observability import Facts, Judgement, Snapshot, Waiting, find_risks, judge
+from cef_trio.admin.status_page import Detail, HealthFacts, HistoryPage, Phase, ReadyFacts, StatusPage, Totals
+from cef_trio.observability import HISTORY_PERIOD_SECONDS, Facts, Judgement, Snapshot, Waiting, find_risks, judge
 from cef_trio.settings import Settings
 
 WAITS_FOR: Final = "the mount of the watch folder does not respond"
@@ -77,6 +78,18 @@ class WaitingSource:
             now=time.time(),
             waits_for=WAITS_FOR,
         )
+
+    def detail(self, stream_id: str) -> Detail:
+        """See :class:`PageSource`."""
+        return Detail(stream_id=stream_id, file=None)
+
+    def history(self) -> HistoryPage:
+        """See :class:`PageSource`."""
+        return HistoryPage(period_seconds=HISTORY_PERIOD_SECONDS, at=(), bytes_per_second=(), lag_bytes=())
+
+    def sparklines(self) -> Mapping[str, Sequence[int]]:
+        """See :class:`PageSource`."""
+        return {}
 
     def fleet(self) -> str | None:
         """See :class:`PageSource`."""

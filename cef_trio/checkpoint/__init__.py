@@ -31,7 +31,17 @@ from cef_trio.checkpoint.protocols import (
 from cef_trio.checkpoint.pruning import OldStreams, ended_streams
 from cef_trio.checkpoint.schema import NewerRecord
 from cef_trio.checkpoint.shutdown_flush import ShutdownFlush
-from cef_trio.checkpoint.states import COMES_BACK, ENDED, FAILED, SENTENCES, FailureReason, History, Status, StreamSet
+from cef_trio.checkpoint.states import (
+    COMES_BACK,
+    ENDED,
+    FAILED,
+    SENTENCES,
+    FailureReason,
+    History,
+    Status,
+    StreamSet,
+    advice_on,
+)
 
 __all__ = [
     "COMES_BACK",
@@ -70,6 +80,7 @@ __all__ = [
     "StreamSummary",
     "Vacancy",
     "WebhookOutbox",
+    "advice_on",
     "ended_streams",
     "rules",
     "schema",

@@ -561,7 +561,7 @@ class MemoryCheckpointStore(StreamWrites):
     def _index(self, stream_id: str) -> None:
         """Put a stream into the indexes of its status, and take it out of all others."""
         stream = self._streams.get(stream_id)
-        history = rules.history_of(stream.stream_set, stream.meta.status) if stream is not None else None
+        history = rules.history_of(stream.stream_set, stream.meta) if stream is not None else None
         if stream is None or history is not None:
             self._lease_ends.pop(stream_id, None)
         else:

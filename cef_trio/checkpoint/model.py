@@ -133,6 +133,12 @@ class StreamMeta:
     """The file's checksum at that time, recorded before its only PutObject; ``None``: it is uploaded in parts."""
     completed_at_utc: datetime | None = None
     duration_seconds: float | None = None
+    let_go_at_utc: datetime | None = None
+    """When an operator let the failed stream go (``cef-trio forget``): it counts as failed no more, and its file is not
+    uploaded until it changes."""
+    let_go_size_bytes: int | None = None
+    let_go_mtime_ns: int | None = None
+    """Size and mtime of its file at that time; ``None``: the file could not be seen."""
     supersedes_stream_id: str | None = None
     """The completed stream of an earlier version of this file; unchanged parts are copied from its object."""
     supersedes_key: str | None = None
@@ -141,6 +147,8 @@ class StreamMeta:
     """Endpoint of the store that has the upload or the object; ``None``: recorded by an older version."""
     owner: Owner | None = None
     """``None``: recorded by an older version."""
+    recording_began_at_utc: datetime | None = None
+    """When the recording began, by its file's stamps (``upload/object_key.py``); ``None``: by an older version."""
     schema: int = schemas.CURRENT
     """The schema of the version that last wrote to the record (``schema.py``); never set by a :class:`Change`."""
 

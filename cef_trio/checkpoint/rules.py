@@ -176,13 +176,13 @@ def default_set(status: Status) -> StreamSet:
     return HOME[status] or StreamSet.ACTIVE
 
 
-def history_of(stream_set: StreamSet, status: Status) -> History | None:
-    """Return the index of ended streams that has a stream of that set and status; ``None`` for an open stream."""
+def history_of(stream_set: StreamSet, meta: StreamMeta) -> History | None:
+    """Return the index of ended streams that has a stream of that set and record; ``None`` for an open stream."""
     match stream_set:
         case StreamSet.COMPLETED:
             return History.COMPLETED
         case StreamSet.FAILED:
-            return History.FAILED if status in FAILED else History.DELETED
+            return History.FAILED if meta.status in FAILED and meta.let_go_at_utc is None else History.DELETED
     return None
 
 

@@ -29,11 +29,12 @@ class History(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     DELETED = "deleted"
-    """Streams in ``StreamSet.FAILED`` whose recording was deleted before its end: nothing failed."""
+    """Streams in ``StreamSet.FAILED`` whose recording was deleted before its end: nothing failed. Also failed streams
+    that an operator let go (``StreamMeta.let_go_at_utc``)."""
 
 
 class FailureReason(StrEnum):
-    """Why a stream failed permanently. ``SENTENCES`` has a sentence for each."""
+    """Why a stream failed permanently. ``SENTENCES`` has a sentence for each, ``ADVICE`` what to do."""
 
     S3_UPLOAD = "s3_upload"
     S3_REFUSED = "s3_refused"
@@ -67,6 +68,33 @@ SENTENCES: Final[Mapping[FailureReason, str]] = MappingProxyType(
         FailureReason.ABORTED: "An operator aborted the upload (cef-trio abort).",
     }
 )
+
+
+_S3_ADVICE: Final = "find out why S3 refused this recording only (a policy for some keys?): `cef-trio show ID`"
+_FILE_ADVICE: Final = "nothing, if it was deleted or replaced on purpose; otherwise put it back, or mount its disk"
+ADVICE: Final[Mapping[FailureReason, str]] = MappingProxyType(
+    {
+        FailureReason.S3_UPLOAD: _S3_ADVICE,
+        FailureReason.S3_REFUSED: _S3_ADVICE,
+        FailureReason.ACCESS_DENIED: _S3_ADVICE,
+        FailureReason.NO_SUCH_BUCKET: _S3_ADVICE,
+        FailureReason.REDIS_UPDATE: "check Redis' memory, disk and ACL",
+        FailureReason.FILE_MISSING_ON_RESUME: _FILE_ADVICE,
+        FailureReason.FILE_REPLACED: _FILE_ADVICE,
+        FailureReason.FILE_UNREADABLE: (
+            "correct the file's permissions; the daemon tries again by itself, without `retry`"
+        ),
+        FailureReason.FILE_TOO_LARGE: "set a larger `CHUNK_SIZE_BYTES`; the upload starts over",
+        FailureReason.UPLOAD_LOST: ("look for a lifecycle rule or a user that aborts uploads; the upload starts over"),
+        FailureReason.FINALIZATION: (
+            "read its error: a store that requires equal parts (`InvalidPart`, `EntityTooSmall`) needs "
+            "`S3_EQUAL_PARTS=true`; if the settings of `retry` have it too, the upload starts over"
+        ),
+        FailureReason.UNEXPECTED: "the log has the traceback, by the stream's id; report it",
+        FailureReason.ABORTED: "it was aborted on purpose (`cef-trio abort`): only `retry ID` resumes it",
+    }
+)
+"""What to do about each before ``cef-trio retry``: on the status page, in ``show``, and in ``docs/operations.md``."""
 
 
 class Status(StrEnum):
@@ -105,6 +133,14 @@ FAILED: Final = frozenset(Status.failed(reason) for reason in FailureReason)
 INTERRUPTED: Final = frozenset({Status.INTERRUPTED_SHUTDOWN, Status.INTERRUPTED_CANCELLED})
 ENDED: Final = FAILED | {Status.COMPLETED, Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS}
 """Statuses that a stream leaves only by an operator's command."""
+
+
+def advice_on(status: Status) -> str | None:
+    """Return what to do about a failed stream; ``None``: it has not failed."""
+    return _ADVICE_ON.get(status)
+
+
+_ADVICE_ON: Final = {Status.failed(reason): text for reason, text in ADVICE.items()}
 
 COMES_BACK: Final = frozenset({Status.FAILED_FILE_UNREADABLE})
 """Ended statuses that the daemon resumes by itself. Only earlier versions set them; this version waits for a file that

@@ -3,10 +3,10 @@
 Open `main.py` for the entry point and the table of commands; `session.py` for what a command works with and how it
 ends; `arguments.py`, `stream_selection.py`, `output.py` and `result_lines.py` for what the commands share.
 
-The module of a command has its name: `abort.py`, `demo.py`, `doctor.py`, `fleet.py`, `gc.py`, `health.py`, `list.py`,
-`retry.py`, `run.py`, `show.py`, `status.py`, `verify.py`. The decisions of some are pure files of their own:
-`retry_plan.py` for how a failed stream comes back, `checks.py` for the findings of `doctor` (`probes.py` gathers the
-facts), `object_check.py` for the comparisons of `verify`, `status_model.py` for what `status` computes.
+The module of a command has its name: `abort.py`, `check.py`, `demo.py`, `doctor.py`, `fleet.py`, `forget.py`, `gc.py`,
+`health.py`, `list.py`, `retry.py`, `run.py`, `show.py`, `status.py`, `verify.py`. The decisions of some are pure files
+of their own: `retry_plan.py` for how a failed stream comes back, `checks.py` for the findings of `doctor` (`probes.py`
+gathers the facts), `object_check.py` for the comparisons of `verify`, `status_model.py` for what `status` computes.
 `superseded.py` is `gc --superseded`.
 """
 

@@ -42,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         more="The recording is left alone, and is not uploaded again until `cef-trio retry ID`. A stream that "
         "a daemon works on is refused: stop it first, or delete the recording: then the daemon aborts it itself.",
         exit_codes="5 it was not aborted; the output gives the reason",
+        examples=(
+            "cef-trio abort 0b6f0c4e",
+            "cef-trio abort --owner node-7 0b6f0c4e",
+        ),
     )
     add_owner(parser)
     parser.add_argument("stream", metavar="ID", help=STREAM_ID_HELP)

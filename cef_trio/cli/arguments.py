@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +14,7 @@ STREAM_ID_HELP: Final = "a stream's id, or its beginning if no other begins alik
 REDIS_ONLY: Final = frozenset({"watch_dir", "s3_bucket_name"})
 """Settings that a command does not need which reads only Redis."""
 NO_FOLDER: Final = frozenset({"watch_dir"})
+_AGES: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 ALL_EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 a bug, 2 wrong settings or arguments, 3 something could not be saved, "
     "4 S3 or Redis refused access, 5 a negative result (see the command's help)."
@@ -20,12 +24,41 @@ _EXIT_CODES: Final = (
 )
 
 
-def add_common(parser: argparse.ArgumentParser, *, more: str = "", exit_codes: str = "") -> None:
-    """Add ``--json`` and ``--env-file``; ``more`` follows the description, ``exit_codes`` the usual ones."""
+class HelpFormatter(argparse.HelpFormatter):
+    """Wraps each paragraph of a description or epilog; keeps the lines that begin with blanks."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled = []
+        for paragraph in text.split("\n\n"):
+            lines = paragraph.split("\n")
+            first = super()._fill_text(lines[0], width, indent)
+            filled.append("\n".join([first, *(f"{indent}{line}" for line in lines[1:])]))
+        return "\n\n".join(filled)
+
+
+def add_common(
+    parser: argparse.ArgumentParser,
+    *,
+    more: str = "",
+    exit_codes: str = "",
+    all_exit_codes: str = "",
+    examples: Sequence[str],
+) -> None:
+    """Add ``--json`` and ``--env-file``; ``more`` follows the description, ``exit_codes`` the usual ones.
+
+    ``all_exit_codes`` replaces the usual ones. ``examples`` are command lines.
+    """
     parser.description = f"{parser.description} {more}".strip()
-    parser.epilog = f"{_EXIT_CODES}{', ' + exit_codes if exit_codes else ''}."
+    codes = all_exit_codes or f"{_EXIT_CODES}{', ' + exit_codes if exit_codes else ''}."
+    add_epilog(parser, codes, examples)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     add_env_file(parser)
+
+
+def add_epilog(parser: argparse.ArgumentParser, exit_codes: str, examples: Sequence[str]) -> None:
+    """Set what follows the arguments in the help: the exit codes, and the examples."""
+    parser.formatter_class = HelpFormatter
+    parser.epilog = "\n\n".join([exit_codes, "Examples:\n" + "\n".join(f"  {line}" for line in examples)])
 
 
 def add_owner(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +91,18 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where local state and objects are (./cef-data)",
     )
+
+
+def age(text: str) -> timedelta:
+    """Parse an age such as ``90s``, ``30m``, ``24h`` or ``7d``.
+
+    Raises:
+        argparse.ArgumentTypeError: the text has another form.
+    """
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"takes an age such as 90s, 30m, 24h or 7d, not {text!r}")
+    return timedelta(**{_AGES[match[2]]: int(match[1])})
 
 
 def _file(text: str) -> Path:

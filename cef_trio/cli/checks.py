@@ -78,6 +78,10 @@ class FolderFacts:
     """Whether this process may take a lease on other users' files too (``CAP_LEASE``)."""
     folders: int = 0
     unreadable_folders: int = 0
+    recordings: int = 0
+    """Files that ``WATCH_PATTERNS`` names, and ``WATCH_EXCLUDE`` does not."""
+    excluded_folders: int = 0
+    excluded_recordings: int = 0
     max_user_watches: int | None = None
     inotify_error: str | None = None
 
@@ -93,6 +97,8 @@ def judge_folder(facts: FolderFacts) -> list[Finding]:
     if facts.unreadable_folders:
         says = f"{facts.unreadable_folders} folders in it cannot be read: recordings in them are not seen"
         found.append(warning(subject, says, "give this user r and x on them"))
+    excluded = count(facts.excluded_folders, "folder") + " and " + count(facts.excluded_recordings, "recording")
+    found.append(ok("excluded", f"{excluded} by WATCH_EXCLUDE; {count(facts.recordings, 'recording')} left"))
     return [*found, _judge_file_system(facts), _judge_writers(facts), _judge_inotify(facts)]
 
 
@@ -191,7 +197,7 @@ class StreamFacts:
 def judge_owner(name: str, source: str, template: str) -> list[Finding]:
     """Check that the owner's keys in S3 are apart from those of others."""
     found = [ok("owner", f"{name!r}, by {source}")]
-    if "{owner}" not in template:
+    if "{owner}" not in template and "{host}" not in template:
         says = f"S3_KEY_TEMPLATE {template!r} has no {{owner}}: listings and gc meet the uploads of other owners"
         found.append(
             warning("owner", says, "put {owner}/ in front of {stream_id}, unless this bucket has one owner only")

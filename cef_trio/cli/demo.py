@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from cef_trio.cli.arguments import add_data_dir
+from cef_trio.cli.arguments import add_data_dir, add_epilog
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``demo``."""
     parser.description = (
-        "Make a real recording for some seconds, upload it while it grows, and compare the object with it. "
-        "Exit code 0 only if they are identical."
+        "Make a real recording for some seconds, upload it while it grows, and compare the object with it."
     )
+    codes = "Exit codes: 0 they are identical, 1 they are not, 2 it cannot run, or the upload failed."
+    add_epilog(parser, codes, ("cef-trio demo", "cef-trio demo --duration 60 --keep --data-dir /tmp/cef-data"))
     parser.add_argument("--duration", type=_seconds, default=15.0, metavar="SECONDS", help="how long to record (15)")
     parser.add_argument("--keep", action="store_true", help="keep the recording, the objects and the state")
     add_data_dir(parser)

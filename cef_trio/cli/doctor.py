@@ -51,7 +51,7 @@ from cef_trio.cli.probes import (
     utc_now,
 )
 from cef_trio.cli.session import run_cancellable
-from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, s3_config
+from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_config
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.media import ffprobe
@@ -60,7 +60,6 @@ from cef_trio.resilience import SingleAttempt
 from cef_trio.s3 import S3Client, network_transport
 from cef_trio.safe_text import printable
 from cef_trio.settings import STAND_INS, Settings, SettingsError, load_settings, secret_values, world_readable_secrets
-from cef_trio.upload import KeyTemplate
 
 CHECK_SECONDS: Final = 30.0
 """How long one check may take."""
@@ -80,9 +79,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         more="Settings, the watch folder, Redis and what a crash of it would lose, S3 by a small upload that is "
         "aborted, clock, lifecycle rules, ffprobe.",
+        all_exit_codes="Exit codes: 0 no problem (warnings are possible), 5 a problem.",
+        examples=(
+            "cef-trio doctor",
+            "cef-trio doctor --owner node-7 --json",
+        ),
     )
     add_owner(parser)
-    parser.epilog = "Exit codes: 0 no problem (warnings are possible), 5 a problem."
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -170,7 +173,8 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
             warning("watch folder", "not checked: WATCH_DIR is not set here", "run doctor on the daemon's host too")
         )
         return
-    for finding in judge_folder(await folder_facts(settings.watch_dir)):
+    facts = await folder_facts(settings.watch_dir, settings.watch_patterns, settings.watch_exclude)
+    for finding in judge_folder(facts):
         add_finding(finding)
 
 
@@ -196,7 +200,7 @@ async def _check_s3(settings: Settings, owner: str, add_finding: AddFinding) -> 
     if settings.s3_bucket_name == STAND_INS["s3_bucket_name"]:
         add_finding(problem("s3", "S3_BUCKET_NAME is not set", "set it"))
         return
-    template = KeyTemplate.of_owner(settings.s3_key_template, owner)
+    template = key_template(settings, owner)
     async with _s3(settings) as (s3, clock):
         try:
             tried = await try_upload(s3, template)

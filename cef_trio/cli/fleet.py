@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         more="A daemon reports every 15 seconds, and is kept in the registry for seven days after its last report. "
         "`fleet retire NAME` removes an owner whose daemon is stopped and whose streams have all ended.",
         exit_codes="5 a problem was found, or the owner was not retired; the output gives the reason",
+        examples=(
+            "cef-trio fleet",
+            "cef-trio fleet retire node-7 --forget-history",
+            "cef-trio fleet retire studio --instance encoder-2",
+        ),
     )
     parser.add_argument("action", nargs="?", choices=[_RETIRE], help="retire an owner: remove it from the registry")
     parser.add_argument("name", nargs="?", metavar="NAME", help="the owner to retire (OWNER_NAME)")

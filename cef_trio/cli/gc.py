@@ -17,7 +17,6 @@ Ctrl-C stops between two uploads. The results so far are always printed.
 from __future__ import annotations
 
 import argparse
-import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from typing import Final
 
 from cef_trio.checkpoint import ENDED, Records, StreamMeta
 from cef_trio.cli import output
-from cef_trio.cli.arguments import NO_FOLDER, add_common, add_owner, owner_override
+from cef_trio.cli.arguments import NO_FOLDER, add_common, add_owner, age, owner_override
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.session import CommandContext, aborting_until, run_command
 from cef_trio.cli.superseded import collect_superseded
@@ -40,7 +39,6 @@ _EMPTY: Final = (
     "Redis has no stream at all; with the wrong REDIS_URL or REDIS_KEY_PREFIX this would abort uploads that are "
     "in use. Nothing was aborted. If it is the right one, add --redis-is-empty"
 )
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,11 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "S3_KEY_TEMPLATE, with the owner's name; without {owner} in it, every daemon that shares the bucket and that "
         "part must share this Redis and REDIS_KEY_PREFIX: else its uploads look unowned.",
         exit_codes="5 an upload could not be aborted, an object not deleted, or Redis is empty",
+        examples=(
+            "cef-trio gc --dry-run",
+            "cef-trio gc --older-than 7d",
+            "cef-trio gc --superseded --dry-run",
+        ),
     )
     add_owner(parser)
     parser.add_argument(
         "--older-than",
-        type=_age,
+        type=age,
         default="24h",
         metavar="AGE",
         help="leave younger ones alone: 90s, 30m, 24h, 7d (24h)",
@@ -94,13 +97,6 @@ def run(arguments: argparse.Namespace) -> int:
             as_json=arguments.json,
         ),
     )
-
-
-def _age(text: str) -> timedelta:
-    match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"takes an age such as 90s, 30m, 24h or 7d, not {text!r}")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 @dataclass(frozen=True, slots=True)

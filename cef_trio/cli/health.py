@@ -36,8 +36,15 @@ class HealthSettingsError(CefMp4ProcessorError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``health``."""
-    add_common(parser, more="Asks http://PROM_HOST:PROM_PORT/healthz and prints the answer in one line.")
-    parser.epilog = "Exit codes: 0 healthy, 1 not, or no answer within 5 seconds, 2 wrong settings or arguments."
+    add_common(
+        parser,
+        more="Asks http://PROM_HOST:PROM_PORT/healthz and prints the answer in one line.",
+        all_exit_codes="Exit codes: 0 healthy, 1 not, or no answer within 5 seconds, 2 wrong settings or arguments.",
+        examples=(
+            "cef-trio health",
+            "cef-trio health --json",
+        ),
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ class State(StrEnum):
     RETRYING = "retrying"
     INTERRUPTED = "interrupted"
     DELETED = "deleted"
+    LET_GO = "let_go"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common(
         parser,
         more="A stream is active, pending_completion, completed, failed, or its recording was deleted; of the open "
-        "ones some are retrying (they wait for an outage to end) or interrupted (their daemon was stopped).",
+        "ones some are retrying (they wait for an outage to end) or interrupted (their daemon was stopped). Failed "
+        "streams that `cef-trio forget` let go are listed with --state let_go only.",
+        examples=(
+            "cef-trio list --state failed",
+            "cef-trio list --json",
+        ),
     )
     add_owner(parser)
     states = [state.value for state in State]
@@ -50,11 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
     return run_command(settings, lambda context: list_streams(context, state, as_json=arguments.json))
 
 
-def in_state(known: StreamSummary, state: State | None) -> bool:
-    """Return whether a stream is listed under ``state``; with ``None`` every stream is. Pure.
+def in_state(known: StreamSummary, state: State | None) -> bool:  # noqa: PLR0911 - it is a table
+    """Return whether a stream is listed under ``state``; with ``None`` every stream is that was not let go. Pure.
 
     ``failed`` excludes streams whose recording was deleted: ``cef-trio retry --all`` does not retry them.
     """
+    if known.meta.let_go_at_utc is not None:
+        return state is State.LET_GO
     match state:
         case None:
             return True
@@ -62,6 +70,8 @@ def in_state(known: StreamSummary, state: State | None) -> bool:
             return known.meta.status in FAILED
         case State.DELETED:
             return known.meta.status in {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS}
+        case State.LET_GO:
+            return False
         case State.RETRYING:
             return known.meta.status is Status.RETRYING
         case State.INTERRUPTED:
@@ -109,6 +119,7 @@ def summary(known: StreamSummary) -> dict[str, Any]:
         "started_at_utc": meta.started_at_utc,
         "last_activity_at_utc": meta.last_activity_at_utc,
         "completed_at_utc": meta.completed_at_utc,
+        "let_go_at_utc": meta.let_go_at_utc,
         "retry_at_utc": meta.retry_at_utc,
     }
 

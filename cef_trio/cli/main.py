@@ -23,12 +23,14 @@ from cef_trio.exit_codes import ExitCode
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "watch a folder and upload, until a signal ends it",
     "demo": "record for some seconds and show the upload's progress",
+    "check": "check the settings without starting: each with its source, and what is wrong",
     "list": "list the streams recorded in Redis, by last activity",
     "show": "show everything recorded of one stream",
     "status": "show totals, throughput, lag and the most urgent open streams",
     "fleet": "show the daemons of all hosts, and what is wrong with them; retire one",
     "retry": "retry failed streams",
     "abort": "abort a stream's upload, in S3 and in Redis",
+    "forget": "let failed streams go: abort their uploads, and count them no more",
     "verify": "read a whole object and compare it with everything on record",
     "gc": "abort the uploads under our prefix that no stream owns",
     "doctor": "check everything that a daemon needs, and show remedies",
@@ -74,7 +76,7 @@ def _parse(arguments: Sequence[str]) -> Callable[[], int]:
         return lambda: run_lab(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="cef-trio",
-        description="Uploads growing MP4 recordings to S3-compatible storage while they are being written.",
+        description="Uploads growing video recordings to S3-compatible storage while they are being written.",
         epilog=ALL_EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"cef-trio {__version__}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ from cef_trio.observability import read_fleet
 from cef_trio.resilience import run_in_thread, shielded
 from cef_trio.s3 import BytesSource, ChecksumAlgorithm, S3Client
 from cef_trio.upload import KeyTemplate
-from cef_trio.watch import scan_now
+from cef_trio.watch import WatchScope, scan_now
 
 _ABORT_SECONDS: Final = 5.0
 _INOTIFY: Final = Path("/proc/sys/fs/inotify")
@@ -48,12 +48,15 @@ _SAMPLED: Final = 2000
 # ---- the watch folder ------------------------------------------------------------------------------------------------
 
 
-async def folder_facts(folder: Path) -> FolderFacts:
-    """Return the facts about the watch folder and about inotify's limits."""
-    return await run_in_thread(partial(_folder_facts_now, folder), abandon_on_cancel=True)
+async def folder_facts(folder: Path, patterns: Iterable[str] = (), exclude: Iterable[str] = ()) -> FolderFacts:
+    """Return the facts about the watch folder and about inotify's limits.
+
+    ``patterns`` and ``exclude``: ``WATCH_PATTERNS`` and ``WATCH_EXCLUDE``.
+    """
+    return await run_in_thread(partial(_folder_facts_now, folder, patterns, exclude), abandon_on_cancel=True)
 
 
-def _folder_facts_now(folder: Path) -> FolderFacts:
+def _folder_facts_now(folder: Path, patterns: Iterable[str], exclude: Iterable[str]) -> FolderFacts:
     path = str(folder)
     try:
         path = str(folder.resolve())
@@ -63,7 +66,7 @@ def _folder_facts_now(folder: Path) -> FolderFacts:
     if not is_folder:
         return FolderFacts(path=path, is_folder=False)
     try:
-        scan = scan_now(path, lambda _: False)
+        scan = scan_now(path, WatchScope.of(path, patterns, exclude))
     except OSError:
         return FolderFacts(path=path, is_folder=True, readable=False)
     return FolderFacts(
@@ -75,6 +78,9 @@ def _folder_facts_now(folder: Path) -> FolderFacts:
         may_lease_all=_may_lease_all(),
         folders=len(scan.folders),
         unreadable_folders=len(scan.unreadable),
+        recordings=len(scan.files),
+        excluded_folders=scan.excluded.folders,
+        excluded_recordings=scan.excluded.files,
         max_user_watches=_limit("max_user_watches"),
         inotify_error=_watch_error(path),
     )
@@ -249,7 +255,10 @@ async def try_upload(s3: S3Client, template: KeyTemplate) -> UploadTried:
     key = template.key(str(uuid4()), _NAME)
     options = s3.options
     created = await s3.create_multipart_upload(
-        key, metadata={"cef-stream-id": _NAME}, content_type=options.content_type, headers=options.for_recording()
+        key,
+        metadata={"cef-stream-id": _NAME},
+        content_type=options.content_type_of(key),
+        headers=options.for_recording(),
     )
     try:
         await s3.upload_part(key, created.upload_id, 1, BytesSource(_CONTENT), created.checksum)

@@ -23,7 +23,7 @@ from cef_trio.exceptions import (
     S3OperationError,
 )
 from cef_trio.exit_codes import ExitCode
-from cef_trio.files import is_same_mount
+from cef_trio.files import FileStat, is_same_mount
 from cef_trio.settings import load_settings
 from cef_trio.upload import KEEPS_ITS_UPLOAD, Claim, abort_uploads, identify, recognize
 
@@ -36,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "recording is gone or replaced is refused. A running daemon resumes them within STALE_CHECK_SECONDS. "
         "--all skips streams that `cef-trio abort` aborted.",
         exit_codes="5 a stream was not retried; the output gives the reason",
+        examples=(
+            "cef-trio retry 0b6f0c4e",
+            "cef-trio retry --all",
+        ),
     )
     add_owner(parser)
     which = parser.add_mutually_exclusive_group(required=True)
@@ -89,7 +93,8 @@ async def retry_stream(context: CommandContext, stream_id: str) -> RetryPlan:
             return RetryPlan(None, "not retried: its record has just been deleted")
         meta = checkpoint.meta
         claim = context.ownership.claim(meta)
-        presence, size_bytes = await _find_file(context, checkpoint)
+        presence, stat = await find_file(context, checkpoint)
+        size_bytes = stat.size_bytes if stat is not None else None
         if claim is Claim.OTHER_OWNER or (claim is Claim.PERHAPS and presence is not Presence.SAME):
             return RetryPlan(
                 None, "not retried: it belongs to another host, or to another folder of that name: retry it there"
@@ -115,8 +120,8 @@ async def retry_stream(context: CommandContext, stream_id: str) -> RetryPlan:
         return plan
 
 
-async def _find_file(context: CommandContext, checkpoint: Checkpoint) -> tuple[Presence, int | None]:
-    """Return what is at the path of the stream's file, and its size."""
+async def find_file(context: CommandContext, checkpoint: Checkpoint) -> tuple[Presence, FileStat | None]:
+    """Return what is at the path of the stream's file; if it is the recording, also its stat."""
     meta = checkpoint.meta
     path = meta.current_path
     named = (await context.store.find_by_path([path], owner=context.ownership.name)).get(path)
@@ -135,4 +140,4 @@ async def _find_file(context: CommandContext, checkpoint: Checkpoint) -> tuple[P
     except ChunkProcessingError:
         return Presence.NOT_SEEN, None
     presence = presence_of(meta.identity, observed, identity_match)
-    return presence, stat.size_bytes if presence is Presence.SAME else None
+    return presence, stat if presence is Presence.SAME else None

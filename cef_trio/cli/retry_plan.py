@@ -49,7 +49,8 @@ class RetryPlan:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-_FRESH: Final[Mapping[str, Any]] = {"failure_reason": None, "retry_at_utc": None, "retry_attempts": None}
+_LET_GO: Final = ("let_go_at_utc", "let_go_size_bytes", "let_go_mtime_ns")
+_FRESH: Final[Mapping[str, Any]] = dict.fromkeys(("failure_reason", "retry_at_utc", "retry_attempts", *_LET_GO))
 _NO_WAY: Final[Mapping[Presence, str]] = {
     Presence.GONE: "not retried: its recording is gone, so there is nothing to upload",
     Presence.OTHER: "not retried: another file has its recording's name now, which gets a stream of its own",

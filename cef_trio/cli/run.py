@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from cef_trio.cli.arguments import ALL_EXIT_CODES, add_data_dir, add_env_file
+from cef_trio.cli.arguments import ALL_EXIT_CODES, add_data_dir, add_env_file, add_epilog
 from cef_trio.exit_codes import ExitCode
 
 
@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{parser.description} Settings come from the environment and .env; "
         "example.env lists them all. SIGHUP reads them again and applies those that need no restart."
     )
-    parser.epilog = ALL_EXIT_CODES
+    examples = ("cef-trio run", "cef-trio run --env-file /etc/cef-trio/cef-trio.env", "cef-trio run --local recordings")
+    add_epilog(parser, ALL_EXIT_CODES, examples)
     parser.add_argument(
         "--local",
         type=Path,

@@ -24,7 +24,7 @@ import trio
 from cef_trio.checkpoint import CheckpointStore, Lease
 from cef_trio.checkpoint.redis import Owners, parse_address
 from cef_trio.cli.output import print_error
-from cef_trio.daemon import checkpoint_store, find_owner, machine_id, s3_client
+from cef_trio.daemon import checkpoint_store, find_owner, key_template, machine_id, s3_client
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
     ChunkProcessingError,
@@ -123,7 +123,7 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
             bucket=settings.s3_bucket_name,
             owner_name=owner,
             owners=store.owners,
-            key_template=KeyTemplate.of_owner(settings.s3_key_template, owner),
+            key_template=key_template(settings, owner),
             part_size=known_part_size(settings.chunk_size_bytes),
             equal_parts=settings.s3_equal_parts,
             utc_now=lambda: datetime.now(UTC),

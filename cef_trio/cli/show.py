@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
-from cef_trio.checkpoint import Checkpoint, Status, StreamMeta
+from cef_trio.checkpoint import Checkpoint, Status, StreamMeta, advice_on
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common, add_owner, owner_override
 from cef_trio.cli.session import CommandContext, run_command
@@ -21,7 +21,13 @@ from cef_trio.settings import load_settings
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``show``."""
-    add_common(parser)
+    add_common(
+        parser,
+        examples=(
+            "cef-trio show 0b6f0c4e",
+            "cef-trio show 0b6f0c4e --json",
+        ),
+    )
     add_owner(parser)
     parser.add_argument("stream", metavar="ID", help=STREAM_ID_HELP)
 
@@ -82,15 +88,18 @@ def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tu
         ("stream", meta.stream_id),
         ("status", output.status(meta.status, checkpoint.stream_set)),
         ("why", meta.failure_reason),
+        ("what to do", advice_on(meta.status)),
         ("file", meta.current_path),
         ("was", meta.original_path if meta.original_path != meta.current_path else None),
         ("object", f"{meta.s3_bucket}/{meta.s3_key_prefix}"),
+        ("began", _moment(meta.recording_began_at_utc, now)),
         ("supersedes", meta.supersedes_key),
         ("upload", meta.s3_upload_id),
         ("lease", holder or "none: no daemon works on it"),
         ("started", _moment(meta.started_at_utc, now)),
         ("last activity", _moment(meta.last_activity_at_utc, now)),
         ("completed", _moment(meta.completed_at_utc, now)),
+        ("let go", _moment(meta.let_go_at_utc, now)),
         ("tried again", _retry(meta, now)),
         ("acknowledged", f"{acknowledged} in {parts} of {part_size}"),
         ("sent in all", output.size(meta.total_bytes_sent)),

@@ -51,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         more="Throughput is what S3 acknowledged in the last minute. Lag is what is on disk and not yet acknowledged; "
         "it and the progress are known only where the recordings can be seen. No daemon works on a stream in red.",
+        examples=(
+            "cef-trio status",
+            "cef-trio status --watch",
+        ),
     )
     add_owner(parser)
     parser.add_argument("--watch", action="store_true", help="keep it on the screen until Ctrl-C (not with --json)")
@@ -256,7 +260,7 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     if overview.newer:
         rows.append(("newer", describe_newer(overview.newer)))
     if counts["deleted"]:
-        rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end"))
+        rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end, or that were let go"))
     return rows
 
 

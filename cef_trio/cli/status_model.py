@@ -80,7 +80,7 @@ class Overview:
 
     at_utc: datetime
     counts: Mapping[str, int]
-    """Streams by set; and how many retry, and how many ended because their recording was deleted."""
+    """Streams by set; and how many retry, and how many ended because their recording was deleted, or were let go."""
     completed_bytes: int | None
     """``None``: there are too many completed streams to read."""
     superseded: int | None
@@ -124,7 +124,7 @@ class Found:
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
     files: Mapping[str, FileStat | None] = field(default_factory=dict)
     deleted: int = 0
-    """Streams of the failed ones whose recording was deleted."""
+    """Streams of the failed ones whose recording was deleted, or that were let go."""
     completed: Collection[StreamSummary] | None = ()
     fleet: Fleet = field(default_factory=Fleet)
     owner: str = ""

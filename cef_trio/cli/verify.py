@@ -51,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         more="Its size and CRC64NVME are compared with the checkpoint, S3's own checksum, the metadata JSON and, where "
         "it exists, the recording.",
         exit_codes="5 something differs, is missing, or is not complete yet",
+        examples=(
+            "cef-trio verify 0b6f0c4e",
+            "cef-trio verify /srv/recordings/a.mp4",
+        ),
     )
     add_owner(parser)
     parser.add_argument("stream", metavar="ID|FILE", help=f"{STREAM_ID_HELP}; or the recording's name")

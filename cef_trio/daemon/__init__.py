@@ -17,7 +17,7 @@ from cef_trio.daemon.main import RunningDaemon, main_daemon, run_daemon
 from cef_trio.daemon.owner_name import OwnerName, OwnerSource, find_owner, owner_of_machine
 from cef_trio.daemon.reload import SettingsSource
 from cef_trio.daemon.start_checks import warn_of_world_readable_secrets
-from cef_trio.daemon.wiring import checkpoint_store, s3_client, s3_config
+from cef_trio.daemon.wiring import checkpoint_store, key_template, s3_client, s3_config, webhook_client
 
 __all__ = [
     "ExitWatchdog",
@@ -28,6 +28,7 @@ __all__ = [
     "boot_id",
     "checkpoint_store",
     "find_owner",
+    "key_template",
     "machine_id",
     "main_daemon",
     "owner_of_machine",
@@ -35,4 +36,5 @@ __all__ = [
     "s3_client",
     "s3_config",
     "warn_of_world_readable_secrets",
+    "webhook_client",
 ]

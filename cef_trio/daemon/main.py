@@ -62,11 +62,11 @@ from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
 from cef_trio.daemon.watch_folder import enter_watch_folder
 from cef_trio.daemon.wiring import open_services
 from cef_trio.exit_codes import ExitCode
-from cef_trio.observability import Redactor, Waiting, lost_lines
+from cef_trio.observability import Redactor, Waiting, lost_lines, recent_lines
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
 from cef_trio.upload import IdleChecker, RiskObserver, Services, StreamSupervisor, WaitingReport, abort_orphan_uploads
-from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, matcher
+from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, WatchScope
 
 log = structlog.get_logger(__name__)
 
@@ -228,6 +228,7 @@ async def _run_root(
             os.fspath(settings.watch_dir),
             lambda: shutdown.signals > 0,
             Redactor(secret_values(settings)).text,
+            recent_lines,
         )
         watchdog.unsaved = lambda: services.shutdown_flush.unsaved | _live_ids(status)
         try:
@@ -240,7 +241,7 @@ async def _run_root(
             exit_code = await serve(
                 services,
                 shutdown,
-                matcher(settings.watch_patterns),
+                _scope(settings),
                 _intake_rules(settings),
                 lambda tasks: _run_intake(
                     settings, tasks, shutdown, notifier=notifier, status=status, task_status=task_status
@@ -316,6 +317,10 @@ async def serve(
     return ExitCode.REFUSED if tasks.claim.lost else exit_code
 
 
+def _scope(settings: Settings) -> WatchScope:
+    return WatchScope.of(os.fspath(settings.watch_dir), settings.watch_patterns, settings.watch_exclude)
+
+
 def _intake_rules(settings: Settings) -> IntakeRules:
     return IntakeRules(
         timeout_seconds=settings.stream_timeout_seconds,
@@ -344,7 +349,7 @@ async def _run_intake(
         log.error("refused_at_start", error=str(error))  # noqa: TRY400 - operator error: no traceback
         return ExitCode.REFUSED
     status.waits_for, tasks.risks.not_started = "", None
-    folder, matches = os.fspath(settings.watch_dir), matcher(settings.watch_patterns)
+    folder, matches = os.fspath(settings.watch_dir), _scope(settings)
     reader = ThreadedReader(matches, services.mounts)
     watcher = Watcher(folder, matches, tasks.supervisor, rescan_seconds=settings.rescan_seconds, reader=reader)
     async with trio.open_nursery() as intake:

@@ -11,6 +11,7 @@ from functools import partial
 from random import Random
 from typing import Final, Generic, TypeVar
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import structlog
 import trio
@@ -111,7 +112,7 @@ async def open_services(
     """
     owner = await find_owner(settings)
     log.info("owner_determined", owner=owner.name, source=owner.source.value)
-    template = KeyTemplate.of_owner(settings.s3_key_template, owner.name)
+    template = key_template(settings, owner.name)
     reread_settings = partial(_reread_settings, read_again) if read_again is not None else None
     config = s3_config(settings, reread_settings)
     clients = make_clients(
@@ -184,6 +185,17 @@ def _renew(
         credentials.renew(keys)
     elif isinstance(credentials, ChainCredentials):
         credentials.rejected()
+
+
+def key_template(settings: Settings, owner: str) -> KeyTemplate:
+    """Return the key template of an owner."""
+    return KeyTemplate.of_owner(
+        settings.s3_key_template,
+        owner,
+        host=settings.instance_id,
+        folders=(str(settings.watch_dir),),
+        zone=ZoneInfo(settings.key_time_zone),
+    )
 
 
 def webhook_client(settings: Settings) -> WebhookClient | None:

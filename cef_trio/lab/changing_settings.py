@@ -23,6 +23,7 @@ _TEMPLATES: Final = (
     "streams/{stream_id}/{file_name}",
     "streams/other/{stream_id}/{file_name}",
     "elsewhere/{stream_id}",
+    "by/{relative_dir}/{year}-{month}-{day}/{hour}/{file_stem}-{stream_id}{file_ext}",
 )
 SETTINGS: Final = ("part size", "equal parts", "checksum", "key template", "bucket")
 

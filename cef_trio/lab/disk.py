@@ -29,7 +29,7 @@ from cef_trio.files.reader import (
 )
 from cef_trio.lab.crash_simulation import CrashMoment, Life
 from cef_trio.watch.patterns import PathMatcher
-from cef_trio.watch.scan import Scan, scan_now, stats_now
+from cef_trio.watch.scan import EVERYTHING, Scan, scan_now, stats_now
 
 T = TypeVar("T")
 
@@ -180,6 +180,12 @@ class InlineReader:
         await trio.lowlevel.checkpoint()
         with self._intercepting():
             return scan_now(folder, self._matches)
+
+    async def scan_everything(self, folder: str) -> Scan:
+        """See :meth:`cef_trio.watch.scan.FolderReader.scan_everything`."""
+        await trio.lowlevel.checkpoint()
+        with self._intercepting():
+            return scan_now(folder, EVERYTHING)
 
     async def stats(self, paths: Iterable[str]) -> Mapping[str, FileStat]:
         """See :meth:`cef_trio.watch.scan.FolderReader.stats`."""

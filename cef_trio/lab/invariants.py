@@ -361,7 +361,7 @@ def _index_violations(world: World) -> list[str]:
     """Return the streams that the store's indexes miss, or have without need (P7): history must cost nothing."""
     held, violations = world.store.snapshot(), []
     for stream_id, stream in held.streams.items():
-        history = rules.history_of(stream.stream_set, stream.meta.status)
+        history = rules.history_of(stream.stream_set, stream.meta)
         found = held.history[stream_id][0] if stream_id in held.history else None
         if found is not history or (stream_id in held.lease_ends) is not (history is None):
             violations.append(f"P7: stream {_short(stream)} ({stream.meta.status.value}) is not in its index")

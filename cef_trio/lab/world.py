@@ -487,7 +487,7 @@ class World:
         acknowledgements = acknowledgements or self.acknowledgements
         self.life = life = life or Life()
         random = Random(self.random.getrandbits(64))  # noqa: S311 - as above
-        template = KeyTemplate(self.key_template)
+        template = KeyTemplate(self.key_template, folders=(str(host.watch_folder),))
         config = S3Config(
             bucket=self.bucket,
             credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),

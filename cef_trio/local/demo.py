@@ -23,12 +23,12 @@ from rich.live import Live
 
 from cef_trio.checkpoint import StreamSet, StreamSummary
 from cef_trio.daemon import RunningDaemon, run_daemon
-from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.exceptions import CefMp4ProcessorError, leaves
 from cef_trio.exit_codes import ExitCode
 from cef_trio.local.progress import DemoView, line, mib, render
-from cef_trio.local.recorder import record
+from cef_trio.local.recorder import RECORDING_BYTES_PER_SECOND, record
 from cef_trio.local.run import alone, settings_for
-from cef_trio.local.servers import local_servers
+from cef_trio.local.servers import LocalDataError, local_servers
 from cef_trio.observability import logs
 from cef_trio.resilience import Periodic
 from cef_trio.settings import AppEnvironment, Settings
@@ -38,6 +38,7 @@ _FRAME_SECONDS: Final = 0.1
 _LINE_SECONDS: Final = 2.0
 _FINISH_SECONDS: Final = 120.0
 """How long the upload may take after the recording's end before the demo fails."""
+_SPACE_OF_STATE_BYTES: Final = 4 << 20
 INTERRUPTED: Final = 130
 
 
@@ -67,11 +68,18 @@ def run_demo(duration_seconds: float, data_dir: Path, *, keep: bool) -> int:
     Raises:
         CefMp4ProcessorError: the demo cannot run.
     """
-    folder = _own_folder(data_dir)
+    need = _bytes_needed(duration_seconds)
+    try:
+        folder = _own_folder(data_dir, need)
+    except OSError as error:
+        raise LocalDataError(f"--data-dir {str(data_dir)!r} cannot be used: {error.strerror}") from error
     console = Console()
     try:
         return trio.run(partial(_Demo(duration_seconds, folder, console).run, keep=keep))
     except BaseExceptionGroup as group:
+        first, *others = leaves(group)
+        if isinstance(first, OSError) and not others:  # the disk became full, or the folder was removed
+            raise LocalDataError(f"{str(folder)!r} cannot be used: {first.strerror}") from group
         raise alone(group) from group
     finally:
         if not keep:
@@ -186,8 +194,27 @@ def _sizes(view: DemoView) -> tuple[int, int]:
     return view.recorded_bytes, view.uploaded_bytes
 
 
-def _own_folder(data_dir: Path) -> Path:
-    """Create a folder for this run only, since it is deleted at the end and several demos may run."""
+def _bytes_needed(duration_seconds: float) -> int:
+    """Return the disk space of a demo: the recording, its object, and the parts that the object is made from."""
+    return int(duration_seconds * RECORDING_BYTES_PER_SECOND) * 3 + _SPACE_OF_STATE_BYTES
+
+
+def _own_folder(data_dir: Path, need_bytes: int) -> Path:
+    """Create a folder for this run only, since it is deleted at the end and several demos may run.
+
+    Whatever is in ``data_dir`` stays as it is.
+
+    Raises:
+        OSError: the folder cannot be created.
+        LocalDataError: its disk has too little space.
+    """
+    there = next(folder for folder in (data_dir.absolute(), *data_dir.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if free < need_bytes:
+        raise LocalDataError(
+            f"--data-dir {str(data_dir)!r} has {mib(free)} of free space, and this demo needs {mib(need_bytes)}: "
+            "choose another folder, or a shorter --duration"
+        )
     data_dir.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         folder = data_dir / f"demo-{number}"

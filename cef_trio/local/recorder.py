@@ -14,15 +14,23 @@ import trio
 
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.local.fmp4 import Picture, blocks
+from cef_trio.safe_text import one_line
 
 MIB: Final = 1024 * 1024
+RECORDING_BYTES_PER_SECOND: Final = 3 * MIB
 
 
 class RecorderError(CefMp4ProcessorError):
     """The recording failed."""
 
 
-async def record(path: Path, seconds: float, *, bytes_per_second: int = 3 * MIB, ffmpeg_path: str = "ffmpeg") -> str:
+async def record(
+    path: Path,
+    seconds: float,
+    *,
+    bytes_per_second: int = RECORDING_BYTES_PER_SECOND,
+    ffmpeg_path: str = "ffmpeg",
+) -> str:
     """Record in real time; return the recorder's name: ``ffmpeg`` or ``the built-in writer``.
 
     The built-in writer is also used if ffmpeg fails before it has created the file, e.g. without a codec. On
@@ -74,7 +82,8 @@ async def _record_by_ffmpeg(ffmpeg: str, path: Path, seconds: float, bytes_per_s
     except OSError as error:
         raise RecorderError(f"{ffmpeg!r} cannot be run: {error.strerror}") from error
     if done.returncode != 0:
-        raise RecorderError(f"{ffmpeg!r} failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
+        said = [one_line(line) for line in done.stderr.decode(errors="replace").splitlines()]
+        raise RecorderError(f"{ffmpeg!r} failed: {'; '.join(filter(None, said))[-500:]}")
 
 
 async def _kill(process: trio.Process) -> None:

@@ -25,6 +25,10 @@
 ``supersedes``                only if the file changed after its completion: ``{stream_id, s3_key_prefix}`` of the
                               object of its earlier version, which stays
 ============================  ==========================================================================================
+
+Then, where they are known: ``relative_path``, which is ``original_file_path`` below its watch folder (with
+``relative_path_base64``, as above), and ``recording_began_at_utc``, when the recording began by its file's time stamps,
+which is the date in its key.
 """
 
 from __future__ import annotations
@@ -59,11 +63,17 @@ class MediaInfo:
 
 
 def metadata_json(
-    meta: StreamMeta, parts: Sequence[PartRecord], media: MediaInfo | None, *, processed_at_utc: datetime
+    meta: StreamMeta,
+    parts: Sequence[PartRecord],
+    media: MediaInfo | None,
+    *,
+    processed_at_utc: datetime,
+    relative_path: str | None = None,
 ) -> bytes:
     """Return the document in UTF-8, with its keys in a fixed order.
 
-    ``parts`` are those of the object; they are left out if they do not add up to its verified size.
+    ``parts`` are those of the object; they are left out if they do not add up to its verified size. ``relative_path``
+    is the original path below its watch folder.
     """
     parts = sorted(parts, key=lambda part: part.part_number)
     size_bytes = sum(part.size_bytes for part in parts)
@@ -71,7 +81,7 @@ def metadata_json(
     if meta.verified_size_bytes not in {None, size_bytes}:
         parts, size_bytes, crc = [], meta.verified_size_bytes or 0, object_crc64nvme(meta)
     document: dict[str, Any] = {"stream_id": meta.stream_id}
-    document |= _path(meta.original_path)
+    document |= _path("original_file_path", meta.original_path)
     document |= {
         "s3_bucket": meta.s3_bucket,
         "s3_key_prefix": meta.s3_key_prefix,
@@ -100,6 +110,10 @@ def metadata_json(
     }
     if meta.supersedes_stream_id is not None:
         document["supersedes"] = {"stream_id": meta.supersedes_stream_id, "s3_key_prefix": meta.supersedes_key}
+    if relative_path is not None:
+        document |= _path("relative_path", relative_path)
+    if meta.recording_began_at_utc is not None:
+        document["recording_began_at_utc"] = encode_time(meta.recording_began_at_utc)
     return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
@@ -108,9 +122,9 @@ def object_crc64nvme(meta: StreamMeta) -> int | None:
     return meta.object_crc64nvme if meta.object_crc64nvme is not None else meta.verified_crc64nvme
 
 
-def _path(path: str) -> dict[str, str]:
+def _path(name: str, path: str) -> dict[str, str]:
     raw = os.fsencode(path)
     shown = raw.decode("utf-8", "replace")
     if os.fsencode(shown) == raw:
-        return {"original_file_path": shown}
-    return {"original_file_path": shown, "original_file_path_base64": base64.b64encode(raw).decode("ascii")}
+        return {name: shown}
+    return {name: shown, f"{name}_base64": base64.b64encode(raw).decode("ascii")}

@@ -5,7 +5,8 @@ Promise P10: while bytes that should be in S3 are not getting there, every signa
 Open `logs.py` and `log_writer.py` for log lines; `metrics.py` and `metric_families.py` for metrics; `redis_survey.py`
 for sizes that only Redis knows; `metric_labels.py` for label values; `lag.py` for what lag and upload rate mean (the
 lag of a stream is computed in `upload/live_stream.py`); `snapshot.py` for the state of a daemon, from which metrics,
-status page and report are made (`upload/observer.py` takes it); `at_risk.py` for the one judgement of health
+status page and report are made (`upload/observer.py` takes it); `stream_detail.py`, `history.py` and `recent_lines.py`
+for what the page shows of one stream, the last hour and log lines; `at_risk.py` for the one judgement of health
 (`upload/risks.py` gathers its input); `daemon_report.py` for what a daemon reports into Redis, `fleet.py` for all of
 them; the room `admin/` for the status page, health and readiness.
 """
@@ -36,22 +37,38 @@ from cef_trio.observability.fleet import (
     read_fleet,
     streams_by_state,
 )
+from cef_trio.observability.history import PERIOD_SECONDS as HISTORY_PERIOD_SECONDS
+from cef_trio.observability.history import History, rounded
 from cef_trio.observability.lag import RATE_WINDOW, FirstSeenTimes, Lag, lag_of, upload_rate
-from cef_trio.observability.logs import Redactor, configure, configure_for, flush, lost_lines, set_level
+from cef_trio.observability.logs import (
+    Redactor,
+    configure,
+    configure_for,
+    flush,
+    lost_lines,
+    recent_lines,
+    set_level,
+)
 from cef_trio.observability.metric_labels import StreamState, WebhookOutcome
 from cef_trio.observability.metrics import Metrics
+from cef_trio.observability.recent_lines import LogLine
 from cef_trio.observability.redis_survey import survey_redis
 from cef_trio.observability.snapshot import (
+    OUTAGE_ADVICE,
     LimiterUse,
+    PastOutage,
     ServiceOutage,
     Snapshot,
     StreamActivity,
     StreamSnapshot,
     activity_of,
 )
+from cef_trio.observability.stream_detail import PartRun, PartState, StreamDetail, runs_of
 
 __all__ = [
+    "HISTORY_PERIOD_SECONDS",
     "NOT_JUDGED",
+    "OUTAGE_ADVICE",
     "RATE_WINDOW",
     "SENTENCES",
     "DaemonReport",
@@ -59,10 +76,15 @@ __all__ = [
     "FirstSeenTimes",
     "Fleet",
     "FleetFinding",
+    "History",
     "Judgement",
     "Lag",
     "LimiterUse",
+    "LogLine",
     "Metrics",
+    "PartRun",
+    "PartState",
+    "PastOutage",
     "Reason",
     "Redactor",
     "Risk",
@@ -70,6 +92,7 @@ __all__ = [
     "Snapshot",
     "State",
     "StreamActivity",
+    "StreamDetail",
     "StreamSnapshot",
     "StreamState",
     "UploadProgress",
@@ -92,6 +115,9 @@ __all__ = [
     "logs",
     "lost_lines",
     "read_fleet",
+    "recent_lines",
+    "rounded",
+    "runs_of",
     "set_level",
     "streams_by_state",
     "survey_redis",

@@ -24,6 +24,7 @@ from urllib.parse import quote
 import structlog
 
 from cef_trio.observability.log_writer import LineWriter
+from cef_trio.observability.recent_lines import LogLine, RecentLines
 from cef_trio.safe_text import printable
 from cef_trio.settings import AppEnvironment, Settings, secret_values
 
@@ -39,6 +40,7 @@ _FLUSH_SECONDS: Final = 0.25
 """How long the process waits for the log at exit; P4 leaves one second after the save."""
 
 Event = MutableMapping[str, Any]
+Processor = Callable[[Any, str, Event], Event]
 log = structlog.get_logger(__name__)
 
 
@@ -49,11 +51,12 @@ def configure(
     secrets: Iterable[str] = (),
     stream: TextIO | None = None,
     writer: LineWriter | None = None,
+    recent: RecentLines | None = None,
 ) -> None:
     """Set up logging for this process; may be called repeatedly.
 
     Development writes console lines, production JSON lines, to ``stream`` (standard error) or in the background by
-    ``writer``. ``secrets`` are removed, also as quoted in a URL or by ``repr``.
+    ``writer``. ``secrets`` are removed, also as quoted in a URL or by ``repr``. ``recent`` keeps lines without them.
     """
     stream = stream or sys.stderr
     shared: list[Callable[[Any, str, Event], Any]] = [
@@ -62,7 +65,9 @@ def configure(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    last = _last_steps(environment, Redactor(secrets), colors=stream.isatty())
+    redact: Processor = Redactor(secrets)
+    kept: list[Processor] = [redact] if recent is None else [redact, recent]
+    last = _last_steps(environment, kept, colors=stream.isatty())
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -103,11 +108,17 @@ def configure_for(settings: Settings) -> None:
         with suppress(OSError):  # a stream without a descriptor, as in tests: written synchronously
             _writer = LineWriter(sys.stderr.fileno(), on_recovered=_log_lost_lines)
             atexit.register(flush)
-    configure(settings.app_env, settings.log_level, secrets=secret_values(settings), writer=_writer)
+    configure(settings.app_env, settings.log_level, secrets=secret_values(settings), writer=_writer, recent=_recent)
     sys.excepthook = _log_uncaught
 
 
 _writer: LineWriter | None = None
+_recent: Final = RecentLines()
+
+
+def recent_lines(stream_id: str) -> tuple[LogLine, ...]:
+    """Return the last log lines of a stream, oldest first, without secrets."""
+    return _recent.of(stream_id)
 
 
 def flush() -> None:
@@ -133,18 +144,18 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: Tr
 
 
 def _last_steps(
-    environment: AppEnvironment, redact: Callable[[Any, str, Event], Event], *, colors: bool
+    environment: AppEnvironment, redact_and_keep: list[Processor], *, colors: bool
 ) -> list[Callable[[Any, str, Event], Any]]:
     if environment is AppEnvironment.PRODUCTION:
         return [
             # Locals may hold secrets.
             structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
-            redact,
+            *redact_and_keep,
             structlog.processors.JSONRenderer(ensure_ascii=True),
         ]
     return [
         structlog.processors.format_exc_info,
-        redact,
+        *redact_and_keep,
         _printable,
         structlog.dev.ConsoleRenderer(
             colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=24

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
 
 from cef_trio.checkpoint import Status, StreamSet
 from cef_trio.observability.at_risk import NOT_JUDGED, Judgement, Risk
@@ -80,9 +82,42 @@ class ServiceOutage:
     service: str
     since: float
     error: str
-    """Not redacted."""
+    """Of the last attempt; not redacted."""
     probes: int
     """Number of probes since."""
+    cause: str = ""
+    """Error that began it; not redacted."""
+    probed_at: float | None = None
+    """Time of the last probe."""
+    refused: bool = False
+    """Whether the service responds but rejects everything."""
+
+
+OUTAGE_ADVICE: Final[Mapping[bool, str]] = MappingProxyType(
+    {
+        False: (
+            "check the server, its address and the network; `cef-trio doctor` tries each step. "
+            "The recordings wait on their disk: make sure that it does not fill up"
+        ),
+        True: (
+            "correct what the error names: credentials, a permission, a quota, a missing bucket, Redis' disk or "
+            "memory. No recording fails because of it"
+        ),
+    }
+)
+"""What to do, by ``ServiceOutage.refused``: on the status page, and in ``docs/operations.md``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastOutage:
+    """An outage that is over."""
+
+    service: str
+    since: float
+    until: float
+    cause: str
+    """Error that began it; not redacted."""
+    probes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +138,8 @@ class Snapshot:
     """Of files that were not looked up in Redis and S3 yet; they have no stream."""
     outages: Mapping[str, ServiceOutage | None] = field(default_factory=dict)
     """By service; ``None``: it is up."""
+    past_outages: tuple[PastOutage, ...] = ()
+    """The last ones of this process, oldest first."""
     judgement: Judgement = NOT_JUDGED
     limiters: Mapping[str, LimiterUse] = field(default_factory=dict)
     """``streams`` and ``parts``."""

@@ -19,6 +19,7 @@ at most.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -43,6 +44,8 @@ PROBE_MAX_SECONDS: Final = 3.0
 """Longest pause before the next probe of a service that does not work, so that uploads continue soon after it is back.
 A service that rejects all calls is repaired by hand; its probes have the pauses of the policy.
 """
+MAX_ENDED: Final = 10
+"""Number of past outages that are remembered."""
 _IDLE_RETRY_SECONDS: Final = 1.0
 """Delay before the second idle probe; if that fails too, it is an outage."""
 
@@ -132,6 +135,20 @@ class Outage:
     kind: ProbeKind = ProbeKind.WRITE
     refused: bool = False
     """Whether the service responds but rejects all calls."""
+    cause: str = ""
+    """Error that began it."""
+    probed_at: float | None = None
+    """``trio.current_time()`` of the last probe's end; ``None`` before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndedOutage:
+    """An outage that is over. Times are ``trio.current_time()``."""
+
+    began: float
+    ended: float
+    cause: str
+    probes: int
 
 
 class CircuitBreaker:
@@ -161,6 +178,8 @@ class CircuitBreaker:
         """``trio.current_time()`` of the first failure after the last success; ``None``: none failed since."""
         self.outage: Outage | None = None
         """The current outage; ``None`` while the breaker is closed."""
+        self.ended: deque[EndedOutage] = deque(maxlen=MAX_ENDED)
+        """The last outages, oldest first."""
         self.up_since = -float("inf")
         """``trio.current_time()`` when the last outage ended."""
         self.starting = False
@@ -188,9 +207,9 @@ class CircuitBreaker:
         """Open the breaker: all calls wait until a probe succeeds."""
         if self.outage is None:
             log.warning("outage_started", service=self.service, error=str(error))
-            now = trio.current_time()
+            now, cause = trio.current_time(), str(error)
             since = now if self._failing_since is None else self._failing_since
-            self.outage = Outage(now, since, str(error), kind=kind, refused=is_rejected(error))
+            self.outage = Outage(now, since, cause, kind=kind, refused=is_rejected(error), cause=cause)
             self.up.value = False
         elif kind is ProbeKind.WRITE and self.outage.kind is ProbeKind.READ:
             self.outage = replace(self.outage, kind=kind)
@@ -237,7 +256,7 @@ class CircuitBreaker:
         outage = self.outage
         if outage is None:
             return
-        began, attempt = outage.began, 0
+        began, since, attempt = outage.began, outage.since, 0
         while not self.up.value:
             attempt += 1
             policy = self._refused_policy if outage.refused else self._policy
@@ -251,7 +270,12 @@ class CircuitBreaker:
                 # A write shows what a refused read means.
                 kind = ProbeKind.WRITE if refused else (self.outage or outage).kind
                 self.outage = replace(
-                    self.outage or outage, error=str(error), probes=attempt, refused=refused, kind=kind
+                    self.outage or outage,
+                    error=str(error),
+                    probes=attempt,
+                    refused=refused,
+                    kind=kind,
+                    probed_at=trio.current_time(),
                 )
                 # Only the probe may be refused. Let calls through to find out.
                 untested = (
@@ -262,6 +286,7 @@ class CircuitBreaker:
                 # A call that failed during the probe may need a stronger one.
                 self.up.value = self.outage is None or self.outage.kind is outage.kind
         self.outage, self.up_since = None, trio.current_time()
+        self.ended.append(EndedOutage(since, self.up_since, outage.cause, attempt))
         log.warning("outage_ended", service=self.service, seconds=round(trio.current_time() - began, 3), probes=attempt)
 
     async def _probe_if_idle(self) -> None:

@@ -24,6 +24,7 @@ import tenacity
 import trio
 
 from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.resilience import stall
 from cef_trio.resilience.backoff import RetryPolicy, at_least_retry_after
 from cef_trio.resilience.outage import (
     CircuitBreaker,
@@ -180,5 +181,6 @@ class ServiceRetrier:
             wait_seconds=round(state.next_action.sleep, 3) if state.next_action else 0,
             error=str(error),
         )
+        stall.retried(self._breaker.service, operation)
         if error is not None:
             self._observer(FailedAttempt(self._breaker.service, operation, error, retried=True))

@@ -6,11 +6,14 @@
 - a block that was read or sent (:func:`moved`), unless an attempt has failed since the last progress, because
   reading the same block for a fifth attempt is no progress. After ``_GOES_ON_SECONDS`` of blocks it counts again.
 
+The requests and retries of a stream are counted here too, for the status page.
+
 A stream that waits for its file to grow is marked (:meth:`Progress.mark_waiting`) and is never stalled.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
@@ -29,6 +32,10 @@ class Progress:
     trouble: str | None = None
     """Error of the last failed attempt; cleared by progress."""
     _again_since: float | None = None
+    requests: Counter[str] = field(default_factory=Counter)
+    """Number of requests to S3 by operation, repeated ones included."""
+    retries: Counter[str] = field(default_factory=Counter)
+    """Number of repeated attempts by service and operation (``s3 upload_part``)."""
 
     def enter(self) -> None:
         """Record progress of this task and its future child tasks here."""
@@ -82,3 +89,15 @@ def failed(error: BaseException) -> None:
     """Record a failed attempt of this task's stream."""
     if progress := _current.get():
         progress.failed(error)
+
+
+def requested(operation: str) -> None:
+    """Count a request to S3 for this task's stream."""
+    if progress := _current.get():
+        progress.requests[operation] += 1
+
+
+def retried(service: str, operation: str) -> None:
+    """Count a repeated attempt for this task's stream."""
+    if progress := _current.get():
+        progress.retries[f"{service} {operation}"] += 1

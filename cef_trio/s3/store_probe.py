@@ -69,7 +69,10 @@ class StoreProbe:
         options = s3.options
         try:
             created = await s3.create_multipart_upload(
-                self._recording_key, metadata={}, content_type=options.content_type, headers=options.for_recording()
+                self._recording_key,
+                metadata={},
+                content_type=options.content_type_of(self._recording_key),
+                headers=options.for_recording(),
             )
             try:
                 await s3.upload_part(self._recording_key, created.upload_id, 1, BytesSource(_CONTENT), created.checksum)

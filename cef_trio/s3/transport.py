@@ -30,7 +30,7 @@ import trio
 from cef_trio import __version__
 from cef_trio.exceptions import S3OperationError
 from cef_trio.http import HttpTransport, tls
-from cef_trio.resilience import shielded, shielded_at_first
+from cef_trio.resilience import shielded, shielded_at_first, stall
 from cef_trio.s3.address import bucket_address
 from cef_trio.s3.body import CheckedBody, SmallBody
 from cef_trio.s3.clock import ServerClock
@@ -195,6 +195,7 @@ class Transport:
                         "trace": guard.trace,
                     },
                 )
+                stall.requested(request.operation)
                 response = await self._http.send(http_request, stream=True)
         except BaseException as error:
             if isinstance(request.body, CheckedBody):

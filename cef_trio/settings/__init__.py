@@ -4,9 +4,10 @@ Everything here is pure or reads local files; nothing connects anywhere. Promise
 start with one line that names the variable, what is wrong and what would be right.
 
 Open `model.py` for a setting's name, default, check or text; `values.py` for how sizes, durations and URLs are written;
-`after_upload.py` for `AFTER_UPLOAD`; `secret_files.py` for `<NAME>_FILE`; `reference.py` for the generated pages;
-`object_options.py` for tags, storage class, ACL, encryption and content type. Settings and secrets are read at the
-start; which of them are read again, and when, is in `daemon/reload.py` (SIGHUP), `s3/credentials.py` and
+`after_upload.py` for `AFTER_UPLOAD`; `watch_exclude.py` for `WATCH_EXCLUDE`; `secret_files.py` for `<NAME>_FILE`;
+`misspelt.py` for names that are nearly a setting's; `sources.py` for where a value comes from; `reference.py` for the
+generated pages; `object_options.py` for tags, storage class, ACL, encryption and content type. Settings and secrets are
+read at the start; which of them are read again, and when, is in `daemon/reload.py` (SIGHUP), `s3/credentials.py` and
 `checkpoint/redis/store.py` (refused credentials).
 """
 
@@ -25,19 +26,25 @@ from cef_trio.settings.model import (
     world_readable_secrets,
 )
 from cef_trio.settings.object_options import DEFAULT_CONTENT_TYPE, ObjectOptions
+from cef_trio.settings.sources import GivenSetting, given_settings
 from cef_trio.settings.values import is_owner_name
+from cef_trio.settings.watch_exclude import DEFAULT_EXCLUDE, Exclusion
 
 __all__ = [
     "DEFAULT_CONTENT_TYPE",
+    "DEFAULT_EXCLUDE",
     "KEEP_RECORDING",
     "STAND_INS",
     "AfterUploadAction",
     "AfterUploadRule",
     "AppEnvironment",
+    "Exclusion",
+    "GivenSetting",
     "ObjectOptions",
     "Settings",
     "SettingsError",
     "check_folders",
+    "given_settings",
     "is_owner_name",
     "load_settings",
     "read_settings",

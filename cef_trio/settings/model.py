@@ -7,7 +7,6 @@ line with the variable, the value (never a secret) and what it takes. ``secret_f
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import socket
@@ -34,10 +33,11 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Pydanti
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.settings import values
 from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadRule, parse_after_upload
+from cef_trio.settings.misspelt import near_misses
 from cef_trio.settings.object_options import (
+    AUTO_CONTENT_TYPE,
     AWS_STORAGE_CLASSES,
     CANNED_ACLS,
-    DEFAULT_CONTENT_TYPE,
     ENCRYPTIONS,
     CannedAcl,
     Encryption,
@@ -56,6 +56,7 @@ from cef_trio.settings.secret_files import (
     find_world_readable,
     is_secret,
 )
+from cef_trio.settings.watch_exclude import DEFAULT_EXCLUDE, check_exclude, excludes_everything, parse_exclude
 
 LEAST_RATE_OF_A_PART: Final = 4096
 """Bytes per second. Slower parts would take hours and risk S3's timeout (``s3/token_bucket.py``)."""
@@ -107,6 +108,11 @@ class Settings(BaseSettings):
         "*.mp4",
     )
     """Names of recordings: comma-separated patterns with * and ?, without regard to case."""
+    watch_exclude: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(parse_exclude), AfterValidator(check_exclude)
+    ] = DEFAULT_EXCLUDE
+    """Files and folders to leave out: patterns of names, or of paths relative to WATCH_DIR such as tmp/** and
+    */incoming/*, comma-separated, without regard to case; default stands for the default ones, none for no pattern."""
     chunk_size_bytes: Annotated[int | Literal["auto"], BeforeValidator(values.part_size)] = 10 << 20
     """Part size, 5MiB to 5GiB, or auto: what a recording writes in 20 seconds, 10MiB to 64MiB, or in a minute, where
     that is less than 10MiB; fixed for a recording when its upload begins, and doubled every 1,000 parts. A smaller
@@ -149,7 +155,10 @@ class Settings(BaseSettings):
     s3_create_bucket: bool = False
     """Create the bucket if it does not exist."""
     s3_key_template: Annotated[str, AfterValidator(values.key_template)] = "streams/{owner}/{stream_id}/{file_name}"
-    """Object key: a fixed prefix with {owner}/, then {stream_id}, {file_name} and {file_stem} in any order."""
+    """Object key: a fixed prefix, which may hold {owner}/ and {host}, then {stream_id} and any of {relative_dir}/,
+    {year}, {month}, {day}, {hour}, {file_name}, {file_stem}, {file_ext}; docs/operations.md."""
+    key_time_zone: Annotated[str, AfterValidator(values.time_zone)] = "UTC"
+    """Time zone of {year}, {month}, {day} and {hour} in keys, such as Europe/Berlin."""
     s3_addressing: Annotated[_Addressing, values.in_any_case(*get_args(_Addressing))] = "auto"
     """Bucket in the path or in the host name; auto is the host name for AWS, otherwise the path."""
     s3_checksum: Annotated[_Checksum, values.in_any_case(*get_args(_Checksum))] = "auto"
@@ -178,8 +187,11 @@ class Settings(BaseSettings):
     """Use a bucket key for S3_SSE=aws:kms, which needs fewer KMS calls; empty uses the bucket's default."""
     s3_tags: Annotated[Tags, NoDecode, BeforeValidator(values.tags)] = ()
     """Tags of recordings and their metadata, as key=value,key=value; at most ten."""
-    s3_content_type: Annotated[str, AfterValidator(check_content_type)] = DEFAULT_CONTENT_TYPE
-    """Content type of recordings; that of the metadata is application/json."""
+    s3_content_type: Annotated[str, AfterValidator(check_content_type), values.in_any_case(AUTO_CONTENT_TYPE)] = (
+        AUTO_CONTENT_TYPE
+    )
+    """Content type of recordings; auto is that of the name's extension: video/mp4 for mp4, video/x-matroska for mkv,
+    video/mp2t for ts, application/octet-stream where unknown. That of the metadata is application/json."""
     s3_acl: Annotated[CannedAcl, values.in_any_case(*CANNED_ACLS)] | None = None
     """Canned ACL of recordings and their metadata, for buckets with ACLs; empty sends none."""
 
@@ -274,6 +286,11 @@ class Settings(BaseSettings):
                 f"RETRY_INITIAL_SECONDS ({self.retry_initial_seconds:g}) must be at most RETRY_MAX_SECONDS "
                 f"({self.retry_max_seconds:g})"
             )
+        if excludes_everything(self.watch_exclude, self.watch_patterns):
+            raise ValueError(
+                f"WATCH_EXCLUDE ({','.join(self.watch_exclude)}) excludes every recording that WATCH_PATTERNS "
+                f"({','.join(self.watch_patterns)}) names; exclude less, such as {DEFAULT_EXCLUDE[0]},tmp/**"
+            )
         if why := unfit_rate(self.max_upload_rate, self.max_concurrent_parts):
             raise ValueError(why)
         if why := why_unfit(self.object_options, at_aws=self.s3_endpoint_url is None):
@@ -333,7 +350,7 @@ def read_settings(
         SettingsError: a setting is missing or wrong.
     """
     try:
-        lines = _misspelt(env_file)
+        lines = _misspelt(env_file, overrides)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{env_file} cannot be read as settings: {error}"]) from error
     try:
@@ -424,15 +441,19 @@ def _unfit_certificates(settings: Settings) -> list[str]:
     return lines
 
 
-def _misspelt(env_file: Path | None) -> list[str]:
-    """Return a line for each variable of the file that is nearly the name of a setting; it would be ignored."""
+def _misspelt(env_file: Path | None, overridden: Collection[str]) -> list[str]:
+    """Return a line for each variable that is nearly the name of a setting; it would be ignored."""
     names = [*(name.upper() for name in Settings.model_fields), *file_variables(Settings).values()]
-    lines = []
-    for variable in dotenv_values(env_file) if env_file else ():
-        close = difflib.get_close_matches(variable.upper(), names, n=1, cutoff=0.85)
-        if close and variable.upper() not in names:
-            lines.append(f"{variable} in {env_file} is not a setting; did you mean {close[0]}?")
-    return lines
+    in_file = dotenv_values(env_file) if env_file else {}
+    lines = [
+        f"{variable} in {env_file} is not a setting; did you mean {meant}?"
+        for variable, meant in near_misses(in_file, names)
+    ]
+    given_over = {name.upper() for name in overridden}
+    return lines + [
+        f"{variable} in the environment is not a setting; did you mean {meant}? Rename it, or unset it"
+        for variable, meant in near_misses(os.environ, names, shared=True, elsewhere=given_over)
+    ]
 
 
 def _line(detail: Any) -> str:

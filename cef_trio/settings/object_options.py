@@ -54,7 +54,58 @@ AWS_STORAGE_CLASSES: Final = (
     "FSX_ONTAP",
 )
 """Storage classes of AWS; other stores have their own (Ceph's placement targets)."""
+AUTO_CONTENT_TYPE: Final = "auto"
+"""The content type of a recording is that of its name's extension."""
 DEFAULT_CONTENT_TYPE: Final = "video/mp4"
+UNKNOWN_CONTENT_TYPE: Final = "application/octet-stream"
+CONTENT_TYPES: Final = MappingProxyType(
+    {
+        "mp4": DEFAULT_CONTENT_TYPE,
+        "m4v": "video/mp4",
+        "m4s": "video/iso.segment",
+        "cmfv": "video/mp4",
+        "mov": "video/quicktime",
+        "qt": "video/quicktime",
+        "mkv": "video/x-matroska",
+        "mk3d": "video/x-matroska",
+        "webm": "video/webm",
+        "ts": "video/mp2t",
+        "m2ts": "video/mp2t",
+        "mts": "video/mp2t",
+        "mpg": "video/mpeg",
+        "mpeg": "video/mpeg",
+        "m2v": "video/mpeg",
+        "vob": "video/mpeg",
+        "flv": "video/x-flv",
+        "avi": "video/x-msvideo",
+        "asf": "video/x-ms-asf",
+        "wmv": "video/x-ms-wmv",
+        "ogv": "video/ogg",
+        "ogg": "application/ogg",
+        "3gp": "video/3gpp",
+        "3g2": "video/3gpp2",
+        "mxf": "application/mxf",
+        "gxf": "application/gxf",
+        "dv": "video/x-dv",
+        "h264": "video/h264",
+        "264": "video/h264",
+        "h265": "video/h265",
+        "265": "video/h265",
+        "hevc": "video/h265",
+        "mjpeg": "video/x-motion-jpeg",
+        "mjpg": "video/x-motion-jpeg",
+        "m4a": "audio/mp4",
+        "mp3": "audio/mpeg",
+        "aac": "audio/aac",
+        "ac3": "audio/ac3",
+        "flac": "audio/flac",
+        "oga": "audio/ogg",
+        "opus": "audio/ogg",
+        "wav": "audio/vnd.wave",
+        "mka": "audio/x-matroska",
+    }
+)
+"""Content types by extension in lower case: those of IANA's registry, else the ones in common use."""
 
 _STORAGE_CLASS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TAG_MARKS: Final = "+-=._:/@"
@@ -87,8 +138,14 @@ class ObjectOptions:
     tags: Tags = ()
     acl: str | None = None
     """One of :data:`CANNED_ACLS`."""
-    content_type: str = DEFAULT_CONTENT_TYPE
-    """Content type of recordings; the metadata JSON is ``application/json``."""
+    content_type: str = AUTO_CONTENT_TYPE
+    """Content type of recordings, or :data:`AUTO_CONTENT_TYPE`; the metadata JSON is ``application/json``."""
+
+    def content_type_of(self, path: str) -> str:
+        """Return the content type of the recording at a path."""
+        if self.content_type != AUTO_CONTENT_TYPE:
+            return self.content_type
+        return CONTENT_TYPES.get(path.rpartition("/")[2].rpartition(".")[2].lower(), UNKNOWN_CONTENT_TYPE)
 
     def for_recording(self) -> dict[str, str]:
         """Return the headers of a recording, except its content type."""
@@ -182,7 +239,10 @@ check_storage_class: Final = _form_check(
     _STORAGE_CLASS, "a storage class such as STANDARD_IA, GLACIER_IR or INTELLIGENT_TIERING"
 )
 """The form only: the names differ between stores."""
-check_content_type: Final = _form_check(_CONTENT_TYPE, "a content type such as video/mp4 or application/octet-stream")
+check_content_type: Final = _form_check(
+    re.compile(f"{AUTO_CONTENT_TYPE}|{_CONTENT_TYPE.pattern}"),
+    "a content type such as video/mp4 or application/octet-stream, or auto",
+)
 check_kms_key_id: Final = _form_check(
     _KMS_KEY, "a KMS key's id, alias or ARN, such as arn:aws:kms:eu-west-1:111122223333:key/…"
 )

@@ -8,12 +8,11 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from cef_trio.settings.model import Settings
 from cef_trio.settings.secret_files import file_variables
+from cef_trio.settings.sources import default_text
 
 
 def example_env() -> str:
@@ -27,7 +26,7 @@ def example_env() -> str:
         + ", ".join(file_variables(Settings).values()),
     ]
     for name, field in Settings.model_fields.items():
-        line = f"{name.upper()}={_default(field)}"
+        line = f"{name.upper()}={default_text(field)}"
         blocks.append(f"# {_meaning(field)}\n{line if field.is_required() else '#' + line}")
     return "\n\n".join(blocks) + "\n"
 
@@ -36,12 +35,15 @@ def settings_md() -> str:
     """``docs/settings.md``: the same as a table."""
     rows = []
     for name, field in Settings.model_fields.items():
-        default = "required" if field.is_required() else f"`{_default(field)}`" if _default(field) else ""
+        default = "required" if field.is_required() else f"`{default_text(field)}`" if default_text(field) else ""
         rows.append(f"| `{name.upper()}` | {default} | {_meaning(field)} |")
     head = (
         "# Settings\n\n"
         "Made by `python -m cef_trio.settings.reference settings-md`. Set them as environment variables, or as lines\n"
-        "of a `.env` file in the working directory. The environment overrides it; an empty value counts as unset.\n\n"
+        "of a `.env` file in the working directory. The environment overrides it; an empty value counts as unset.\n"
+        "`cef-trio check` shows each setting with its source, and every error. A variable that is nearly named as a\n"
+        "setting (`S3_ENDPOINT`, `WATCH_DIRECTORY`, `CEF_TRIO_REDIS_URL`) is refused, as it would be ignored; in the\n"
+        "environment not if that setting has the same value, or is a URL made from it (`REDIS_URL=redis://$REDIS_HOST`).\n\n"
         "A secret may be in a file of its own, named by one of these variables: "
         f"{', '.join(f'`{variable}`' for variable in file_variables(Settings).values())}.\n"
         "The file contains only the secret, as UTF-8 text of at most 64 KiB; one newline at its end is ignored. To set "
@@ -65,19 +67,6 @@ def literal_values(annotation: Any) -> tuple[str, ...]:
     if int in get_args(annotation):
         return ()
     return next((choices for inner in get_args(annotation) if (choices := literal_values(inner))), ())
-
-
-def _default(field: FieldInfo) -> str:
-    if field.default_factory is not None or field.default in {PydanticUndefined, None}:
-        return ""
-    default = field.default
-    if isinstance(default, SecretStr):
-        return default.get_secret_value()
-    if isinstance(default, tuple):
-        return ",".join(default)
-    if isinstance(default, bool):
-        return str(default).lower()
-    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,14 @@ variable's name. No message contains the value, which may be a secret.
 from __future__ import annotations
 
 import base64
+import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BeforeValidator, SecretStr
 
@@ -30,6 +34,42 @@ _REDIS_SCHEMES: Final = (
 _WEBHOOK_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every such secret begins with
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _TEMPLATE_BYTES: Final = 800
+_KEY_BYTES: Final = 1024 - len(".metadata.json")
+_LEAST_NAME_BYTES: Final = 120
+_SHOWN_CHARACTERS: Final = 200
+_DEFAULT_TEMPLATE: Final = "streams/{owner}/{stream_id}/{file_name}"
+_KEY_FIELDS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "owner": 63,
+        "host": 128,
+        "relative_dir": 0,
+        "year": 4,
+        "month": 2,
+        "day": 2,
+        "hour": 2,
+        "file_name": 0,
+        "file_stem": 0,
+        "file_ext": 0,
+        "stream_id": 36,
+    }
+)
+"""The fields of a key template, and their most bytes; names and folders are cut (``upload/object_key.py``)."""
+_MEANT: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "date": "{year}-{month}-{day}",
+        "time": "{hour}",
+        "minute": "{hour}",
+        "id": "{stream_id}",
+        "uuid": "{stream_id}",
+        "dir": "{relative_dir}",
+        "folder": "{relative_dir}",
+        "path": "{relative_dir}",
+        "camera": "{relative_dir}",
+        "extension": "{file_ext}",
+        "instance_id": "{host}",
+    }
+)
+"""Fields that other programs have."""
 _OWNER: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _RESERVED: Final = frozenset({"fleet"})
 """Namespaces in Redis that are no owner's."""
@@ -92,22 +132,96 @@ def owner_name(value: str) -> str:
 
 
 def key_template(value: str) -> str:
-    """Check a key template: it begins with a fixed prefix and holds the stream's id."""
+    """Check a key template: it has a fixed prefix, the stream's id, and an unambiguous place for each field."""
+    found = _fault_of(value)
+    if found is None:
+        return value
+    why, corrected = found
+    if corrected is None:
+        raise ValueError(why)
+    fits = len(corrected) <= _SHOWN_CHARACTERS and _fault_of(corrected) is None
+    raise ValueError(f"{why}; such as {corrected if fits else _DEFAULT_TEMPLATE!r}")
+
+
+def _fault_of(value: str) -> tuple[str, str | None] | None:  # noqa: PLR0911 - a return a rule
+    """Return the first fault of a template, and the template without it, if that helps."""
     fields = re.findall(r"\{([^{}]*)\}", value)
-    unknown = set(fields) - {"owner", "stream_id", "file_name", "file_stem"}
-    if unknown or re.sub(r"\{[^{}]*\}", "", value).strip("{}") != re.sub(r"\{[^{}]*\}", "", value):
-        raise ValueError("may contain {owner}, {stream_id}, {file_name} and {file_stem}, and no other braces")
-    if "owner" in fields[1:] or ("{owner}" in value and "{owner}/" not in value):
-        raise ValueError("must have {owner} at the end of a folder, before other fields: 'streams/{owner}/{stream_id}'")
-    if fields.count("stream_id") != 1 or any(fields.count(name) > 1 for name in fields):
-        raise ValueError("must contain {stream_id} exactly once, and no other field more than once")
-    segments = value.split("/")
-    if any(segment in {"", ".", ".."} for segment in segments):
-        raise ValueError("must not have empty, '.' or '..' segments, such as '/x', 'x//y' or 'x/../y'")
+    folders = value.split("/")
+    unknown = [name for name in fields if name not in _KEY_FIELDS]
+    if unknown:
+        return _unknown_field(unknown[0]), None
+    if set("{}") & set(re.sub(r"\{[^{}]*\}", "", value)):
+        return "must have braces around fields only, such as {stream_id}", None
+    twice = [name for name in fields if fields.count(name) > 1]
+    if twice:
+        return f"must not contain {{{twice[0]}}} more than once", None
     if not value.isprintable() or len(value.encode()) > _TEMPLATE_BYTES:
-        raise ValueError(f"must be at most {_TEMPLATE_BYTES} bytes of printable text: a key has 1,024, names included")
-    if segments[0].startswith("{") and segments[0] != "{owner}":
-        raise ValueError("must begin with a fixed prefix, such as 'streams/', by which our uploads are found")
+        return f"must be at most {_TEMPLATE_BYTES} bytes of printable text: a key has 1,024, names included", None
+    if {"", ".", ".."} & set(folders):
+        begins, ends = not folders[0], not folders[-1]
+        wrong = "begin with '/'" if begins else "end with '/'" if ends else "have '//', '/./' or '/../'"
+        return f"must not {wrong}", "/".join(one for one in folders if one not in {"", ".", ".."})
+    if "stream_id" not in fields:
+        return "must contain {stream_id}, which makes each key unique", _with_stream_id(value)
+    if folders[0].startswith("{") and not folders[0].startswith(("{owner}", "{host}")):
+        return "must begin with a fixed prefix, by which our uploads are found", f"recordings/{value}"
+    return _misplaced_field(value, fields, folders) or _why_too_long(value, fields)
+
+
+def _misplaced_field(value: str, fields: list[str], folders: list[str]) -> tuple[str, str | None] | None:
+    if "owner" in fields and ("{owner}/" not in value or set(fields[: fields.index("owner")]) - {"host"}):
+        return "must have {owner} at the end of a folder, before other fields", _DEFAULT_TEMPLATE
+    if "relative_dir" in fields and "{relative_dir}" not in folders[:-1]:
+        corrected = re.sub("//+", "/", value.replace("{relative_dir}", "/{relative_dir}/")).strip("/")
+        return "must have {relative_dir} as a folder of its own", corrected
+    if {one.replace("{file_ext}", "") for one in folders if "{file_ext}" in one} & {"", ".", ".."}:
+        return "must have other text beside {file_ext}, because a file may have no extension", None
+    before, _, behind = next(one for one in folders if "{stream_id}" in one).partition("{stream_id}")
+    if "{file_" in before and "{file_" in behind.removesuffix("{file_ext}"):
+        return (
+            "must not have names on both sides of {stream_id} in a folder, but {file_ext} at its end: names hold ids",
+            value.replace(behind, "{file_ext}"),
+        )
+    return None
+
+
+def _why_too_long(value: str, fields: list[str]) -> tuple[str, None] | None:
+    fixed = len(re.sub(r"\{[^{}]*\}", "", value).encode()) + sum(_KEY_FIELDS[name] for name in fields)
+    left = _KEY_BYTES - fixed
+    if left >= _LEAST_NAME_BYTES:
+        return None
+    most = f"a key has 1,024 bytes, and {_LEAST_NAME_BYTES} are for the file's name and folder"
+    return f"must be {_LEAST_NAME_BYTES - left} bytes shorter, with the longest names of owner and host: {most}", None
+
+
+def _unknown_field(name: str) -> str:
+    close = difflib.get_close_matches(name.lower(), _KEY_FIELDS, n=1, cutoff=0.5)
+    meant = _MEANT.get(name.lower()) or (f"{{{close[0]}}}" if close else None)
+    shown = f"field {{{name}}}" if re.fullmatch(r"[ -~]{1,40}", name) else "such field"
+    hint = f"did you mean {meant}?" if meant else f"its fields are {', '.join(f'{{{field}}}' for field in _KEY_FIELDS)}"
+    return f"has no {shown}; {hint}"
+
+
+def _with_stream_id(value: str) -> str:
+    """Return the template with ``{stream_id}`` where it hinders least: before the extension, or as a folder."""
+    if value.endswith("{file_ext}"):
+        return f"{value.removesuffix('{file_ext}')}-{{stream_id}}{{file_ext}}"
+    folder, _, name = value.rpartition("/")
+    return f"{folder}/{{stream_id}}/{name}" if folder else f"{name}/{{stream_id}}"
+
+
+def time_zone(value: str) -> str:
+    """Check the name of a time zone."""
+    try:
+        ZoneInfo(value)
+    except (ValueError, KeyError, OSError):  # a ZoneInfoNotFoundError is a KeyError; a folder of zones is an OSError
+        names = {name.lower(): name for name in sorted(available_timezones())}
+        last = {name.rpartition("/")[2]: name for name in names}
+        wanted = value.lower().replace(" ", "_")
+        close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.7)
+        close = close or [last[one] for one in difflib.get_close_matches(wanted, last, n=1, cutoff=0.8)]
+        hint = f"; did you mean {names[close[0]]}?" if close else ""
+        raise ValueError(f"takes the name of a time zone, such as Europe/Berlin or UTC{hint}") from None
     return value
 
 

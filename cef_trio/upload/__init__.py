@@ -29,11 +29,12 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
 from cef_trio.upload.bucket_change import bucket_changed, endpoint_changed
 from cef_trio.upload.copy_from_previous import ContentMatch
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
+from cef_trio.upload.file_triage import FILE_WAS_GONE
 from cef_trio.upload.heartbeat import Heartbeat
 from cef_trio.upload.idle_checker import IdleChecker
 from cef_trio.upload.lease_context import HeldLease, hold_lease
-from cef_trio.upload.object_key import MAX_METADATA_BYTES, KeyTemplate, metadata_key
-from cef_trio.upload.observer import Observer
+from cef_trio.upload.object_key import EXAMPLE_BEGAN, MAX_METADATA_BYTES, KeyTemplate, metadata_key
+from cef_trio.upload.observer import Observer, detail_of_record
 from cef_trio.upload.orphan_cleanup import abort_orphan_uploads, is_orphan
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.ownership_rules import Claim, claim_by, names_a_server
@@ -48,6 +49,8 @@ from cef_trio.upload.supervisor import StreamSupervisor
 from cef_trio.upload.unchanged_content import correct_if_unchanged
 
 __all__ = [
+    "EXAMPLE_BEGAN",
+    "FILE_WAS_GONE",
     "KEEPS_ITS_UPLOAD",
     "MAX_METADATA_BYTES",
     "MIN_PART_BYTES",
@@ -73,6 +76,7 @@ __all__ = [
     "bucket_changed",
     "claim_by",
     "correct_if_unchanged",
+    "detail_of_record",
     "endpoint_changed",
     "hold_lease",
     "identify",

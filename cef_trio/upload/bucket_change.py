@@ -19,7 +19,7 @@ import structlog
 from cef_trio.checkpoint import FailureReason, StreamMeta
 from cef_trio.upload.failures import ResumeError
 from cef_trio.upload.services import Services
-from cef_trio.upload.session import STREAM_ID_METADATA, StreamUpload
+from cef_trio.upload.session import STREAM_ID_METADATA, StreamUpload, object_key
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +75,7 @@ async def start_over_at_target(services: Services, upload: StreamUpload) -> None
     await upload.leave_behind(
         s3_bucket=rules.bucket,
         s3_endpoint=rules.endpoint or None,
-        s3_key_prefix=rules.key_template.key(meta.stream_id, meta.current_path),
+        s3_key_prefix=object_key(services, meta),
     )
 
 

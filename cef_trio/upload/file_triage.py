@@ -7,13 +7,15 @@ Used by ``supervisor.py`` for each file that it looks up. Not here: which files 
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 from cef_trio.checkpoint import COMES_BACK, ENDED, Status, StreamMeta, StreamSummary
 from cef_trio.files import SECOND_NS, FileStat, IdentityMatch
 
-_FILE_WAS_GONE = frozenset(
+FILE_WAS_GONE: Final = frozenset(
     {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS, Status.FAILED_FILE_MISSING_ON_RESUME, Status.FAILED_FILE_REPLACED}
 )
+"""Statuses of streams whose file was gone: a file of that name is a new recording."""
 
 
 class FileTriage(Enum):
@@ -27,7 +29,7 @@ class FileTriage(Enum):
     """The path's stream belongs to another host: it is left alone, and a new one starts beside it."""
     SETTLED = "settled"
     """Nothing: the file is uploaded and unchanged, or its stream failed and waits for the operator. If such a stream's
-    object is complete (only its metadata failed), a changed file is not settled: it gets a new stream."""
+    object is complete (only its metadata failed), or an operator let it go, a changed file gets a new stream."""
 
 
 def must_be_recognized(known: StreamSummary | None, stat: FileStat) -> bool:
@@ -35,7 +37,7 @@ def must_be_recognized(known: StreamSummary | None, stat: FileStat) -> bool:
 
     A file with the inode number of its open stream need not be: resuming the stream checks the file anyway.
     """
-    if known is None or known.meta.status in _FILE_WAS_GONE:
+    if known is None or known.meta.status in FILE_WAS_GONE:
         return False
     meta = known.meta
     same_number = meta.identity.file_ino == stat.file_ino
@@ -51,7 +53,7 @@ def triage(known: StreamSummary | None, stat: FileStat, identity_match: Identity
 
     ``identity_match`` is the result of recognizing the file, if that was needed (:func:`must_be_recognized`).
     """
-    if known is None or known.meta.status in _FILE_WAS_GONE:
+    if known is None or known.meta.status in FILE_WAS_GONE:
         return FileTriage.NEW
     meta = known.meta
     is_same = (
@@ -61,7 +63,7 @@ def triage(known: StreamSummary | None, stat: FileStat, identity_match: Identity
     )
     if meta.status not in ENDED:
         return FileTriage.RESUME if is_same else FileTriage.REPLACED
-    if not is_same:
+    if not is_same or not _as_let_go(meta, stat):
         return FileTriage.NEW
     if meta.status in COMES_BACK:
         return FileTriage.RESUME  # it may be readable by now; if not, its stream waits (processor.py)
@@ -82,3 +84,12 @@ def _untouched(meta: StreamMeta, stat: FileStat) -> bool:
 
 def _as_verified(meta: StreamMeta, stat: FileStat) -> bool:
     return (meta.verified_size_bytes, meta.verified_mtime_ns) == (stat.size_bytes, stat.mtime_ns)
+
+
+def _as_let_go(meta: StreamMeta, stat: FileStat) -> bool:
+    """Return whether the file is as it was when an operator let its stream go, if one did and could see it."""
+    then = meta.let_go_size_bytes, meta.let_go_mtime_ns
+    return then[0] is None or (meta.let_go_size_bytes, meta.let_go_mtime_ns) == (
+        stat.size_bytes,
+        stat.mtime_ns,
+    )

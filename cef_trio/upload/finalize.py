@@ -21,7 +21,7 @@ from cef_trio.files import FileStat, IdentityMatch, OpenRecording
 from cef_trio.media import MediaInfo, metadata_json, object_crc64nvme
 from cef_trio.s3 import StoredObject, combine_crc64nvme
 from cef_trio.upload.failures import CompletionError
-from cef_trio.upload.object_key import metadata_key
+from cef_trio.upload.object_key import metadata_key, relative_path
 from cef_trio.upload.part_matching import crc_of
 from cef_trio.upload.part_plan import Part
 from cef_trio.upload.recognition import recognize
@@ -138,6 +138,7 @@ async def _send_changed_parts(
 
     async def changed_parts() -> AsyncGenerator[Part, None]:
         for part, record in upload.plan.pair(size_bytes, upload.parts):
+            upload.verified_parts = part.number - 1
             if draining():
                 return
             if (
@@ -146,6 +147,7 @@ async def _send_changed_parts(
                 or record.crc64nvme != await crc_of(recording, part.offset, part.size_bytes)
             ):
                 yield part
+        upload.verified_parts += 1
 
     try:
         return await send_all(services, upload, recording, changed_parts(), stop=draining)
@@ -178,7 +180,8 @@ async def finish(services: Services, upload: StreamUpload, path: str | None) -> 
         same, crc = await _compare(services, upload, path, crc)
         media = await _probe(services, upload, path, crc) if same else None
     meta, now = replace(upload.meta, object_crc64nvme=crc), services.utc_now()
-    document = metadata_json(meta, parts, media, processed_at_utc=now)
+    below = relative_path(meta.original_path, services.rules.key_template.folders)
+    document = metadata_json(meta, parts, media, processed_at_utc=now, relative_path=below)
     await services.s3.put_object(
         metadata_key(meta.s3_key_prefix),
         document,

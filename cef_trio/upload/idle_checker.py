@@ -144,6 +144,7 @@ class IdleChecker:
         await self._retry_unreadable()
         self._supervisor.retry_set_aside()
         await self._supervisor.retry_held()
+        await self._supervisor.review_failed()
         had_task, self._had_task = self._had_task, self._supervisor.live_ids
         without_task = (await self._without_lease() | self._waiting | had_task) - self._supervisor.live_ids
         without_task -= frozenset(store.unreadable.newer_ids)

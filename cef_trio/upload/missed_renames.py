@@ -144,6 +144,14 @@ class MovedFiles:
                 found.append(known)
         return found, unavailable
 
+    def may_be_of(self, stat: FileStat) -> frozenset[str]:
+        """Return the ids of the open streams that miss a file of this inode number, and may have been renamed to it."""
+        return frozenset(
+            known.meta.stream_id
+            for known in self._lost
+            if known.meta.identity.file_ino == stat.file_ino and may_be(known.meta.identity, stat)
+        )
+
     async def claim(self, path: str, stat: FileStat) -> str | None:
         """Return the id of the open stream whose file this is, or ``None``; each id is returned once.
 

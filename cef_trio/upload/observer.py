@@ -7,14 +7,18 @@ from dataclasses import dataclass, replace
 
 import trio
 
+from cef_trio.checkpoint import Status, StreamMeta
 from cef_trio.observability import (
     Lag,
     LimiterUse,
+    PastOutage,
     ServiceOutage,
     Snapshot,
+    StreamDetail,
     StreamSnapshot,
     StreamState,
     activity_of,
+    runs_of,
     upload_rate,
 )
 from cef_trio.resilience import CircuitBreaker
@@ -47,6 +51,7 @@ class Observer:
             streams=tuple(self._stream(one, now, held=held) for one in supervisor.live),
             not_looked_up=self._unix(Lag(sum(one.size_bytes for one in pending), first_seen)),
             outages=outages,
+            past_outages=self._past_outages(),
             judgement=self.risks.judgement(),
             limiters={"streams": _use(services.stream_slots), "parts": _use(services.part_slots)},
             upload_limit=services.rate_limiter.rate,
@@ -79,8 +84,52 @@ class Observer:
         outage = breaker.outage
         if outage is None:
             return None
-        since = self.services.unix_time(outage.since)
-        return ServiceOutage(service=breaker.service, since=since, error=outage.error, probes=outage.probes)
+        probed_at = outage.probed_at
+        return ServiceOutage(
+            service=breaker.service,
+            since=self.services.unix_time(outage.since),
+            error=outage.error,
+            probes=outage.probes,
+            cause=outage.cause,
+            probed_at=None if probed_at is None else self.services.unix_time(probed_at),
+            refused=outage.refused,
+        )
+
+    def _past_outages(self) -> tuple[PastOutage, ...]:
+        unix_time = self.services.unix_time
+        ended = [
+            PastOutage(
+                service=breaker.service,
+                since=unix_time(one.began),
+                until=unix_time(one.ended),
+                cause=one.cause,
+                probes=one.probes,
+            )
+            for breaker in (self.services.s3_breaker, self.services.redis_breaker)
+            for one in breaker.ended
+        ]
+        return tuple(sorted(ended, key=lambda one: one.since))
+
+    def detail(self, stream_id: str) -> StreamDetail | None:
+        """Return what is known of an open stream; ``None`` if there is none of that id."""
+        live = next((one for one in self.supervisor.live if one.processor.stream_id == stream_id), None)
+        upload = live.processor.upload if live is not None else None
+        if live is None or upload is None:
+            return None
+        progress, size_bytes = live.processor.progress, live.file_state.value.stat.size_bytes
+        states = runs_of(upload.part_states(size_bytes))
+        if upload.meta.object_etag is not None:
+            verified = sum(run.count for run in states)
+        else:
+            verified = upload.verified_parts if upload.meta.status is Status.PENDING_COMPLETION else 0
+        return replace(
+            detail_of_record(upload.meta),
+            size_bytes=size_bytes,
+            parts=states,
+            verified_parts=verified,
+            requests=dict(progress.requests),
+            retries=dict(progress.retries),
+        )
 
     def _unix(self, lag: Lag) -> Lag:
         return lag if lag.since is None else replace(lag, since=self.services.unix_time(lag.since))
@@ -94,3 +143,22 @@ def _state(stream: LiveStream) -> StreamState:
 
 def _use(limiter: trio.CapacityLimiter) -> LimiterUse:
     return LimiterUse(borrowed=limiter.borrowed_tokens, total=limiter.total_tokens)
+
+
+def detail_of_record(meta: StreamMeta) -> StreamDetail:
+    """Return what a record tells of a stream, also of one that has ended."""
+    return StreamDetail(
+        stream_id=meta.stream_id,
+        status=meta.status.value,
+        bucket=meta.s3_bucket,
+        key=meta.s3_key_prefix,
+        upload_id=meta.s3_upload_id,
+        started_at=meta.started_at_utc.timestamp(),
+        part_size=meta.part_size,
+        size_bytes=meta.verified_size_bytes,
+        total_bytes_sent=meta.total_bytes_sent,
+        parts_rewritten=meta.parts_rewritten,
+        bytes_rewritten=meta.bytes_rewritten,
+        completed_at=meta.completed_at_utc.timestamp() if meta.completed_at_utc is not None else None,
+        etag=meta.object_etag,
+    )

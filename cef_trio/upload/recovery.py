@@ -12,8 +12,9 @@ Every resume takes the same steps: load the checkpoint, check the file, ask S3, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 
 import structlog
@@ -40,6 +41,7 @@ from cef_trio.exceptions import (
 )
 from cef_trio.files import (
     HEAD_BYTES,
+    FileStat,
     IdentityMatch,
     OpenRecording,
     identity_by_stat,
@@ -50,6 +52,7 @@ from cef_trio.s3 import ListedPart
 from cef_trio.upload import bucket_change
 from cef_trio.upload.failures import ResumeError
 from cef_trio.upload.file_state import FileState
+from cef_trio.upload.object_key import recording_start
 from cef_trio.upload.orphan_uploads import OrphanUploads
 from cef_trio.upload.part_matching import matching_parts, upload_checksum_algorithm
 from cef_trio.upload.part_plan import PartSettings
@@ -102,7 +105,11 @@ async def begin(
         stat = await recording.stat()
         identity = await identify(recording, stat, HEAD_BYTES)
         adopted = await unknown.claim(path, recording) if unknown.may_fit(path) else None
-    meta = new_record(services, adopted.stream_id if adopted else services.new_stream_id(), path, identity)
+    first_seen = [adopted.upload.initiated_at_utc] if adopted else []
+    if supersedes:
+        first_seen.append(supersedes.recording_began_at_utc or supersedes.started_at_utc)
+    stream_id = adopted.stream_id if adopted else services.new_stream_id()
+    meta = new_record(services, stream_id, path, identity, stat, first_seen=first_seen)
     parts = adopted.parts if adopted else ()
     if supersedes:
         # Parts can be copied only with equal boundaries; an object of one PutObject has none.
@@ -166,22 +173,32 @@ async def create_stream(
     return StreamUpload(services, Checkpoint(meta, rules.default_set(meta.status), records), is_new=is_new)
 
 
-def new_record(services: Services, stream_id: str, path: str, identity: FileIdentity) -> StreamMeta:
-    """Return the record of a new stream."""
+def new_record(
+    services: Services,
+    stream_id: str,
+    path: str,
+    identity: FileIdentity,
+    stat: FileStat,
+    *,
+    first_seen: Iterable[datetime] = (),
+) -> StreamMeta:
+    """Return the record of a new stream; ``first_seen``: earlier times at which the file was there."""
     settings, now = services.rules, services.utc_now()
+    began = recording_start(stat.birth_ns, stat.mtime_ns, min((now, *first_seen)))
     return StreamMeta(
         stream_id=stream_id,
         original_path=path,
         current_path=path,
         identity=identity,
         s3_bucket=settings.bucket,
-        s3_key_prefix=settings.key_template.key(stream_id, path),
+        s3_key_prefix=settings.key_template.key(stream_id, path, began),
         part_size=settings.recorded_part_size,
         equal_parts=settings.equal_parts,
         s3_endpoint=settings.endpoint or None,
         owner=services.ownership.owner,
         started_at_utc=now,
         last_activity_at_utc=now,
+        recording_began_at_utc=began,
     )
 
 
@@ -193,8 +210,8 @@ async def record_refused(
         stat = await services.disk.stat(file_state.path)
     except ChunkProcessingError:
         stat = None
-    identity = identity_by_stat(stat or file_state.stat)
-    meta = new_record(services, services.new_stream_id(), file_state.path, identity)
+    stat = stat or file_state.stat
+    meta = new_record(services, services.new_stream_id(), file_state.path, identity_by_stat(stat), stat)
     return await create_stream(services, meta, on_stream_id=on_stream_id, history=history)
 
 

@@ -7,7 +7,7 @@ record waits (promise P2). Differences between memory and Redis after a failure 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,11 @@ import trio
 from cef_trio.checkpoint import ENDED, Change, Checkpoint, PartRecord, Status, StreamMeta, rules
 from cef_trio.exceptions import S3OperationError
 from cef_trio.files import FileSlice, FileStat, OpenRecording
+from cef_trio.observability import PartState
 from cef_trio.s3 import ChecksumAlgorithm, ListedUpload, PartToComplete, S3Client, StoredObject
 from cef_trio.upload.copy_from_previous import CopySource, copy_source_of
 from cef_trio.upload.next_action import RecordedProgress
+from cef_trio.upload.object_key import recording_start
 from cef_trio.upload.part_plan import Part, PartPlan
 from cef_trio.upload.services import Services
 from cef_trio.upload.sparse_file_lag import Holes
@@ -47,6 +49,10 @@ class StreamUpload:
         self._failed: set[int] = set()
         """Full parts whose last attempt to send failed or is in flight."""
         self._first_missing = 1
+        self.rewritten: set[int] = set()
+        """Parts that this process sent again, because their bytes had changed."""
+        self.verified_parts = 0
+        """Parts from the first on that the current verification has compared with the file."""
         self.unwritten: set[int] = set()
         """Holes: parts within the file's size that were not written yet at the current or last check."""
         self.holes: Holes | None = None
@@ -112,6 +118,19 @@ class StreamUpload:
         waiting = sum(self._missing_bytes(number) for number in missing)
         return waiting, self.plan.part(max(behind)).end if behind else self.plan.part(first_hole).offset
 
+    def part_states(self, size_bytes: int) -> Iterator[PartState]:
+        """Yield the state of each part of a file of this size."""
+        for part, record in self.plan.pair(min(size_bytes, self.plan.max_size_bytes), self.parts):
+            number = part.number
+            if number in self._in_flight:
+                yield PartState.IN_FLIGHT
+            elif number in self._failed:
+                yield PartState.FAILED
+            elif record is not None and record.size_bytes == part.size_bytes:
+                yield PartState.REWRITTEN if number in self.rewritten else PartState.STORED
+            else:
+                yield PartState.UNWRITTEN if number in self.unwritten else PartState.WAITING
+
     def _missing_bytes(self, number: int) -> int:
         part = self.parts.get(number)
         return self.plan.part(number).size_bytes - (part.size_bytes if part is not None else 0)
@@ -173,7 +192,7 @@ class StreamUpload:
         created = await self._services.s3.create_multipart_upload(
             self.meta.s3_key_prefix,
             metadata={STREAM_ID_METADATA: self.stream_id},
-            content_type=options.content_type,
+            content_type=options.content_type_of(self.meta.current_path),
             headers=options.for_recording(),
         )
         self._may_have_strays = before or created.repeated
@@ -195,15 +214,14 @@ class StreamUpload:
             self._base_checked = True
 
     async def _name_object(self) -> None:
-        """Record the key and original path from the file's current name, just before the object is created.
+        """Record the key and original path from the file's current path, just before the object is created.
 
-        Many recorders write under a temporary name and rename the file soon after. Once a PutObject was begun, the key
-        stays: a request that takes effect late would leave an object under another one.
+        Many recorders write under a temporary name, or in a temporary folder, and rename the file soon after. Once a
+        PutObject was begun, the key stays: a request that takes effect late would leave an object under another one.
         """
         if self.meta.verified_crc64nvme is not None:
             return
-        path = self.meta.current_path
-        key = self._services.rules.key_template.key(self.stream_id, path)
+        path, key = self.meta.current_path, object_key(self._services, self.meta)
         if (key, path) != (self.meta.s3_key_prefix, self.meta.original_path):
             await self.update(s3_key_prefix=key, original_path=path)
 
@@ -248,6 +266,7 @@ class StreamUpload:
             self._services.metrics.part_uploaded(sent.size_bytes, trio.current_time() - began)
             if rewritten:
                 self._services.metrics.part_rewritten(sent.size_bytes)
+                self.rewritten.add(part.number)
             self.parts[part.number] = record
             await self._services.record_effect(
                 "part record",
@@ -315,6 +334,8 @@ class StreamUpload:
     async def leave_behind(self, **fields: Any) -> None:
         """Start over without parts and without aborting the open upload: it is gone, or in another bucket."""
         self.parts.clear()
+        self.rewritten.clear()
+        self.verified_parts = 0
         self._failed.clear()
         self.holes = None
         self._first_missing = 1
@@ -399,7 +420,7 @@ class StreamUpload:
             FileSlice(recording, 0, size_bytes),
             crc64nvme=crc64nvme,
             stream_id=self.stream_id,
-            content_type=options.content_type,
+            content_type=options.content_type_of(self.meta.current_path),
             headers=options.for_recording(),
         )
         self._services.metrics.part_uploaded(size_bytes, trio.current_time() - began)
@@ -458,6 +479,12 @@ class StreamUpload:
             write = partial(self._services.store.record_put, self.stream_id, self._services.lease, part, change)
         self.meta = commit.meta_after(self.meta)
         await self._services.record_effect("object record", write)
+
+
+def object_key(services: Services, meta: StreamMeta) -> str:
+    """Return the key that a stream's object would have if it were created now."""
+    began = meta.recording_began_at_utc or recording_start(meta.identity.birth_ns, None, meta.started_at_utc)
+    return services.rules.key_template.key(meta.stream_id, meta.current_path, began)
 
 
 async def abort_uploads(s3: S3Client, meta: StreamMeta) -> None:

@@ -53,6 +53,8 @@ _DEFERRED_SECONDS = 3.0
 """How often deferred files are looked up, and the other daemons' reports read at most."""
 _JOIN_SECONDS = 2.0
 """How long new files of a shared folder wait after the start, so that daemons that start together see each other."""
+_FAILED_SECONDS = 30.0
+"""How often the records of failed streams with a file are read."""
 _HELD_SECONDS = 60.0
 """How often the leases of the streams that other daemons work on are read."""
 
@@ -98,6 +100,10 @@ class StreamSupervisor:
         self._unknown: dict[str, _Unknown] = {}
         self._failed_files: dict[str, Waiting] = {}
         """Settled files whose streams failed permanently."""
+        self._failed_ids: dict[str, str] = {}
+        """The streams of these files."""
+        self._failed_read_at = trio.current_time()
+        """When their records were read, by ``trio.current_time()``."""
         self.lookup_error: str | None = None
         """The error of the last lookup; ``None`` if it succeeded."""
         self.unreadable_folders: dict[str, float] = {}
@@ -331,6 +337,22 @@ class StreamSupervisor:
             else:
                 self._held[path] = replace(held, again_at=now + _HELD_SECONDS)
 
+    async def review_failed(self) -> None:
+        """Read the failed streams that have a file, now and then: an operator may have let one go, or aborted it.
+
+        Raises:
+            RedisOperationError: Redis is unavailable.
+        """
+        now, ids = trio.current_time(), {path: self._failed_ids[path] for path in self._failed_files}
+        if not ids or now < self._failed_read_at + _FAILED_SECONDS:
+            return
+        self._failed_read_at, self._failed_ids = now, ids
+        known = await self._services.store.load_metas(set(ids.values()))
+        for path, stream_id in ids.items():
+            has_failed = stream_id in known.unreadable or (stream_id in known and _is_risk(known[stream_id].meta))
+            if not has_failed and self._failed_ids.get(path) == stream_id:
+                self._failed_files.pop(path, None)
+
     # -- lookups ------------------------------------------------------------------------------------------------------
 
     async def run(self, on_uploaded: Callable[[StreamMeta], object]) -> None:
@@ -447,13 +469,23 @@ class StreamSupervisor:
         peers = services.peers.living(trio.current_time())
         if not waiting or not peers:
             return {}
-        holders = await services.store.holders({one.stream_id for one in self._held.values()}) if self._held else {}
-        processes = (holder.rpartition("/")[2] for holder in holders.values())
+        may_be_of = {path: self._lost_records.moved_files.may_be_of(self._unknown[path].stat) for path in waiting}
+        held = {one.stream_id for one in self._held.values()}
+        asked = held.union(*may_be_of.values())
+        holders = await services.store.holders(asked) if asked else {}
+        processes = {stream_id: holder.rpartition("/")[2] for stream_id, holder in holders.items()}
         loads = Counter({ours: len(self._live), **dict.fromkeys(peers, 0)})
-        loads.update(process for process in processes if process in peers)
+        loads.update(processes[stream_id] for stream_id in held if processes.get(stream_id) in peers)
         folder = services.rules.watch_folder
         division = divide([path.removeprefix(folder) for path in chain(waiting, self._deferred)], loads)
         chosen = {path: division[path.removeprefix(folder)] for path in waiting}
+        # A daemon whose stream misses its file has that file open, and recognizes it by its next scan.
+        chosen |= {
+            path: processes[stream_id]
+            for path, ids in may_be_of.items()
+            for stream_id in ids
+            if processes.get(stream_id) in peers
+        }
         return {path: process for path, process in chosen.items() if process != ours}
 
     @staticmethod
@@ -559,7 +591,8 @@ class StreamSupervisor:
         self._settled[path] = self._unknown.pop(path).stat
         self._failed_files.pop(path, None)
         meta = known.meta
-        if meta.status in FAILED - {Status.FAILED_ABORTED}:  # an aborted stream is no risk
+        if _is_risk(meta):
+            self._failed_ids[path] = meta.stream_id
             since, why = meta.last_activity_at_utc.timestamp(), meta.failure_reason or meta.status.value
             self._failed_files[path] = Waiting(since, self._settled[path].size_bytes, why)
 
@@ -785,3 +818,8 @@ class StreamSupervisor:
             log.warning("leases_not_renewed", error=str(error))
         else:
             self.renewed(renewal, lost)
+
+
+def _is_risk(meta: StreamMeta) -> bool:
+    """Return whether a stream failed, and no operator decided that its file is not to be uploaded."""
+    return meta.status in FAILED - {Status.FAILED_ABORTED}

@@ -1,4 +1,4 @@
-"""Which file names are recordings (``WATCH_PATTERNS``). Pure."""
+"""Which paths are recordings (``WATCH_PATTERNS``), and which are left out (``WATCH_EXCLUDE``). Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import fnmatch
 import os
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from cef_trio.settings import Exclusion
 
 PathMatcher = Callable[[str], bool]
 
@@ -21,3 +24,39 @@ def matcher(patterns: Iterable[str]) -> PathMatcher:
         return pattern.match(os.path.basename(path)) is not None  # noqa: PTH119 - a path of any bytes, as it is
 
     return matches
+
+
+@dataclass(frozen=True, slots=True)
+class WatchScope:
+    """What of the watch folder is watched. Called with a path below it, it returns whether that is a recording."""
+
+    root: str
+    """The watch folder."""
+    matches: PathMatcher
+    """Whether a name is a recording's."""
+    exclusion: Exclusion
+
+    @classmethod
+    def around(cls, matches: PathMatcher) -> WatchScope:
+        """Return a matcher as a scope: a plain one leaves nothing out."""
+        return matches if isinstance(matches, cls) else cls("", matches, Exclusion(()))
+
+    @classmethod
+    def of(cls, root: str, patterns: Iterable[str], exclude: Iterable[str] = ()) -> WatchScope:
+        """Return the scope of the settings ``WATCH_DIR``, ``WATCH_PATTERNS`` and ``WATCH_EXCLUDE``."""
+        return cls(root, matcher(patterns), Exclusion(exclude))
+
+    def __call__(self, path: str) -> bool:
+        """Return whether a file is a recording, by its path."""
+        return self.matches(path) and not self.exclusion.excludes_file(self._relative(path))
+
+    def excludes_recording(self, path: str) -> bool:
+        """Return whether a file has a recording's name, but is left out."""
+        return self.matches(path) and not self(path)
+
+    def excludes_folder(self, path: str) -> bool:
+        """Return whether a folder, and what is in it, is left out."""
+        return self.exclusion.excludes_folder(self._relative(path))
+
+    def _relative(self, path: str) -> str:
+        return path[len(self.root) :].lstrip("/") if path.startswith(self.root) else path

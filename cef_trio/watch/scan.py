@@ -6,7 +6,7 @@ scan (``files/nofollow.py``). All calls only read, in worker threads that a canc
 not delay a shutdown (promise P4).
 
 Each folder is read by its own call, and mounts are read concurrently (``files/mounts.py``): a mount that does not
-respond is unreadable, and all others are read.
+respond is unreadable, and all others are read. Folders that ``WATCH_EXCLUDE`` leaves out are not read.
 """
 
 from __future__ import annotations
@@ -14,16 +14,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import trio
 
 from cef_trio.files import FileStat, MountHungError, Mounts, open_nofollow, regular_file_stat, stat_nofollow
-from cef_trio.watch.patterns import PathMatcher
+from cef_trio.watch.patterns import PathMatcher, WatchScope
 
 T = TypeVar("T")
+
+EVERYTHING: Final = WatchScope.around(lambda _: True)
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """How many folders and recordings ``WATCH_EXCLUDE`` leaves out; what is in such a folder is not counted."""
+
+    folders: int = 0
+    files: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,7 @@ class Scan:
     folders: frozenset[str]
     """The folder and all readable folders below it."""
     unreadable: frozenset[str]
+    excluded: Excluded = Excluded()
 
 
 class FolderReader(Protocol):
@@ -47,6 +58,10 @@ class FolderReader(Protocol):
         Raises:
             OSError: the folder itself cannot be read.
         """
+        ...
+
+    async def scan_everything(self, folder: str) -> Scan:
+        """As :meth:`scan`, with all other files, and with what ``WATCH_EXCLUDE`` leaves out."""
         ...
 
     async def stats(self, paths: Iterable[str]) -> Mapping[str, FileStat]:
@@ -66,34 +81,41 @@ class ThreadedReader:
     """Reads in worker threads."""
 
     def __init__(self, matches: PathMatcher, mounts: Mounts | None = None) -> None:
-        self._matches = matches
+        self._scope = WatchScope.around(matches)
         self._mounts = mounts or Mounts()
 
     async def scan(self, folder: str) -> Scan:
         """See :meth:`FolderReader.scan`."""
+        return await self._scan(folder, self._scope)
+
+    async def scan_everything(self, folder: str) -> Scan:
+        """See :meth:`FolderReader.scan_everything`."""
+        return await self._scan(folder, EVERYTHING)
+
+    async def _scan(self, folder: str, scope: WatchScope) -> Scan:
         own = await self._mounts.run(folder, lambda: stat_nofollow(folder))
         found = _Found(folder)
         async with trio.open_nursery() as mounts:
-            mounts.start_soon(self._read_mount, folder, found, mounts)
+            mounts.start_soon(self._read_mount, folder, scope, found, mounts)
         if found.refused is not None:
             raise found.refused
         return found.scan(own)
 
-    async def _read_mount(self, top: str, found: _Found, mounts: trio.Nursery) -> None:
+    async def _read_mount(self, top: str, scope: WatchScope, found: _Found, mounts: trio.Nursery) -> None:
         """Read a folder and everything below it on the same mount; start a task for each mount below."""
         waiting = [top]
         while waiting:
             current = waiting.pop()
             try:
-                read = partial(_read_one, current, self._matches, points=self._mounts.points)
-                files, folders = await self._mounts.run_long(current, read)
+                read = partial(_read_one, current, scope, points=self._mounts.points)
+                one = await self._mounts.run_long(current, read)
             except OSError as error:
                 found.cannot_read(current, error)
                 continue
-            found.read(current, files)
-            for folder in folders:
+            found.read(current, one)
+            for folder in one.folders:
                 if folder in self._mounts.points:
-                    mounts.start_soon(self._read_mount, folder, found, mounts)
+                    mounts.start_soon(self._read_mount, folder, scope, found, mounts)
                 else:
                     waiting.append(folder)
 
@@ -118,6 +140,16 @@ class ThreadedReader:
         return await self._mounts.run(folder, call)
 
 
+@dataclass(slots=True)
+class _OneFolder:
+    """What a folder holds, without the folders below it."""
+
+    files: dict[str, FileStat] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+    excluded_folders: int = 0
+    excluded_files: int = 0
+
+
 class _Found:
     """Accumulates a scan."""
 
@@ -126,12 +158,15 @@ class _Found:
         self._files: dict[str, FileStat] = {}
         self._folders: set[str] = set()
         self._unreadable: set[str] = set()
+        self._excluded = Excluded()
         self.refused: OSError | None = None
         """Why the folder itself cannot be read."""
 
-    def read(self, folder: str, files: Mapping[str, FileStat]) -> None:
+    def read(self, folder: str, one: _OneFolder) -> None:
         self._folders.add(folder)
-        self._files.update(files)
+        self._files.update(one.files)
+        before = self._excluded
+        self._excluded = Excluded(before.folders + one.excluded_folders, before.files + one.excluded_files)
 
     def cannot_read(self, folder: str, error: OSError) -> None:
         """Add an unreadable folder; one that is gone or was replaced by a link is ignored."""
@@ -142,7 +177,13 @@ class _Found:
 
     def scan(self, own: os.stat_result) -> Scan:
         """Return the result; ``own`` is the stat of the folder itself."""
-        return Scan((own.st_dev, own.st_ino), self._files, frozenset(self._folders), frozenset(self._unreadable))
+        return Scan(
+            (own.st_dev, own.st_ino),
+            self._files,
+            frozenset(self._folders),
+            frozenset(self._unreadable),
+            self._excluded,
+        )
 
 
 def scan_now(folder: str, matches: PathMatcher) -> Scan:
@@ -153,26 +194,26 @@ def scan_now(folder: str, matches: PathMatcher) -> Scan:
     """
     own = stat_nofollow(folder)
     found = _Found(folder)
+    scope = WatchScope.around(matches)
     waiting = [folder]
     while waiting:
         current = waiting.pop()
         try:
-            files, folders = _read_one(current, matches)
+            one = _read_one(current, scope)
         except OSError as error:
             found.cannot_read(current, error)
             if found.refused is not None:
                 raise
             continue
-        found.read(current, files)
-        waiting += folders
+        found.read(current, one)
+        waiting += one.folders
     return found.scan(own)
 
 
 def _read_one(
-    folder: str, matches: PathMatcher, beat: Callable[[], None] = lambda: None, *, points: Collection[str] = ()
-) -> tuple[dict[str, FileStat], list[str]]:
-    files: dict[str, FileStat] = {}
-    folders: list[str] = []
+    folder: str, scope: WatchScope, beat: Callable[[], None] = lambda: None, *, points: Collection[str] = ()
+) -> _OneFolder:
+    found = _OneFolder()
     descriptor = open_nofollow(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with os.scandir(descriptor) as entries:
@@ -181,17 +222,23 @@ def _read_one(
                 path = os.path.join(folder, entry.name)  # noqa: PTH118 - names may hold any byte
                 # Not called for mount points: is_dir() may need a stat, which asks the server of the mount.
                 if path in points or entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
-                elif entry.is_file(follow_symlinks=False) and matches(path):
+                    if scope.excludes_folder(path):
+                        found.excluded_folders += 1
+                    else:
+                        found.folders.append(path)
+                elif entry.is_file(follow_symlinks=False):
+                    if not scope(path):
+                        found.excluded_files += scope.excludes_recording(path)
+                        continue
                     try:
-                        found = regular_file_stat(entry.stat(follow_symlinks=False))
+                        stat = regular_file_stat(entry.stat(follow_symlinks=False))
                     except FileNotFoundError:
                         continue
-                    if found is not None:
-                        files[path] = found
+                    if stat is not None:
+                        found.files[path] = stat
     finally:
         os.close(descriptor)
-    return files, folders
+    return found
 
 
 def stats_now(paths: Iterable[str], beat: Callable[[], None] = lambda: None) -> dict[str, FileStat]:

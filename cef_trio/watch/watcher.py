@@ -22,7 +22,7 @@ import trio
 from trio_util import AsyncBool
 
 from cef_trio.watch.events import Closed, FileListener, Gone, Moved, Scanned, Seen
-from cef_trio.watch.patterns import PathMatcher
+from cef_trio.watch.patterns import PathMatcher, WatchScope
 from cef_trio.watch.scan import FolderReader, Scan, ThreadedReader
 
 if sys.platform == "linux" or TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Watcher:
         open_inotify: Callable[[], AbstractContextManager[INotify]] | None = None,
     ) -> None:
         self._folder = folder
-        self._matches = matches
+        self._scope = WatchScope.around(matches)
         self._listener = listener
         self.rescan_seconds = rescan_seconds
         """Interval of complete scans."""
@@ -214,7 +214,7 @@ class Watcher:
         changes = list(changes)
         moved = {change.path for change in changes if change.kind is ChangeKind.MOVED}
         seen = {change.path for change in changes if change.kind in {ChangeKind.SEEN, ChangeKind.CLOSED}}
-        paths = moved.union(filter(self._matches, seen))
+        paths = moved.union(filter(self._scope, seen))
         stats = await self._reader.stats(paths) if paths else {}
         for change in changes:
             stat = stats.get(change.path)
@@ -243,8 +243,16 @@ class Watcher:
         return True
 
     async def _report_folder_moved(self, change: Change) -> None:
+        if self._scope.excludes_folder(change.old_path):  # it came from a folder without a watch
+            self._rescan_wanted.value = True
+            return
+        is_excluded = self._scope.excludes_folder(change.path)
+        if is_excluded and self._watches is not None:
+            self._watches.drop(change.path)
         try:
-            scan = await self._reader.scan(change.path)
+            # An excluded one is read once: the uploads of the recordings in it go on to their end.
+            read = self._reader.scan_everything if is_excluded else self._reader.scan
+            scan = await read(change.path)
         except OSError:
             self._rescan_wanted.value = True
             return

@@ -10,7 +10,16 @@ import trio
 from prometheus_client import CollectorRegistry, Counter
 
 from cef_trio.admin.server import serve_admin
-from cef_trio.admin.status_page import HealthFacts, Phase, ReadyFacts, StatusPage, StreamRow, Totals
+from cef_trio.admin.status_page import (
+    Detail,
+    HealthFacts,
+    HistoryPage,
+    Phase,
+    ReadyFacts,
+    StatusPage,
+    StreamRow,
+    Totals,
+)
 from cef_trio.observability.snapshot import StreamActivity
 
 GOOD_HEALTH = HealthFacts(
@@ -63,6 +72,11 @@ class SetSource:
     facts: HealthFacts = GOOD_HEALTH
     redis_up: bool = True
     known_fleet: str | None = None
+    details: dict[str, Detail] = field(default_factory=dict)
+    past: HistoryPage = field(
+        default_factory=lambda: HistoryPage(period_seconds=10, at=(), bytes_per_second=(), lag_bytes=())
+    )
+    sparks: dict[str, list[int]] = field(default_factory=dict)
 
     def page(self) -> StatusPage:
         return self.now
@@ -72,6 +86,15 @@ class SetSource:
 
     def ready(self) -> ReadyFacts:
         return ReadyFacts(phase=self.now.phase, redis_up=self.redis_up, s3_up=True)
+
+    def detail(self, stream_id: str) -> Detail:
+        return self.details.get(stream_id, Detail(stream_id=stream_id, file=None))
+
+    def history(self) -> HistoryPage:
+        return self.past
+
+    def sparklines(self) -> dict[str, list[int]]:
+        return self.sparks
 
     def fleet(self) -> str | None:
         return self.known_fleet

@@ -62,6 +62,9 @@ metas = st.builds(
     verified_crc64nvme=st.none() | crcs,
     completed_at_utc=st.none() | times,
     duration_seconds=st.none() | floats,
+    let_go_at_utc=st.none() | times,
+    let_go_size_bytes=st.none() | whole,
+    let_go_mtime_ns=st.none() | st.integers(),
 )
 parts = st.builds(
     PartRecord,

@@ -60,6 +60,19 @@ async def test_an_ended_stream_is_in_the_history_of_its_status_until_it_is_open_
     assert await histories(store) == {}
 
 
+async def test_a_failed_stream_that_was_let_go_counts_as_failed_no_more_until_it_fails_again(subject: Subject) -> None:
+    store, let_go = subject.store, {"let_go_at_utc": later(7)}
+    await store.create(meta(), OURS)
+    await store.transition("s1", OURS, Status.FAILED_UNEXPECTED, Change(WHEN))
+    await store.transition("s1", OURS, Status.FAILED_ABORTED, Change(let_go))
+    assert await histories(store) == {History.DELETED: START_MS + 5000}
+    await store.mend_history()
+    assert await histories(store) == {History.DELETED: START_MS + 5000}
+    await store.start_over("s1", OURS, Change({"let_go_at_utc": None}))
+    await store.transition("s1", OURS, Status.FAILED_UNEXPECTED, Change(WHEN))
+    assert await histories(store) == {History.FAILED: START_MS + 5000}
+
+
 async def test_a_completed_stream_is_dated_by_its_completion(subject: Subject) -> None:
     await complete(subject.store, "s1", completed_at_utc=later(7), last_activity_at_utc=later(9))
     await subject.store.create(meta("s2", status=Status.COMPLETED, last_activity_at_utc=later(2)), OURS)

@@ -63,6 +63,7 @@ changes = st.fixed_dictionaries(
         "next_part_to_upload": st.integers(1, 5),
         "object_crc64nvme": st.none() | st.integers(0, 9),
         "duration_seconds": st.none() | st.floats(0, 9),
+        "let_go_at_utc": st.none() | moments,
     },
 ).map(Change)
 metas = st.builds(

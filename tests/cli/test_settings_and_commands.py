@@ -126,6 +126,7 @@ def test_a_command_that_needs_no_folder_and_no_bucket_does_not_ask_for_them(
         ("MAX_UPLOAD_RATE", "10 MBit/s"),
         ("MAX_UPLOAD_RATE", "-1"),
         ("WATCH_PATTERNS", ","),
+        ("WATCH_EXCLUDE", "tmp/../x"),
         ("LOG_LEVEL", "loud"),
         ("APP_ENV", "test"),
         ("AFTER_UPLOAD", "erase"),
@@ -145,6 +146,77 @@ def test_a_bad_value_is_one_line_that_names_the_variable_and_what_it_got(
     assert line.startswith(f"{variable}: ")
     assert repr(value) in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("x/{stream_id}/{date}", "has no field {date}; did you mean {year}-{month}-{day}?"),
+        ("x/{stream_id}/{filename}", "has no field {filename}; did you mean {file_name}?"),
+        ("x/{stream_id}/{Year}", "has no field {Year}; did you mean {year}?"),
+        ("x/{hostname}/{stream_id}", "has no field {hostname}; did you mean {host}?"),
+        ("x/{stream_id}/{}", "has no such field; its fields are {owner}, {host}, {relative_dir}"),
+        ("x/{stream_id}/{\x1b[31m}", "has no such field; its fields are"),
+        ("x/{stream_id}}", "must have braces around fields only"),
+        ("x/{stream_id}/{year}/{year}", "must not contain {year} more than once"),
+        ("x/{file_name}", "must contain {stream_id}, which makes each key unique; such as 'x/{stream_id}/{file_name}'"),
+        (
+            "{host}/{relative_dir}/{year}/{file_stem}{file_ext}",
+            "such as '{host}/{relative_dir}/{year}/{file_stem}-{stream_id}{file_ext}'",
+        ),
+        ("recordings", "such as 'recordings/{stream_id}'"),
+        ("/x/{stream_id}", "must not begin with '/'; such as 'x/{stream_id}'"),
+        ("x//y/{stream_id}", "must not have '//', '/./' or '/../'; such as 'x/y/{stream_id}'"),
+        ("x/../{stream_id}", "must not have '//', '/./' or '/../'; such as 'x/{stream_id}'"),
+        ("x/{stream_id}/", "must not end with '/'; such as 'x/{stream_id}'"),
+        ("{relative_dir}/{stream_id}", "must begin with a fixed prefix, by which our uploads are found; such as 'rec"),
+        (
+            "x/{relative_dir}{stream_id}",
+            "must have {relative_dir} as a folder of its own; such as 'x/{relative_dir}/{s",
+        ),
+        ("x/{stream_id}/{relative_dir}", "must have {relative_dir} as a folder of its own; such as 'streams/"),
+        ("x/{file_ext}/{stream_id}", "must have other text beside {file_ext}"),
+        ("x/.{file_ext}/{stream_id}", "must have other text beside {file_ext}"),
+        ("x/{file_stem}-{stream_id}-{file_name}", "names on both sides of {stream_id} in a folder"),
+        ("x/{file_stem}-{stream_id}-{file_name}", "such as 'x/{file_stem}-{stream_id}{file_ext}'"),
+        ("x/{year}/{owner}/{stream_id}", "must have {owner} at the end of a folder, before other fields"),
+        (
+            "x" * 780 + "/{host}/{stream_id}",
+            "must be 56 bytes shorter, with the longest names of owner and host: a key has 1,024 bytes",
+        ),
+        ("x" * 790 + "/{stream_id}", "must be at most 800 bytes of printable text: a key has 1,024"),
+    ],
+)
+def test_a_key_template_that_is_refused_says_what_would_be_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, says: str
+) -> None:
+    (line,) = lines_of(tmp_path, monkeypatch, S3_KEY_TEMPLATE=template)
+    assert line.startswith("S3_KEY_TEMPLATE: ")
+    assert says in line
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("zone", "says"),
+    [
+        ("europe/berlin", "did you mean Europe/Berlin?"),
+        ("Berlin", "did you mean Europe/Berlin?"),
+        ("America/New York", "did you mean America/New_York?"),
+        ("Europe/Berln", "did you mean Europe/Berlin?"),
+        ("Europe", "takes the name of a time zone, such as Europe/Berlin or UTC"),
+        ("../../etc/passwd", "takes the name of a time zone"),
+        ("/etc/localtime", "takes the name of a time zone"),
+        ("+02:00", "takes the name of a time zone"),
+        ("\udcff", "takes the name of a time zone"),
+        ("x" * 5000, "takes the name of a time zone"),
+    ],
+)
+def test_an_unknown_time_zone_is_one_line_with_the_nearest_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str, says: str
+) -> None:
+    (line,) = lines_of(tmp_path, monkeypatch, KEY_TIME_ZONE=zone)
+    assert line.startswith("KEY_TIME_ZONE: ")
+    assert says in line
 
 
 def test_no_secret_is_ever_in_a_message_or_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -384,6 +384,16 @@ def test_the_image_is_of_this_version_and_copies_what_the_builder_is_sent() -> N
     assert all(list(ROOT.glob(name)) for name in sent)
 
 
+def test_every_image_is_named_with_its_registry() -> None:
+    """What a short name means is each host's own decision, and podman refuses it where no one can be asked."""
+    images = [service["image"] for service in COMPOSE["services"].values()]
+    images += [value(lines, "Container", "Image") for lines in (QUADLET, VALKEY_QUADLET)] + [KUBERNETES["image"]]
+    images += re.findall(r"^ARG BASE=(.*)$", CONTAINERFILE, re.MULTILINE)
+    assert len(images) == 9
+    for image in images:
+        assert image.startswith(("docker.io/", "localhost/")), image
+
+
 @pytest.mark.real
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
 def test_systemd_understands_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +23,32 @@ from servers.store import look_into
 from servers.valkey import ValkeyServer
 
 import cef_trio
+from cef_trio.media import probe
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(not IMAGE, reason="CEF_TRIO_IMAGE names no image")]
 P4_SECONDS = 6 + 2 + 1
 MIB = 1024 * 1024
+MAX_IMAGE_BYTES = 250_000_000
+_X264, _X265, _MPEG2 = "-c:v libx264 -preset ultrafast", "-c:v libx265 -x265-params log-level=none", "-c:v mpeg2video"
+FORMATS = {
+    "h264.mp4": f"{_X264} -c:a aac",
+    "fragmented.mp4": f"{_X264} -c:a aac -movflags +frag_keyframe+empty_moov",
+    "hevc.mp4": f"{_X265} -c:a aac",
+    "av1.mp4": "-c:v libaom-av1 -cpu-used 8 -c:a aac",
+    "prores.mov": "-c:v prores_ks -c:a pcm_s24le",
+    "h264.mkv": f"{_X264} -c:a libopus",
+    "hevc.mkv": f"{_X265} -c:a flac",
+    "vp9.webm": "-c:v libvpx-vp9 -c:a libvorbis",
+    "h264.ts": f"{_X264} -c:a aac",
+    "hevc.ts": f"{_X265} -c:a ac3",
+    "mpeg2.ts": f"{_MPEG2} -c:a mp2",
+    "mpeg2.mpg": f"{_MPEG2} -c:a mp2",
+    "mpeg2.mxf": f"{_MPEG2} -c:a pcm_s16le -ar 48000",
+    "h264.flv": f"{_X264} -c:a aac",
+    "mjpeg.avi": "-c:v mjpeg -c:a pcm_s16le",
+    "h264.h264": f"{_X264} -an",
+}
+"""A recording of each kind that ffprobe is asked about: what ffmpeg makes it by."""
 
 
 @contextlib.contextmanager
@@ -103,3 +127,66 @@ def test_the_image_has_labels_and_runs_as_documented() -> None:
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert podman("run", "--rm", *RESTRICTED, IMAGE, "--version").strip() == f"cef-trio {cef_trio.__version__}"
     assert "ffprobe version" in podman("run", "--rm", *RESTRICTED, "--entrypoint=ffprobe", IMAGE, "-version")
+
+
+def test_the_image_is_small_enough_to_be_pulled_over_a_camera_sites_line() -> None:
+    (image,) = json.loads(podman("image", "inspect", IMAGE))
+    assert image["Size"] < MAX_IMAGE_BYTES
+
+
+@pytest.fixture
+def recordings(watch_dir: Path) -> Path:
+    """A folder with a recording of each of ``FORMATS``."""
+    source = "-f lavfi -i testsrc2=s=320x180:r=25:d=1 -f lavfi -i sine=d=1"
+    for name, options in FORMATS.items():
+        command = f"ffmpeg -v error -nostdin {source} {options} {watch_dir / name}"
+        subprocess.run(command.split(), check=True)
+    return watch_dir
+
+
+async def test_the_images_ffprobe_answers_as_debians_does(recordings: Path, tmp_path: Path) -> None:
+    """Its own build knows a few formats of many, so each kind of recording is compared."""
+    wrapper = tmp_path / "ffprobe"
+    mount = f"--volume={recordings}:{recordings}:ro"
+    with container(*RESTRICTED, mount, "--entrypoint=sleep", IMAGE, "600") as name:
+        wrapper.write_text(f'#!/bin/sh\nexec podman exec {name} ffprobe "$@"\n')
+        wrapper.chmod(0o755)
+        for file in FORMATS:
+            given = {"path": str(recordings / file), "timeout_seconds": 30.0}
+            expected = await probe(ffprobe_path=shutil.which("ffprobe") or "ffprobe", **given)  # type: ignore[arg-type]
+            assert expected.container, file
+            assert expected.video_codec, file
+            assert await probe(ffprobe_path=str(wrapper), **given) == expected, file  # type: ignore[arg-type]
+
+
+def test_the_bill_of_materials_names_what_is_in_the_image() -> None:
+    printed = podman("run", "--rm", *RESTRICTED, "--entrypoint=cat", IMAGE, "/usr/share/sbom/cef-trio.cdx.json")
+    bill = json.loads(printed)
+    assert (bill["metadata"]["component"]["name"], bill["metadata"]["component"]["version"]) == (
+        "cef-trio",
+        cef_trio.__version__,
+    )
+    named = {part["name"]: part["version"] for part in bill["components"]}
+    look = "dpkg-query -W -f='${Package} ${Version}\\n'; echo ffmpeg $(cat /usr/share/doc/ffprobe/version)"
+    installed = podman("run", "--rm", *RESTRICTED, "--entrypoint=sh", IMAGE, "-c", look).splitlines()
+    listing = "import importlib.metadata as m\nfor d in m.distributions(): print(d.name.lower(), d.version)"
+    python = podman("run", "--rm", *RESTRICTED, "--entrypoint=/opt/cef-trio/bin/python", IMAGE, "-c", listing)
+    found = dict(line.split() for line in installed + python.replace("_", "-").splitlines())
+    del found["cef-trio"]
+    assert named == found
+
+
+def test_the_images_botocore_has_what_the_credentials_chain_asks() -> None:
+    """Its descriptions of other services are left out."""
+    make = (
+        "import botocore.session\n"
+        "session = botocore.session.Session()\n"
+        "print(session.get_component('credential_provider') is not None)\n"
+        "for name in ('sts', 'sso', 'sso-oidc', 'signin'):\n"
+        "    client = session.create_client(name, region_name='eu-central-1', aws_access_key_id='a',\n"
+        "                                   aws_secret_access_key='b')\n"
+        "    print(client.meta.endpoint_url)\n"
+    )
+    printed = podman("run", "--rm", *RESTRICTED, "--entrypoint=/opt/cef-trio/bin/python", IMAGE, "-c", make)
+    assert printed.split()[0] == "True"
+    assert len(printed.split()) == 5

@@ -15,6 +15,7 @@ from cef_trio.lab.fleet_run import FleetRun, run_fleet
 from cef_trio.lab.scenarios.model import Scenario
 from cef_trio.lab.scheduler import run_virtual
 from cef_trio.lab.world import PART
+from cef_trio.upload import supervisor
 from cef_trio.upload.supervisor import StreamSupervisor
 from cef_trio.upload.work_division import ranked, wait_seconds
 
@@ -148,5 +149,28 @@ def test_two_daemons_that_leave_a_file_to_each_other_begin_it_within_the_limit(
         await trio.sleep(wait_seconds(RESCAN_SECONDS) + 1)
         [(at, _)] = begun(fleet)
         assert at - written <= wait_seconds(RESCAN_SECONDS) + 0.1
+
+    assert run(tmp_path, 2, script).violations == []
+
+
+def test_p2_a_renamed_recording_that_its_bytes_do_not_prove_is_left_to_the_daemon_that_has_it_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host that renamed it starts its daemon before the other host has scanned (world 77731 of the fleets)."""
+
+    async def script(fleet: Fleet) -> None:
+        await trio.sleep(START_SECONDS)
+        name, writers = name_for(fleet, "h1"), fleet.writers("h0")
+        writers.append(PART + 10, name)
+        await trio.sleep(RESCAN_SECONDS + START_SECONDS)
+        assert [host for _, host in begun(fleet)] == ["h1"]
+        monkeypatch.setattr(supervisor, "divide", lambda paths, loads: dict.fromkeys(paths, next(iter(loads))))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fleet.restart, "h0", 1.0)
+            await trio.sleep(0.5)
+            writers.patch(0, b"another beginning", name)
+            writers.rename(name, "renamed.mp4")
+        await trio.sleep(2 * RESCAN_SECONDS)
+        assert [host for _, host in begun(fleet)] == ["h1"]
 
     assert run(tmp_path, 2, script).violations == []

@@ -27,6 +27,7 @@ OUTSIDE = {
     "file's close",
     "watch folder's lock",
     "daemon's last report",
+    "end of the wait",  # for the owner's name: tests/fleet/test_owner_claim.py
     "owner's claim",
     "probe's abort",  # tests/s3/test_store_probe.py
 }

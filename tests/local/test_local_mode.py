@@ -267,3 +267,36 @@ def test_an_interrupted_demo_has_exit_code_130(tmp_path: Path) -> None:
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "Traceback" not in output
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", ["unwritable", "a file", "below a file"])
+def test_a_demo_that_cannot_use_its_folder_is_one_line(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a file").touch()
+    folder = {"unwritable": Path("/proc/cef"), "a file": tmp_path / "a file", "below a file": tmp_path / "a file/x"}
+    with running("demo", "--data-dir", str(folder[kind]), cwd=tmp_path) as process:
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, said
+    assert said.startswith("cef-trio: --data-dir "), said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.real
+def test_a_demo_on_a_disk_that_is_too_full_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with mounted("-t", "tmpfs", "-o", "size=8m", "none", tmp_path / "data"):
+        with running("demo", "--duration", "5", "--data-dir", "data", cwd=tmp_path) as process:
+            said, _ = process.communicate(timeout=60)
+        assert list((tmp_path / "data").iterdir()) == []
+    assert (process.returncode, said.count("\n")) == (2, 1), said
+    assert "8.0 MiB of free space, and this demo needs 49.0 MiB" in said
+
+
+@pytest.mark.real
+def test_a_demo_leaves_alone_what_is_in_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "cef-data" / "demo-1").mkdir(parents=True)
+    (tmp_path / "cef-data" / "demo-1" / "of another demo").touch()
+    with running("demo", "--duration", "1", cwd=tmp_path) as process:
+        said, _ = process.communicate(timeout=90)
+    assert process.returncode == 0, said
+    assert [file.name for file in (tmp_path / "cef-data").rglob("*")] == ["demo-1", "of another demo"]

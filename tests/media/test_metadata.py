@@ -121,6 +121,19 @@ def test_it_has_the_documented_keys_in_the_documented_order() -> None:
     assert [key for key in later if key != "supersedes"] == list(read)
 
 
+def test_it_names_the_path_below_the_watch_folder_and_the_start_of_the_recording() -> None:
+    began = meta(recording_began_at_utc=BEGAN)
+    for raw in (b"cam1/a b.mp4", b"cam\xff/a.mp4"):
+        read = strictly_read(
+            metadata_json(began, [], None, processed_at_utc=BEGAN, relative_path=raw.decode("utf-8", "surrogateescape"))
+        )
+        assert read["recording_began_at_utc"] == "2026-01-31T12:00:00.000005Z"
+        assert read["relative_path"] == raw.decode("utf-8", "replace")
+        assert base64.b64decode(read.get("relative_path_base64", "")) in {b"", raw}
+        assert ("relative_path_base64" in read) is (b"\xff" in raw)
+    assert not {"relative_path", "recording_began_at_utc"} & document(meta(), [], None).keys()
+
+
 def test_it_describes_the_recording() -> None:
     read = document(meta(), [part(1, b"01234"), part(2, b"567")], MEDIA)
     assert read["original_file_path"] == "/rec/a.mp4"

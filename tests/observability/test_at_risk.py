@@ -157,8 +157,9 @@ def test_p10_it_is_ready_only_if_nothing_speaks_against_it(
     assert (judged.size_bytes, judged.recordings) == ((7, 1) if risks else (0, 0))
     # The same by /readyz, the page, and the report of commands.
     phase = Phase.DRAINING if stopping else Phase.STARTING if starting else Phase.RUNNING
-    up = {"redis_up": "redis" not in waits_for, "s3_up": "s3" not in waits_for}
-    facts = judge_ready(ReadyFacts(phase=phase, at_risk=risks, now=NOW, **up))
+    facts = judge_ready(
+        ReadyFacts(phase=phase, redis_up="redis" not in waits_for, s3_up="s3" not in waits_for, at_risk=risks, now=NOW)
+    )
     assert all(fact.good for fact in facts) is (judged.state is State.READY)
     report = replace(REPORT, risks=risks, waits_for=waits_for, starting=starting)
     read = daemon_report.decode(REPORT.instance, daemon_report.encode(report))

@@ -17,6 +17,7 @@ from cef_trio.settings.model import Settings
 from cef_trio.settings.object_options import (
     AWS_STORAGE_CLASSES,
     CANNED_ACLS,
+    CONTENT_TYPES,
     ENCRYPTIONS,
     MAX_TAG_KEY,
     MAX_TAG_VALUE,
@@ -196,3 +197,24 @@ def test_the_etag_of_parts_is_that_of_their_md5s_and_unknown_without_one() -> No
     assert multipart_etag([MD5, MD5.upper()]) == f"{both}-2"
     assert multipart_etag([MD5, f"{MD5}-1"]) is None
     assert multipart_etag([MD5, "opaque"]) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/w/a.mp4", "video/mp4"),
+        ("/w/a.b.MKV", "video/x-matroska"),
+        ("/w/a.ts", "video/mp2t"),
+        ("/w/a.mxf", "application/mxf"),
+        ("/w/x.ts/a", "application/octet-stream"),
+        ("/w/a.\udcff", "application/octet-stream"),
+    ],
+)
+def test_the_content_type_follows_the_extension_unless_it_is_set(path: str, content_type: str) -> None:
+    assert ObjectOptions().content_type_of(path) == content_type
+    assert ObjectOptions(content_type="a/b").content_type_of(path) == "a/b"
+
+
+def test_every_content_type_of_the_table_may_be_sent() -> None:
+    assert all(check_content_type(one) == one for one in (*CONTENT_TYPES.values(), "auto"))
+    assert all(extension == extension.lower() for extension in CONTENT_TYPES)

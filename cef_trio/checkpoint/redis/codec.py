@@ -194,9 +194,13 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         "verified_crc64nvme": _CRC64,
         "completed_at_utc": _TIME,
         "duration_seconds": _SECONDS,
+        "let_go_at_utc": _TIME,
+        "let_go_size_bytes": _COUNT,
+        "let_go_mtime_ns": _INTEGER,
         "supersedes_stream_id": _TEXT,
         "supersedes_key": _TEXT,
         "s3_endpoint": _TEXT,
+        "recording_began_at_utc": _TIME,
         schema.FIELD: _SCHEMA,
     }
 )

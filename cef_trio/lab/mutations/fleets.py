@@ -21,7 +21,7 @@ from cef_trio.upload.object_key import KeyTemplate
 def _one_namespace(stack: ExitStack) -> None:
     """All owners have the same keys in Redis, and the same prefix in S3."""
 
-    def of_all(template: str, _owner: str) -> KeyTemplate:
+    def of_all(template: str, _owner: str, **_rest: object) -> KeyTemplate:
         return KeyTemplate(template.replace("{owner}/", ""))
 
     replace_in(stack, Keys, "prefix", "")

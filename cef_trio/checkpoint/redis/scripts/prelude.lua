@@ -105,9 +105,10 @@ local function settle(id, at, home, meta_key)
   for i = 0, 3 do
     try(i + 1 == home and 'SADD' or 'SREM', KEYS[at + i], id)
   end
-  local fields = {'status', 'last_activity_at_utc', 'completed_at_utc'}
-  local status, ended, completed = unpack(home > 2 and try('HMGET', meta_key, unpack(fields)) or {})
-  local history = home == 3 and 4 or home == 4 and (string.find(status or '', '^failed_') and 5 or 6)
+  local fields = {'status', 'last_activity_at_utc', 'completed_at_utc', 'let_go_at_utc'}
+  local status, ended, completed, let_go = unpack(home > 2 and try('HMGET', meta_key, unpack(fields)) or {})
+  local has_failed = string.find(status or '', '^failed_') and not let_go
+  local history = home == 3 and 4 or home == 4 and (has_failed and 5 or 6)
   for i = 4, 6 do
     if i == history then
       try('ZADD', KEYS[at + i], 'NX', unix_ms(home == 3 and completed or ended), id)

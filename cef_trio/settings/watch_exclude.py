@@ -1,0 +1,129 @@
+"""``WATCH_EXCLUDE``: which files and folders below the watch folder are left out. Pure.
+
+A pattern without ``/`` is compared with each name in a path (``.*``, ``@eaDir``). A pattern with ``/`` is compared with
+the path relative to the watch folder, name by name: ``*`` matches within one name, ``**`` any number of names. What is
+below an excluded folder is excluded. A pattern that ends in ``/``, ``/*`` or ``/**`` excludes the folder itself too, as
+nothing in it is left. Upper and lower case are alike, as in ``WATCH_PATTERNS``.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
+from itertools import product
+from typing import Final
+
+DEFAULT_EXCLUDE: Final = (".*", "#recycle", "#snapshot", "@eaDir", "@Recycle", "?RECYCLE.BIN", "lost+found")
+"""Hidden files and folders (``._*`` of macOS, ``.Trash-1000``), and what file servers keep beside the recordings."""
+_DEFAULT_WORD: Final = "default"
+_NONE_WORD: Final = "none"
+_ANY_NAMES: Final = "**"
+_CACHED_FOLDERS: Final = 4096
+_ALL_IN_IT: Final = re.compile(r"(/\*{0,2})+$")
+
+_Name = re.Pattern[str] | None
+"""The pattern of one name; ``None``: any number of names."""
+
+
+def parse_exclude(value: object) -> object:
+    """Parse a comma-separated list; ``default`` in it stands for the default patterns, ``none`` alone is empty."""
+    if not isinstance(value, str):
+        return value
+    given = [part.strip() for part in value.split(",") if part.strip()]
+    if [part.lower() for part in given] == [_NONE_WORD]:
+        return ()
+    found: list[str] = []
+    for pattern in given:
+        found += DEFAULT_EXCLUDE if pattern.lower() == _DEFAULT_WORD else [pattern]
+    return tuple(dict.fromkeys(found))
+
+
+def check_exclude(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """Check the patterns: each names something below the watch folder.
+
+    Raises:
+        ValueError: a pattern can match nothing.
+    """
+    for pattern in patterns:
+        names = pattern.strip("/").split("/")
+        if any(name in {"", ".", ".."} for name in names):
+            raise ValueError(
+                f"the pattern {pattern!r} can match nothing: take names such as @eaDir, or paths relative to WATCH_DIR "
+                "such as tmp/** and */incoming/*"
+            )
+    return patterns
+
+
+class Exclusion:
+    """Which paths, relative to the watch folder, are excluded."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        names: list[str] = []
+        folder_names: list[str] = []
+        self._paths: list[tuple[Sequence[_Name], bool]] = []
+        """Patterns with ``/``, and whether each is of folders only."""
+        for pattern in patterns:
+            # What is in an excluded folder is excluded, so the end needs no pattern of its own.
+            path = _ALL_IN_IT.sub("", pattern)
+            only_folders = path != pattern
+            if path.strip("/") in {"", _ANY_NAMES}:
+                names.append("*")
+            elif "/" in pattern.rstrip("/"):
+                self._paths.append((_compiled(path.strip("/").split("/")), only_folders))
+            else:
+                (folder_names if only_folders else names).append(path)
+        self._names = {False: _one_of(names), True: _one_of([*names, *folder_names])}
+        """The patterns without ``/``, of files and of folders."""
+        self._excludes_folder = lru_cache(maxsize=_CACHED_FOLDERS)(partial(self._excludes, is_folder=True))
+
+    def excludes_file(self, relative: str) -> bool:
+        """Return whether a file is excluded, by itself or by a folder in its path."""
+        return self._excludes(relative, is_folder=False)
+
+    def excludes_folder(self, relative: str) -> bool:
+        """Return whether a folder is excluded, by itself or by a folder in its path; the watch folder (empty) never."""
+        return bool(relative) and self._excludes_folder(relative)
+
+    def _excludes(self, relative: str, *, is_folder: bool) -> bool:
+        folder, _, name = relative.rpartition("/")
+        if self.excludes_folder(folder) or self._names[is_folder].match(name):
+            return True
+        names = relative.split("/")
+        return any(_fits(path, names) for path, only_folders in self._paths if is_folder or not only_folders)
+
+
+def _one_of(patterns: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)", re.IGNORECASE)
+
+
+def _compiled(names: Iterable[str]) -> Sequence[_Name]:
+    return [None if name == _ANY_NAMES else _one_of([name]) for name in names]
+
+
+def _fits(pattern: Sequence[_Name], names: Sequence[str]) -> bool:
+    if not pattern:
+        return not names
+    first, *rest = pattern
+    if first is None:
+        return any(_fits(rest, names[skipped:]) for skipped in range(len(names) + 1))
+    return bool(names) and first.match(names[0]) is not None and _fits(rest, names[1:])
+
+
+_SAMPLES: Final = ("recording", "7", "2026-01-31 23.59", "Ä_z-x")
+"""What stands for ``*`` in sample names. They have little in common, so what excludes all of them excludes all."""
+_FOLDERS: Final = ("", "cam 1/", "Übung/2026/01/")
+
+
+def excludes_everything(exclude: Iterable[str], patterns: Iterable[str]) -> bool:
+    """Return whether no recording is left: no sample of a name that matches ``WATCH_PATTERNS``, at no depth."""
+    is_excluded: Callable[[str], bool] = Exclusion(exclude).excludes_file
+    samples = [_sample(pattern, text) for pattern in patterns for text in _SAMPLES]
+    return all(is_excluded(folder + name) for folder, name in product(_FOLDERS, samples))
+
+
+def _sample(pattern: str, text: str) -> str:
+    """Return a name that matches a pattern."""
+    without_sets = re.sub(r"\[(!?)(.)[^]]*\]", lambda found: "~" if found[1] else found[2], pattern)
+    return without_sets.replace("?", text[-1]).replace("*", text)

@@ -1,0 +1,85 @@
+"""What of the watch folder is uploaded: ``WATCH_EXCLUDE``, and containers other than MP4."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from servers.daemon import daemon, settings_for
+from servers.store import Store
+from servers.valkey import ValkeyServer
+
+pytestmark = pytest.mark.real
+MIB = 1024 * 1024
+PART = 5 * MIB
+
+
+@pytest.fixture
+def settings(watch_dir: Path, store: Store, valkey: ValkeyServer) -> Mapping[str, str]:
+    return settings_for(watch_dir, store.endpoint, valkey.url, stream_timeout_seconds=3, close_grace_seconds=0.3)
+
+
+def test_p3_excluded_files_stay_here_and_one_that_is_excluded_after_its_start_goes_on_to_its_end(
+    settings: Mapping[str, str], watch_dir: Path, store: Store
+) -> None:
+    (watch_dir / ".Trash-1000").mkdir()
+    (watch_dir / ".Trash-1000" / "old.mp4").write_bytes(os.urandom(100))
+    (watch_dir / "._a.mp4").write_bytes(os.urandom(100))
+    live, later = watch_dir / "live.mp4", watch_dir / "cam" / "later.mp4"
+    later.parent.mkdir()
+    with live.open("wb", buffering=0) as file, daemon(settings) as process:
+        file.write(os.urandom(PART))
+        process.wait_for("part_uploaded")
+        live.rename(watch_dir / ".live.mp4")
+        file.write(os.urandom(PART + 1))
+        process.wait_for("stream_completed")
+        with later.open("wb", buffering=0) as other:
+            other.write(os.urandom(PART))
+            process.wait_for("part_uploaded", file=str(later))
+            assert process.stop() == 0
+            other.write(os.urandom(PART + 2))
+    with daemon({**settings, "WATCH_EXCLUDE": "default,cam/**"}) as process:
+        process.wait_for("stream_completed")
+        assert process.stop() == 0
+    store.assert_identical(later)
+    assert len(store.recordings()) == 2
+
+
+def test_p1_recordings_in_other_containers_have_their_content_types_and_media(
+    settings: Mapping[str, str], watch_dir: Path, store: Store
+) -> None:
+    wanted = {
+        "a.mp4": ("video/mp4", "mov,mp4,m4a,3gp,3g2,mj2"),
+        "b.MKV": ("video/x-matroska", "matroska,webm"),
+        "c.ts": ("video/mp2t", "mpegts"),
+        "d.mov": ("video/quicktime", "mov,mp4,m4a,3gp,3g2,mj2"),
+        "e.flv": ("video/x-flv", "flv"),
+        "f.avi": ("video/x-msvideo", "avi"),
+        "g.weird": ("application/octet-stream", "matroska,webm"),
+    }
+    patterns = ",".join(f"*{Path(name).suffix.lower()}" for name in wanted)
+    with daemon({**settings, "WATCH_PATTERNS": patterns}) as process:
+        source = ("ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=duration=1:size=160x120:rate=10")
+        for name in wanted:
+            form = ("-f", "matroska") if name == "g.weird" else ()
+            subprocess.run([*source, "-c:v", "libx264", *form, str(watch_dir / name)], check=True)
+        process.wait_for("stream_completed", count=len(wanted))
+        assert process.stop() == 0
+    for name, (content_type, container) in wanted.items():
+        metadata = store.assert_identical(watch_dir / name)
+        head = store.client.head_object(Bucket=store.endpoint.bucket, Key=metadata["s3_key_prefix"])
+        assert (head["ContentType"], metadata["media"]["container"]) == (content_type, container)
+        assert metadata["duration_seconds"] == pytest.approx(1, abs=0.3)
+
+
+def test_a_content_type_that_is_set_wins(settings: Mapping[str, str], watch_dir: Path, store: Store) -> None:
+    path = watch_dir / "a.mkv"
+    path.write_bytes(os.urandom(PART + 1))
+    with daemon({**settings, "WATCH_PATTERNS": "*.mkv", "S3_CONTENT_TYPE": "video/x-own"}) as process:
+        process.wait_for("stream_completed")
+        assert process.stop() == 0
+    key = store.assert_identical(path)["s3_key_prefix"]
+    assert store.client.head_object(Bucket=store.endpoint.bucket, Key=key)["ContentType"] == "video/x-own"
