@@ -80,6 +80,8 @@ class FolderFacts:
     unreadable_folders: int = 0
     recordings: int = 0
     """Files that ``WATCH_PATTERNS`` names, and ``WATCH_EXCLUDE`` does not."""
+    small_recordings: int = 0
+    """Of these, smaller than ``WATCH_MIN_SIZE_BYTES``."""
     excluded_folders: int = 0
     excluded_recordings: int = 0
     max_user_watches: int | None = None
@@ -98,7 +100,8 @@ def judge_folder(facts: FolderFacts) -> list[Finding]:
         says = f"{facts.unreadable_folders} folders in it cannot be read: recordings in them are not seen"
         found.append(warning(subject, says, "give this user r and x on them"))
     excluded = count(facts.excluded_folders, "folder") + " and " + count(facts.excluded_recordings, "recording")
-    found.append(ok("excluded", f"{excluded} by WATCH_EXCLUDE; {count(facts.recordings, 'recording')} left"))
+    small = f", {facts.small_recordings} of them smaller than WATCH_MIN_SIZE_BYTES" if facts.small_recordings else ""
+    found.append(ok("excluded", f"{excluded} by WATCH_EXCLUDE; {count(facts.recordings, 'recording')} left{small}"))
     return [*found, _judge_file_system(facts), _judge_writers(facts), _judge_inotify(facts)]
 
 

@@ -173,7 +173,9 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
             warning("watch folder", "not checked: WATCH_DIR is not set here", "run doctor on the daemon's host too")
         )
         return
-    facts = await folder_facts(settings.watch_dir, settings.watch_patterns, settings.watch_exclude)
+    facts = await folder_facts(
+        settings.watch_dir, settings.watch_patterns, settings.watch_exclude, least_bytes=settings.watch_min_size_bytes
+    )
     for finding in judge_folder(facts):
         add_finding(finding)
 

@@ -48,15 +48,18 @@ _SAMPLED: Final = 2000
 # ---- the watch folder ------------------------------------------------------------------------------------------------
 
 
-async def folder_facts(folder: Path, patterns: Iterable[str] = (), exclude: Iterable[str] = ()) -> FolderFacts:
+async def folder_facts(
+    folder: Path, patterns: Iterable[str] = (), exclude: Iterable[str] = (), *, least_bytes: int = 0
+) -> FolderFacts:
     """Return the facts about the watch folder and about inotify's limits.
 
-    ``patterns`` and ``exclude``: ``WATCH_PATTERNS`` and ``WATCH_EXCLUDE``.
+    ``patterns``, ``exclude`` and ``least_bytes``: ``WATCH_PATTERNS``, ``WATCH_EXCLUDE`` and ``WATCH_MIN_SIZE_BYTES``.
     """
-    return await run_in_thread(partial(_folder_facts_now, folder, patterns, exclude), abandon_on_cancel=True)
+    look = partial(_folder_facts_now, folder, patterns, exclude, least_bytes)
+    return await run_in_thread(look, abandon_on_cancel=True)
 
 
-def _folder_facts_now(folder: Path, patterns: Iterable[str], exclude: Iterable[str]) -> FolderFacts:
+def _folder_facts_now(folder: Path, patterns: Iterable[str], exclude: Iterable[str], least_bytes: int) -> FolderFacts:
     path = str(folder)
     try:
         path = str(folder.resolve())
@@ -79,6 +82,7 @@ def _folder_facts_now(folder: Path, patterns: Iterable[str], exclude: Iterable[s
         folders=len(scan.folders),
         unreadable_folders=len(scan.unreadable),
         recordings=len(scan.files),
+        small_recordings=sum(stat.size_bytes < least_bytes for stat in scan.files.values()),
         excluded_folders=scan.excluded.folders,
         excluded_recordings=scan.excluded.files,
         max_user_watches=_limit("max_user_watches"),

@@ -39,7 +39,7 @@ from cef_trio.s3 import (
     StoreProbe,
 )
 from cef_trio.settings import Settings, SettingsError
-from cef_trio.upload import AutoPartSize, KeyTemplate, Ownership, Services, StreamRules, known_part_size
+from cef_trio.upload import AutoPartSize, KeyTemplate, Ownership, Services, StartMinimum, StreamRules, known_part_size
 from cef_trio.webhook import WebhookClient
 
 log = structlog.get_logger(__name__)
@@ -275,6 +275,7 @@ def _rules(settings: Settings, template: KeyTemplate) -> StreamRules:
         endpoint=settings.s3_endpoint_url or f"AWS in {settings.s3_region_name}",
         watch_folder=str(settings.watch_dir),
         watch_patterns=tuple(settings.watch_patterns),
+        minimum=StartMinimum(age_seconds=settings.watch_min_age_seconds, size_bytes=settings.watch_min_size_bytes),
         rescan_seconds=settings.rescan_seconds,
         close_grace_seconds=settings.close_grace_seconds,
         stream_timeout_seconds=settings.stream_timeout_seconds,

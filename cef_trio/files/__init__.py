@@ -6,10 +6,11 @@ never by its inode number alone.
 Open `nofollow.py` for paths and links; `file_stat.py` for what `stat` returned; `reader.py` for reads, checksums of a
 file and file errors; `identity.py` for "is this the same file?"; `file_system.py` for the guarantees of each file
 system (inode numbers, leases, time stamps); `time_stamps.py` for when a time stamp proves something; `mounts.py` for
-hung mounts; `writers.py` for "does a process have it open for writing?".
+hung mounts; `disk_space.py` for free space; `writers.py` for "does a process have it open for writing?".
 """
 
 from cef_trio.files import file_system
+from cef_trio.files.disk_space import Allocation, DiskSpace, allocation_in
 from cef_trio.files.file_stat import SECOND_NS, FileStat
 from cef_trio.files.file_system import RECENT, FolderMount, file_system_named, lasting_id, origin_of
 from cef_trio.files.identity import (
@@ -36,7 +37,9 @@ __all__ = [
     "HEAD_BYTES",
     "RECENT",
     "SECOND_NS",
+    "Allocation",
     "Disk",
+    "DiskSpace",
     "FileSlice",
     "FileStat",
     "FolderMount",
@@ -46,6 +49,7 @@ __all__ = [
     "Mounts",
     "OpenRecording",
     "WriterState",
+    "allocation_in",
     "compare_identity",
     "file_system",
     "file_system_named",

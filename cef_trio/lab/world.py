@@ -37,6 +37,7 @@ from cef_trio.daemon.main import Shutdown, serve
 from cef_trio.daemon.wiring import knows_writer, make_clients
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
+from cef_trio.files.disk_space import DiskSpace
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.reader import regular_file_stat
 from cef_trio.files.writers import writer_state_now
@@ -75,6 +76,7 @@ from cef_trio.upload.observer import Observer
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.part_size import AutoPartSize
 from cef_trio.upload.services import Services, StreamRules
+from cef_trio.upload.start_minimum import StartMinimum
 from cef_trio.upload.supervisor import StreamSupervisor
 from cef_trio.watch.events import Closed, Gone, Moved, Scanned, Seen
 from cef_trio.watch.watcher import Watcher
@@ -198,6 +200,7 @@ class World:
         self.part_size = PART
         self.auto_part_size: AutoPartSize | None = None
         self.equal_parts = False
+        self.minimum = StartMinimum()
         self.random = Random(seed)  # noqa: S311 - to be repeated, not secret
         self.endpoint = owner.cloud.endpoint if owner is not None else make_endpoint(self.random, seed)
         self.store = owner.store() if owner is not None else _make_store()
@@ -221,6 +224,11 @@ class World:
         """``MAX_UPLOAD_RATE`` of the next daemon, bytes per second; 0: no limit."""
         self.after_upload = KEEP_RECORDING
         """``AFTER_UPLOAD`` of the daemons."""
+        self.disk_bytes = 0
+        """The size of the disk of the watch folder; 0: that of the real one."""
+        self.frees_space = True
+        """Whether deleting a file frees its bytes; false: a snapshot keeps those of every file."""
+        self._most_used_bytes = 0
         self.webhook = False
         """Whether the daemons have the webhook :attr:`receiver`."""
         self.webhook_retry_seconds = 86_400.0
@@ -309,6 +317,19 @@ class World:
         inode = self._kernel.inode(path)
         silent = trio.current_time() - inode.written_at >= self.stream_timeout_seconds
         return inode.writers > 0 and (inode.file_system.leases is Leases.TRUE or not silent)
+
+    def _measure_disk(self, real: DiskSpace) -> DiskSpace:
+        """Return the space of the disk of the watch folder: whole blocks of its recordings are used."""
+        if not self.disk_bytes:
+            return real
+        used = self.used_bytes()
+        self._most_used_bytes = used if self.frees_space else max(used, self._most_used_bytes)
+        return replace(real, total_bytes=self.disk_bytes, free_bytes=max(0, self.disk_bytes - self._most_used_bytes))
+
+    def used_bytes(self) -> int:
+        """Return how much the recordings occupy, each file once."""
+        stats = [entry.lstat() for entry in self.folder.rglob("*.mp4")]
+        return sum(size for _, size in {(one.st_ino, one.st_blocks * 512) for one in stats})
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -534,6 +555,7 @@ class World:
                     partial(self._recording_removals, host),
                     partial(self._intercepting, host),
                     lambda: self.read_seconds,
+                    self._measure_disk,
                 ),
                 probe=partial(self._probe, host),
                 has_writer=partial(self._has_writer, host),
@@ -551,6 +573,7 @@ class World:
                     auto_part_size=self.auto_part_size,
                     endpoint=self.s3_name,
                     watch_folder=str(host.watch_folder),
+                    minimum=self.minimum,
                     rescan_seconds=self.rescan_seconds,
                 ),
                 utc_now=now,

@@ -49,7 +49,7 @@ from cef_trio.observability.logs import (
     recent_lines,
     set_level,
 )
-from cef_trio.observability.metric_labels import StreamState, WebhookOutcome
+from cef_trio.observability.metric_labels import FreedBy, StreamState, WebhookOutcome
 from cef_trio.observability.metrics import Metrics
 from cef_trio.observability.recent_lines import LogLine
 from cef_trio.observability.redis_survey import survey_redis
@@ -76,6 +76,7 @@ __all__ = [
     "FirstSeenTimes",
     "Fleet",
     "FleetFinding",
+    "FreedBy",
     "History",
     "Judgement",
     "Lag",

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     FOLDER_LOST = "folder_lost"
     NOT_STARTED = "not_started"
     CHECKER_SILENT = "checker_silent"
+    DISK_SHORT = "disk_short"
 
 
 SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
@@ -60,6 +61,7 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.FOLDER_LOST: "the watch folder cannot be read, so recordings are not seen",
         Reason.NOT_STARTED: "the daemon waits before it begins, so recordings are not seen",
         Reason.CHECKER_SILENT: "the idle checker hangs, so recordings without a writer are not completed",
+        Reason.DISK_SHORT: "less than MIN_FREE_SPACE is free, and nothing more may be deleted: the disk will fill up",
     }
 )
 """No file names, since ``/readyz`` is public."""
@@ -113,6 +115,8 @@ class Facts:
     """Of a start that waits for the owner's name, or for streams of an earlier version."""
     checker_silent: Waiting | None = None
     """Of an idle checker that missed its rounds; not while it waits for Redis."""
+    disk_short: tuple[Waiting, ...] = ()
+    """Disks with less than ``MIN_FREE_SPACE``, where no recording may be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +232,7 @@ def find_risks(facts: Facts, now: float) -> tuple[Risk, ...]:
         found[Reason.NOT_STARTED] += _overdue([facts.not_started], now)
     if facts.checker_silent is not None:
         found[Reason.CHECKER_SILENT] += _overdue([facts.checker_silent], now)
+    found[Reason.DISK_SHORT] += _overdue(facts.disk_short, now)
     return tuple(_risk(reason, waiting) for reason, waiting in found.items() if waiting)
 
 

@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -32,7 +33,15 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Pydanti
 
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.settings import values
-from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadRule, parse_after_upload
+from cef_trio.settings.after_upload import (
+    ANY_FREE_SPACE,
+    KEEP_RECORDING,
+    AfterUploadAction,
+    AfterUploadRule,
+    MinFreeSpace,
+    parse_after_upload,
+    parse_min_free_space,
+)
 from cef_trio.settings.misspelt import near_misses
 from cef_trio.settings.object_options import (
     AUTO_CONTENT_TYPE,
@@ -113,6 +122,11 @@ class Settings(BaseSettings):
     ] = DEFAULT_EXCLUDE
     """Files and folders to leave out: patterns of names, or of paths relative to WATCH_DIR such as tmp/** and
     */incoming/*, comma-separated, without regard to case; default stands for the default ones, none for no pattern."""
+    watch_min_age_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """How long ago a recording was first seen, or has not changed, before its upload begins; what is deleted before is
+    not uploaded."""
+    watch_min_size_bytes: Annotated[int, BeforeValidator(values.size_in_bytes), Field(ge=0)] = 0
+    """How large a recording must be before its upload begins, such as 1MiB; one that stays smaller is skipped."""
     chunk_size_bytes: Annotated[int | Literal["auto"], BeforeValidator(values.part_size)] = 10 << 20
     """Part size, 5MiB to 5GiB, or auto: what a recording writes in 20 seconds, 10MiB to 64MiB, or in a minute, where
     that is less than 10MiB; fixed for a recording when its upload begins, and doubled every 1,000 parts. A smaller
@@ -229,6 +243,13 @@ class Settings(BaseSettings):
         KEEP_RECORDING
     )
     """What to do with recordings after their object is verified (also earlier ones): keep, delete or move:DIR."""
+    after_upload_keep_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """How many days after its completion AFTER_UPLOAD deletes or moves a recording; 0: at once."""
+    min_free_space: Annotated[MinFreeSpace, NoDecode, BeforeValidator(parse_min_free_space), PlainSerializer(str)] = (
+        ANY_FREE_SPACE
+    )
+    """While less of the watched disk is free (20GiB, 10%), the oldest recordings whose objects are verified are deleted
+    (with move:DIR, moved) until it is, also before AFTER_UPLOAD_KEEP_DAYS and with keep; 0: never."""
     on_complete_webhook: Annotated[SecretStr, AfterValidator(values.webhook_url)] | None = None
     """URL that receives the metadata JSON of each completed recording by POST, at least once."""
     webhook_secret: Annotated[SecretStr, AfterValidator(values.webhook_secret)] | None = None
@@ -279,6 +300,10 @@ class Settings(BaseSettings):
             raise ValueError("S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY must both be set, or neither")
         if self.s3_session_token is not None and self.s3_access_key_id is None:
             raise ValueError("S3_SESSION_TOKEN needs S3_ACCESS_KEY_ID, which is missing")
+        if self.after_upload_keep_days and self.after_upload.action is AfterUploadAction.KEEP:
+            raise ValueError(
+                "AFTER_UPLOAD_KEEP_DAYS needs AFTER_UPLOAD=delete or move:DIR; with keep, recordings stay for ever"
+            )
         if self.webhook_secret is not None and self.on_complete_webhook is None:
             raise ValueError("WEBHOOK_SECRET needs ON_COMPLETE_WEBHOOK, which is missing")
         if self.retry_initial_seconds > self.retry_max_seconds:
@@ -296,6 +321,12 @@ class Settings(BaseSettings):
         if why := why_unfit(self.object_options, at_aws=self.s3_endpoint_url is None):
             raise ValueError(why)
         return self
+
+    @property
+    def after_upload_rule(self) -> AfterUploadRule:
+        """``AFTER_UPLOAD`` with ``AFTER_UPLOAD_KEEP_DAYS`` and ``MIN_FREE_SPACE``."""
+        keep_seconds = self.after_upload_keep_days * 86_400
+        return replace(self.after_upload, keep_seconds=keep_seconds, min_free=self.min_free_space)
 
     @property
     def object_options(self) -> ObjectOptions:
@@ -371,7 +402,8 @@ def check_folders(settings: Settings) -> Settings:
     Raises:
         SettingsError: a folder is missing, or may not be used.
     """
-    if lines := [line for line in (_unfit_folder(settings.watch_dir), _unfit_target(settings)) if line]:
+    found = _unfit_folder(settings.watch_dir), _unfit_target(settings) or _unfit_disk(settings)
+    if lines := [line for line in found if line]:
         raise SettingsError(lines)
     return settings.model_copy(update={"watch_dir": settings.watch_dir.resolve()})
 
@@ -423,6 +455,23 @@ def _unfit_target(settings: Settings) -> str | None:
     if not os.access(nearest, os.W_OK | os.X_OK):
         return f"AFTER_UPLOAD: {name!r} cannot be written by this user: no permission for {str(nearest)!r}"
     return None
+
+
+def _unfit_disk(settings: Settings) -> str | None:
+    """Check that a move would free space on the watched disk."""
+    name = settings.after_upload.folder
+    if not (name and settings.min_free_space):
+        return None
+    try:
+        nearest = next(folder for folder in (Path(name), *Path(name).parents) if folder.exists())
+        if nearest.stat().st_dev != settings.watch_dir.stat().st_dev:
+            return None
+    except OSError as error:
+        return f"MIN_FREE_SPACE: the disk of {name!r} cannot be found ({error})"
+    return (
+        f"MIN_FREE_SPACE needs AFTER_UPLOAD=move:DIR with a folder on another disk: recordings that are moved to "
+        f"{name!r} free no space on the disk of WATCH_DIR"
+    )
 
 
 def _unfit_certificates(settings: Settings) -> list[str]:

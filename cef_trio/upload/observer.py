@@ -50,6 +50,7 @@ class Observer:
             at=services.unix_time(now),
             streams=tuple(self._stream(one, now, held=held) for one in supervisor.live),
             not_looked_up=self._unix(Lag(sum(one.size_bytes for one in pending), first_seen)),
+            below_minimum={"size": supervisor.too_small, "age": supervisor.too_young},
             outages=outages,
             past_outages=self._past_outages(),
             judgement=self.risks.judgement(),

@@ -60,6 +60,8 @@ class RiskObserver:
     checker: PeriodicTask | None = None
     not_started: Waiting | None = None
     """What the start waits for, other than Redis and S3; ``since`` by ``trio.current_time()``."""
+    disk_short: Callable[[], tuple[Waiting, ...]] = tuple
+    """Returns the disks that stay short of ``MIN_FREE_SPACE``; ``since`` by ``trio.current_time()``."""
     starting: bool = True
     """Whether the watch folder was not scanned yet."""
 
@@ -120,6 +122,7 @@ class RiskObserver:
             folder_lost=self._folder_lost(now),
             not_started=self.not_started,
             checker_silent=self._checker_silent(now),
+            disk_short=self.disk_short(),
         )
 
     def _outages(self) -> Mapping[Reason, Waiting]:

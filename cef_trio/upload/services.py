@@ -26,6 +26,7 @@ from cef_trio.upload.ownership_rules import share_of
 from cef_trio.upload.part_size import AutoPartSize
 from cef_trio.upload.scan_history import ScanHistory
 from cef_trio.upload.setting_hints import Advice
+from cef_trio.upload.start_minimum import StartMinimum
 from cef_trio.upload.work_division import Peers, work_group
 from cef_trio.webhook import WebhookClient
 
@@ -54,6 +55,8 @@ class StreamRules:
     watch_folder: str = ""
     """The root of all recordings. If it is missing, missing recordings do not count as deleted; empty: not checked."""
     watch_patterns: tuple[str, ...] = ()
+    minimum: StartMinimum = field(default_factory=StartMinimum)
+    """What a recording must reach before it is begun."""
     rescan_seconds: float = 30.0
     """``RESCAN_SECONDS``: how often the watch folder is scanned, here and by other daemons of a shared one."""
     close_grace_seconds: float = 1.0

@@ -83,3 +83,24 @@ def test_a_content_type_that_is_set_wins(settings: Mapping[str, str], watch_dir:
         assert process.stop() == 0
     key = store.assert_identical(path)["s3_key_prefix"]
     assert store.client.head_object(Bucket=store.endpoint.bucket, Key=key)["ContentType"] == "video/x-own"
+
+
+def test_a_recording_is_begun_once_it_is_large_and_old_enough(
+    settings: Mapping[str, str], watch_dir: Path, store: Store
+) -> None:
+    minimums = {"WATCH_MIN_SIZE_BYTES": "1MiB", "WATCH_MIN_AGE_SECONDS": "2"}
+    small, large = watch_dir / "small.mp4", watch_dir / "large.mp4"
+    with daemon({**settings, **minimums}) as process:
+        small.write_bytes(os.urandom(MIB - 1))
+        large.write_bytes(os.urandom(PART + 1))
+        process.wait_for("recording_below_minimum", count=2)
+        (watch_dir / "large.mp4").touch()
+        process.wait_for("stream_completed")
+        assert process.metric('files_below_minimum{minimum="size"}') == 1
+        assert process.metric('files_below_minimum{minimum="age"}') == 0
+        with small.open("ab") as file:
+            file.write(b"x")
+        process.wait_for("stream_completed", count=2)
+        assert process.stop() == 0
+    store.assert_identical(large)
+    store.assert_identical(small)
