@@ -208,6 +208,14 @@ def judge_owner(name: str, source: str, template: str) -> list[Finding]:
     return found
 
 
+def judge_host(template: str, host: str, *, is_default: bool) -> list[Finding]:
+    """Check that the host in keys lasts. ``is_default``: it is the host's name, as ``INSTANCE_ID`` is not set."""
+    if "{host}" not in template or not is_default or not re.fullmatch("[0-9a-f]{12}", host):
+        return []
+    says = f"S3_KEY_TEMPLATE has {{host}}, and {host!r} looks like the name of a container: the next has another one"
+    return [warning("owner", says, "set INSTANCE_ID to a name that lasts")]
+
+
 def judge_claimant(owner: str, host: str, since: str, *, is_derived: bool) -> Finding:
     """Report another running system that has derived this owner's name, so that a daemon here waits for it.
 

@@ -29,6 +29,7 @@ from cef_trio.cli.checks import (
     judge_clock,
     judge_ffprobe,
     judge_folder,
+    judge_host,
     judge_legacy,
     judge_lifecycle,
     judge_owner,
@@ -124,7 +125,11 @@ async def determine_owner(settings: Settings) -> tuple[OwnerName | None, list[Fi
         owner = await find_owner(settings)
     except SettingsError as error:
         return None, [problem("owner", line, "docs/operations.md, Several hosts") for line in error.lines]
-    return owner, judge_owner(owner.name, owner.source.value, settings.s3_key_template)
+    template, is_default = settings.s3_key_template, "instance_id" not in settings.model_fields_set
+    return owner, [
+        *judge_owner(owner.name, owner.source.value, template),
+        *judge_host(template, settings.instance_id, is_default=is_default),
+    ]
 
 
 def checks_for(settings: Settings, owner: OwnerName | None) -> list[tuple[str, Check]]:

@@ -367,7 +367,7 @@ class World:
     def scan(self) -> Scanned:
         """Return the result of a scan of the watch folder."""
         found = {}
-        for entry in sorted(self.folder.iterdir()):
+        for entry in sorted(self.folder.rglob("*")):
             stat = regular_file_stat(entry.lstat())
             if stat is not None and entry.suffix == ".mp4":
                 found[str(entry)] = stat
