@@ -62,6 +62,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
     }
 )
 _NEARLY: Final = 0.8
+_SHOWN_LINKS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,8 @@ class FolderFacts:
     """Files that ``WATCH_PATTERNS`` names, and ``WATCH_EXCLUDE`` does not."""
     small_recordings: int = 0
     """Of these, smaller than ``WATCH_MIN_SIZE_BYTES``."""
+    links: Sequence[str] = ()
+    """Symbolic links that are not followed."""
     excluded_folders: int = 0
     excluded_recordings: int = 0
     max_user_watches: int | None = None
@@ -102,6 +105,13 @@ def judge_folder(facts: FolderFacts) -> list[Finding]:
     excluded = count(facts.excluded_folders, "folder") + " and " + count(facts.excluded_recordings, "recording")
     small = f", {facts.small_recordings} of them smaller than WATCH_MIN_SIZE_BYTES" if facts.small_recordings else ""
     found.append(ok("excluded", f"{excluded} by WATCH_EXCLUDE; {count(facts.recordings, 'recording')} left{small}"))
+    if facts.links:
+        shown = ", ".join(map(repr, facts.links[:_SHOWN_LINKS]))
+        says = f"{count(len(facts.links), 'symbolic link')} in it not followed: {shown}"
+        todo = (
+            "if they lead to recordings, name the folders that they lead to in WATCH_LINK_ROOTS, or WATCH_EXCLUDE them"
+        )
+        found.append(warning("links", says, todo))
     return [*found, _judge_file_system(facts), _judge_writers(facts), _judge_inotify(facts)]
 
 

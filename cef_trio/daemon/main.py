@@ -318,7 +318,12 @@ async def serve(
 
 
 def _scope(settings: Settings) -> WatchScope:
-    return WatchScope.of(os.fspath(settings.watch_dir), settings.watch_patterns, settings.watch_exclude)
+    return WatchScope.of(
+        os.fspath(settings.watch_dir),
+        settings.watch_patterns,
+        settings.watch_exclude,
+        map(os.fspath, settings.watch_link_roots),
+    )
 
 
 def _intake_rules(settings: Settings) -> IntakeRules:

@@ -66,7 +66,7 @@ from cef_trio.s3.config import ChecksumMode, S3Config
 from cef_trio.s3.credentials import StaticCredentials
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm, PartToComplete
 from cef_trio.s3.model import StoredObject as S3Object
-from cef_trio.s3.rate_limiter import RateLimiter
+from cef_trio.s3.rate_limiter import Rate, RateLimiter
 from cef_trio.s3.signing import Credentials
 from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
 from cef_trio.settings.after_upload import KEEP_RECORDING
@@ -220,10 +220,12 @@ class World:
         self.options = ObjectOptions()
         """Object options of the next daemon."""
         self.checksum = ChecksumMode.AUTO
-        self.upload_rate = 0
+        self.upload_rate: Rate = 0
         """``MAX_UPLOAD_RATE`` of the next daemon, bytes per second; 0: no limit."""
         self.after_upload = KEEP_RECORDING
         """``AFTER_UPLOAD`` of the daemons."""
+        self.wanted_aborted: set[str] = set()
+        """The streams that an operator wanted aborted."""
         self.disk_bytes = 0
         """The size of the disk of the watch folder; 0: that of the real one."""
         self.frees_space = True
@@ -383,6 +385,14 @@ class World:
     def prefix(self) -> str:
         """What the keys of this world's owner begin with; empty: there are no other owners."""
         return self.owner.prefix if self.owner is not None else ""
+
+    def want_aborted(self, daemon: WorldDaemon) -> None:
+        """Request that all open streams be aborted, as ``cef-trio abort`` does; the daemon reads it at this moment."""
+        opened = {one.meta.stream_id for one in self.known() if one.meta.status not in ENDED}
+        self.wanted_aborted |= opened
+        self.store.note_abort_requests(opened)
+        if daemon.observer is not None:
+            daemon.supervisor.abort(opened)
 
     def objects(self, bucket: str = BUCKET) -> dict[str, bytes]:
         """Return all objects of this world's owner in a bucket, by key."""

@@ -135,6 +135,11 @@ FAMILIES: Final = (
     ),
     Family("hung_mounts", Kind.GAUGE, "Mounts that do not respond: set aside, and tried again in the background."),
     Family(
+        "links_not_followed",
+        Kind.GAUGE,
+        "Symbolic links in the watch folder that lead into no folder of WATCH_LINK_ROOTS, at the last scan.",
+    ),
+    Family(
         "log_lines_lost_total", Kind.COUNTER, "Log lines that were dropped because they could not be written in time."
     ),
     Family(

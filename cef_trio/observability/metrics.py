@@ -174,6 +174,7 @@ class Metrics:
         for minimum, count in now.below_minimum.items():
             yield "files_below_minimum", (minimum,), count
         yield "hung_mounts", (), now.hung_mounts
+        yield "links_not_followed", (), now.links_not_followed
         for service, outage in now.outages.items():
             yield "service_up", (service,), outage is None
         for limiter, use in now.limiters.items():

@@ -153,6 +153,8 @@ class Snapshot:
     failing_calls: int = 0
     """Number of kinds of optional S3 calls that fail at present."""
     hung_mounts: int = 0
+    links_not_followed: int = 0
+    """Symbolic links in the watch folder."""
     shutdown_seconds: float = 0.0
     """0 before a shutdown."""
 

@@ -65,6 +65,7 @@ from cef_trio.settings.secret_files import (
     find_world_readable,
     is_secret,
 )
+from cef_trio.settings.upload_rate import UploadRate, all_rates, parse_upload_rate
 from cef_trio.settings.watch_exclude import DEFAULT_EXCLUDE, check_exclude, excludes_everything, parse_exclude
 
 LEAST_RATE_OF_A_PART: Final = 4096
@@ -87,6 +88,10 @@ class SettingsError(CefMp4ProcessorError):
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
         super().__init__("\n".join(lines))
+
+
+def _int_or_text(value: object) -> object:
+    return value if isinstance(value, int) else str(value)
 
 
 class AppEnvironment(StrEnum):
@@ -122,6 +127,8 @@ class Settings(BaseSettings):
     ] = DEFAULT_EXCLUDE
     """Files and folders to leave out: patterns of names, or of paths relative to WATCH_DIR such as tmp/** and
     */incoming/*, comma-separated, without regard to case; default stands for the default ones, none for no pattern."""
+    watch_link_roots: Annotated[tuple[NamedPath, ...], NoDecode, BeforeValidator(values.folders)] = ()
+    """Folders into which symbolic links in WATCH_DIR are followed, as /mnt/a:/mnt/b; other links are not followed."""
     watch_min_age_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """How long ago a recording was first seen, or has not changed, before its upload begins; what is deleted before is
     not uploaded."""
@@ -147,8 +154,11 @@ class Settings(BaseSettings):
     """Streams that may work (read, upload, verify) at once; any number may be open."""
     max_concurrent_parts: Annotated[int, Field(ge=1, le=1_000)] = 4
     """Parts that the whole daemon uploads at once."""
-    max_upload_rate: Annotated[int, BeforeValidator(values.size_in_bytes), Field(ge=0)] = 0
-    """Upload limit of the whole daemon in bytes per second, such as 10MiB; 0 is unlimited. SIGHUP applies a change."""
+    max_upload_rate: Annotated[
+        UploadRate, NoDecode, BeforeValidator(parse_upload_rate), PlainSerializer(_int_or_text)
+    ] = 0
+    """Upload limit of the whole daemon in bytes per second, such as 10MiB; 0 is unlimited; or a timetable by local
+    time, such as 08:00,2MiB 19:00,off or Mon-08:00,2MiB Sat-00:00,off. SIGHUP applies a change."""
     shutdown_grace_seconds: Seconds = 6.0
     """How long parts in flight may take to finish after the first signal."""
     shutdown_save_seconds: Seconds = 2.0
@@ -342,14 +352,16 @@ class Settings(BaseSettings):
         )
 
 
-def unfit_rate(rate: int, parts: int) -> str | None:
-    """Return why a rate is too low for ``parts`` concurrent parts; ``None`` if it is not."""
+def unfit_rate(rate: UploadRate, parts: int) -> str | None:
+    """Return why a rate, or one of a timetable, is too low for ``parts`` concurrent parts; ``None`` if none is."""
     least = LEAST_RATE_OF_A_PART * parts
-    if not 0 < rate < least:
+    low = [one for one in all_rates(rate) if 0 < one < least]
+    if not low:
         return None
     return (
-        f"MAX_UPLOAD_RATE ({rate}) must be 0 (unlimited) or at least {least}: {LEAST_RATE_OF_A_PART} bytes per second "
-        f"for each of MAX_CONCURRENT_PARTS ({parts}), because S3 closes connections that are silent for some seconds"
+        f"MAX_UPLOAD_RATE ({low[0]}) must be 0 (unlimited) or at least {least}: {LEAST_RATE_OF_A_PART} bytes per "
+        f"second for each of MAX_CONCURRENT_PARTS ({parts}), because S3 closes connections that are silent for some "
+        "seconds"
     )
 
 
@@ -405,7 +417,8 @@ def check_folders(settings: Settings) -> Settings:
     found = _unfit_folder(settings.watch_dir), _unfit_target(settings) or _unfit_disk(settings)
     if lines := [line for line in found if line]:
         raise SettingsError(lines)
-    return settings.model_copy(update={"watch_dir": settings.watch_dir.resolve()})
+    roots = tuple(root.resolve() for root in settings.watch_link_roots)
+    return settings.model_copy(update={"watch_dir": settings.watch_dir.resolve(), "watch_link_roots": roots})
 
 
 def _validated(env_file: Path | None, unneeded: frozenset[str], overrides: dict[str, Any]) -> Settings:
@@ -436,18 +449,22 @@ def _unfit_target(settings: Settings) -> str | None:
     if not name:
         return None
     try:
-        target, watched = Path(name).resolve(), settings.watch_dir.resolve()
+        target = Path(name).resolve()
         nearest = next(folder for folder in (target, *target.parents) if folder.exists())
-        # By path and by inode: a folder may have two paths (a bind mount).
-        inside = target.is_relative_to(watched) or any(watched.samefile(one) for one in (nearest, *nearest.parents))
-        around = watched.is_relative_to(target) or (
-            nearest == target and any(target.samefile(one) for one in watched.parents)
-        )
+        watched = [
+            ("WATCH_DIR", settings.watch_dir),
+            *(("WATCH_LINK_ROOTS", root) for root in settings.watch_link_roots),
+        ]
+        overlapping = [
+            f"{variable} {str(resolved)!r}"
+            for variable, folder in watched
+            if _overlap(target, nearest, resolved := folder.resolve())
+        ]
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         return f"AFTER_UPLOAD: the folder {name!r} cannot be checked ({error})"
-    if inside or around:
+    if overlapping:
         return (
-            f"AFTER_UPLOAD: recordings cannot be moved to {name!r}: it is inside WATCH_DIR {str(watched)!r} or "
+            f"AFTER_UPLOAD: recordings cannot be moved to {name!r}: it is inside {overlapping[0]} or "
             "contains it, so moved recordings would be watched again; use a folder outside"
         )
     if not nearest.is_dir():
@@ -455,6 +472,17 @@ def _unfit_target(settings: Settings) -> str | None:
     if not os.access(nearest, os.W_OK | os.X_OK):
         return f"AFTER_UPLOAD: {name!r} cannot be written by this user: no permission for {str(nearest)!r}"
     return None
+
+
+def _overlap(target: Path, nearest: Path, watched: Path) -> bool:
+    """Return whether a folder is inside a watched one or contains it; ``nearest`` is its next existing parent."""
+    # By path and by inode: a folder may have two paths (a bind mount).
+    if target.is_relative_to(watched) or watched.is_relative_to(target):
+        return True
+    if not watched.exists():
+        return False
+    inside = any(watched.samefile(one) for one in (nearest, *nearest.parents))
+    return inside or (nearest == target and any(target.samefile(one) for one in watched.parents))
 
 
 def _unfit_disk(settings: Settings) -> str | None:

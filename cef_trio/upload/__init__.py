@@ -29,7 +29,7 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
 
 from cef_trio.upload.bucket_change import bucket_changed, endpoint_changed
 from cef_trio.upload.copy_from_previous import ContentMatch
-from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
+from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, aborted_because
 from cef_trio.upload.file_triage import FILE_WAS_GONE
 from cef_trio.upload.heartbeat import Heartbeat
 from cef_trio.upload.idle_checker import IdleChecker
@@ -76,6 +76,7 @@ __all__ = [
     "WaitingReport",
     "abort_orphan_uploads",
     "abort_uploads",
+    "aborted_because",
     "bucket_changed",
     "claim_by",
     "correct_if_unchanged",

@@ -60,6 +60,7 @@ class Observer:
             newer_records=len(services.store.unreadable.newer),
             failing_calls=len(services.best_effort.failing),
             hung_mounts=len(services.mounts.hung.value),
+            links_not_followed=supervisor.links_not_followed,
             shutdown_seconds=now - leaving_since if leaving_since is not None else 0.0,
         )
 

@@ -137,9 +137,13 @@ class RiskObserver:
 
     def _hung_mounts(self) -> Mapping[str, float]:
         """Return the hung mounts in, or of, the watch folder, and since when."""
-        watched = self.services.rules.watch_folder
+        folders = self.services.rules.folders
         hung = self.services.mounts.hung.value.items()
-        return {point: since for point, since in hung if is_on(point, watched) or is_on(watched, point)}
+        return {
+            point: since
+            for point, since in hung
+            if any(is_on(point, folder) or is_on(folder, point) for folder in folders)
+        }
 
     def _folder_lost(self, now: float) -> Waiting | None:
         watcher = self.watcher

@@ -110,6 +110,8 @@ class StreamSupervisor:
         """The error of the last lookup; ``None`` if it succeeded."""
         self.unreadable_folders: dict[str, float] = {}
         """Folders that the last scan could not read, and since when, by ``trio.current_time()``."""
+        self.links_not_followed = 0
+        """Symbolic links that the last scan did not follow."""
         self._set_aside: dict[str, _Unknown] = {}
         """Files whose records cannot be read; retried periodically (:meth:`retry_set_aside`)."""
         self._held: dict[str, _Unknown] = {}
@@ -229,6 +231,7 @@ class StreamSupervisor:
                 self._gone(path)
             case Scanned(files, unreadable):
                 self._scanned(files, unreadable)
+                self.links_not_followed = event.links
                 self._services.scans.completed(event)  # last, so that tasks that wait for the scan see the renames
 
     def _seen(self, path: str, stat: FileStat, *, closed: bool = False) -> None:
@@ -518,9 +521,9 @@ class StreamSupervisor:
         processes = {stream_id: holder.rpartition("/")[2] for stream_id, holder in holders.items()}
         loads = Counter({ours: len(self._live), **dict.fromkeys(peers, 0)})
         loads.update(processes[stream_id] for stream_id in held if processes.get(stream_id) in peers)
-        folder = services.rules.watch_folder
-        division = divide([path.removeprefix(folder) for path in chain(waiting, self._deferred)], loads)
-        chosen = {path: division[path.removeprefix(folder)] for path in waiting}
+        names = {path: path.removeprefix(services.rules.root_of(path)) for path in chain(waiting, self._deferred)}
+        division = divide(list(names.values()), loads)
+        chosen = {path: division[names[path]] for path in waiting}
         # A daemon whose stream misses its file has that file open, and recognizes it by its next scan.
         chosen |= {
             path: processes[stream_id]
@@ -717,17 +720,18 @@ class StreamSupervisor:
     # -- tasks --------------------------------------------------------------------------------------------------------
 
     def resume_without_task(
-        self, known: StreamSummary, *, stat: FileStat | None = None, detached: bool = False
+        self, known: StreamSummary, *, stat: FileStat | None = None, detached: bool = False, abort: bool = False
     ) -> None:
         """Start a task for a recorded stream without one. ``stat`` is the stat of its file, if it exists.
 
-        ``detached``: another file took its path, so events of the path are not for it.
+        ``detached``: another file took its path, so events of the path are not for it. ``abort``: the task only aborts
+        the stream, for which its file does not matter.
         """
         meta = known.meta
         if self._draining.value or meta.stream_id in self.live_ids or meta.stream_id == self._renaming:
             return  # the caller repeats the call
         path = meta.current_path
-        if stat is None:
+        if stat is None and not abort:
             renamed = next((new for new, one in self._without_task() if one.stat.inode == meta.identity.inode), None)
             if renamed is not None:
                 queues = (self._unknown, self._deferred, self._below_minimum)
@@ -739,7 +743,15 @@ class StreamSupervisor:
         if path in self._live or detached:
             path = f"{path}\0{meta.stream_id}"
         there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)
-        self._launch(path, FileState(meta.current_path, there, needs_check=stat is None), meta.stream_id)
+        live = self._launch(path, FileState(meta.current_path, there, needs_check=stat is None), meta.stream_id)
+        if abort:
+            live.processor.request_abort()
+
+    def abort(self, stream_ids: Collection[str]) -> None:
+        """Have the tasks of these streams abort them, as an operator requested."""
+        for live in self.live:
+            if live.processor.stream_id in stream_ids:
+                live.processor.request_abort()
 
     def _start(self, path: str, unknown: _Unknown, stream_id: str | None, history: FileHistory = NO_HISTORY) -> None:
         if self._draining.value or path in self._live or (stream_id is not None and stream_id in self.live_ids):
@@ -755,7 +767,7 @@ class StreamSupervisor:
         history: FileHistory = NO_HISTORY,
         *,
         seen_at: float | None = None,
-    ) -> None:
+    ) -> LiveStream:
         # Rechecked when this task has ended.
         for settled in (self._settled, self._failed_files, self._held, self._deferred, self._below_minimum):
             settled.pop(file_state.path, None)
@@ -766,6 +778,7 @@ class StreamSupervisor:
             live.first_seen = FirstSeenTimes(seen_at, file_state.stat.size_bytes)
         self._live[key] = live
         self._processors.start_soon(self._run_stream, live)
+        return live
 
     async def _run_stream(self, live: LiveStream) -> None:
         structlog.contextvars.bind_contextvars(file=live.path)
