@@ -13,13 +13,8 @@ from typing import Final
 
 from cef_trio import __version__
 from cef_trio.admin.status_page import Detail, HealthFacts, HistoryPage, Phase, ReadyFacts, StatusPage, Totals
-<<<<<<< HEAD
 from cef_trio.observability import HISTORY_PERIOD_SECONDS, Facts, Judgement, Snapshot, Waiting, find_risks, judge
-from cef_trio.settings import Settings
-=======
-from cef_trio.observability import HISTORY_PERIOD_SECONDS, Facts, Risk, Snapshot, Waiting, find_risks
 from cef_trio.settings import Settings, rate_at
->>>>>>> main
 
 WAITS_FOR: Final = "the mount of the watch folder does not respond"
 """Public: without the folder's name."""
