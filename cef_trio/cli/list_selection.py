@@ -26,7 +26,6 @@ class State(StrEnum):
     INTERRUPTED = "interrupted"
     DELETED = "deleted"
     LET_GO = "let_go"
-    LET_GO = "let_go"
 
 
 SETS: Final[Mapping[State, frozenset[StreamSet]]] = MappingProxyType(
@@ -39,7 +38,6 @@ SETS: Final[Mapping[State, frozenset[StreamSet]]] = MappingProxyType(
         State.RETRYING: frozenset({StreamSet.ACTIVE, StreamSet.PENDING_COMPLETION}),
         State.INTERRUPTED: frozenset({StreamSet.ACTIVE, StreamSet.PENDING_COMPLETION}),
         State.DELETED: frozenset({StreamSet.FAILED}),
-        State.LET_GO: frozenset({StreamSet.FAILED}),
         State.LET_GO: frozenset({StreamSet.FAILED}),
     }
 )
@@ -90,8 +88,6 @@ def in_state(known: StreamSummary, state: State | None) -> bool:
     """
     if known.meta.let_go_at_utc is not None or state is State.LET_GO:
         return known.meta.let_go_at_utc is not None and state is State.LET_GO
-    if known.meta.let_go_at_utc is not None or state is State.LET_GO:
-        return known.meta.let_go_at_utc is not None and state is State.LET_GO
     if state is None:
         return True
     statuses = _STATUSES.get(state)
@@ -104,8 +100,6 @@ def is_at_risk(known: StreamSummary, *, has_daemon: bool) -> bool:
     It failed (and was neither aborted nor let go), waits after an error, or is open and no daemon works on it.
     """
     status = known.meta.status
-    if known.meta.let_go_at_utc is not None:
-        return False
     if known.meta.let_go_at_utc is not None:
         return False
     if status in FAILED:
