@@ -17,7 +17,7 @@ from cef_trio.checkpoint import StreamSet
 from cef_trio.checkpoint.redis import UNKNOWN_POLICY, ServerInfo
 from cef_trio.cli.output import count, size
 from cef_trio.exceptions import RedisOperationError, S3OperationError
-from cef_trio.observability import Fleet, describe_problems, judge_fleet
+from cef_trio.observability import Fleet, State, describe_problems, judge_fleet
 from cef_trio.s3 import HINTS, AbortRule, ChecksumAlgorithm
 
 
@@ -340,6 +340,11 @@ def _judge_risks(fleet: Fleet) -> list[Finding]:
         for report in at_risk[:_MOST_DAEMONS]
         for sentence in describe_problems(report, fleet.now)
     ]
+    found += [
+        warning("at risk", f"{report.instance_id} ({report.folder}): {report.judgement.describe()}", _PASSING)
+        for report in fleet.living
+        if report.judgement.state is State.WAITS
+    ][:_MOST_DAEMONS]
     if len(at_risk) > _MOST_DAEMONS:
         more = count(len(at_risk) - _MOST_DAEMONS, "more daemon")
         found.append(problem("at risk", more, "`cef-trio fleet --json` has all"))
@@ -370,6 +375,7 @@ def _repair_hint(key: str) -> str:
     return "repair or delete that key (redis-cli)"
 
 
+_PASSING: Final = "nothing yet: it is at risk if it lasts for more than a minute"
 _OF_FLEET: Final = ("{fleet}:daemons", "{fleet}:seen", "{fleet}:names")
 _OF_MANY: Final = ("by_path", *(one.value for one in StreamSet))
 _MOST_DAEMONS: Final = 20
