@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from cef_trio import __version__
 from cef_trio.admin.status_page import Detail, HealthFacts, HistoryPage, Phase, ReadyFacts, StatusPage, Totals
 from cef_trio.observability import HISTORY_PERIOD_SECONDS, Facts, Risk, Snapshot, Waiting, find_risks
-from cef_trio.settings import Settings
+from cef_trio.settings import Settings, rate_at
 
 WAITS_FOR: Final = "the mount of the watch folder does not respond"
 """Public: without the folder's name."""
@@ -49,7 +50,7 @@ class WaitingSource:
                 bytes_per_second=0.0,
                 completed=None,
                 failed=None,
-                upload_limit_bytes_per_second=self.settings.max_upload_rate,
+                upload_limit_bytes_per_second=rate_at(self.settings.max_upload_rate, datetime.now(UTC).astimezone()),
             ),
             streams=(),
             streams_left_out=0,

@@ -37,7 +37,7 @@ from cef_trio.checkpoint.protocols import (
 )
 from cef_trio.checkpoint.redis import Keys, codec
 from cef_trio.checkpoint.schema import NewerRecord
-from cef_trio.checkpoint.states import ENDED, History, Status, StreamSet
+from cef_trio.checkpoint.states import ENDED, FAILED, History, Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 from cef_trio.exceptions import RecordUnreadableError, RedisOperationError
 from cef_trio.resilience import Retrier, SingleAttempt, shielded
@@ -77,6 +77,7 @@ class StoreSnapshot:
     schema: int | None = None
     history: Mapping[str, tuple[History, int]] = field(default_factory=dict)
     lease_ends: Mapping[str, int] = field(default_factory=dict)
+    abort_requests: frozenset[str] = frozenset()
 
 
 class MemoryCheckpointStore(StreamWrites):
@@ -95,6 +96,7 @@ class MemoryCheckpointStore(StreamWrites):
         self._by_path: dict[str, str] = {}
         self._leases: dict[str, _Held] = {}
         self._pending_webhooks: set[str] = set()
+        self._abort_requests: set[str] = set()
         self._reports: dict[str, StoredReport] = {}
         self._history: dict[str, tuple[History, int]] = {}
         """The history of each ended stream, and its time in it."""
@@ -118,6 +120,7 @@ class MemoryCheckpointStore(StreamWrites):
             self._schema,
             dict(self._history),
             dict(self._lease_ends),
+            frozenset(self._abort_requests),
         )
 
     def restore(self, snapshot: StoreSnapshot) -> None:
@@ -130,6 +133,7 @@ class MemoryCheckpointStore(StreamWrites):
         self._schema = snapshot.schema
         self._history = dict(snapshot.history)
         self._lease_ends = dict(snapshot.lease_ends)
+        self._abort_requests = set(snapshot.abort_requests)
 
     def clear(self) -> None:
         """Remove all content, as a server does that lost its data."""
@@ -147,6 +151,10 @@ class MemoryCheckpointStore(StreamWrites):
         """Make a record one of that schema."""
         stream = self._streams[stream_id]
         self._streams[stream_id] = replace(stream, meta=replace(stream.meta, schema=number))
+
+    def note_abort_requests(self, stream_ids: Collection[str]) -> None:
+        """Do what :meth:`request_abort` does, at once, for open streams."""
+        self._abort_requests |= set(stream_ids)
 
     def is_other_owners(self, stream_id: str, lease: Lease) -> bool:
         """Return whether the stream is under another lease."""
@@ -271,8 +279,9 @@ class MemoryCheckpointStore(StreamWrites):
     def _expired(self, since_ms: int) -> Expired:
         now = self._now_ms()
         if not self._is_readable(self._keys.leases):
-            return Expired(frozenset(), now)
-        return Expired(frozenset(key for key, end in self._lease_ends.items() if since_ms <= end <= now), now)
+            return Expired(frozenset(), now, frozenset(self._abort_requests))
+        expired = frozenset(key for key, end in self._lease_ends.items() if since_ms <= end <= now)
+        return Expired(expired, now, frozenset(self._abort_requests))
 
     async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
         """See :meth:`LeaseStore.holders`."""
@@ -423,6 +432,8 @@ class MemoryCheckpointStore(StreamWrites):
             self._streams[stream_id] = after
             if commit.status is not None:
                 self._index(stream_id)
+                if after.meta.status in ENDED or stream.meta.status in FAILED:
+                    self._abort_requests.discard(stream_id)
             if commit.enqueue_webhook:
                 self._pending_webhooks.add(stream_id)
 
@@ -454,6 +465,26 @@ class MemoryCheckpointStore(StreamWrites):
     async def ack_webhook(self, stream_id: str) -> None:
         """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._call("ack_webhook", lambda: self._pending_webhooks.discard(stream_id))
+
+    async def request_abort(self, stream_ids: Collection[str]) -> frozenset[str]:
+        """See :meth:`AbortRequests.request_abort`."""
+
+        def effect() -> frozenset[str]:
+            streams = {stream_id: self._streams.get(stream_id) for stream_id in stream_ids}
+            opened = {key for key, one in streams.items() if one is not None and one.meta.status not in ENDED}
+            self._abort_requests |= opened
+            return frozenset(opened)
+
+        return await self._call("request_abort", effect)
+
+    async def abort_requests(self) -> frozenset[str]:
+        """See :meth:`AbortRequests.abort_requests`."""
+        return await self._call("abort_requests", lambda: frozenset(self._abort_requests))
+
+    async def withdraw_aborts(self, stream_ids: Collection[str]) -> None:
+        """See :meth:`AbortRequests.withdraw_aborts`."""
+        if stream_ids:
+            await self._call("withdraw_aborts", lambda: self._abort_requests.difference_update(stream_ids))
 
     async def report(self, name: str, text: str, *, beginning: str) -> StoredReports:
         """See :meth:`DaemonRegistry.report`."""
@@ -500,6 +531,7 @@ class MemoryCheckpointStore(StreamWrites):
             self._index(stream_id)
             self._leases.pop(stream_id, None)
             self._pending_webhooks.discard(stream_id)
+            self._abort_requests.discard(stream_id)
 
         await self._call("forget", effect)
 

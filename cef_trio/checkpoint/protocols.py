@@ -2,8 +2,9 @@
 
 :class:`CheckpointStore` is the sum of small interfaces: :class:`StreamStore` for records and parts,
 :class:`StreamHistory` for ended streams by time, :class:`LeaseStore` for leases, :class:`WebhookOutbox` for webhooks
-not yet delivered, :class:`DaemonRegistry` for the daemons of the fleet, :class:`HeartbeatStore` for periodic calls in
-one round trip. Depend on the smallest that is enough.
+not yet delivered, :class:`AbortRequests` for streams that an operator wants aborted, :class:`DaemonRegistry` for the
+daemons of the fleet, :class:`HeartbeatStore` for periodic calls in one round trip. Depend on the smallest that is
+enough.
 
 Two implementations (``redis/store.py``, ``memory.py``) pass the same conformance tests. Rules for both:
 
@@ -67,6 +68,8 @@ class Expired:
 
     stream_ids: frozenset[str]
     at_ms: int
+    abort_requests: frozenset[str] = frozenset()
+    """See :meth:`AbortRequests.abort_requests`."""
 
 
 class StreamWrites(Protocol):
@@ -342,6 +345,25 @@ class WebhookOutbox(Protocol):
         ...
 
 
+class AbortRequests(Protocol):
+    """Open streams that an operator wants aborted, though daemons work on them. Daemons read them with each beat.
+
+    The step that ends a stream, or retries it, removes its request; so no request outlives what it was made for.
+    """
+
+    async def request_abort(self, stream_ids: Collection[str]) -> frozenset[str]:
+        """Request that these streams be aborted; return those that are open, for which the request is recorded."""
+        ...
+
+    async def abort_requests(self) -> frozenset[str]:
+        """Return the ids of the streams that are to be aborted."""
+        ...
+
+    async def withdraw_aborts(self, stream_ids: Collection[str]) -> None:
+        """Remove these requests: an earlier version has ended the streams, or their records are gone."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class StoredReport:
     """A daemon's last report."""
@@ -415,5 +437,7 @@ class HeartbeatStore(Protocol):
         ...
 
 
-class CheckpointStore(StreamStore, StreamHistory, LeaseStore, WebhookOutbox, DaemonRegistry, HeartbeatStore, Protocol):
+class CheckpointStore(
+    StreamStore, StreamHistory, LeaseStore, WebhookOutbox, AbortRequests, DaemonRegistry, HeartbeatStore, Protocol
+):
     """Everything that a daemon keeps in its store."""

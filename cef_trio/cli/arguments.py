@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,7 @@ STREAM_ID_HELP: Final = "a stream's id, or its beginning if no other begins alik
 REDIS_ONLY: Final = frozenset({"watch_dir", "s3_bucket_name"})
 """Settings that a command does not need which reads only Redis."""
 NO_FOLDER: Final = frozenset({"watch_dir"})
-_AGES: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_UNITS: Final[Mapping[str, str]] = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 ALL_EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 a bug, 2 wrong settings or arguments, 3 something could not be saved, "
     "4 S3 or Redis refused access, 5 a negative result (see the command's help)."
@@ -94,15 +94,27 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def age(text: str) -> timedelta:
-    """Parse an age such as ``90s``, ``30m``, ``24h`` or ``7d``.
-
-    Raises:
-        argparse.ArgumentTypeError: the text has another form.
-    """
+    """Parse an age such as ``90s``, ``30m``, ``24h`` or ``7d``; for ``type=``."""
     match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"takes an age such as 90s, 30m, 24h or 7d, not {text!r}")
-    return timedelta(**{_AGES[match[2]]: int(match[1])})
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def moment(text: str) -> datetime:
+    """Parse a moment in the past: an age, or a date or time in ISO 8601, in UTC unless it has an offset."""
+    now = datetime.now(UTC)
+    try:
+        return now - age(text)
+    except (argparse.ArgumentTypeError, OverflowError):
+        pass
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"takes an age such as 90s, 30m, 24h or 7d, or a time in UTC such as 2026-07-01T12:30, not {text!r}"
+        ) from None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def _file(text: str) -> Path:

@@ -62,6 +62,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
     }
 )
 _NEARLY: Final = 0.8
+_SHOWN_LINKS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,10 @@ class FolderFacts:
     unreadable_folders: int = 0
     recordings: int = 0
     """Files that ``WATCH_PATTERNS`` names, and ``WATCH_EXCLUDE`` does not."""
+    small_recordings: int = 0
+    """Of these, smaller than ``WATCH_MIN_SIZE_BYTES``."""
+    links: Sequence[str] = ()
+    """Symbolic links that are not followed."""
     excluded_folders: int = 0
     excluded_recordings: int = 0
     max_user_watches: int | None = None
@@ -98,7 +103,15 @@ def judge_folder(facts: FolderFacts) -> list[Finding]:
         says = f"{facts.unreadable_folders} folders in it cannot be read: recordings in them are not seen"
         found.append(warning(subject, says, "give this user r and x on them"))
     excluded = count(facts.excluded_folders, "folder") + " and " + count(facts.excluded_recordings, "recording")
-    found.append(ok("excluded", f"{excluded} by WATCH_EXCLUDE; {count(facts.recordings, 'recording')} left"))
+    small = f", {facts.small_recordings} of them smaller than WATCH_MIN_SIZE_BYTES" if facts.small_recordings else ""
+    found.append(ok("excluded", f"{excluded} by WATCH_EXCLUDE; {count(facts.recordings, 'recording')} left{small}"))
+    if facts.links:
+        shown = ", ".join(map(repr, facts.links[:_SHOWN_LINKS]))
+        says = f"{count(len(facts.links), 'symbolic link')} in it not followed: {shown}"
+        todo = (
+            "if they lead to recordings, name the folders that they lead to in WATCH_LINK_ROOTS, or WATCH_EXCLUDE them"
+        )
+        found.append(warning("links", says, todo))
     return [*found, _judge_file_system(facts), _judge_writers(facts), _judge_inotify(facts)]
 
 
@@ -203,6 +216,14 @@ def judge_owner(name: str, source: str, template: str) -> list[Finding]:
             warning("owner", says, "put {owner}/ in front of {stream_id}, unless this bucket has one owner only")
         )
     return found
+
+
+def judge_host(template: str, host: str, *, is_default: bool) -> list[Finding]:
+    """Check that the host in keys lasts. ``is_default``: it is the host's name, as ``INSTANCE_ID`` is not set."""
+    if "{host}" not in template or not is_default or not re.fullmatch("[0-9a-f]{12}", host):
+        return []
+    says = f"S3_KEY_TEMPLATE has {{host}}, and {host!r} looks like the name of a container: the next has another one"
+    return [warning("owner", says, "set INSTANCE_ID to a name that lasts")]
 
 
 def judge_claimant(owner: str, host: str, since: str, *, is_derived: bool) -> Finding:

@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import Final
 
 import trio
-from rich.text import Text
 
 from cef_trio.checkpoint.redis import parse_address
 from cef_trio.cli import output
@@ -29,6 +28,7 @@ from cef_trio.cli.checks import (
     judge_clock,
     judge_ffprobe,
     judge_folder,
+    judge_host,
     judge_legacy,
     judge_lifecycle,
     judge_owner,
@@ -40,7 +40,7 @@ from cef_trio.cli.checks import (
     problem,
     warning,
 )
-from cef_trio.cli.output import HangingIndent
+from cef_trio.cli.findings import print_findings
 from cef_trio.cli.probes import (
     ClockSkewTransport,
     claimant,
@@ -50,7 +50,7 @@ from cef_trio.cli.probes import (
     try_upload,
     utc_now,
 )
-from cef_trio.cli.session import run_cancellable
+from cef_trio.cli.redis_session import run_cancellable
 from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_config
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
@@ -58,15 +58,12 @@ from cef_trio.media import ffprobe
 from cef_trio.observability import configure
 from cef_trio.resilience import SingleAttempt
 from cef_trio.s3 import S3Client, network_transport
-from cef_trio.safe_text import printable
 from cef_trio.settings import STAND_INS, Settings, SettingsError, load_settings, secret_values, world_readable_secrets
 
 CHECK_SECONDS: Final = 30.0
 """How long one check may take."""
 NO_OVERRIDES: Final[Mapping[str, str]] = MappingProxyType({})
 _FFPROBE_SECONDS: Final = 10.0
-_INDENT: Final = 8
-_STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "bold red"}
 
 AddFinding = Callable[[Finding], None]
 Check = Callable[[AddFinding], Awaitable[None]]
@@ -124,7 +121,11 @@ async def determine_owner(settings: Settings) -> tuple[OwnerName | None, list[Fi
         owner = await find_owner(settings)
     except SettingsError as error:
         return None, [problem("owner", line, "docs/operations.md, Several hosts") for line in error.lines]
-    return owner, judge_owner(owner.name, owner.source.value, settings.s3_key_template)
+    template, is_default = settings.s3_key_template, "instance_id" not in settings.model_fields_set
+    return owner, [
+        *judge_owner(owner.name, owner.source.value, template),
+        *judge_host(template, settings.instance_id, is_default=is_default),
+    ]
 
 
 def checks_for(settings: Settings, owner: OwnerName | None) -> list[tuple[str, Check]]:
@@ -173,7 +174,13 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
             warning("watch folder", "not checked: WATCH_DIR is not set here", "run doctor on the daemon's host too")
         )
         return
-    facts = await folder_facts(settings.watch_dir, settings.watch_patterns, settings.watch_exclude)
+    facts = await folder_facts(
+        settings.watch_dir,
+        settings.watch_patterns,
+        settings.watch_exclude,
+        link_roots=settings.watch_link_roots,
+        least_bytes=settings.watch_min_size_bytes,
+    )
     for finding in judge_folder(facts):
         add_finding(finding)
 
@@ -253,19 +260,3 @@ def show(findings: Sequence[Finding], *, as_json: bool) -> ExitCode:
     else:
         print_findings(findings)
     return ExitCode.ANSWER_IS_NO if Severity.PROBLEM in worst else ExitCode.DONE
-
-
-def print_findings(findings: Sequence[Finding]) -> None:
-    """Print each finding, and below it its remedy."""
-    out = output.console()
-    for finding in findings:
-        out.print(HangingIndent(*_line(finding), indent=_INDENT))
-        if finding.todo:
-            todo = Text(f"→ {printable(finding.todo)}", style="italic")
-            out.print(HangingIndent(Text(), todo, indent=_INDENT))
-
-
-def _line(finding: Finding) -> tuple[Text, Text]:
-    severity = Text(finding.severity.value, style=_STYLES[finding.severity])
-    text = Text.assemble((f"{finding.subject}: ", "bold"), printable(finding.says))
-    return severity, text

@@ -48,15 +48,26 @@ _SAMPLED: Final = 2000
 # ---- the watch folder ------------------------------------------------------------------------------------------------
 
 
-async def folder_facts(folder: Path, patterns: Iterable[str] = (), exclude: Iterable[str] = ()) -> FolderFacts:
+async def folder_facts(
+    folder: Path,
+    patterns: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    *,
+    link_roots: Iterable[Path] = (),
+    least_bytes: int = 0,
+) -> FolderFacts:
     """Return the facts about the watch folder and about inotify's limits.
 
-    ``patterns`` and ``exclude``: ``WATCH_PATTERNS`` and ``WATCH_EXCLUDE``.
+    ``patterns``, ``exclude``, ``link_roots`` and ``least_bytes``: ``WATCH_PATTERNS``, ``WATCH_EXCLUDE``,
+    ``WATCH_LINK_ROOTS`` and ``WATCH_MIN_SIZE_BYTES``.
     """
-    return await run_in_thread(partial(_folder_facts_now, folder, patterns, exclude), abandon_on_cancel=True)
+    look = partial(_folder_facts_now, folder, patterns, exclude, link_roots, least_bytes)
+    return await run_in_thread(look, abandon_on_cancel=True)
 
 
-def _folder_facts_now(folder: Path, patterns: Iterable[str], exclude: Iterable[str]) -> FolderFacts:
+def _folder_facts_now(
+    folder: Path, patterns: Iterable[str], exclude: Iterable[str], link_roots: Iterable[Path], least_bytes: int
+) -> FolderFacts:
     path = str(folder)
     try:
         path = str(folder.resolve())
@@ -66,7 +77,7 @@ def _folder_facts_now(folder: Path, patterns: Iterable[str], exclude: Iterable[s
     if not is_folder:
         return FolderFacts(path=path, is_folder=False)
     try:
-        scan = scan_now(path, WatchScope.of(path, patterns, exclude))
+        scan = scan_now(path, WatchScope.of(path, patterns, exclude, (str(root.resolve()) for root in link_roots)))
     except OSError:
         return FolderFacts(path=path, is_folder=True, readable=False)
     return FolderFacts(
@@ -79,6 +90,8 @@ def _folder_facts_now(folder: Path, patterns: Iterable[str], exclude: Iterable[s
         folders=len(scan.folders),
         unreadable_folders=len(scan.unreadable),
         recordings=len(scan.files),
+        small_recordings=sum(stat.size_bytes < least_bytes for stat in scan.files.values()),
+        links=tuple(sorted(scan.links)),
         excluded_folders=scan.excluded.folders,
         excluded_recordings=scan.excluded.files,
         max_user_watches=_limit("max_user_watches"),

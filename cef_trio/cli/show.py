@@ -12,10 +12,9 @@ from rich.text import Text
 from cef_trio.checkpoint import Checkpoint, Status, StreamMeta, advice_on
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common, add_owner, owner_override
-from cef_trio.cli.session import CommandContext, run_command
+from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.cli.stream_selection import NoSuchStreamError, select_all
 from cef_trio.exit_codes import ExitCode
-from cef_trio.s3 import crc64nvme_to_base64
 from cef_trio.settings import load_settings
 
 
@@ -35,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run ``show`` and return its exit code."""
     settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
-    return run_command(settings, lambda context: show_stream(context, arguments.stream, as_json=arguments.json))
+    return run_on_redis(settings, lambda context: show_stream(context, arguments.stream, as_json=arguments.json))
 
 
-async def show_stream(context: CommandContext, given: str, *, as_json: bool) -> ExitCode:
+async def show_stream(context: RedisContext, given: str, *, as_json: bool) -> ExitCode:
     """Print everything that Redis has of one stream.
 
     Raises:
@@ -50,10 +49,14 @@ async def show_stream(context: CommandContext, given: str, *, as_json: bool) -> 
         raise NoSuchStreamError(f"stream {stream_id} has just been deleted")
     holder = (await context.store.holders([stream_id])).get(stream_id)
     webhook_pending = stream_id in await context.store.pending_webhooks()
+    to_abort = stream_id in await context.store.abort_requests()
     if as_json:
-        output.print_json({**details(checkpoint, holder), "webhook_owed": webhook_pending})
+        more = {"webhook_owed": webhook_pending, "abort_requested": to_abort}
+        output.print_json({**details(checkpoint, holder), **more})
     else:
         facts = _facts(checkpoint, holder, context.utc_now())
+        if to_abort:
+            facts.append(("abort", "requested: its daemon does it, or the next one"))
         if webhook_pending:
             facts.append(("webhook", "pending: not delivered yet"))
         output.console().print(output.facts(facts))
@@ -74,6 +77,8 @@ def details(checkpoint: Checkpoint, holder: str | None) -> dict[str, Any]:
 
 
 def _checksum(value: int | None) -> str | None:
+    from cef_trio.s3 import crc64nvme_to_base64  # the AWS library behind it is large
+
     return None if value is None else crc64nvme_to_base64(value)
 
 

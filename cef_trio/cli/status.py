@@ -21,8 +21,9 @@ from rich.text import Text
 from cef_trio.checkpoint import Checkpoint, History, Status, StreamSet, StreamSummary
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
+from cef_trio.cli.list_selection import relative_path
 from cef_trio.cli.output import Column, Lines
-from cef_trio.cli.session import CommandContext, run_command
+from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.cli.status_model import MAX_COMPLETED, Found, OpenStream, Overview, choose, observe
 from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, RedisOperationError
 from cef_trio.exit_codes import ExitCode
@@ -64,13 +65,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.watch and arguments.json:
         raise SettingsError(["--watch is for a terminal: it cannot be combined with --json"])
     settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
-    return run_command(settings, lambda context: show_status(context, watch=arguments.watch, as_json=arguments.json))
+    return run_on_redis(settings, lambda context: show_status(context, watch=arguments.watch, as_json=arguments.json))
 
 
 class StatusReader:
     """Reads the state of an owner's streams."""
 
-    def __init__(self, context: CommandContext) -> None:
+    def __init__(self, context: RedisContext) -> None:
         self._context = context
 
     async def read(self) -> Overview:
@@ -115,7 +116,7 @@ class StatusReader:
             return None
 
 
-async def show_status(context: CommandContext, *, watch: bool, as_json: bool) -> ExitCode:
+async def show_status(context: RedisContext, *, watch: bool, as_json: bool) -> ExitCode:
     """Print the status; with ``watch``, refresh it on the screen until a signal ends it."""
     reader = StatusReader(context)
     if not watch:
@@ -153,6 +154,7 @@ def document(overview: Overview) -> dict[str, Any]:
         "completed_bytes": overview.completed_bytes,
         "superseded": overview.superseded,
         "bytes_per_second": overview.bytes_per_second,
+        "upload_limits": dict(overview.upload_limits),
         "lag_bytes": overview.lag_bytes,
         "daemons": dict(overview.daemons),
         "at_risk": [_risk_document(report, overview.fleet.now) for report in overview.own.reports],
@@ -204,7 +206,7 @@ def render(overview: Overview, *, height: int | None = None) -> RenderableType:
         shown = most_urgent(shown, max(1, height - len(totals) - _LINES_AROUND))
     parts: list[RenderableType] = [output.facts(totals)]
     if shown:
-        parts += [Text(), _streams(shown)]
+        parts += [Text(), _streams(shown, {one.folder for one in overview.own.reports if one.folder})]
     if left_out := overview.left_out + len(overview.open_streams) - len(shown):
         parts.append(Text(f"and {left_out:,} more, which lag less{_ALL if overview.left_out else ''}", style="dim"))
     return Group(*parts)
@@ -217,6 +219,12 @@ def most_urgent(streams: Sequence[OpenStream], most: int) -> Sequence[OpenStream
     urgent = sorted(streams, key=lambda one: (one.holder is None, one.lag_bytes or 0), reverse=True)[:most]
     chosen = {one.meta.stream_id for one in urgent}
     return [one for one in streams if one.meta.stream_id in chosen]
+
+
+def _throughput(overview: Overview) -> Text | str:
+    text = f"{output.size(overview.bytes_per_second)}/s in the last minute"
+    limits = [f"{name} {output.size(rate)}/s" for name, rate in sorted(overview.upload_limits.items())]
+    return output.safe(f"{text}; MAX_UPLOAD_RATE now: {', '.join(limits)}") if limits else text
 
 
 def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
@@ -239,7 +247,7 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
         ("open", open_streams),
         ("completed", completed),
         ("failed", failed),
-        ("throughput", f"{output.size(overview.bytes_per_second)}/s in the last minute"),
+        ("throughput", _throughput(overview)),
         ("lag", _lag(overview)),
     ]
     if counts["retrying"]:
@@ -326,7 +334,7 @@ _COLUMNS: Final = (
 )
 
 
-def _streams(streams: Sequence[OpenStream]) -> Lines:
+def _streams(streams: Sequence[OpenStream], folders: Collection[str]) -> Lines:
     rows = []
     for stream in streams:
         bar, percent = _progress(stream)
@@ -340,7 +348,7 @@ def _streams(streams: Sequence[OpenStream]) -> Lines:
                 output.size(stream.acknowledged_bytes),
                 output.size(stream.lag_bytes),
                 f"{output.size(stream.bytes_per_second)}/s",
-                output.safe(output.short_path(stream.meta.current_path)),
+                output.safe(relative_path(stream.meta.current_path, folders)),
             )
         )
     return output.table(_COLUMNS, rows)

@@ -103,6 +103,11 @@ class Overview:
     """The daemons of all owners."""
 
     @property
+    def upload_limits(self) -> Mapping[str, int]:
+        """``MAX_UPLOAD_RATE`` in force, in bytes a second, of each running daemon with a limit, by INSTANCE_ID."""
+        return {one.instance_id: one.upload_limit for one in self.own.living if one.upload_limit}
+
+    @property
     def own(self) -> Fleet:
         """The daemons of this owner."""
         return self.fleet.of_owner(self.owner)

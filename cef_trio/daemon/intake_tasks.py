@@ -64,7 +64,13 @@ class IntakeTasks:
             period_seconds=rules.check_seconds,
             ask_expired=heartbeat.expired,
         )
-        self._after_upload = AfterUpload(services, rules.after_upload)
+        self._after_upload = AfterUpload(
+            services, rules.after_upload, self.supervisor.has_settled, lambda: self.supervisor.unverified
+        )
+        free_space = self._after_upload.free_space
+        if free_space is not None:
+            self.risks.disk_short = lambda: free_space.stuck
+            services.metrics.missing_space_by(lambda: free_space.missing_bytes)
         self._rules = rules
 
     async def start(self, nursery: trio.Nursery, watch: Callable[[], Awaitable[object]]) -> None:

@@ -317,14 +317,19 @@ async def serve(
 
 
 def _scope(settings: Settings) -> WatchScope:
-    return WatchScope.of(os.fspath(settings.watch_dir), settings.watch_patterns, settings.watch_exclude)
+    return WatchScope.of(
+        os.fspath(settings.watch_dir),
+        settings.watch_patterns,
+        settings.watch_exclude,
+        map(os.fspath, settings.watch_link_roots),
+    )
 
 
 def _intake_rules(settings: Settings) -> IntakeRules:
     return IntakeRules(
         timeout_seconds=settings.stream_timeout_seconds,
         check_seconds=min(settings.stale_check_seconds, settings.stream_timeout_seconds / 2),
-        after_upload=settings.after_upload,
+        after_upload=settings.after_upload_rule,
         webhook_retry_seconds=settings.webhook_retry_hours * 3600,
         retention=timedelta(days=settings.completed_retention_days),
     )

@@ -28,6 +28,7 @@ import trio
 from dotenv import dotenv_values
 
 from cef_trio.checkpoint.redis import parse_address
+from cef_trio.daemon.wiring import rate_in_force
 from cef_trio.observability import set_level
 from cef_trio.resilience import run_in_thread
 from cef_trio.s3 import RateLimiter
@@ -61,10 +62,14 @@ def compare_settings(held: Settings, read: Settings) -> SettingsChange:
     changed = [name for name in Settings.model_fields if getattr(held, name) != getattr(read, name)]
     renewed = _renewed(held, read)
     return SettingsChange(
-        applied={name.upper(): getattr(read, name) for name in LIVE if name in changed},
+        applied={name.upper(): _shown(getattr(read, name)) for name in LIVE if name in changed},
         renewed=tuple(name.upper() for name in changed if name in renewed),
         needs_restart=tuple(name.upper() for name in changed if name not in LIVE and name not in renewed),
     )
+
+
+def _shown(value: object) -> str | int:
+    return value if isinstance(value, int | str) else str(value)
 
 
 def _renewed(held: Settings, read: Settings) -> frozenset[str]:
@@ -162,7 +167,7 @@ class SettingsReloader:
             overridden_by_environment=without_effect,
         )
         set_level(read.log_level)
-        self._rate_limiter.change(read.max_upload_rate)
+        self._rate_limiter.change(rate_in_force(read.max_upload_rate))
         self._renew_credentials(read)
         taken = [*LIVE, *(name.lower() for name in reading.renewed)]
         self._held = self._held.model_copy(update={name: getattr(read, name) for name in taken})

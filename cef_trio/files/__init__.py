@@ -1,15 +1,16 @@
 """Files on the local disk: opening, reading, identity, and what each file system guarantees.
 
-Promise: no symbolic link is followed, no read blocks the event loop, and a file is identified by several properties,
-never by its inode number alone.
+Promise: no symbolic link is followed but into a listed root, no read blocks the event loop, and a file is identified by
+several properties, never by its inode number alone.
 
 Open `nofollow.py` for paths and links; `file_stat.py` for what `stat` returned; `reader.py` for reads, checksums of a
 file and file errors; `identity.py` for "is this the same file?"; `file_system.py` for the guarantees of each file
 system (inode numbers, leases, time stamps); `time_stamps.py` for when a time stamp proves something; `mounts.py` for
-hung mounts; `writers.py` for "does a process have it open for writing?".
+hung mounts; `disk_space.py` for free space; `writers.py` for "does a process have it open for writing?".
 """
 
 from cef_trio.files import file_system
+from cef_trio.files.disk_space import Allocation, DiskSpace, allocation_in
 from cef_trio.files.file_stat import SECOND_NS, FileStat
 from cef_trio.files.file_system import RECENT, FolderMount, file_system_named, lasting_id, origin_of
 from cef_trio.files.identity import (
@@ -27,7 +28,7 @@ from cef_trio.files.identity import (
     same_fs_id,
 )
 from cef_trio.files.mounts import MountHungError, Mounts, is_on, unescape_mount_point
-from cef_trio.files.nofollow import is_below, open_nofollow, stat_nofollow
+from cef_trio.files.nofollow import follow_link, is_below, open_nofollow, root_of, stat_nofollow
 from cef_trio.files.reader import Disk, FileSlice, KernelDisk, OpenRecording, head_of, regular_file_stat
 from cef_trio.files.time_stamps import granularity_wait_seconds
 from cef_trio.files.writers import WriterState, take_lease, writer_state, writer_waits
@@ -36,7 +37,9 @@ __all__ = [
     "HEAD_BYTES",
     "RECENT",
     "SECOND_NS",
+    "Allocation",
     "Disk",
+    "DiskSpace",
     "FileSlice",
     "FileStat",
     "FolderMount",
@@ -46,9 +49,11 @@ __all__ = [
     "Mounts",
     "OpenRecording",
     "WriterState",
+    "allocation_in",
     "compare_identity",
     "file_system",
     "file_system_named",
+    "follow_link",
     "granularity_wait_seconds",
     "head_of",
     "identity_by_stat",
@@ -65,6 +70,7 @@ __all__ = [
     "open_nofollow",
     "origin_of",
     "regular_file_stat",
+    "root_of",
     "same_fs_id",
     "stat_nofollow",
     "take_lease",

@@ -31,6 +31,7 @@ from weakref import WeakKeyDictionary
 import trio
 
 from cef_trio.exceptions import FileAccessError, RecordingChangedError
+from cef_trio.files.disk_space import Allocation, DiskSpace, allocation_of, disk_space_of
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.file_system import FolderMount, Origin, birth_ns, folder_mount_of, inode_generation, origin_of
 from cef_trio.files.mounts import Mount, MountHungError, Mounts
@@ -101,6 +102,22 @@ class Disk(Protocol):
 
         This distinguishes a deleted file from one that is not mounted: if the folder is on another mount than before,
         or the whole watch folder (``within``) is gone, a missing file was not deleted.
+        """
+        ...
+
+    async def space(self, folder: str) -> DiskSpace:
+        """Return the free space of the file system of a folder.
+
+        Raises:
+            FileAccessError: the folder cannot be opened.
+        """
+        ...
+
+    async def allocation(self, path: str) -> Allocation | None:
+        """Return what the regular file at ``path`` occupies; ``None`` if there is none. Follows no link.
+
+        Raises:
+            FileAccessError: the file system failed.
         """
         ...
 
@@ -283,6 +300,16 @@ class KernelDisk:
         """See :meth:`Disk.mount_around`."""
         with access_errors(f"cannot look at the folder of {path!r}"):
             return await self._mounts.run(path, lambda: mount_of_nearest_folder(path, within))
+
+    async def space(self, folder: str) -> DiskSpace:
+        """See :meth:`Disk.space`."""
+        with access_errors(f"cannot measure the free space of {folder!r}"):
+            return await self._mounts.run(folder, lambda: disk_space_of(folder))
+
+    async def allocation(self, path: str) -> Allocation | None:
+        """See :meth:`Disk.allocation`."""
+        with access_errors(f"cannot look at {path!r}"):
+            return await self._mounts.run(path, lambda: allocation_of(path))
 
     async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
         """See :meth:`Disk.change`. Never abandoned, because an abandoned thread could delete a file at a later time."""

@@ -15,6 +15,7 @@ from typing import TypeVar
 import trio
 
 from cef_trio.exceptions import AfterUploadError, RecordingChangedError
+from cef_trio.files.disk_space import Allocation, DiskSpace, allocation_of, disk_space_of
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.file_system import FolderMount, Origin, inode_generation, origin_of
 from cef_trio.files.nofollow import open_nofollow
@@ -41,9 +42,15 @@ Intercepting = Callable[[], AbstractContextManager[None]]
 class InlineDisk:
     """A :class:`cef_trio.files.reader.Disk` without threads."""
 
-    def __init__(self, intercepting: Intercepting = nullcontext, read_seconds: Callable[[], float] = float) -> None:
+    def __init__(
+        self,
+        intercepting: Intercepting = nullcontext,
+        read_seconds: Callable[[], float] = float,
+        measure: Callable[[DiskSpace], DiskSpace] = lambda real: real,
+    ) -> None:
         self._intercepting = intercepting
         self._read_seconds = read_seconds
+        self._measure = measure
 
     async def stat(self, path: str) -> FileStat | None:
         """See :meth:`cef_trio.files.reader.Disk.stat`."""
@@ -60,6 +67,18 @@ class InlineDisk:
         await trio.lowlevel.checkpoint()
         with access_errors(f"cannot look at the folder of {path!r}"), self._intercepting():
             return mount_of_nearest_folder(path, within)
+
+    async def space(self, folder: str) -> DiskSpace:
+        """See :meth:`cef_trio.files.reader.Disk.space`."""
+        await trio.lowlevel.checkpoint()
+        with access_errors(f"cannot measure the free space of {folder!r}"), self._intercepting():
+            return self._measure(disk_space_of(folder))
+
+    async def allocation(self, path: str) -> Allocation | None:
+        """See :meth:`cef_trio.files.reader.Disk.allocation`."""
+        await trio.lowlevel.checkpoint()
+        with access_errors(f"cannot look at {path!r}"), self._intercepting():
+            return allocation_of(path)
 
     async def change(self, call: Callable[[], T], *, path: str = "/") -> T:
         """See :meth:`cef_trio.files.reader.Disk.change`. Nothing hangs here."""
@@ -90,6 +109,7 @@ class CrashableDisk(InlineDisk):
         watching: entered around each changing call, to observe its effect.
         answering: entered around each block of system calls.
         read_seconds: how long a read takes.
+        measure: the free space to report, from the real one.
     """
 
     def __init__(
@@ -98,8 +118,9 @@ class CrashableDisk(InlineDisk):
         watching: Intercepting,
         intercepting: Intercepting = nullcontext,
         read_seconds: Callable[[], float] = float,
+        measure: Callable[[DiskSpace], DiskSpace] = lambda real: real,
     ) -> None:
-        super().__init__(intercepting, read_seconds)
+        super().__init__(intercepting, read_seconds, measure)
         self._life = life
         self._watching = watching
 

@@ -61,6 +61,23 @@ def cancellations(
         yield Plan(scenario, (first, second), seed, mutation)
 
 
+def aborts(
+    scenario: str, *, seed: int = 0, mutation: str | None = None, every: int = 1, pairs: int = 0
+) -> Iterator[Plan]:
+    """Yield plans in which an operator's abort reaches the daemon at every ``every``-th step.
+
+    ``pairs``: number of plans in which the abort itself is then drained, cancelled or killed.
+    """
+    steps = measure_scenario(scenario, seed=seed, mutation=mutation).steps
+    for at in range(1, steps + 1, every):
+        yield Plan(scenario, (Injection(FaultKind.ABORT, at),), seed, mutation)
+    random = Random(derived(seed, scenario, "aborts"))  # noqa: S311 - to be repeated, not secret
+    for number in range(pairs):
+        at, behind = random.randint(1, steps), random.randint(1, _CLEAN_UP_STEPS)
+        fault = (FaultKind.DRAIN, FaultKind.CANCEL, FaultKind.KILL, FaultKind.ABORT)[number % 4]
+        yield Plan(scenario, (Injection(FaultKind.ABORT, at), Injection(fault, at + behind)), seed, mutation)
+
+
 def crashes(
     scenario: str, *, seed: int = 0, mutation: str | None = None, every: int = 1, kill_every: int = 1, pairs: int = 0
 ) -> Iterator[Plan]:

@@ -1,4 +1,4 @@
-"""Faults of the daemon process: shutdown, cancellation and crashes, and the moment of each."""
+"""Faults of the daemon process: shutdown, cancellation, aborts and crashes, and the moment of each."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class FaultKind(StrEnum):
     """The first signal: a graceful shutdown."""
     CANCEL = "cancel"
     """Repeated signals, until the tasks are cancelled."""
+    ABORT = "abort"
+    """The daemon reads that an operator wants all open streams aborted. The process goes on."""
     KILL = "kill"
     """A crash between two steps of a task."""
     DIE_BEFORE = "die-before"

@@ -74,6 +74,9 @@ class Injector(trio.abc.Instrument):
 
     def _inject(self, fault: FaultKind) -> None:
         shutdown = self._daemon.shutdown
+        if fault is FaultKind.ABORT:
+            self._daemon.world.want_aborted(self._daemon)
+            return
         if fault is FaultKind.DRAIN:
             if shutdown.signals == 0:
                 shutdown.request()

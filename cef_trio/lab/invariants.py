@@ -338,23 +338,38 @@ def at_the_end(context: ScenarioContext, scenario: Scenario) -> list[str]:
             objects = world.objects(checkpoint.meta.s3_bucket)
             violations += _identity(context, checkpoint, objects)
             violations += _webhook_violations(world, checkpoint, objects)
-        elif status not in scenario.may_end:
+        elif status not in scenario.may_end and not _is_aborted(world, checkpoint):
             violations.append(f"P6: stream {_short(checkpoint)} ended as {status.value}")
         elif not checkpoint.meta.failure_reason:
             violations.append(f"P6: stream {_short(checkpoint)} ended as {status.value} without a failure reason")
     if not scenario.faults_stay:
-        for name in context.names():
-            path = Path(world.path(name))
-            of_file = [one for one in completed.get(str(path), []) if _is_of(world, one, path)]
-            newest = [checkpoint for checkpoint in of_file if _holds(world, checkpoint, path.read_bytes())]
-            if not newest:
-                violations.append(f"P1: S3 has no object with the bytes of {name}")
-            elif len(of_file) > 1 and not (world.redis_lost or scenario.starts_over or scenario.writes_again):
-                violations.append(f"P2: {name} was uploaded {len(of_file)} times")
+        violations += _missing_objects(context, scenario, completed)
     if scenario.one_object:
         violations += context.in_s3_twice()
     violations += scenario.check_end(context)
     return violations + left_uploads(world, scenario) + orphan_objects(world) + _index_violations(world)
+
+
+def _missing_objects(
+    context: ScenarioContext, scenario: Scenario, completed: Mapping[str, list[Checkpoint]]
+) -> Iterator[str]:
+    """Yield the recordings whose bytes are not an object, or are several; ``completed``: the streams by path."""
+    world = context.world
+    for name in context.names():
+        path = Path(world.path(name))
+        of_file = [one for one in completed.get(str(path), []) if _is_of(world, one, path)]
+        newest = [checkpoint for checkpoint in of_file if _holds(world, checkpoint, path.read_bytes())]
+        if any(_is_aborted(world, one) and _is_of(world, one, path) for one in world.known()):
+            continue
+        if not newest:
+            yield f"P1: S3 has no object with the bytes of {name}"
+        elif len(of_file) > 1 and not (world.redis_lost or scenario.starts_over or scenario.writes_again):
+            yield f"P2: {name} was uploaded {len(of_file)} times"
+
+
+def _is_aborted(world: World, checkpoint: Checkpoint) -> bool:
+    """Return whether a stream ended as an operator wanted it."""
+    return checkpoint.meta.status is Status.FAILED_ABORTED and checkpoint.meta.stream_id in world.wanted_aborted
 
 
 def _index_violations(world: World) -> list[str]:
@@ -398,7 +413,9 @@ def _missing(context: ScenarioContext) -> list[str]:
     for checkpoint in world.known():
         if checkpoint.meta.status is Status.COMPLETED:
             stored.setdefault(world.host.real(checkpoint.meta.current_path), []).append(checkpoint)
-    contents = {name: Path(world.path(name)).read_bytes() for name in context.names()}
+    aborted = {world.host.real(one.meta.current_path) for one in world.known() if _is_aborted(world, one)}
+    names = [name for name in context.names() if world.path(name) not in aborted]
+    contents = {name: Path(world.path(name)).read_bytes() for name in names}
     return [
         name
         for name, content in contents.items()

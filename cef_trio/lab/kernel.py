@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -198,6 +199,8 @@ class Kernel:
         _check_server(inode)
         fields = list(real)
         fields[1], fields[2] = inode.number, inode.file_system.device
+        if stat.S_ISREG(real.st_mode):
+            fields[3] = max(1, real.st_nlink - 1)  # without the world's own name of the file
         fields[8], fields[9] = inode.mtime_ns // 10**9, inode.ctime_ns // 10**9
         return os.stat_result(
             fields,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from cef_trio.lab.campaign import Tally, run_plans
 from cef_trio.lab.explorers import measure_scenario
-from cef_trio.lab.faults import FaultKind, Injection
+from cef_trio.lab.faults import CRASH_MOMENTS, FaultKind, Injection
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
 from cef_trio.lab.run import Plan
 
@@ -67,7 +67,7 @@ def _plans(name: str, scenario: str, fault: FaultKind | None) -> Iterator[Plan]:
     if fault is None:
         return
     unharmed = measure_scenario(scenario, mutation=name)
-    moments = unharmed.steps if fault in {FaultKind.CANCEL, FaultKind.DRAIN, FaultKind.KILL} else unharmed.calls
+    moments = unharmed.calls if fault in CRASH_MOMENTS else unharmed.steps
     for first in _ORDER:
         for at in range(first, moments + 1, len(_ORDER)):
             yield Plan(scenario, (Injection(fault, at),), mutation=name)

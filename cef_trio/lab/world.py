@@ -37,6 +37,7 @@ from cef_trio.daemon.main import Shutdown, serve
 from cef_trio.daemon.wiring import knows_writer, make_clients
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
+from cef_trio.files.disk_space import DiskSpace
 from cef_trio.files.file_stat import FileStat
 from cef_trio.files.reader import regular_file_stat
 from cef_trio.files.writers import writer_state_now
@@ -65,7 +66,7 @@ from cef_trio.s3.config import ChecksumMode, S3Config
 from cef_trio.s3.credentials import StaticCredentials
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm, PartToComplete
 from cef_trio.s3.model import StoredObject as S3Object
-from cef_trio.s3.rate_limiter import RateLimiter
+from cef_trio.s3.rate_limiter import Rate, RateLimiter
 from cef_trio.s3.signing import Credentials
 from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
 from cef_trio.settings.after_upload import KEEP_RECORDING
@@ -75,6 +76,7 @@ from cef_trio.upload.observer import Observer
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.part_size import AutoPartSize
 from cef_trio.upload.services import Services, StreamRules
+from cef_trio.upload.start_minimum import StartMinimum
 from cef_trio.upload.supervisor import StreamSupervisor
 from cef_trio.watch.events import Closed, Gone, Moved, Scanned, Seen
 from cef_trio.watch.watcher import Watcher
@@ -198,6 +200,7 @@ class World:
         self.part_size = PART
         self.auto_part_size: AutoPartSize | None = None
         self.equal_parts = False
+        self.minimum = StartMinimum()
         self.random = Random(seed)  # noqa: S311 - to be repeated, not secret
         self.endpoint = owner.cloud.endpoint if owner is not None else make_endpoint(self.random, seed)
         self.store = owner.store() if owner is not None else _make_store()
@@ -217,10 +220,17 @@ class World:
         self.options = ObjectOptions()
         """Object options of the next daemon."""
         self.checksum = ChecksumMode.AUTO
-        self.upload_rate = 0
+        self.upload_rate: Rate = 0
         """``MAX_UPLOAD_RATE`` of the next daemon, bytes per second; 0: no limit."""
         self.after_upload = KEEP_RECORDING
         """``AFTER_UPLOAD`` of the daemons."""
+        self.wanted_aborted: set[str] = set()
+        """The streams that an operator wanted aborted."""
+        self.disk_bytes = 0
+        """The size of the disk of the watch folder; 0: that of the real one."""
+        self.frees_space = True
+        """Whether deleting a file frees its bytes; false: a snapshot keeps those of every file."""
+        self._most_used_bytes = 0
         self.webhook = False
         """Whether the daemons have the webhook :attr:`receiver`."""
         self.webhook_retry_seconds = 86_400.0
@@ -310,6 +320,19 @@ class World:
         silent = trio.current_time() - inode.written_at >= self.stream_timeout_seconds
         return inode.writers > 0 and (inode.file_system.leases is Leases.TRUE or not silent)
 
+    def _measure_disk(self, real: DiskSpace) -> DiskSpace:
+        """Return the space of the disk of the watch folder: whole blocks of its recordings are used."""
+        if not self.disk_bytes:
+            return real
+        used = self.used_bytes()
+        self._most_used_bytes = used if self.frees_space else max(used, self._most_used_bytes)
+        return replace(real, total_bytes=self.disk_bytes, free_bytes=max(0, self.disk_bytes - self._most_used_bytes))
+
+    def used_bytes(self) -> int:
+        """Return how much the recordings occupy, each file once."""
+        stats = [entry.lstat() for entry in self.folder.rglob("*.mp4")]
+        return sum(size for _, size in {(one.st_ino, one.st_blocks * 512) for one in stats})
+
     # -- files --------------------------------------------------------------------------------------------------------
 
     def path(self, name: str = "a.mp4") -> str:
@@ -346,7 +369,7 @@ class World:
     def scan(self) -> Scanned:
         """Return the result of a scan of the watch folder."""
         found = {}
-        for entry in sorted(self.folder.iterdir()):
+        for entry in sorted(self.folder.rglob("*")):
             stat = regular_file_stat(entry.lstat())
             if stat is not None and entry.suffix == ".mp4":
                 found[str(entry)] = stat
@@ -362,6 +385,14 @@ class World:
     def prefix(self) -> str:
         """What the keys of this world's owner begin with; empty: there are no other owners."""
         return self.owner.prefix if self.owner is not None else ""
+
+    def want_aborted(self, daemon: WorldDaemon) -> None:
+        """Request that all open streams be aborted, as ``cef-trio abort`` does; the daemon reads it at this moment."""
+        opened = {one.meta.stream_id for one in self.known() if one.meta.status not in ENDED}
+        self.wanted_aborted |= opened
+        self.store.note_abort_requests(opened)
+        if daemon.observer is not None:
+            daemon.supervisor.abort(opened)
 
     def objects(self, bucket: str = BUCKET) -> dict[str, bytes]:
         """Return all objects of this world's owner in a bucket, by key."""
@@ -534,6 +565,7 @@ class World:
                     partial(self._recording_removals, host),
                     partial(self._intercepting, host),
                     lambda: self.read_seconds,
+                    self._measure_disk,
                 ),
                 probe=partial(self._probe, host),
                 has_writer=partial(self._has_writer, host),
@@ -551,6 +583,7 @@ class World:
                     auto_part_size=self.auto_part_size,
                     endpoint=self.s3_name,
                     watch_folder=str(host.watch_folder),
+                    minimum=self.minimum,
                     rescan_seconds=self.rescan_seconds,
                 ),
                 utc_now=now,

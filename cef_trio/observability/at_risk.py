@@ -38,6 +38,7 @@ class Reason(StrEnum):
     FOLDER_UNREADABLE = "folder_unreadable"
     FOLDER_LOST = "folder_lost"
     NOT_STARTED = "not_started"
+    DISK_SHORT = "disk_short"
 
 
 SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
@@ -54,6 +55,7 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.FOLDER_UNREADABLE: "folders cannot be read, so recordings in them are not seen",
         Reason.FOLDER_LOST: "the watch folder cannot be read, so recordings are not seen",
         Reason.NOT_STARTED: "the daemon waits before it begins, so recordings are not seen",
+        Reason.DISK_SHORT: "less than MIN_FREE_SPACE is free, and nothing more may be deleted: the disk will fill up",
     }
 )
 """No file names, since ``/readyz`` is public."""
@@ -103,6 +105,8 @@ class Facts:
     folder_lost: Waiting | None = None
     not_started: Waiting | None = None
     """Of a start that waits for the owner's name, or for streams of an earlier version."""
+    disk_short: tuple[Waiting, ...] = ()
+    """Disks with less than ``MIN_FREE_SPACE``, where no recording may be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,7 @@ def find_risks(facts: Facts, now: float) -> tuple[Risk, ...]:
         found[Reason.FOLDER_LOST] += _overdue([facts.folder_lost], now)
     if facts.not_started is not None:
         found[Reason.NOT_STARTED] += _overdue([facts.not_started], now)
+    found[Reason.DISK_SHORT] += _overdue(facts.disk_short, now)
     return tuple(_risk(reason, waiting) for reason, waiting in found.items() if waiting)
 
 

@@ -41,7 +41,7 @@ _TEXTS: Final = (
     "name_taken_by",
     "taken_on",
 )
-_NUMBERS: Final = ("schema", "newer_records", "completed", "failed")
+_NUMBERS: Final = ("schema", "newer_records", "completed", "failed", "upload_limit")
 _TIMES: Final = ("watcher_at", "idle_checker_at")
 
 
@@ -94,6 +94,8 @@ class DaemonReport:
     behind: Lag = field(default_factory=Lag)
     """Of all its streams, and of files without one."""
     bytes_per_second: float = 0.0
+    upload_limit: int | None = None
+    """``MAX_UPLOAD_RATE`` in force, in bytes a second; ``None``: no limit."""
     watcher_at: float | None = None
     """Last scan of the watch folder."""
     idle_checker_at: float | None = None

@@ -10,7 +10,7 @@ from typing import Final
 
 from cef_trio.checkpoint import StreamSet
 from cef_trio.observability.at_risk import Reason
-from cef_trio.observability.metric_labels import OUTCOMES, REASONS, StreamState, WebhookOutcome
+from cef_trio.observability.metric_labels import OUTCOMES, REASONS, FreedBy, StreamState, WebhookOutcome
 
 PREFIX: Final = "cef_trio_"
 
@@ -99,6 +99,17 @@ FAMILIES: Final = (
         "Webhooks of this daemon's completed recordings that are not delivered yet; absent without a webhook.",
     ),
     Family(
+        "freed_bytes_total",
+        Kind.COUNTER,
+        "Bytes on disk of recordings that were deleted, or moved to another disk, after their upload, by cause.",
+        ("cause",),
+    ),
+    Family(
+        "missing_free_space_bytes",
+        Kind.GAUGE,
+        "Bytes of free space that the watched disks lack to MIN_FREE_SPACE; 0 is enough. Absent without that setting.",
+    ),
+    Family(
         "bytes_at_risk",
         Kind.GAUGE,
         "Bytes that should be in S3 and have not got there for more than a minute, by cause; 0 if their number is "
@@ -116,7 +127,18 @@ FAMILIES: Final = (
         Kind.GAUGE,
         "Kinds of optional S3 calls that currently fail, such as listing open uploads or parts.",
     ),
+    Family(
+        "files_below_minimum",
+        Kind.GAUGE,
+        "Files that are not begun because of WATCH_MIN_SIZE_BYTES or WATCH_MIN_AGE_SECONDS; they are not at risk.",
+        ("minimum",),
+    ),
     Family("hung_mounts", Kind.GAUGE, "Mounts that do not respond: set aside, and tried again in the background."),
+    Family(
+        "links_not_followed",
+        Kind.GAUGE,
+        "Symbolic links in the watch folder that lead into no folder of WATCH_LINK_ROOTS, at the last scan.",
+    ),
     Family(
         "log_lines_lost_total", Kind.COUNTER, "Log lines that were dropped because they could not be written in time."
     ),
@@ -189,7 +211,9 @@ LABELS: Final = {
     "risk": _listed(Reason),
     "state": _listed(StreamState),
     "set": _listed(StreamSet),
+    "cause": _listed(FreedBy),
     "limiter": _listed(["streams", "parts"]),
+    "minimum": _listed(["size", "age"]),
     "version": "of cef-trio",
     "python": "of Python",
     "trio": "of trio",

@@ -16,6 +16,14 @@ from cef_trio.s3 import PERMANENT, TRANSIENT
 
 OTHER: Final = "other"
 
+
+class FreedBy(StrEnum):
+    """Why a recording was deleted or moved."""
+
+    AFTER_UPLOAD = "after_upload"
+    MIN_FREE_SPACE = "min_free_space"
+
+
 _OUR_CODES: Final = frozenset(
     {
         "ChecksumMismatch",

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from cef_trio import __version__
 from cef_trio.observability.metric_families import BY_NAME, FAMILIES, Family, Kind
-from cef_trio.observability.metric_labels import OUTCOMES, REASONS, WebhookOutcome, error_label
+from cef_trio.observability.metric_labels import OUTCOMES, REASONS, FreedBy, WebhookOutcome, error_label
 from cef_trio.observability.snapshot import RedisSurvey, Snapshot
 from cef_trio.resilience import FailedAttempt, is_transient, stall
 
@@ -40,7 +40,8 @@ class Metrics:
         """How far this host's clock is ahead of Redis'."""
         self._take_snapshot: TakeSnapshot | None = None
         self._last_runs: dict[str, Callable[[], float]] = {}
-        self._pending_webhooks: Callable[[], int] | None = None
+        self._numbers: dict[str, Callable[[], int]] = {}
+        """Sources of gauges without labels, for what is configured."""
         self._lost_log_lines: Callable[[], int] = lambda: 0
         self._uploaded_bytes = self._counter("uploaded_bytes_total")
         self._uploaded_parts = self._counter("uploaded_parts_total")
@@ -52,6 +53,7 @@ class Metrics:
         self._streams_ended = self._counter("streams_ended_total")
         self._failed_streams = self._counter("failed_streams_total")
         self._webhook_attempts = self._counter("webhook_attempts_total")
+        self._freed = self._counter("freed_bytes_total")
         self._part_upload = self._histogram("part_upload_seconds")
         self._finalize = self._histogram("finalize_seconds")
         self._recording_duration = self._histogram("recording_duration_seconds")
@@ -60,6 +62,8 @@ class Metrics:
             self._streams_ended.labels(outcome)
         for reason in REASONS:
             self._failed_streams.labels(reason)
+        for cause in FreedBy:
+            self._freed.labels(cause)
         for outcome in WebhookOutcome:
             self._webhook_attempts.labels(outcome)
         self.registry.register(_Gauges(self))
@@ -109,6 +113,10 @@ class Metrics:
         """Count an attempt to deliver a webhook."""
         self._webhook_attempts.labels(outcome).inc()
 
+    def space_freed(self, size_bytes: int, cause: FreedBy) -> None:
+        """Count the bytes on disk that a deletion or a move freed."""
+        self._freed.labels(cause).inc(size_bytes)
+
     # -- how things are ------------------------------------------------------------------------------------------------
 
     def snapshots_by(self, take_snapshot: TakeSnapshot) -> None:
@@ -121,7 +129,11 @@ class Metrics:
 
     def pending_webhooks_by(self, pending: Callable[[], int]) -> None:
         """Set the source of the number of pending webhooks."""
-        self._pending_webhooks = pending
+        self._numbers["webhooks_pending"] = pending
+
+    def missing_space_by(self, missing: Callable[[], int]) -> None:
+        """Set the source of the bytes that are missing to ``MIN_FREE_SPACE``."""
+        self._numbers["missing_free_space_bytes"] = missing
 
     def lost_log_lines_by(self, lost: Callable[[], int]) -> None:
         """Set the source of the number of lost log lines of this process."""
@@ -143,8 +155,8 @@ class Metrics:
             yield "redis_clock_offset_seconds", (), self.redis_clock_offset_seconds
         for name, last_run in self._last_runs.items():
             yield name, (), last_run()
-        if self._pending_webhooks is not None:
-            yield "webhooks_pending", (), self._pending_webhooks()
+        for name, number in self._numbers.items():
+            yield name, (), number()
         if self._take_snapshot is None:
             return
         now = self._take_snapshot()
@@ -159,7 +171,10 @@ class Metrics:
             yield "bytes_at_risk", (risk.reason.value,), risk.size_bytes
             yield "at_risk_since_timestamp_seconds", (risk.reason.value,), risk.since
         yield "optional_calls_failing", (), now.failing_calls
+        for minimum, count in now.below_minimum.items():
+            yield "files_below_minimum", (minimum,), count
         yield "hung_mounts", (), now.hung_mounts
+        yield "links_not_followed", (), now.links_not_followed
         for service, outage in now.outages.items():
             yield "service_up", (service,), outage is None
         for limiter, use in now.limiters.items():

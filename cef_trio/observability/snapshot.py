@@ -136,6 +136,8 @@ class Snapshot:
     streams: tuple[StreamSnapshot, ...] = ()
     not_looked_up: Lag = field(default_factory=Lag)
     """Of files that were not looked up in Redis and S3 yet; they have no stream."""
+    below_minimum: Mapping[str, int] = field(default_factory=lambda: {"size": 0, "age": 0})
+    """Numbers of files that are not begun, by what they have not reached: ``size`` or ``age``. They are no lag."""
     outages: Mapping[str, ServiceOutage | None] = field(default_factory=dict)
     """By service; ``None``: it is up."""
     past_outages: tuple[PastOutage, ...] = ()
@@ -151,6 +153,8 @@ class Snapshot:
     failing_calls: int = 0
     """Number of kinds of optional S3 calls that fail at present."""
     hung_mounts: int = 0
+    links_not_followed: int = 0
+    """Symbolic links in the watch folder."""
     shutdown_seconds: float = 0.0
     """0 before a shutdown."""
 

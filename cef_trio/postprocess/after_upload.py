@@ -2,11 +2,13 @@
 
 The supervisor offers a recording when Redis has it as completed and its file is unchanged: a second after its stream
 ended, and at each start. So an action that a crash or a cancellation interrupted is found again, and no other record of
-it is needed. Every step may be repeated:
+it is needed. With ``AFTER_UPLOAD_KEEP_DAYS`` it is kept until that time has passed since its completion, by the time of
+day; with ``MIN_FREE_SPACE`` the oldest kept ones go earlier while the disk is short of space (``free_space.py``), also
+with ``AFTER_UPLOAD=keep``. Every step may be repeated:
 
 1. Hold the lease of this job for the stream, so that two daemons that share a folder do not copy one recording at once.
 2. Read the record again, and ask S3 for the object (one HEAD a recording): since the completion a lifecycle rule or a
-   person may have deleted it, and the file would be the only copy.
+   person may have deleted it, and the file would be the only copy (``verification.py``).
 3. Carry out the action (``_ACTIONS``), which compares the file and unlinks or renames it in one uncancellable call
    (``disposal.py``).
 
@@ -19,7 +21,7 @@ once its file is gone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -29,27 +31,35 @@ import structlog
 import trio
 from trio_util import AsyncBool, wait_any
 
-from cef_trio.checkpoint import StreamMeta
+from cef_trio.checkpoint import StreamMeta, rules
 from cef_trio.checkpoint.redis import job_lock_name
-from cef_trio.exceptions import AfterUploadError, CefMp4ProcessorError, RecordingChangedError
-from cef_trio.files import FileStat, inodes_last, is_below
-from cef_trio.postprocess.after_upload_rules import BACKOFF, VerifiedFile, object_mismatch, verified_file
+from cef_trio.exceptions import CefMp4ProcessorError, RecordingChangedError
+from cef_trio.observability import FreedBy
+from cef_trio.postprocess.after_upload_rules import BACKOFF, VerifiedFile
 from cef_trio.postprocess.delete import Delete
 from cef_trio.postprocess.disposal import NotAsVerifiedError
+from cef_trio.postprocess.free_space import FreeSpace
+from cef_trio.postprocess.free_space_rules import KeptRecording
+from cef_trio.postprocess.kept_recordings import KeptRecordings
 from cef_trio.postprocess.move import Move
+from cef_trio.postprocess.verification import Look, Verification
+from cef_trio.resilience import Periodic
 from cef_trio.settings import AfterUploadAction, AfterUploadRule
-from cef_trio.upload import ContentMatch, HeldLease, Services, correct_if_unchanged, hold_lease
+from cef_trio.upload import HeldLease, Services, hold_lease
 
 log = structlog.get_logger(__name__)
 
 _JOB: Final = "after-upload"
+_KEPT_SECONDS: Final = 60.0
+"""How often the kept recordings are looked through for those whose time has come."""
 
 
 class Action(Protocol):
     """What ``AFTER_UPLOAD`` does with a recording."""
 
-    async def apply(self, file: VerifiedFile, lease: HeldLease) -> None:
-        """Carry it out and log it. If cancelled, it is complete, or can be repeated.
+    async def apply(self, file: VerifiedFile, lease: HeldLease, cause: FreedBy) -> bool:
+        """Carry it out and log it; return false if there is no such file. If cancelled, it is complete, or can be
+        repeated.
 
         Raises:
             NotAsVerifiedError, RecordingChangedError: the file is not the one that was verified, and was kept.
@@ -73,53 +83,95 @@ class _Pending:
     due_at: float
     """By ``trio.current_time()``."""
     failures: int = 0
-    seen: tuple[FileStat, int] | None = None
-    """The file's stat and ctime (ns) when the wait for silence began, where writers cannot be detected."""
+    seen: Look | None = None
+    """The file when the wait for silence began, where writers cannot be detected."""
+
+    def failed(self) -> _Pending:
+        """Return it as it is tried again, after a pause that grows with the failures."""
+        pause = BACKOFF.ceiling_seconds(self.failures + 1)
+        return _Pending(self.stream_id, trio.current_time() + pause, self.failures + 1)
 
 
 class AfterUpload:
     """Applies ``AFTER_UPLOAD`` to completed recordings, one at a time, so that uploads keep the disk's bandwidth."""
 
-    def __init__(self, services: Services, rule: AfterUploadRule) -> None:
+    def __init__(
+        self,
+        services: Services,
+        rule: AfterUploadRule,
+        is_settled: Callable[[str], bool],
+        unverified: Callable[[], Iterable[str]],
+    ) -> None:
+        """``is_settled``: whether the file at a path is as it was offered; ``unverified``: files that S3 lacks."""
         self._services = services
+        self._rule = rule
         action = _ACTIONS.get(rule.action)
         self._action = action(services, rule.folder) if action is not None else None
-        self._target_folder = rule.folder
+        self._verification = Verification(services)
+        self._is_settled = is_settled
         self._pending: dict[str, _Pending] = {}
         self._in_progress: set[str] = set()
-        """Paths with a running task: one, and those that wait for a hung mount."""
+        """Paths with a running task: one, those that wait for a hung mount, and one that goes for lack of space."""
         self._changed = AsyncBool(False)
+        self._kept = KeptRecordings(is_settled)
+        self.free_space = (
+            FreeSpace(services, rule.min_free, self._kept, self._dispose_early, unverified) if rule.min_free else None
+        )
+        """What keeps ``MIN_FREE_SPACE`` free; ``None``: not set."""
 
     def offer(self, meta: StreamMeta) -> None:
-        """Queue a recording that is completed and whose file looked unchanged."""
-        before = self._pending.get(meta.current_path)
-        if self._action is None or (before is not None and before.stream_id == meta.stream_id):
-            return
-        self._pending[meta.current_path] = _Pending(meta.stream_id, trio.current_time())
-        self._changed.value = True
+        """Queue or keep a recording that is completed and whose file looked unchanged."""
+        if self._action is None or not self._is_over(rules.ended_at_ms(meta) / 1000):
+            if self._action is not None or self.free_space is not None:
+                self._kept.add(meta)
+        else:
+            self._queue(meta.current_path, meta.stream_id)
+
+    def _queue(self, path: str, stream_id: str) -> None:
+        before = self._pending.get(path)
+        if before is None or before.stream_id != stream_id:
+            self._pending[path] = _Pending(stream_id, trio.current_time())
+            self._changed.value = True
+
+    def _is_over(self, completed_at: float) -> bool:
+        """Return whether the time of ``AFTER_UPLOAD_KEEP_DAYS`` is over."""
+        keep = self._rule.keep_seconds
+        return not keep or self._services.utc_now().timestamp() >= completed_at + keep
 
     async def run(self) -> None:
-        """Run until cancelled, or return for ``keep``. A recording on a hung mount does not delay the others."""
-        if self._action is None:
-            return
-        hung = self._services.mounts.hung
+        """Run until cancelled, or return if there is nothing to do. A hung mount does not delay other recordings."""
         async with trio.open_nursery() as nursery:
-            while True:
-                self._changed.value = False
-                known = hung.value
-                for path, pending in self._due():
-                    if self._on_hung_mount(path):
-                        continue
-                    ended = AsyncBool(False)
-                    nursery.start_soon(self._attempt_and_notify, path, pending, ended)
-                    stuck = partial(hung.wait_value, lambda _, path=path: self._on_hung_mount(path))
-                    await wait_any(partial(ended.wait_value, True), stuck)
-                soonest = min(
-                    (one.due_at for path, one in self._pending.items() if self._may_attempt(path)), default=inf
-                )
-                with trio.move_on_at(soonest):
-                    changed = partial(hung.wait_value, lambda now, known=known: now != known)
-                    await wait_any(partial(self._changed.wait_value, True), changed)
+            if self.free_space is not None:
+                nursery.start_soon(self.free_space.run)
+            if self._action is not None:
+                if self._rule.keep_seconds:
+                    nursery.start_soon(self._queue_kept)
+                await self._run_pending(nursery)
+
+    async def _queue_kept(self) -> None:
+        async for _ in Periodic(_KEPT_SECONDS):
+            self._kept.drop_unsettled()
+            over = [one for one in self._kept if self._is_over(one.completed_at) and one.path not in self._in_progress]
+            for one in over:
+                self._kept.drop(one)
+                self._queue(one.path, one.stream_id)
+
+    async def _run_pending(self, nursery: trio.Nursery) -> None:
+        hung = self._services.mounts.hung
+        while True:
+            self._changed.value = False
+            known = hung.value
+            for path, pending in self._due():
+                if self._on_hung_mount(path):
+                    continue
+                ended = AsyncBool(False)
+                nursery.start_soon(self._attempt_and_notify, path, pending, ended)
+                stuck = partial(hung.wait_value, lambda _, path=path: self._on_hung_mount(path))
+                await wait_any(partial(ended.wait_value, True), stuck)
+            soonest = min((one.due_at for path, one in self._pending.items() if self._may_attempt(path)), default=inf)
+            with trio.move_on_at(soonest):
+                changed = partial(hung.wait_value, lambda now, known=known: now != known)
+                await wait_any(partial(self._changed.wait_value, True), changed)
 
     def _due(self) -> list[tuple[str, _Pending]]:
         now = trio.current_time()
@@ -130,7 +182,7 @@ class AfterUpload:
         return path not in self._in_progress and not self._on_hung_mount(path)
 
     def _on_hung_mount(self, path: str) -> bool:
-        mounts, folder = self._services.mounts, self._target_folder
+        mounts, folder = self._services.mounts, self._rule.folder
         return mounts.hangs(path) or (folder != "" and mounts.hangs(folder))
 
     async def _attempt_and_notify(self, path: str, pending: _Pending, ended: AsyncBool) -> None:
@@ -148,18 +200,23 @@ class AfterUpload:
             name = job_lock_name(pending.stream_id, _JOB)
             async with hold_lease(self._services.store, name, self._services.lease) as lease:
                 if lease is not None and self._action is not None:
-                    following = await self._wait_for_silence(path, pending)
-                    if following is None:
-                        await self._action.apply(await self._verified(pending.stream_id), lease)
+                    look = await self._verification.must_be_silent(path, pending.seen)
+                    if look is not None:
+                        due_at = trio.current_time() + self._services.rules.stream_timeout_seconds
+                        following = _Pending(pending.stream_id, due_at, pending.failures, look)
+                    else:
+                        file = await self._verification.verified(pending.stream_id)
+                        acted = await self._action.apply(file, lease, FreedBy.AFTER_UPLOAD)
+                        if not acted and self._is_settled(path):  # its disk is not mounted, or the news is on its way
+                            following = pending.failed()
                 else:  # another daemon does it; try again when its lease would have expired
                     ttl_seconds = self._services.lease.ttl_seconds
                     following = _Pending(pending.stream_id, trio.current_time() + ttl_seconds, pending.failures)
         except (NotAsVerifiedError, RecordingChangedError) as error:
             log.warning("after_upload_refused", stream_id=pending.stream_id, path=path, reason=str(error))
         except CefMp4ProcessorError as error:
-            failures = pending.failures + 1
-            pause = BACKOFF.ceiling_seconds(failures)
-            following = _Pending(pending.stream_id, trio.current_time() + pause, failures)
+            following = pending.failed()
+            pause = BACKOFF.ceiling_seconds(following.failures)
             log.warning(
                 "after_upload_failed", stream_id=pending.stream_id, path=path, error=str(error), wait_seconds=pause
             )
@@ -170,52 +227,23 @@ class AfterUpload:
             if following is not None:
                 self._pending[path] = following
 
-    async def _wait_for_silence(self, path: str, pending: _Pending) -> _Pending | None:
-        """Return when to look again if the file must first be unchanged for a while; ``None``: go on now.
-
-        Where writers cannot be detected (no file leases), only a file without changes counts as finished (P8). The
-        silence that ended the recording does not cover the time since, so it is required anew.
-        """
-        if await self._services.has_writer(path) is not None:
-            return None
-        found = await self._services.disk.stat(path)
-        if found is None or pending.seen == (found, found.ctime_ns):
-            return None
-        due_at = trio.current_time() + self._services.rules.stream_timeout_seconds
-        return _Pending(pending.stream_id, due_at, pending.failures, (found, found.ctime_ns))
-
-    async def _verified(self, stream_id: str) -> VerifiedFile:
-        """Return the file as it was verified, after checking that its object is in S3.
-
-        Raises:
-            NotAsVerifiedError: the record, the path or the object is not as expected.
-            AfterUploadError: S3 denies that it has the object.
-        """
-        checkpoint = await self._services.store.load(stream_id)
-        file = verified_file(checkpoint)
-        if checkpoint is None or file is None:
-            raise NotAsVerifiedError("its record lacks what was verified")
-        meta = checkpoint.meta
-        if not is_below(file.path, self._services.rules.watch_folder):
-            raise NotAsVerifiedError("its recorded path is not in the watch folder")
-        if meta.s3_bucket != self._services.rules.bucket:
-            raise NotAsVerifiedError(f"its object is in another bucket, {meta.s3_bucket!r}")
-        if await self._correct_inode_number(meta):
-            file = verified_file(await self._services.store.load(stream_id)) or file
-        stored = await self._services.s3.head_object(meta.s3_key_prefix)
-        why_not = object_mismatch(file, meta.object_etag or "", stored)
-        if stored is None and why_not is not None:
-            raise AfterUploadError(why_not)  # tried again: it may be outdated, or a proxy's (HEAD has no body)
-        if why_not is not None:
-            raise NotAsVerifiedError(why_not)
-        return file
-
-    async def _correct_inode_number(self, meta: StreamMeta) -> bool:
-        """Record a new inode number where these are not stable (FAT, sshfs), if the file has all the verified bytes."""
-        if inodes_last(meta.identity.fs_type):
+    async def _dispose_early(self, recording: KeptRecording, go_on: Callable[[], Awaitable[bool]]) -> bool:
+        """See :class:`~cef_trio.postprocess.free_space.Dispose`. If cancelled, it is complete, or can be repeated."""
+        if recording.path in self._in_progress or recording.path in self._pending:
             return False
-        found = await self._services.disk.stat(meta.current_path)
-        if found is None or found.inode == meta.identity.inode:
-            return False
-        content = await correct_if_unchanged(self._services, meta.stream_id, meta.current_path)
-        return content is ContentMatch.SAME
+        action = self._action or Delete(self._services, "")
+        self._in_progress.add(recording.path)
+        try:
+            name = job_lock_name(recording.stream_id, _JOB)
+            async with hold_lease(self._services.store, name, self._services.lease) as lease:
+                if lease is None:
+                    return False
+                file = await self._verification.verified(recording.stream_id)
+                if file.path != recording.path or not await go_on():
+                    return False
+                acted = await action.apply(file, lease, FreedBy.MIN_FREE_SPACE)
+            if acted:
+                self._kept.drop(recording)
+            return acted
+        finally:
+            self._in_progress.discard(recording.path)

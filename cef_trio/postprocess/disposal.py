@@ -22,7 +22,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from cef_trio.exceptions import AfterUploadError
-from cef_trio.files import WriterState, identity_of, origin_of, regular_file_stat, take_lease, writer_waits
+from cef_trio.files import (
+    WriterState,
+    allocation_in,
+    identity_of,
+    origin_of,
+    regular_file_stat,
+    take_lease,
+    writer_waits,
+)
 from cef_trio.postprocess.after_upload_rules import VerifiedFile, file_mismatch
 from cef_trio.postprocess.rename_file import FOLDER, all_taken, folder_of, map_os_errors, rename
 
@@ -107,8 +115,11 @@ def _check(file: VerifiedFile, descriptor: int) -> None:
         raise NotAsVerifiedError(f"{file.path!r} was left alone: {why}")
 
 
-def delete_now(file: VerifiedFile) -> bool:
-    """Delete the file if it is the verified one and has no writer; return false if it did not exist.
+def delete_now(file: VerifiedFile) -> int | None:
+    """Delete the file if it is the verified one and has no writer.
+
+    Returns:
+        How many bytes that frees, as far as is known (0 if it has another name); ``None`` if it did not exist.
 
     Raises:
         NotAsVerifiedError: it is not the file that was verified.
@@ -116,10 +127,11 @@ def delete_now(file: VerifiedFile) -> bool:
     """
     with map_os_errors(f"cannot delete {file.path!r}"), _open_verified(file) as opened:
         if opened is None:
-            return False
+            return None
         opened.check_unwritten()
+        freed_bytes = allocation_in(os.fstat(opened.descriptor)).freed_bytes
         opened.unlink()
-        return True
+        return freed_bytes
 
 
 def move_now(file: VerifiedFile, targets: Sequence[str]) -> str | None:

@@ -13,6 +13,7 @@ import structlog
 
 from cef_trio.exceptions import AfterUploadError, RecordingChangedError
 from cef_trio.files import FileSlice
+from cef_trio.observability import FreedBy
 from cef_trio.postprocess import disposal
 from cef_trio.postprocess.after_upload_rules import VerifiedFile, copy_name, targets
 from cef_trio.postprocess.copy_file import Copy
@@ -32,27 +33,37 @@ class Move:
     def __init__(self, services: Services, folder: str) -> None:
         self._disk = services.disk
         self._mounts = services.mounts
-        self._watch_folder = services.rules.watch_folder
+        self._metrics = services.metrics
+        self._root_of = services.rules.root_of
         self._folder = folder
 
-    async def apply(self, file: VerifiedFile, lease: HeldLease) -> None:
+    async def apply(self, file: VerifiedFile, lease: HeldLease, cause: FreedBy) -> bool:
         """See :class:`~cef_trio.postprocess.after_upload.Action`."""
-        names = targets(file, self._watch_folder, self._folder)
+        names = targets(file, self._root_of(file.path), self._folder)
         try:
             moved_to = await self._disk.change(partial(disposal.move_now, file, names), path=file.path)
         except OtherFileSystemError:
-            moved_to = await self._move_bytes(file, names, lease)
-        if moved_to is not None:
-            log.info("recording_moved_after_upload", stream_id=file.stream_id, path=file.path, moved_to=moved_to)
+            moved_to = await self._move_bytes(file, names, lease, cause)
+        if moved_to is None:
+            return False
+        log.info(
+            "recording_moved_after_upload",
+            stream_id=file.stream_id,
+            path=file.path,
+            moved_to=moved_to,
+            cause=cause.value,
+        )
+        return True
 
-    async def _move_bytes(self, file: VerifiedFile, names: tuple[str, str], lease: HeldLease) -> str:
+    async def _move_bytes(self, file: VerifiedFile, names: tuple[str, str], lease: HeldLease, cause: FreedBy) -> str:
         """Move the file to another file system; return its new path."""
         for name in names:
             if await self._has_verified_bytes(name, file, lease):  # an earlier attempt ended between its last two steps
                 break
         else:
             name = await self._copy(file, names, lease)
-        await self._disk.change(partial(disposal.delete_now, file), path=file.path)
+        freed_bytes = await self._disk.change(partial(disposal.delete_now, file), path=file.path)
+        self._metrics.space_freed(freed_bytes or 0, cause)
         return name
 
     async def _copy(self, file: VerifiedFile, names: tuple[str, str], lease: HeldLease) -> str:

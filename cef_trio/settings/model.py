@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -32,7 +33,15 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Pydanti
 
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.settings import values
-from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadRule, parse_after_upload
+from cef_trio.settings.after_upload import (
+    ANY_FREE_SPACE,
+    KEEP_RECORDING,
+    AfterUploadAction,
+    AfterUploadRule,
+    MinFreeSpace,
+    parse_after_upload,
+    parse_min_free_space,
+)
 from cef_trio.settings.misspelt import near_misses
 from cef_trio.settings.object_options import (
     AUTO_CONTENT_TYPE,
@@ -56,6 +65,7 @@ from cef_trio.settings.secret_files import (
     find_world_readable,
     is_secret,
 )
+from cef_trio.settings.upload_rate import UploadRate, all_rates, parse_upload_rate
 from cef_trio.settings.watch_exclude import DEFAULT_EXCLUDE, check_exclude, excludes_everything, parse_exclude
 
 LEAST_RATE_OF_A_PART: Final = 4096
@@ -78,6 +88,10 @@ class SettingsError(CefMp4ProcessorError):
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
         super().__init__("\n".join(lines))
+
+
+def _int_or_text(value: object) -> object:
+    return value if isinstance(value, int) else str(value)
 
 
 class AppEnvironment(StrEnum):
@@ -113,6 +127,13 @@ class Settings(BaseSettings):
     ] = DEFAULT_EXCLUDE
     """Files and folders to leave out: patterns of names, or of paths relative to WATCH_DIR such as tmp/** and
     */incoming/*, comma-separated, without regard to case; default stands for the default ones, none for no pattern."""
+    watch_link_roots: Annotated[tuple[NamedPath, ...], NoDecode, BeforeValidator(values.folders)] = ()
+    """Folders into which symbolic links in WATCH_DIR are followed, as /mnt/a:/mnt/b; other links are not followed."""
+    watch_min_age_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """How long ago a recording was first seen, or has not changed, before its upload begins; what is deleted before is
+    not uploaded."""
+    watch_min_size_bytes: Annotated[int, BeforeValidator(values.size_in_bytes), Field(ge=0)] = 0
+    """How large a recording must be before its upload begins, such as 1MiB; one that stays smaller is skipped."""
     chunk_size_bytes: Annotated[int | Literal["auto"], BeforeValidator(values.part_size)] = 10 << 20
     """Part size, 5MiB to 5GiB, or auto: what a recording writes in 20 seconds, 10MiB to 64MiB, or in a minute, where
     that is less than 10MiB; fixed for a recording when its upload begins, and doubled every 1,000 parts. A smaller
@@ -133,8 +154,11 @@ class Settings(BaseSettings):
     """Streams that may work (read, upload, verify) at once; any number may be open."""
     max_concurrent_parts: Annotated[int, Field(ge=1, le=1_000)] = 4
     """Parts that the whole daemon uploads at once."""
-    max_upload_rate: Annotated[int, BeforeValidator(values.size_in_bytes), Field(ge=0)] = 0
-    """Upload limit of the whole daemon in bytes per second, such as 10MiB; 0 is unlimited. SIGHUP applies a change."""
+    max_upload_rate: Annotated[
+        UploadRate, NoDecode, BeforeValidator(parse_upload_rate), PlainSerializer(_int_or_text)
+    ] = 0
+    """Upload limit of the whole daemon in bytes per second, such as 10MiB; 0 is unlimited; or a timetable by local
+    time, such as 08:00,2MiB 19:00,off or Mon-08:00,2MiB Sat-00:00,off. SIGHUP applies a change."""
     shutdown_grace_seconds: Seconds = 6.0
     """How long parts in flight may take to finish after the first signal."""
     shutdown_save_seconds: Seconds = 2.0
@@ -229,6 +253,13 @@ class Settings(BaseSettings):
         KEEP_RECORDING
     )
     """What to do with recordings after their object is verified (also earlier ones): keep, delete or move:DIR."""
+    after_upload_keep_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """How many days after its completion AFTER_UPLOAD deletes or moves a recording; 0: at once."""
+    min_free_space: Annotated[MinFreeSpace, NoDecode, BeforeValidator(parse_min_free_space), PlainSerializer(str)] = (
+        ANY_FREE_SPACE
+    )
+    """While less of the watched disk is free (20GiB, 10%), the oldest recordings whose objects are verified are deleted
+    (with move:DIR, moved) until it is, also before AFTER_UPLOAD_KEEP_DAYS and with keep; 0: never."""
     on_complete_webhook: Annotated[SecretStr, AfterValidator(values.webhook_url)] | None = None
     """URL that receives the metadata JSON of each completed recording by POST, at least once."""
     webhook_secret: Annotated[SecretStr, AfterValidator(values.webhook_secret)] | None = None
@@ -279,6 +310,10 @@ class Settings(BaseSettings):
             raise ValueError("S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY must both be set, or neither")
         if self.s3_session_token is not None and self.s3_access_key_id is None:
             raise ValueError("S3_SESSION_TOKEN needs S3_ACCESS_KEY_ID, which is missing")
+        if self.after_upload_keep_days and self.after_upload.action is AfterUploadAction.KEEP:
+            raise ValueError(
+                "AFTER_UPLOAD_KEEP_DAYS needs AFTER_UPLOAD=delete or move:DIR; with keep, recordings stay for ever"
+            )
         if self.webhook_secret is not None and self.on_complete_webhook is None:
             raise ValueError("WEBHOOK_SECRET needs ON_COMPLETE_WEBHOOK, which is missing")
         if self.retry_initial_seconds > self.retry_max_seconds:
@@ -298,6 +333,12 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def after_upload_rule(self) -> AfterUploadRule:
+        """``AFTER_UPLOAD`` with ``AFTER_UPLOAD_KEEP_DAYS`` and ``MIN_FREE_SPACE``."""
+        keep_seconds = self.after_upload_keep_days * 86_400
+        return replace(self.after_upload, keep_seconds=keep_seconds, min_free=self.min_free_space)
+
+    @property
     def object_options(self) -> ObjectOptions:
         """The options of objects."""
         return ObjectOptions(
@@ -311,14 +352,16 @@ class Settings(BaseSettings):
         )
 
 
-def unfit_rate(rate: int, parts: int) -> str | None:
-    """Return why a rate is too low for ``parts`` concurrent parts; ``None`` if it is not."""
+def unfit_rate(rate: UploadRate, parts: int) -> str | None:
+    """Return why a rate, or one of a timetable, is too low for ``parts`` concurrent parts; ``None`` if none is."""
     least = LEAST_RATE_OF_A_PART * parts
-    if not 0 < rate < least:
+    low = [one for one in all_rates(rate) if 0 < one < least]
+    if not low:
         return None
     return (
-        f"MAX_UPLOAD_RATE ({rate}) must be 0 (unlimited) or at least {least}: {LEAST_RATE_OF_A_PART} bytes per second "
-        f"for each of MAX_CONCURRENT_PARTS ({parts}), because S3 closes connections that are silent for some seconds"
+        f"MAX_UPLOAD_RATE ({low[0]}) must be 0 (unlimited) or at least {least}: {LEAST_RATE_OF_A_PART} bytes per "
+        f"second for each of MAX_CONCURRENT_PARTS ({parts}), because S3 closes connections that are silent for some "
+        "seconds"
     )
 
 
@@ -371,9 +414,11 @@ def check_folders(settings: Settings) -> Settings:
     Raises:
         SettingsError: a folder is missing, or may not be used.
     """
-    if lines := [line for line in (_unfit_folder(settings.watch_dir), _unfit_target(settings)) if line]:
+    found = _unfit_folder(settings.watch_dir), _unfit_target(settings) or _unfit_disk(settings)
+    if lines := [line for line in found if line]:
         raise SettingsError(lines)
-    return settings.model_copy(update={"watch_dir": settings.watch_dir.resolve()})
+    roots = tuple(root.resolve() for root in settings.watch_link_roots)
+    return settings.model_copy(update={"watch_dir": settings.watch_dir.resolve(), "watch_link_roots": roots})
 
 
 def _validated(env_file: Path | None, unneeded: frozenset[str], overrides: dict[str, Any]) -> Settings:
@@ -404,18 +449,22 @@ def _unfit_target(settings: Settings) -> str | None:
     if not name:
         return None
     try:
-        target, watched = Path(name).resolve(), settings.watch_dir.resolve()
+        target = Path(name).resolve()
         nearest = next(folder for folder in (target, *target.parents) if folder.exists())
-        # By path and by inode: a folder may have two paths (a bind mount).
-        inside = target.is_relative_to(watched) or any(watched.samefile(one) for one in (nearest, *nearest.parents))
-        around = watched.is_relative_to(target) or (
-            nearest == target and any(target.samefile(one) for one in watched.parents)
-        )
+        watched = [
+            ("WATCH_DIR", settings.watch_dir),
+            *(("WATCH_LINK_ROOTS", root) for root in settings.watch_link_roots),
+        ]
+        overlapping = [
+            f"{variable} {str(resolved)!r}"
+            for variable, folder in watched
+            if _overlap(target, nearest, resolved := folder.resolve())
+        ]
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         return f"AFTER_UPLOAD: the folder {name!r} cannot be checked ({error})"
-    if inside or around:
+    if overlapping:
         return (
-            f"AFTER_UPLOAD: recordings cannot be moved to {name!r}: it is inside WATCH_DIR {str(watched)!r} or "
+            f"AFTER_UPLOAD: recordings cannot be moved to {name!r}: it is inside {overlapping[0]} or "
             "contains it, so moved recordings would be watched again; use a folder outside"
         )
     if not nearest.is_dir():
@@ -423,6 +472,34 @@ def _unfit_target(settings: Settings) -> str | None:
     if not os.access(nearest, os.W_OK | os.X_OK):
         return f"AFTER_UPLOAD: {name!r} cannot be written by this user: no permission for {str(nearest)!r}"
     return None
+
+
+def _overlap(target: Path, nearest: Path, watched: Path) -> bool:
+    """Return whether a folder is inside a watched one or contains it; ``nearest`` is its next existing parent."""
+    # By path and by inode: a folder may have two paths (a bind mount).
+    if target.is_relative_to(watched) or watched.is_relative_to(target):
+        return True
+    if not watched.exists():
+        return False
+    inside = any(watched.samefile(one) for one in (nearest, *nearest.parents))
+    return inside or (nearest == target and any(target.samefile(one) for one in watched.parents))
+
+
+def _unfit_disk(settings: Settings) -> str | None:
+    """Check that a move would free space on the watched disk."""
+    name = settings.after_upload.folder
+    if not (name and settings.min_free_space):
+        return None
+    try:
+        nearest = next(folder for folder in (Path(name), *Path(name).parents) if folder.exists())
+        if nearest.stat().st_dev != settings.watch_dir.stat().st_dev:
+            return None
+    except OSError as error:
+        return f"MIN_FREE_SPACE: the disk of {name!r} cannot be found ({error})"
+    return (
+        f"MIN_FREE_SPACE needs AFTER_UPLOAD=move:DIR with a folder on another disk: recordings that are moved to "
+        f"{name!r} free no space on the disk of WATCH_DIR"
+    )
 
 
 def _unfit_certificates(settings: Settings) -> list[str]:

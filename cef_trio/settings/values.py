@@ -20,7 +20,18 @@ from pydantic import BeforeValidator, SecretStr
 
 from cef_trio.settings.object_options import parse_tags
 
-_UNITS: Final = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_UNITS: Final = {
+    "": 1,
+    "b": 1,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+    "tib": 1 << 40,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+}
 _SIZE: Final = re.compile(r"\s*(\d+)\s*([a-z]*)\s*", re.IGNORECASE)
 _REDIS_SCHEMES: Final = (
     "redis",
@@ -107,6 +118,16 @@ def part_size(value: object) -> object:
 def patterns(value: object) -> object:
     """Parse a comma-separated list."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def folders(value: object) -> object:
+    """Parse a list of absolute paths, separated by colons as in PATH."""
+    if not isinstance(value, str):
+        return value
+    found = tuple(dict.fromkeys(part for part in value.split(":") if part))
+    if any(not part.startswith("/") for part in found):
+        raise ValueError("takes absolute paths of folders, separated by colons, such as /mnt/a:/mnt/b")
+    return found
 
 
 def host_names(value: object) -> object:

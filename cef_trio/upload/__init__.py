@@ -3,8 +3,9 @@
 Decisions are pure functions that tests enumerate; the other files carry them out. Open
 
 - `supervisor.py` for which file belongs to which stream, files that wait for one, renames while the daemon runs and
-  lease renewal; `file_triage.py` for what a file's record decides; `lost_records.py` for what is searched before a file
-  counts as new; `scan_history.py` for waiting until a file is known to be gone
+  lease renewal; `file_triage.py` for what a file's record decides; `start_minimum.py` for its least age and size;
+  `lost_records.py` for what is searched before a file counts as new; `scan_history.py` for waiting until a file is
+  known to be gone
 - `start_stream.py`, `recovery.py` for how a stream begins and resumes; `recognition.py` for whether a file is the
   stream's; `bucket_change.py` for a changed bucket or endpoint
 - `processor.py` for a stream's loop, the wait after a transient error and the grace after a close; `next_action.py`
@@ -28,7 +29,7 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
 
 from cef_trio.upload.bucket_change import bucket_changed, endpoint_changed
 from cef_trio.upload.copy_from_previous import ContentMatch
-from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
+from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, aborted_because
 from cef_trio.upload.file_triage import FILE_WAS_GONE
 from cef_trio.upload.heartbeat import Heartbeat
 from cef_trio.upload.idle_checker import IdleChecker
@@ -45,6 +46,7 @@ from cef_trio.upload.reporter import Reporter, WaitingReport
 from cef_trio.upload.risks import RiskObserver
 from cef_trio.upload.services import Services, StreamRules
 from cef_trio.upload.session import STREAM_ID_METADATA, abort_uploads
+from cef_trio.upload.start_minimum import StartMinimum
 from cef_trio.upload.supervisor import StreamSupervisor
 from cef_trio.upload.unchanged_content import correct_if_unchanged
 
@@ -68,11 +70,13 @@ __all__ = [
     "Reporter",
     "RiskObserver",
     "Services",
+    "StartMinimum",
     "StreamRules",
     "StreamSupervisor",
     "WaitingReport",
     "abort_orphan_uploads",
     "abort_uploads",
+    "aborted_because",
     "bucket_changed",
     "claim_by",
     "correct_if_unchanged",

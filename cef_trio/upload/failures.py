@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cef_trio.checkpoint import FailureReason
+from cef_trio.checkpoint import FAILED, SENTENCES, FailureReason, Status, StreamMeta
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
     ChunkProcessingError,
@@ -91,3 +91,15 @@ KEEPS_ITS_UPLOAD: Final = frozenset(FailureReason) - {
     FailureReason.ABORTED,
 }
 """Failures after which the open upload is kept, so that ``cef-trio retry`` can resume it."""
+
+
+def aborted_because(meta: StreamMeta) -> str:
+    """Return the failure reason of a stream that an operator aborts, in place of the record's."""
+    if meta.status is Status.FAILED_ABORTED and meta.failure_reason:
+        return meta.failure_reason  # it is repeated
+    says = SENTENCES[FailureReason.ABORTED]
+    if meta.object_etag is not None:
+        says += " Its object is complete in S3 and stays; its metadata JSON was not written."
+    if meta.status in FAILED and meta.failure_reason:
+        says += f" Before that: {meta.failure_reason}"
+    return says

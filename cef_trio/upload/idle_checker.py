@@ -10,6 +10,7 @@ streams. So every few seconds each stream is checked (``idle_rules.check_idle``)
 - a stream in Redis without a task → resume it (this includes a retry that is due). Found by the index of leases that
   expired or were released since the last look, so that the streams of other daemons cost nothing.
 - a record that cannot be read → read it again, in case it was repaired
+- a stream that an operator wants aborted (`cef-trio abort`) → its task aborts it, or one that is started for that
 
 The checker only proposes: a stream checks its file again before any irreversible step. A file that cannot be accessed
 does not stop the check of the others; else anyone who may write to the folder could stop all of them.
@@ -75,6 +76,8 @@ class IdleChecker:
         self._all_due_at = -inf
         """When the leases of all open streams are read again, by ``trio.current_time()``."""
         self._redis_up_since = -inf
+        self._to_abort: frozenset[str] = frozenset()
+        """The streams that an operator wants aborted."""
 
     async def run(self) -> None:
         """Check until cancelled."""
@@ -146,7 +149,9 @@ class IdleChecker:
         await self._supervisor.retry_held()
         await self._supervisor.review_failed()
         had_task, self._had_task = self._had_task, self._supervisor.live_ids
-        without_task = (await self._without_lease() | self._waiting | had_task) - self._supervisor.live_ids
+        expired = await self._without_lease()
+        self._supervisor.abort(self._to_abort)
+        without_task = (expired | self._waiting | had_task | self._to_abort) - self._supervisor.live_ids
         without_task -= frozenset(store.unreadable.newer_ids)
         # Only a hint: the stream's task acquires the lease and checks again. A lease acquired here would block
         # `cef-trio abort` if no task began.
@@ -160,8 +165,19 @@ class IdleChecker:
             waiting.add(stream_id)
             with self._isolate_errors():
                 stat = await self._services.disk.stat(known.meta.current_path)
-                self._supervisor.resume_without_task(known, stat=stat)
+                self._supervisor.resume_without_task(known, stat=stat, abort=stream_id in self._to_abort)
         self._waiting = frozenset(waiting)
+        await self._withdraw_aborts()
+
+    async def _withdraw_aborts(self) -> None:
+        """Remove the requests to abort streams that an earlier version has ended, or whose records are gone."""
+        without_task = self._to_abort - self._supervisor.live_ids
+        if not without_task:
+            return
+        known = await self._services.store.load_metas(without_task)
+        ended = {stream_id for stream_id in without_task - known.keys() if stream_id not in known.unreadable}
+        ended |= {stream_id for stream_id, one in known.items() if one.meta.status in ENDED}
+        await self._services.store.withdraw_aborts(ended)
 
     async def _without_lease(self) -> frozenset[str]:
         """Return the open streams whose leases ended since the last call; now and then all, whatever their leases.
@@ -177,4 +193,5 @@ class IdleChecker:
             # The clock was set back: a lease that was released before that ends in the future, by the index.
             self._all_due_at = -inf
         self._expired_at_ms = expired.at_ms
+        self._to_abort = expired.abort_requests
         return ids | expired.stream_ids

@@ -74,6 +74,8 @@ class ObjectMetadata:
     etag: str | None
     crc64nvme: int
     started_at_utc: datetime
+    recording_began_at_utc: datetime | None
+    """``None``: an earlier version wrote the document."""
     completed_at_utc: datetime | None
     duration_seconds: float | None
     records: tuple[PartRecord, ...]
@@ -106,6 +108,7 @@ def _read(loaded: Mapping[str, Any]) -> ObjectMetadata:
         raise ValueError("not a valid metadata JSON")
     records = tuple(_record(part, chunk) for part, chunk in zip(parts, chunks, strict=True) if "crc64nvme" in chunk)
     completed, duration = loaded["stream_completed_at_utc"], loaded["duration_seconds"]
+    began = loaded.get("recording_began_at_utc")
     if duration is not None and not math.isfinite(float(duration)):
         raise ValueError("not a valid metadata JSON")
     return ObjectMetadata(
@@ -113,6 +116,7 @@ def _read(loaded: Mapping[str, Any]) -> ObjectMetadata:
         etag if isinstance(etag, str) and etag else None,
         crc,
         decode_time(loaded["stream_started_at_utc"]),
+        decode_time(began) if began is not None else None,
         decode_time(completed) if completed is not None else None,
         float(duration) if duration is not None else None,
         records if len(records) == len(parts) else (),

@@ -50,6 +50,7 @@ class Observer:
             at=services.unix_time(now),
             streams=tuple(self._stream(one, now, held=held) for one in supervisor.live),
             not_looked_up=self._unix(Lag(sum(one.size_bytes for one in pending), first_seen)),
+            below_minimum={"size": supervisor.too_small, "age": supervisor.too_young},
             outages=outages,
             past_outages=self._past_outages(),
             risks=self.risks(),
@@ -59,6 +60,7 @@ class Observer:
             newer_records=len(services.store.unreadable.newer),
             failing_calls=len(services.best_effort.failing),
             hung_mounts=len(services.mounts.hung.value),
+            links_not_followed=supervisor.links_not_followed,
             shutdown_seconds=now - leaving_since if leaving_since is not None else 0.0,
         )
 

@@ -258,7 +258,7 @@ class OrphanObjects:
         services, metadata = self._services, match.metadata
         now = services.utc_now()
         parts = part_records(match.digest, metadata, at=now)
-        first_seen = [metadata.started_at_utc] if metadata is not None else []
+        first_seen = [metadata.recording_began_at_utc or metadata.started_at_utc] if metadata is not None else []
         stream_id = match.orphan.proposed.stream_id
         record = new_record(services, stream_id, path, identity, stat, first_seen=first_seen)
         meta = _completed(record, match, parts, stat, at=now)

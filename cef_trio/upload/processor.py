@@ -18,13 +18,13 @@ from contextlib import suppress
 from datetime import timedelta
 from enum import Enum
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue, wait_any
 
-from cef_trio.checkpoint import SENTENCES, ExitState, FailureReason, Status
+from cef_trio.checkpoint import ENDED, FAILED, SENTENCES, ExitState, FailureReason, Status
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
     FileAccessError,
@@ -32,14 +32,17 @@ from cef_trio.exceptions import (
     OutdatedError,
     RecordingChangedError,
     RecordUnreadableError,
+    S3OperationError,
     StreamEndedError,
 )
 from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, is_same_file
 from cef_trio.resilience import Progress, shielded
 from cef_trio.upload import recovery
+from cef_trio.upload.bucket_change import bucket_changed, endpoint_changed
 from cef_trio.upload.failures import (
     KEEPS_ITS_UPLOAD,
     StreamFailedError,
+    aborted_because,
     ends_stream,
     is_lost_in_s3,
     is_permission_denied,
@@ -122,6 +125,8 @@ class StreamProcessor:
         self._s3_contradicts = False
         """Whether S3 denied a recorded upload or part, and that is not reconciled yet."""
         self._finalizing_since: float | None = None
+        self._unless_aborted = trio.CancelScope()
+        """Around all that the task does until an operator wants the stream aborted."""
 
     @property
     def retrying(self) -> bool:
@@ -132,6 +137,15 @@ class StreamProcessor:
         """Retry a file that could not be read, after an event of it."""
         if self.unreadable is not None:
             self._file_changed.value = True
+
+    def request_abort(self) -> None:
+        """Stop the work on the stream, abort its upload and end it, as an operator requested. May be repeated.
+
+        A stream that is complete by then stays completed.
+        """
+        if not self._unless_aborted.cancel_called:
+            log.info("abort_requested", stream_id=self.stream_id)
+            self._unless_aborted.cancel()
 
     async def run(self) -> Outcome:
         """Process the stream to its end.
@@ -148,6 +162,11 @@ class StreamProcessor:
             raise
 
     async def _run(self) -> Outcome:
+        with self._unless_aborted:
+            return await self._run_to_its_end()
+        return await self._retry_until_recorded(self._abort)
+
+    async def _run_to_its_end(self) -> Outcome:
         while True:
             try:
                 return await self._process()
@@ -203,7 +222,7 @@ class StreamProcessor:
         upload = await self._start_or_resume()
         if isinstance(upload, Outcome):
             return upload
-        self.upload = upload
+        self.upload = upload.with_marks_of(self.upload)
         self.unreadable = None
         await self._mark_closed_if_unwritten()
         while True:
@@ -580,3 +599,50 @@ class StreamProcessor:
         await self._services.store.release([upload.stream_id], self._services.lease)
         self._services.metrics.stream_failed(reason.value)  # last, as everything above may be repeated
         return Outcome.FAILED
+
+    async def _abort(self) -> Outcome:
+        """Abort the stream for an operator, after its work was cancelled, at whichever await. Safe to repeat.
+
+        The record in Redis counts: what was cancelled may have changed the one in memory only, or have ended the
+        stream. S3 may have completed the object, as the request was under way: then the object is recorded, and stays.
+        """
+        services, stream_id = self._services, self.stream_id
+        if stream_id is None or not await services.store.acquire(stream_id, services.lease):
+            raise LeaseLostError(f"stream {stream_id} is not ours to abort")
+        checkpoint = await services.store.load(stream_id)
+        if checkpoint is None:
+            raise LeaseLostError(f"the record of stream {stream_id} is gone from Redis")
+        if checkpoint.meta.status in ENDED - FAILED:
+            await services.store.release([stream_id], services.lease)
+            return Outcome.COMPLETED if checkpoint.meta.status is Status.COMPLETED else Outcome.FAILED
+        in_memory, upload = self.upload, StreamUpload(services, checkpoint)
+        self.upload = upload
+        if in_memory is not None and in_memory.meta.s3_upload_id not in {None, upload.meta.s3_upload_id}:
+            made = in_memory.meta  # S3 has made it, and its record was cancelled
+            await upload.update(s3_upload_id=made.s3_upload_id, checksum_algorithm=made.checksum_algorithm)
+        left = await self._abort_upload(upload)
+        fields: dict[str, Any] = {} if left else {"s3_upload_id": None}
+        if not left and upload.meta.object_etag is None:
+            fields["checksum_algorithm"] = None
+        reason = f"{aborted_because(upload.meta)}{f' {left}' if left else ''}"
+        await upload.transition(Status.FAILED_ABORTED, failure_reason=reason, retry_at_utc=None, **fields)
+        await services.store.release([stream_id], services.lease)
+        services.metrics.stream_failed(FailureReason.ABORTED.value)
+        log.warning("stream_aborted", parts=len(upload.parts), reason=reason)
+        return Outcome.FAILED
+
+    async def _abort_upload(self, upload: StreamUpload) -> str:
+        """Abort what S3 has of a stream, unless its object is complete; return why the upload is left, if it is."""
+        meta = upload.meta
+        if meta.object_etag is not None:
+            return ""
+        if bucket_changed(self._services, meta) or endpoint_changed(self._services, meta):
+            return "Its upload is where S3_BUCKET_NAME and S3_ENDPOINT_URL do not lead any more."
+        try:
+            await upload.abort()
+        except S3OperationError as error:
+            if error.transient:
+                raise
+            return f"Its upload is left in S3: {error}"
+        await recovery.is_stored(self._services, upload)
+        return ""

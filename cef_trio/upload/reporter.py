@@ -171,6 +171,7 @@ def make_report(
         failed=ended.get(StreamSet.FAILED),
         behind=now.lag,
         bytes_per_second=now.bytes_per_second,
+        upload_limit=now.upload_limit or None,
         watcher_at=watcher_at,
         idle_checker_at=idle_checker_at,
         waits_for=tuple(service for service, outage in now.outages.items() if outage is not None),

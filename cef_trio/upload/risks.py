@@ -49,6 +49,8 @@ class RiskObserver:
     watcher: WatchedFolder | None = None
     not_started: Waiting | None = None
     """What the start waits for, other than Redis and S3; ``since`` by ``trio.current_time()``."""
+    disk_short: Callable[[], tuple[Waiting, ...]] = tuple
+    """Returns the disks that stay short of ``MIN_FREE_SPACE``; ``since`` by ``trio.current_time()``."""
 
     def __call__(self) -> tuple[Risk, ...]:
         """Return the current risks; none during a shutdown."""
@@ -96,6 +98,7 @@ class RiskObserver:
             ),
             folder_lost=self._folder_lost(now),
             not_started=self.not_started,
+            disk_short=self.disk_short(),
         )
 
     def _outages(self) -> Mapping[Reason, Waiting]:
@@ -108,9 +111,13 @@ class RiskObserver:
 
     def _hung_mounts(self) -> Mapping[str, float]:
         """Return the hung mounts in, or of, the watch folder, and since when."""
-        watched = self.services.rules.watch_folder
+        folders = self.services.rules.folders
         hung = self.services.mounts.hung.value.items()
-        return {point: since for point, since in hung if is_on(point, watched) or is_on(watched, point)}
+        return {
+            point: since
+            for point, since in hung
+            if any(is_on(point, folder) or is_on(folder, point) for folder in folders)
+        }
 
     def _folder_lost(self, now: float) -> Waiting | None:
         watcher = self.watcher

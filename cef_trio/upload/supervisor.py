@@ -4,8 +4,9 @@ File events arrive through :meth:`StreamSupervisor.handle_event`, which is synch
 :meth:`StreamSupervisor.run`: is the file known, complete, or another daemon's? At any time a file is either *live* (a
 task works on it), *unknown* (its lookup in Redis is pending), *settled* (nothing to do until it changes), *set aside*
 (its record cannot be read; it is looked up again periodically), *held* (another daemon works on its stream; it is
-looked up again once that has ended, even if it changes) or *deferred* (it has no record, and another daemon of the
-shared folder is to begin it; it is looked up again every few seconds, and begun here if that daemon does not).
+looked up again once that has ended, even if it changes), *deferred* (it has no record, and another daemon of the
+shared folder is to begin it; it is looked up again every few seconds, and begun here if that daemon does not) or
+*below the minimum* (it has no record, and is yet too small or too young to be begun).
 
 Stream tasks run in the daemon's processor nursery. No exception of one task reaches the others.
 """
@@ -68,7 +69,8 @@ class _Unknown:
     newer: NewerRecord | None = None
     """Its record, if that is only of a newer schema."""
     again_at: float = 0.0
-    """``trio.current_time()`` from when a file is looked up again (set aside, deferred) or asked for (held)."""
+    """``trio.current_time()`` from when a file is looked up again (set aside, deferred, below the minimum) or asked for
+    (held)."""
     begun_here_at: float = inf
     """``trio.current_time()`` from when it is begun here, whichever daemon is to begin it."""
     stream_id: str = ""
@@ -108,12 +110,16 @@ class StreamSupervisor:
         """The error of the last lookup; ``None`` if it succeeded."""
         self.unreadable_folders: dict[str, float] = {}
         """Folders that the last scan could not read, and since when, by ``trio.current_time()``."""
+        self.links_not_followed = 0
+        """Symbolic links that the last scan did not follow."""
         self._set_aside: dict[str, _Unknown] = {}
         """Files whose records cannot be read; retried periodically (:meth:`retry_set_aside`)."""
         self._held: dict[str, _Unknown] = {}
         """Files whose streams other daemons work on; settled too (:meth:`retry_held`)."""
         self._deferred: dict[str, _Unknown] = {}
         """Files that other daemons of the shared folder are to begin (:meth:`_others_files`)."""
+        self._below_minimum: dict[str, _Unknown] = {}
+        """Files that are too small or too young to be begun (``start_minimum.py``)."""
         self._joined_at = -inf
         """When the wait after the start is over, by ``trio.current_time()``."""
         self._renamed: list[tuple[str, str, FileStat]] = []
@@ -143,7 +149,7 @@ class StreamSupervisor:
         return frozenset(one.processor.stream_id for one in live if one.processor.stream_id)
 
     def _without_task(self) -> Iterator[tuple[str, _Unknown]]:
-        return chain(self._unknown.items(), self._deferred.items())
+        return chain(self._unknown.items(), self._deferred.items(), self._below_minimum.items())
 
     def _pending_lookups(self) -> Iterator[_Unknown]:
         return (unknown for path, unknown in self._unknown.items() if path not in self._set_aside)
@@ -154,6 +160,17 @@ class StreamSupervisor:
         why = self.lookup_error or ""
         pending = chain(self._pending_lookups(), self._deferred.values())
         return tuple(Waiting(one.since, one.stat.size_bytes, why) for one in pending if one.stat.size_bytes)
+
+    @property
+    def too_small(self) -> int:
+        """The number of files that are smaller than ``WATCH_MIN_SIZE_BYTES`` and not begun."""
+        minimum = self._services.rules.minimum
+        return sum(minimum.is_small(one.stat) for one in self._below_minimum.values())
+
+    @property
+    def too_young(self) -> int:
+        """The number of files that are younger than ``WATCH_MIN_AGE_SECONDS`` and not begun."""
+        return len(self._below_minimum) - self.too_small
 
     @property
     def set_aside(self) -> tuple[Waiting, ...]:
@@ -176,6 +193,17 @@ class StreamSupervisor:
         return tuple(
             one for path, one in self._failed_files.items() if path in self._settled and path not in self._live
         )
+
+    @property
+    def unverified(self) -> tuple[str, ...]:
+        """The paths of recordings that are not proved to be in S3: of live, failed, unknown and unreadable streams."""
+        failed = (path for path in self._failed_files if path in self._settled)
+        waiting = chain(failed, self._unknown, self._deferred, self._set_aside)
+        return tuple(dict.fromkeys((*(live.path for live in self._live.values()), *waiting)))
+
+    def has_settled(self, path: str) -> bool:
+        """Return whether the file at a path is settled and, as far as is known, still there and unchanged."""
+        return path in self._settled and path not in self._unknown
 
     @property
     def unreadable(self) -> Mapping[str, str]:
@@ -203,6 +231,7 @@ class StreamSupervisor:
                 self._gone(path)
             case Scanned(files, unreadable):
                 self._scanned(files, unreadable)
+                self.links_not_followed = event.links
                 self._services.scans.completed(event)  # last, so that tasks that wait for the scan see the renames
 
     def _seen(self, path: str, stat: FileStat, *, closed: bool = False) -> None:
@@ -226,17 +255,21 @@ class StreamSupervisor:
         self._settled.pop(old_path, None)
         self._set_aside.pop(old_path, None)
         held = self._held.pop(old_path, None)
-        unknown = self._unknown.pop(old_path, self._deferred.pop(old_path, held))
+        below = self._below_minimum.pop(old_path, None)
+        unknown = self._unknown.pop(old_path, self._deferred.pop(old_path, below or held))
         self._queue_rename(old_path, new_path, stat)
         self._seen(new_path, stat, closed=unknown is not None and unknown.closed)
         if unknown is not None and new_path in self._unknown:  # a rename does not prolong the wait
             self._unknown[new_path] = replace(self._unknown[new_path], begun_here_at=unknown.begun_here_at)
+        if below is not None and new_path in self._unknown and below.stat.inode == stat.inode:
+            self._unknown[new_path] = replace(self._unknown[new_path], since=below.since)
 
     def _gone(self, path: str) -> None:
         self._settled.pop(path, None)
         self._set_aside.pop(path, None)
         self._held.pop(path, None)
         self._deferred.pop(path, None)
+        self._below_minimum.pop(path, None)
         self._unknown.pop(path, None)
         live = self._live.get(path)
         if live is not None:
@@ -269,7 +302,7 @@ class StreamSupervisor:
                     self._moved(path, new_path, files[new_path])
                 elif path in missing:  # a pending one may be younger than the scan
                     self._gone(path)
-        for known in (self._settled, self._set_aside, self._held, self._deferred):
+        for known in (self._settled, self._set_aside, self._held, self._deferred, self._below_minimum):
             for path in [path for path in known if is_missing(path)]:
                 del known[path]
         for path, stat in files.items():
@@ -292,16 +325,22 @@ class StreamSupervisor:
             self._work.value = True
 
     def _queue_lookup(self, path: str, stat: FileStat, *, closed: bool) -> None:
-        """Queue the lookup of a file; for one that is set aside, held or deferred, only remember its stat."""
-        if path in self._held and self._held[path].stat.inode != stat.inode:
-            del self._held[path]  # another file
-        queue = next((one for one in (self._set_aside, self._held, self._deferred) if path in one), self._unknown)
+        """Queue the lookup of a file; for one that is set aside, held, deferred or below the minimum, only remember its
+        stat."""
+        for one in (self._held, self._below_minimum):
+            if path in one and one[path].stat.inode != stat.inode:
+                del one[path]  # another file
+        waiting = (self._set_aside, self._held, self._deferred, self._below_minimum)
+        queue = next((one for one in waiting if path in one), self._unknown)
         before = queue.get(path)
         if before is None:
             queue[path] = _Unknown(stat, closed)
         else:
             is_closed = closed or (before.closed and before.stat == stat)
             queue[path] = replace(before, stat=stat, closed=is_closed)
+        if queue is self._below_minimum and self._wait_of(queue[path]) == 0:  # it has grown
+            self._unknown[path] = queue.pop(path)
+            queue = self._unknown
         self._work.value |= queue is self._unknown
 
     def retry_set_aside(self) -> None:
@@ -364,9 +403,11 @@ class StreamSupervisor:
         if self._services.shares_folder:
             self._joined_at = trio.current_time() + _JOIN_SECONDS
         while True:
-            with trio.move_on_at(min((one.again_at for one in self._deferred.values()), default=inf)):
+            later = chain(self._deferred.values(), self._below_minimum.values())
+            with trio.move_on_at(min((one.again_at for one in later), default=inf)):
                 await self._work.wait_value(True)
             self._retry_deferred()
+            self._retry_below_minimum()
             try:
                 await self._rename_known()
                 await self._resolve_some(on_uploaded)
@@ -447,6 +488,10 @@ class StreamSupervisor:
             stream_id = await lost.moved_files.claim(path, unknown.stat)
             if (unknown := self._still_unknown(path, asked)) is not None:
                 del self._unknown[path]
+                if stream_id is None and (wait := self._wait_of(unknown)) > 0:
+                    self._below_minimum[path] = replace(unknown, again_at=trio.current_time() + wait)
+                    log.debug("recording_below_minimum", path=path, size_bytes=unknown.stat.size_bytes, seconds=wait)
+                    continue
                 if stream_id is None and path in others_files:
                     self._defer(path, unknown, others_files[path])
                     continue
@@ -476,9 +521,9 @@ class StreamSupervisor:
         processes = {stream_id: holder.rpartition("/")[2] for stream_id, holder in holders.items()}
         loads = Counter({ours: len(self._live), **dict.fromkeys(peers, 0)})
         loads.update(processes[stream_id] for stream_id in held if processes.get(stream_id) in peers)
-        folder = services.rules.watch_folder
-        division = divide([path.removeprefix(folder) for path in chain(waiting, self._deferred)], loads)
-        chosen = {path: division[path.removeprefix(folder)] for path in waiting}
+        names = {path: path.removeprefix(services.rules.root_of(path)) for path in chain(waiting, self._deferred)}
+        division = divide(list(names.values()), loads)
+        chosen = {path: division[names[path]] for path in waiting}
         # A daemon whose stream misses its file has that file open, and recognizes it by its next scan.
         chosen |= {
             path: processes[stream_id]
@@ -520,6 +565,20 @@ class StreamSupervisor:
         if any(one.again_at <= trio.current_time() for one in self._deferred.values()):
             self._unknown = {**self._deferred, **self._unknown}
             self._deferred = {}
+            self._work.value = True
+
+    def _wait_of(self, unknown: _Unknown) -> float:
+        """Return in how many seconds a file may be begun (:meth:`StartMinimum.wait_seconds`)."""
+        now_ns = int(self._services.utc_now().timestamp() * 1e9)
+        # One whose task has ended here was old enough before.
+        seen_for = inf if self._is_begun_here(unknown) else trio.current_time() - unknown.since
+        return self._services.rules.minimum.wait_seconds(unknown.stat, seen_for_seconds=seen_for, now_ns=now_ns)
+
+    def _retry_below_minimum(self) -> None:
+        """Queue the lookup of the files that have become old enough."""
+        now = trio.current_time()
+        for path in [path for path, one in self._below_minimum.items() if one.again_at <= now]:
+            self._unknown.setdefault(path, self._below_minimum.pop(path))
             self._work.value = True
 
     async def _triage(self, path: str, stat: FileStat, known: StreamSummary | None) -> FileTriage | None:
@@ -661,20 +720,22 @@ class StreamSupervisor:
     # -- tasks --------------------------------------------------------------------------------------------------------
 
     def resume_without_task(
-        self, known: StreamSummary, *, stat: FileStat | None = None, detached: bool = False
+        self, known: StreamSummary, *, stat: FileStat | None = None, detached: bool = False, abort: bool = False
     ) -> None:
         """Start a task for a recorded stream without one. ``stat`` is the stat of its file, if it exists.
 
-        ``detached``: another file took its path, so events of the path are not for it.
+        ``detached``: another file took its path, so events of the path are not for it. ``abort``: the task only aborts
+        the stream, for which its file does not matter.
         """
         meta = known.meta
         if self._draining.value or meta.stream_id in self.live_ids or meta.stream_id == self._renaming:
             return  # the caller repeats the call
         path = meta.current_path
-        if stat is None:
+        if stat is None and not abort:
             renamed = next((new for new, one in self._without_task() if one.stat.inode == meta.identity.inode), None)
             if renamed is not None:
-                unknown = self._unknown.pop(renamed, None) or self._deferred.pop(renamed)
+                queues = (self._unknown, self._deferred, self._below_minimum)
+                unknown = next(queue.pop(renamed) for queue in queues if renamed in queue)
                 self._start(renamed, unknown, meta.stream_id)
                 return
             if not detached and any(True for _ in self._pending_lookups()):
@@ -682,7 +743,15 @@ class StreamSupervisor:
         if path in self._live or detached:
             path = f"{path}\0{meta.stream_id}"
         there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)
-        self._launch(path, FileState(meta.current_path, there, needs_check=stat is None), meta.stream_id)
+        live = self._launch(path, FileState(meta.current_path, there, needs_check=stat is None), meta.stream_id)
+        if abort:
+            live.processor.request_abort()
+
+    def abort(self, stream_ids: Collection[str]) -> None:
+        """Have the tasks of these streams abort them, as an operator requested."""
+        for live in self.live:
+            if live.processor.stream_id in stream_ids:
+                live.processor.request_abort()
 
     def _start(self, path: str, unknown: _Unknown, stream_id: str | None, history: FileHistory = NO_HISTORY) -> None:
         if self._draining.value or path in self._live or (stream_id is not None and stream_id in self.live_ids):
@@ -698,9 +767,9 @@ class StreamSupervisor:
         history: FileHistory = NO_HISTORY,
         *,
         seen_at: float | None = None,
-    ) -> None:
+    ) -> LiveStream:
         # Rechecked when this task has ended.
-        for settled in (self._settled, self._failed_files, self._held, self._deferred):
+        for settled in (self._settled, self._failed_files, self._held, self._deferred, self._below_minimum):
             settled.pop(file_state.path, None)
         value = AsyncValue(file_state)
         processor = StreamProcessor(self._services, self._lost_records, value, stream_id, history)
@@ -709,6 +778,7 @@ class StreamSupervisor:
             live.first_seen = FirstSeenTimes(seen_at, file_state.stat.size_bytes)
         self._live[key] = live
         self._processors.start_soon(self._run_stream, live)
+        return live
 
     async def _run_stream(self, live: LiveStream) -> None:
         structlog.contextvars.bind_contextvars(file=live.path)

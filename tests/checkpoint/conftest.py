@@ -66,7 +66,20 @@ def memory_subject() -> Subject:
     def wait(seconds: float) -> None:
         now[0] += seconds
 
-    return Subject(store, expire, store.snapshot, wipe_record, store.corrupt, wait, store.repair, store.set_schema)
+    def note_abort_request(stream_id: str) -> None:
+        store.note_abort_requests([stream_id])
+
+    return Subject(
+        store,
+        expire,
+        store.snapshot,
+        wipe_record,
+        store.corrupt,
+        wait,
+        store.repair,
+        store.set_schema,
+        note_abort_request,
+    )
 
 
 def redis_subject(store: RedisCheckpointStore, client: Any) -> Subject:
@@ -91,6 +104,7 @@ def redis_subject(store: RedisCheckpointStore, client: Any) -> Subject:
         wait=time.sleep,
         repair=lambda key: client.delete(key) and None,
         set_schema=set_schema,
+        note_abort_request=lambda stream_id: client.sadd(keys.abort_requests, stream_id) and None,
     )
 
 

@@ -60,3 +60,5 @@ class Subject:
     """Take a key away that was corrupted (in Redis: for good)."""
     set_schema: Callable[[str, int], None]
     """Make a stream's record one of that schema."""
+    note_abort_request: Callable[[str], None]
+    """Leave a request to abort a stream, as an earlier version does that ends the stream."""

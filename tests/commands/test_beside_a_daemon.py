@@ -66,11 +66,9 @@ def test_a_recording_is_seen_growing_and_is_verified_at_its_end(
             assert (stream["acknowledged_bytes"], round(stream["progress"], 2)) == (10 * MIB, 0.83)
             assert there["open_streams"][0]["acknowledged_bytes"] == 10 * MIB
             stream_id = stream["stream_id"]
-            # A daemon works on it, under the very name that this machine has: neither abort nor retry touches it.
+            # A daemon works on it, under the very name that this machine has: retry does not touch it.
             examined = {one["subject"]: one["says"] for one in answer("doctor", settings=elsewhere)["findings"]}
             assert examined["daemon"] == "under-test works on 1 stream"
-            refused = command("abort", stream_id, settings=settings, code=5).stdout
-            assert "under-test works on it" in refused
             assert answer("retry", stream_id, settings=settings, code=5)["results"][0]["ok"] is False
             unfinished = answer("verify", stream_id, settings=elsewhere, code=5)
             assert (unfinished["identical"], unfinished["results"][0]["agrees"]) == (False, False)
@@ -126,6 +124,31 @@ def test_a_stopped_daemons_stream_is_aborted_and_the_next_daemon_leaves_it_alone
         command("retry", stream["stream_id"], settings=elsewhere)
         process.wait_for("stream_completed", stream_id=stream["stream_id"])
     embedded.assert_identical(path)
+
+
+def test_a_live_stream_is_aborted_while_its_daemon_goes_on_with_another(
+    settings: dict[str, str], elsewhere: dict[str, str], watch_dir: Path, embedded: Store
+) -> None:
+    path, other = watch_dir / "a.mp4", watch_dir / "b.mp4"
+    with daemon(settings) as process:
+        with held_open(other, 6 * MIB), held_open(path, 12 * MIB):
+            process.wait_for("part_uploaded", part_number=2)
+            streams = {one["path"]: one["stream_id"] for one in answer("list", settings=elsewhere)["streams"]}
+            said = answer("abort", streams[str(path)], settings=elsewhere)["results"][0]
+            assert (said["ok"], said["says"].startswith("aborted by its daemon: 2 parts discarded")) == (True, True)
+            process.wait_for("stream_aborted", stream_id=streams[str(path)])
+            with path.open("ab") as more:
+                more.write(b"\2" * MIB)
+        process.wait_for("stream_completed", stream_id=streams[str(other)])
+        assert embedded.open_uploads() == []
+        [failed] = answer("list", "--state", "failed", settings=elsewhere)["streams"]
+        assert (failed["path"], failed["status"]) == (str(path), "failed_aborted")
+        assert process.count("stream_started") == 2
+        command("retry", streams[str(path)], settings=elsewhere)
+        process.wait_for("stream_completed", stream_id=streams[str(path)])
+        assert process.stop() == 0
+    embedded.assert_identical(path)
+    embedded.assert_identical(other)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

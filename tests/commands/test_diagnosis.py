@@ -18,6 +18,7 @@ from cef_trio.cli.checks import (
     judge_clock,
     judge_ffprobe,
     judge_folder,
+    judge_host,
     judge_lifecycle,
     judge_persistence,
     judge_redis,
@@ -52,6 +53,19 @@ def worst(findings: list[Finding]) -> Severity:
     for finding in findings:
         assert (finding.severity is OK) == (not finding.todo), finding
     return max((finding.severity for finding in findings), key=list(Severity).index)
+
+
+@pytest.mark.parametrize(
+    ("template", "host", "is_default", "warns"),
+    [
+        ("{host}/{stream_id}", "0123456789ab", True, True),
+        ("{host}/{stream_id}", "0123456789ab", False, False),
+        ("{host}/{stream_id}", "nvr-3", True, False),
+        ("x/{stream_id}", "0123456789ab", True, False),
+    ],
+)
+def test_a_containers_name_in_keys_is_a_warning(template: str, host: str, is_default: bool, warns: bool) -> None:
+    assert bool(judge_host(template, host, is_default=is_default)) is warns
 
 
 @pytest.mark.parametrize(

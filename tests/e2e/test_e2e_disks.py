@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from servers.daemon import daemon
-from servers.mounts import disk, mounted
+from servers.mounts import Disk, disk, mounted
 from servers.s3_control import arm, disarm
 from servers.scene import Scene, surroundings
 from servers.side_by_side import Stories, side_by_side
@@ -41,7 +41,7 @@ def write(path: Path, size_bytes: int) -> None:
 
 def fill(path: Path) -> None:
     """Write until there is no room."""
-    with path.open("wb", buffering=0) as file:
+    with path.open("ab", buffering=0) as file:
         while True:
             file.write(os.urandom(MIB))
 
@@ -158,6 +158,93 @@ def a_bind_mount_that_is_gone(given: Given) -> None:
         assert process.stop() == 0
 
 
+def record(path: Path, size_bytes: int) -> None:
+    """Write as a recorder does: a block after the other, flushed, and closed at the end."""
+    with path.open("wb", buffering=0) as file:
+        for _ in range(0, size_bytes, MIB):
+            file.write(os.urandom(MIB))
+            os.fsync(file.fileno())
+
+
+def free_share(folder: Path) -> float:
+    found = os.statvfs(folder)
+    return found.f_bavail / found.f_blocks
+
+
+def a_disk_that_is_kept_from_filling(given: Given) -> None:
+    """P8: more is recorded than the disk holds. The oldest go once they are in S3; what is written stays."""
+    with disk(given.folder, "ext4", size_mib=64) as found, ExitStack() as stack:
+        found.mount()
+        settings = given.scene.settings(found.folder, min_free_space="40%")
+        process = stack.enter_context(daemon(settings))
+        store = stack.enter_context(given.scene.store())
+        live = found.folder / "live.mp4"
+        with live.open("wb", buffering=0) as writer:
+            writer.write(os.urandom(2 * PART))
+            names = [f"{number}.mp4" for number in range(5)]  # of 10 MiB each
+            digests = {}
+            for number, name in enumerate(names, 1):
+                path = found.folder / name
+                record(path, 2 * PART)
+                digests[name] = sha256_of(path)
+                process.wait_for("stream_completed", count=number)
+                wait_until(lambda: free_share(found.folder) >= 0.4, otherwise=process.tail)
+            deleted = [event["path"] for event in process.events if event["event"] == "recording_deleted_after_upload"]
+            assert deleted == [str(found.folder / name) for name in names[: len(deleted)]]
+            assert 2 <= len(deleted) < len(names)  # the oldest first, and no more than was needed
+            assert live.exists()
+            assert {name: store.sha256(store.key_of(name)) for name in names} == digests
+            assert process.metric('freed_bytes_total{cause="min_free_space"}') >= 2 * PART * len(deleted)
+            assert process.metric("missing_free_space_bytes") == 0
+            with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+                fill(live)
+            process.wait_for("disk_space_cannot_be_freed")
+            assert live.exists()
+        process.wait_for("recording_deleted_after_upload", path=str(live))
+        wait_until(lambda: free_share(found.folder) >= 0.4, otherwise=process.tail)
+        assert process.count("after_upload_refused") == process.count("stream_failed") == 0
+        assert process.stop() == 0
+
+
+def a_disk_that_is_unmounted_above_a_full_one(given: Given) -> None:
+    """P8: the folder below is on a small full disk, whose free space means nothing for the recordings."""
+    small, large = given.folder / "small", given.folder / "large"
+    small.mkdir()
+    large.mkdir()
+    with disk(small, "ext4", size_mib=16) as below, disk(large, "ext4", size_mib=64) as above:
+        below.mount()
+        watch_dir = below.folder / "watch"
+        watch_dir.mkdir()
+        fill_with_zeros(below.folder / "other", watch_dir)
+        paths = [watch_dir / name for name in ("a.mp4", "b.mp4")]
+        settings = given.scene.settings(watch_dir, min_free_space="4MiB", stream_timeout_seconds=2)
+        with daemon(settings, wait_started=False) as process:
+            with mounted("--bind", above_mounted(above), watch_dir):
+                process.wait_for("daemon_started")
+                for path in paths:
+                    record(path, MIB)
+                process.wait_for("stream_completed", count=2)
+                process.wait_for_rounds(3)
+            process.wait_for("disk_space_cannot_be_freed")
+            with mounted("--bind", above.folder, watch_dir):
+                process.wait_for("disk_space_regained")
+                assert all(path.exists() for path in paths)
+            assert process.count("recording_deleted_after_upload") == 0
+            assert process.stop() == 0
+
+
+def above_mounted(found: Disk) -> Path:
+    found.mount()
+    return found.folder
+
+
+def fill_with_zeros(path: Path, folder: Path) -> None:
+    """Leave less than 2 MiB on the disk."""
+    with path.open("wb", buffering=0) as file:
+        while os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize > 2 * MIB:
+            file.write(bytes(MIB // 2))
+
+
 def other_numbers_after_another_mount(given: Given, kind: str) -> None:
     """What is completed and unchanged is not sent again in the next life, whatever its number is by then."""
     with disk(given.folder, kind) as found:
@@ -184,6 +271,8 @@ STORIES: dict[str, Callable[[Given], None]] = {
     "number": a_number_that_is_given_to_the_next_recording,
     "seconds": stamps_of_whole_seconds,
     "full": a_disk_that_is_full_while_it_is_recorded_to,
+    "filling": a_disk_that_is_kept_from_filling,
+    "below": a_disk_that_is_unmounted_above_a_full_one,
     "unmounted": a_disk_that_is_unmounted_while_it_is_recorded_to,
     "bind": a_bind_mount_that_is_gone,
     "vfat": lambda given: other_numbers_after_another_mount(given, "vfat"),

@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,28 @@ def test_rate_and_level_change_while_a_recording_is_uploaded(
         assert event["overridden_by_environment"] == []
         process.wait_for("stream_completed", seconds=30)
         assert process.count("part_uploaded") == 3  # debug
+        assert process.metric("upload_limit_bytes_per_second") == 0
+        assert process.stop() == 0
+    embedded.assert_identical(recording)
+
+
+def test_a_timetable_goes_by_the_local_time_of_the_daemon(
+    watch_dir: Path, embedded: Store, settings: dict[str, str], env_file: Path
+) -> None:
+    """Eleven hours ahead of UTC."""
+    there = datetime.now(UTC) + timedelta(hours=11)
+    before, after = (f"{there + timedelta(hours=hours):%a-%H:%M}" for hours in (-2, 2))
+    recording = watch_dir / "a.mp4"
+    recording.write_bytes(os.urandom(6 * MIB))
+    env_file.write_text(f"MAX_UPLOAD_RATE={before},64KiB {after},off\n")
+    with daemon({**settings, "TZ": "Etc/GMT-11"}, arguments=["--env-file", str(env_file)]) as process:
+        process.wait_for("upload_created")
+        assert process.metric("upload_limit_bytes_per_second") == 64 * KIB
+        env_file.write_text(f"MAX_UPLOAD_RATE={before},off {after},64KiB\n")
+        process.signal(signal.SIGHUP)
+        applied = process.wait_for("settings_reloaded")["applied"]
+        assert applied == {"MAX_UPLOAD_RATE": f"{before},off {after},64KiB"}
+        process.wait_for("stream_completed", seconds=30)
         assert process.metric("upload_limit_bytes_per_second") == 0
         assert process.stop() == 0
     embedded.assert_identical(recording)

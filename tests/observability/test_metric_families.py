@@ -36,6 +36,7 @@ def filled() -> Metrics:
     metrics.redis_clock_offset_seconds = 0.5
     metrics.survey = RedisSurvey(known_streams=dict.fromkeys(StreamSet, 1), persistent=True)
     metrics.pending_webhooks_by(lambda: 2)
+    metrics.missing_space_by(lambda: 3)
     metrics.last_run_by("watcher", lambda: 1.0)
     metrics.last_run_by("idle_checker", lambda: 1.0)
     metrics.snapshots_by(

@@ -126,7 +126,7 @@ class DaemonProcess:
         return sum(_matches(entry, event, fields) for entry in self.events)
 
     def metric(self, name: str) -> float:
-        """The value of ``cef_trio_<name>``, a metric without labels, as a scrape shows it."""
+        """The value of ``cef_trio_<name>``, with its labels if it has any, as a scrape shows it."""
         port = self.wait_for("admin_server_started")["port"]
         text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60, trust_env=False).text
         return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"cef_trio_{name} ")))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 import trio
+from structlog.typing import EventDict
 from waiting import completed
 
 from cef_trio.checkpoint.states import Status
 from cef_trio.exit_codes import ExitCode
 from cef_trio.lab.world import PART, World
+from cef_trio.settings.upload_rate import RateTimetable, parse_upload_rate
 
 NAMES = ("a.mp4", "b.mp4", "c.mp4")
 
@@ -77,3 +81,49 @@ async def test_p4_p3_parts_that_wait_for_the_rate_hold_no_exit_back_and_go_on_af
         await completed(world)
     assert world.recordings() == [world.content()]
     assert world.received_bytes() == received + (20 - acknowledged) * PART
+
+
+async def test_a_rate_by_time_of_day_changes_while_parts_are_in_flight(world: World, logged: list[EventDict]) -> None:
+    """On a virtual clock, from 23:59 to 00:01; the parts of before go on at the new rate."""
+    table = parse_upload_rate("00:00,100 00:01,off 23:59,1000")
+    assert isinstance(table, RateTimetable)
+    start = datetime(2026, 3, 2, 23, 59, tzinfo=UTC) - timedelta(seconds=trio.current_time())
+
+    def local() -> datetime:
+        return start + timedelta(seconds=trio.current_time())
+
+    world.upload_rate = lambda: table.rate_at(local())
+    world.append(100 * PART)
+    async with world.daemon() as daemon:
+        value = daemon.services.metrics.registry.get_sample_value
+        await trio.sleep(30)
+        assert world.received_bytes() == pytest.approx(30_000, abs=5 * PART)
+        assert value("cef_trio_upload_limit_bytes_per_second") == 1000
+        await trio.sleep(30)
+        in_first_minute = world.received_bytes()
+        await trio.sleep(58)
+        assert world.received_bytes() - in_first_minute == pytest.approx(5_800, abs=5 * PART)
+        assert value("cef_trio_upload_limit_bytes_per_second") == 100
+        await trio.sleep(4)
+        assert world.received_bytes() == 100 * PART
+        assert value("cef_trio_upload_limit_bytes_per_second") == 0
+        daemon.closed()
+        await completed(world)
+    changes = [entry["bytes_per_second"] for entry in logged if entry["event"] == "upload_rate_changed"]
+    assert changes == [100, 0]
+
+
+async def test_a_step_of_the_clock_applies_within_a_second_also_to_a_part_that_waits(world: World) -> None:
+    table = parse_upload_rate("08:00,10 19:00,off")
+    assert isinstance(table, RateTimetable)
+    clock = [datetime(2026, 3, 2, 12, tzinfo=UTC)]
+    world.upload_rate = lambda: table.rate_at(clock[0])
+    world.append(20 * PART)
+    async with world.daemon() as daemon:
+        await trio.sleep(120)
+        assert world.received_bytes() <= 120 * 10 + 2 * PART
+        clock[0] = datetime(2026, 3, 2, 20, tzinfo=UTC)
+        await trio.sleep(2)
+        assert world.received_bytes() == 20 * PART
+        daemon.closed()
+        await completed(world)

@@ -104,6 +104,11 @@ class Keys:
         return f"{self.prefix}webhooks:owed"
 
     @property
+    def abort_requests(self) -> str:
+        """The set of ids of open streams that an operator wants aborted."""
+        return f"{self.prefix}streams:to_abort"
+
+    @property
     def schema(self) -> str:
         """The string with the namespace's schema (``checkpoint/schema.py``)."""
         return f"{self.prefix}schema"

@@ -415,14 +415,14 @@ class RedisCheckpointStore(StreamWrites):
 
     def _question(self, since_ms: int) -> _Call:
         opened = [self.keys.set(StreamSet.ACTIVE), self.keys.set(StreamSet.PENDING_COMPLETION)]
-        return scripts.EXPIRED, [self.keys.leases, *opened], [since_ms]
+        return scripts.EXPIRED, [self.keys.leases, *opened, self.keys.abort_requests], [since_ms]
 
     def _expired(self, client: Client, reply: Sequence[Any]) -> Expired:
-        _, at_ms, ids, strays = reply
+        _, at_ms, ids, strays, aborts = reply
         self._indexes.settle(client, strays)
         key, is_odd = self.keys.leases, isinstance(ids, bytes)
         self.unreadable.note(key, f"{key} is of a wrong type" if is_odd else None)
-        return Expired(frozenset(() if is_odd else (raw.decode(errors="replace") for raw in ids)), int(at_ms))
+        return Expired(frozenset(() if is_odd else map(_text, ids)), int(at_ms), frozenset(map(_text, aborts)))
 
     async def release(self, stream_ids: Collection[str], lease: Lease) -> None:
         """See :meth:`LeaseStore.release`."""
@@ -520,7 +520,7 @@ class RedisCheckpointStore(StreamWrites):
     async def _commit(self, stream_id: str, lease: Lease, commit: Commit) -> None:
         keys = [*self._keys_of(stream_id), self.keys.by_path]
         if commit.status is not None or commit.fields.keys() & _INDEXED_FIELDS:
-            keys += [*self.keys.homes, self.keys.pending_webhooks]
+            keys += [*self.keys.homes, self.keys.pending_webhooks, self.keys.abort_requests]
         given = list(arguments.of_commit(stream_id, lease, commit))
 
         def work(client: Client) -> Sequence[bytes]:
@@ -568,6 +568,28 @@ class RedisCheckpointStore(StreamWrites):
         """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._redis.call("ack_webhook", lambda client: client.srem(self.keys.pending_webhooks, stream_id))
 
+    async def request_abort(self, stream_ids: Collection[str]) -> frozenset[str]:
+        """See :meth:`AbortRequests.request_abort`."""
+
+        def work(client: Client) -> frozenset[str]:
+            requested: set[str] = set()
+            for batch in _batches(stream_ids):
+                keys = [self.keys.abort_requests, *map(self.keys.meta, batch)]
+                _, positions = run_script(client, scripts.REQUEST_ABORT, keys, [arguments.words(ENDED), *batch])
+                requested.update(batch[position - 1] for position in positions)
+            return frozenset(requested)
+
+        return await self._redis.call("request_abort", work)
+
+    async def abort_requests(self) -> frozenset[str]:
+        """See :meth:`AbortRequests.abort_requests`."""
+        return await self._redis.call("abort_requests", lambda client: self._members(client, self.keys.abort_requests))
+
+    async def withdraw_aborts(self, stream_ids: Collection[str]) -> None:
+        """See :meth:`AbortRequests.withdraw_aborts`."""
+        if stream_ids:
+            await self._redis.call("withdraw_aborts", lambda client: client.srem(self.keys.abort_requests, *stream_ids))
+
     async def report(self, name: str, text: str, *, beginning: str) -> StoredReports:
         """See :meth:`DaemonRegistry.report`."""
         return await self._redis.call(
@@ -610,7 +632,8 @@ class RedisCheckpointStore(StreamWrites):
 
     async def forget(self, stream_id: str) -> None:
         """See :meth:`StreamStore.forget`."""
-        keys = [*self._keys_of(stream_id), self.keys.by_path, *self.keys.homes, self.keys.pending_webhooks]
+        keys = [*self._keys_of(stream_id), self.keys.by_path, *self.keys.homes]
+        keys += [self.keys.pending_webhooks, self.keys.abort_requests]
         given: list[Argument] = [stream_id, arguments.words(ENDED)]
         await self._redis.call("forget", lambda client: run_script(client, scripts.FORGET, keys, given))
 

@@ -19,9 +19,10 @@ from cef_trio.files.reader import OpenRecording
 from cef_trio.lab.faults import FaultKind
 from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.s3.model import StoredObject
-from cef_trio.upload import orphan_cleanup
+from cef_trio.upload import orphan_cleanup, recovery
 from cef_trio.upload.orphan_uploads import OrphanUploads
 from cef_trio.upload.processor import Outcome, StreamProcessor
+from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
 
 
@@ -222,6 +223,28 @@ def _late_orphan_uploads_not_aborted(stack: ExitStack) -> None:
         return True
 
     replace_in(stack, orphan_cleanup, "_abort_all", left)
+
+
+@mutation("left out: upload of an aborted stream", "first-part", "P5", "P2", fault=FaultKind.ABORT)
+def _upload_of_an_aborted_stream_left(stack: ExitStack) -> None:
+    """A stream that an operator wants aborted ends, and its upload stays open."""
+
+    async def leave(_self: StreamProcessor, _upload: StreamUpload) -> str:
+        await trio.lowlevel.checkpoint()
+        return ""
+
+    replace_in(stack, StreamProcessor, "_abort_upload", leave)
+
+
+@mutation("unchecked: completion during an abort", "finalizing", "P5", fault=FaultKind.ABORT)
+def _completion_during_an_abort_overlooked(stack: ExitStack) -> None:
+    """S3 completes the object while its stream is aborted, and it is not recorded."""
+
+    async def not_stored(_services: Services, _upload: StreamUpload) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
+
+    replace_in(stack, recovery, "is_stored", not_stored)
 
 
 @mutation("left out: release of a part slot", "first-part", "P7")

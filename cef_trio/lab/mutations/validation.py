@@ -17,6 +17,7 @@ from cef_trio.lab.disk import InlineRecording
 from cef_trio.lab.faults import FaultKind
 from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.postprocess import disposal
+from cef_trio.postprocess.free_space_rules import Round
 from cef_trio.s3 import complete
 from cef_trio.s3.expected_object import ExpectedObject
 from cef_trio.s3.model import StoredObject
@@ -212,6 +213,22 @@ def _lease_not_checked(stack: ExitStack) -> None:
         return self._streams.get(stream_id) or fenced(self, stream_id, lease)
 
     replace_in(stack, MemoryCheckpointStore, "_fenced", unfenced)
+
+
+@mutation("unchecked: file before space is made", "short-of-space", "P8", fault=None)
+def _space_made_without_check(stack: ExitStack) -> None:
+    """While the disk is short of space, completed recordings are deleted without a check of their files."""
+    _deleted_without_check.apply(stack)
+
+
+@mutation("unbounded: deletions that free nothing", "space-not-freed", "P7", fault=None)
+def _deletions_go_on(stack: ExitStack) -> None:
+    """While the disk is short of space, recordings are deleted although that frees nothing."""
+
+    def always(_self: object) -> bool:
+        return True
+
+    replace_in(stack, Round, "may_go_on", property(always))
 
 
 @mutation("unchecked: file before deletion", "deleted-after-upload", "P8", fault=None)

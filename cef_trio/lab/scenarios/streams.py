@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
@@ -16,7 +16,7 @@ from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.world import PART, WorldDaemon
 from cef_trio.s3_endpoint import Fault, Kind, Moment
-from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
+from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadAction, AfterUploadRule, MinFreeSpace
 
 
 async def _first_part(context: ScenarioContext) -> None:
@@ -465,6 +465,64 @@ async def _deleted_after_upload(context: ScenarioContext) -> None:
     await trio.sleep(9)
 
 
+def _watch_space(context: ScenarioContext, *, frees: bool = True) -> None:
+    """Half of the disk is to be free, which it is at first."""
+    context.world.after_upload = replace(KEEP_RECORDING, min_free=MinFreeSpace(percent=50))
+    context.world.disk_bytes = 1 << 30
+    context.world.frees_space = frees
+
+
+def _run_short(context: ScenarioContext) -> None:
+    """Use nearly the whole disk by the recordings."""
+    context.world.disk_bytes = context.world.used_bytes() * 10 // 9
+
+
+async def _short_of_space(context: ScenarioContext) -> None:
+    _watch_space(context)
+    context.arm(Fault(Kind.SLOW, "HeadObject", Moment.REPLY, times=None, seconds=1.5))
+    await trio.lowlevel.checkpoint()
+
+
+async def _written_when_short(context: ScenarioContext) -> None:
+    """The disk is short of space; its recordings are written again while S3 is asked for their objects."""
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        context.append(PART + 10, name)
+        await trio.sleep(0.5)
+        context.close(name)
+    await trio.sleep(6)
+    calls = context.world.endpoint.log.calls
+    asked = calls["HeadObject"]
+    _run_short(context)
+    for _ in range(150):
+        if calls["HeadObject"] > asked:
+            break
+        await trio.sleep(0.1)
+    await trio.sleep(1.2)  # too late to be uploaded before the deletion
+    for name in context.names():
+        context.patch(3, b"once more", name)
+        context.close(name)  # so that no read lease detects it
+    await trio.sleep(30)
+
+
+async def _short_under_snapshots(context: ScenarioContext) -> None:
+    _watch_space(context, frees=False)
+    await trio.lowlevel.checkpoint()
+
+
+async def _deletions_free_nothing(context: ScenarioContext) -> None:
+    for number in range(6):
+        context.append(PART, f"{number}.mp4")
+        context.close(f"{number}.mp4")
+    await trio.sleep(5)
+    _run_short(context)
+    await trio.sleep(90)
+
+
+def _one_a_daemon(context: ScenarioContext) -> list[str]:
+    gone = 6 - len(context.names())
+    return [f"P7: {gone} recordings were deleted, and freed nothing"] if gone > context.world.daemons_started else []
+
+
 async def _use_webhook(context: ScenarioContext) -> None:
     context.world.webhook = True
     context.world.receiver.statuses.extend([500, 0])
@@ -592,6 +650,20 @@ SCENARIOS: Final = (
         _deleted_after_upload,
         _delete_after_upload,
         writes_again=True,
+    ),
+    Scenario(
+        "short-of-space",
+        "MIN_FREE_SPACE, a disk that is nearly full, and a writer that writes again just before the deletions",
+        _written_when_short,
+        _short_of_space,
+        writes_again=True,
+    ),
+    Scenario(
+        "space-not-freed",
+        "MIN_FREE_SPACE, and a disk whose snapshots keep what is deleted",
+        _deletions_free_nothing,
+        _short_under_snapshots,
+        check_unharmed=_one_a_daemon,
     ),
     Scenario("webhook", "the webhook receiver fails at first", _webhook, _use_webhook),
     Scenario("redis-data-lost", "Redis loses everything while the daemon uploads", _redis_data_lost),

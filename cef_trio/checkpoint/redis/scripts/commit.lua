@@ -1,6 +1,6 @@
 -- Carry out a Commit (commit.py).
--- KEYS: lease, meta, parts, by_path, then with a status or a field of an index the four sets, the indexes and the pending
---       webhooks, or with a new path the meta of the stream that is there, once it is named
+-- KEYS: lease, meta, parts, by_path, then with a status or a field of an index the four sets, the indexes, the pending
+--       webhooks and the requested aborts, or with a new path the meta of the stream that is there, once it is named
 -- ARGV: ours, id, status ('': as it is), its home (0: where it is), its home if it is nowhere, statuses it may follow,
 --       least next_part_to_upload, '1' if the part may be recorded already, highest part number that stays ('': all),
 --       '1' if its webhook is pending from now on, new path ('': as it is), the stream at the new path ('': not known
@@ -99,5 +99,8 @@ end
 set_all(KEYS[3], parts)
 if ARGV[10] == '1' then
   try('SADD', KEYS[15], id)
+end
+if home_after and (home_after > 2 or string.find(current, '^failed_')) then
+  try('SREM', KEYS[16], id) -- it has ended, or is retried
 end
 return {'ok'}

@@ -1,15 +1,16 @@
--- KEYS: index of the leases, the sets of open streams
+-- KEYS: index of the leases, the sets of open streams, the requested aborts
 -- ARGV: since when, in ms
 -- Returns the time, and the ids of the open streams whose leases expired or were released since then (of an index of a
--- wrong type: WRONGTYPE), and of some hundred streams that are in the index and in none of these sets.
-local expected = 0
-for i = 2, #KEYS do
+-- wrong type: WRONGTYPE), of some hundred streams that are in the index and in none of these sets, and of those that are
+-- to be aborted.
+local expected, sets = 0, #KEYS - 1
+for i = 2, sets do
   expected = expected + (try('SCARD', KEYS[i]) or 0)
 end
 local now, strays = now_ms(), {}
 if try('ZCARD', KEYS[1]) ~= expected then -- lost, or of an earlier version: a lease that is held is seen by its key
   local known = {}
-  for i = 2, #KEYS do
+  for i = 2, sets do
     for _, id in ipairs(try('SMEMBERS', KEYS[i]) or {}) do
       known[id] = true
       try('ZADD', KEYS[1], 'NX', now, id)
@@ -21,4 +22,4 @@ if try('ZCARD', KEYS[1]) ~= expected then -- lost, or of an earlier version: a l
     end
   end
 end
-return {'ok', now, try('ZRANGEBYSCORE', KEYS[1], ARGV[1], now) or 'WRONGTYPE', strays}
+return {'ok', now, try('ZRANGEBYSCORE', KEYS[1], ARGV[1], now) or 'WRONGTYPE', strays, try('SMEMBERS', KEYS[#KEYS]) or {}}

@@ -1,4 +1,4 @@
--- KEYS: lease, meta, parts, by_path, the four sets and the indexes, the pending webhooks
+-- KEYS: lease, meta, parts, by_path, the four sets and the indexes, the pending webhooks, the requested aborts
 -- ARGV: id, ended statuses
 local status, schema = unpack(redis.call('HMGET', KEYS[2], 'status', 'schema'))
 if newer_schema(schema) then
@@ -16,4 +16,5 @@ if home_of(ARGV[1], 5) > 0 then
 end
 settle(ARGV[1], 5, 0)
 try('SREM', KEYS[15], ARGV[1])
+try('SREM', KEYS[16], ARGV[1])
 return {'ok'}

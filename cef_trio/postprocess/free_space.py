@@ -1,0 +1,315 @@
+"""Carry out ``MIN_FREE_SPACE``: while a disk is short of space, let the oldest verified recordings go (P7, P8).
+
+Every ten seconds the free space of each watched file system is measured: that of the watch folder, and of each one
+below it that has kept recordings. Of one that is short, the oldest recordings are deleted (with ``AFTER_UPLOAD=move``:
+moved) by the same checks as at the end of ``AFTER_UPLOAD_KEEP_DAYS``, one after another; ``free_space_rules.py``
+decides how many. A recording that is not completed, or whose object is not in S3 at that moment, stays in any case.
+
+The measured folder must be on the mount on which the recording was (``is_same_mount``): if its disk is not mounted, the
+folder below is another disk, whose free space means nothing. Names that free nothing (hard links) are left out.
+
+If a disk stays short because nothing more may go, that is a risk (promise P10) and an event, with the reason and the
+recordings that are not in S3.
+
+Daemons that share the folder take turns by a lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+import structlog
+import trio
+from trio_util import move_on_when
+
+from cef_trio.checkpoint.redis import job_lock_name
+from cef_trio.exceptions import AfterUploadError, CefMp4ProcessorError, FileAccessError, RecordingChangedError
+from cef_trio.files import DiskSpace, is_below, is_same_mount
+from cef_trio.observability import Waiting
+from cef_trio.postprocess.after_upload_rules import BACKOFF
+from cef_trio.postprocess.disposal import NotAsVerifiedError
+from cef_trio.postprocess.free_space_rules import (
+    FUTILE_SECONDS,
+    PERIOD_SECONDS,
+    SETTLE_SECONDS,
+    KeptRecording,
+    Round,
+    SpaceState,
+    judge_space,
+    oldest_first,
+    why_short,
+)
+from cef_trio.postprocess.kept_recordings import KeptRecordings
+from cef_trio.postprocess.verification import Look, Verification
+from cef_trio.resilience import Periodic
+from cef_trio.settings import MinFreeSpace
+from cef_trio.upload import HeldLease, Services, hold_lease
+
+log = structlog.get_logger(__name__)
+
+_JOB: Final = "free-space"
+_OBSTACLES: Final = {
+    "s3": "S3 cannot be asked for the objects of the recordings",
+    "redis": "Redis cannot be asked for the records of the recordings",
+}
+_MEASURE_SECONDS: Final = 1.0
+"""How often a file system is measured after deletions that have freed nothing yet."""
+
+
+class Dispose(Protocol):
+    """Deletes or moves a recording early."""
+
+    async def __call__(self, recording: KeptRecording, go_on: Callable[[], Awaitable[bool]]) -> bool:
+        """Do it, if ``go_on`` returns true after the checks; return whether it was done.
+
+        Raises:
+            NotAsVerifiedError, RecordingChangedError: the recording is not the one that was verified.
+            CefMp4ProcessorError: another failure.
+        """
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class _FileSystem:
+    """What is known of a watched file system."""
+
+    proven: bool = False
+    """Whether deleting has freed space there."""
+    paused_until: float = float("-inf")
+    """By ``trio.current_time()``, after a round that freed nothing."""
+    short: bool = False
+    """Whether its last measurement was short of what is wanted."""
+    missing_bytes: int = 0
+    stuck_since: float | None = None
+    """Since when it is short and nothing may go, by ``trio.current_time()``."""
+    why: str = ""
+    obstacle: str = ""
+    """What hindered the last round, other than that nothing is left."""
+    unknown: bool = False
+
+
+class FreeSpace:
+    """Keeps ``MIN_FREE_SPACE`` free on the watched file systems."""
+
+    def __init__(
+        self,
+        services: Services,
+        rule: MinFreeSpace,
+        kept: KeptRecordings,
+        dispose: Dispose,
+        unverified: Callable[[], Iterable[str]],
+    ) -> None:
+        """``unverified``: the paths of recordings that are not in S3."""
+        self._services = services
+        self._rule = rule
+        self._kept = kept
+        self._dispose = dispose
+        self._unverified = unverified
+        self._verification = Verification(services)
+        self._systems: dict[str, _FileSystem] = {}
+        """By the folder where each is measured."""
+        self._looks: dict[str, tuple[float, Look]] = {}
+        """Files without detectable writers: when each was looked at first, and how it was."""
+
+    @property
+    def missing_bytes(self) -> int:
+        """How many bytes are missing on all watched file systems."""
+        return sum(one.missing_bytes for one in self._systems.values())
+
+    @property
+    def stuck(self) -> tuple[Waiting, ...]:
+        """The file systems that stay short of space, by ``trio.current_time()``."""
+        return tuple(
+            Waiting(one.stuck_since, why=f"{folder}: {one.why}")
+            for folder, one in self._systems.items()
+            if one.stuck_since is not None
+        )
+
+    async def run(self) -> None:
+        """Check every ten seconds. Never returns."""
+        async for _ in Periodic(PERIOD_SECONDS):
+            self._kept.drop_unsettled()
+            kept = {one.path for one in self._kept}
+            self._looks = {path: look for path, look in self._looks.items() if path in kept}
+            folders = self._folders()
+            self._systems = {folder: self._systems.get(folder, _FileSystem()) for folder in folders}
+            for folder in folders:
+                if not self._services.mounts.hangs(folder):
+                    await self._check(folder, self._systems[folder])
+
+    def _folders(self) -> list[str]:
+        """Return the folders where to measure: the watch folder, and mount points below it with kept recordings."""
+        return list(dict.fromkeys([self._services.rules.watch_folder, *(self._folder_of(one) for one in self._kept)]))
+
+    def _folder_of(self, recording: KeptRecording) -> str:
+        watched, point = self._services.rules.root_of(recording.path), self._services.mounts.of(recording.path).point
+        return point if is_below(point, watched) else watched
+
+    # -- one file system -----------------------------------------------------------------------------------------------
+
+    async def _check(self, folder: str, system: _FileSystem) -> None:
+        """Measure a file system, and make space if it is short. No failure reaches the caller."""
+        system.obstacle, acted = "", False
+        try:
+            if await self._measure(folder, system) is not None and trio.current_time() >= system.paused_until:
+                # An outage would hold the calls, and nobody would learn that the disk stays short.
+                async with (
+                    move_on_when(self._services.s3_breaker.up.wait_value, False),
+                    move_on_when(self._services.redis_breaker.up.wait_value, False),
+                ):
+                    acted = await self._take_turn(folder, system)
+                down = [one for one in (self._services.s3_breaker, self._services.redis_breaker) if not one.up.value]
+                system.obstacle = system.obstacle or _OBSTACLES.get(down[0].service, "") if down else system.obstacle
+        except CefMp4ProcessorError as error:
+            system.obstacle = str(error)
+        except Exception as error:  # a bug must not end the daemon's uploads (P6)
+            log.exception("free_space_error", folder=folder)
+            system.obstacle = repr(error)
+        self._report(folder, system, acted=acted)
+
+    async def _take_turn(self, folder: str, system: _FileSystem) -> bool:
+        """Make space, unless another daemon of this folder does it now; return whether recordings went or will go."""
+        name = job_lock_name(self._services.work_group or "folder", _JOB)
+        async with hold_lease(self._services.store, name, self._services.lease) as lease:
+            return lease is None or await self._make_space(folder, system, lease)
+
+    async def _measure(self, folder: str, system: _FileSystem) -> DiskSpace | None:
+        """Measure and judge; return the space if it is short and may be made free."""
+        space = await self._services.disk.space(folder)
+        state, system.missing_bytes = judge_space(self._rule, space.total_bytes, space.free_bytes)
+        was_short, system.short = system.short, state in {SpaceState.SHORT, SpaceState.TOO_MUCH_WANTED}
+        free, total = space.free_bytes, space.total_bytes
+        if system.short and not was_short:
+            wanted = self._rule.wanted_bytes(space.total_bytes)
+            log.warning(
+                "disk_space_short",
+                folder=folder,
+                free_bytes=free,
+                total_bytes=total,
+                wanted_bytes=wanted,
+                recordings=len(self._kept),
+            )
+        elif was_short and not system.short:
+            log.info("disk_space_regained", folder=folder, free_bytes=free, total_bytes=total)
+            system.paused_until = float("-inf")
+        if state in {SpaceState.TOO_MUCH_WANTED, SpaceState.UNKNOWN}:
+            system.obstacle = state.value
+        if state is SpaceState.UNKNOWN and not system.unknown:
+            log.warning("disk_space_unknown", folder=folder, free_bytes=free, total_bytes=total)
+        system.unknown = state is SpaceState.UNKNOWN
+        return space if state is SpaceState.SHORT else None
+
+    async def _make_space(self, folder: str, system: _FileSystem, lease: HeldLease) -> bool:
+        """Let recordings go until enough is free, as far as the rules allow; return whether one went or will."""
+        space = await self._measure(folder, system)
+        if space is None:
+            return True  # another daemon has made space
+        now_round = Round(system.missing_bytes, space.free_bytes, system.proven)
+
+        async def still_short() -> bool:
+            found = await self._measure(folder, system)
+            if found is not None:
+                now_round.measured(found.free_bytes)
+            return found is not None
+
+        for recording in oldest_first(self._kept, trio.current_time()):
+            if not now_round.may_go_on:
+                break
+            if self._folder_of(recording) != folder or not is_same_mount(recording.identity, space.place):
+                continue
+            now_round.looked_at += 1
+            await lease.renew_if_due()
+            await self._let_go(recording, now_round, still_short)
+            if not await still_short():
+                break
+        if now_round.deleted_bytes:
+            await self._settle(folder, system, now_round, lease)
+        return bool(now_round.deleted_bytes or now_round.waited_bytes)
+
+    async def _let_go(
+        self, recording: KeptRecording, now_round: Round, still_short: Callable[[], Awaitable[bool]]
+    ) -> None:
+        """Delete or move one recording if all checks pass.
+
+        Raises:
+            S3OperationError, RedisOperationError: they cannot be asked, so no other recording can be checked either.
+        """
+        try:
+            allocation = await self._services.disk.allocation(recording.path)
+            if allocation is None or not allocation.freed_bytes:
+                return  # gone, not mounted, or it frees nothing
+            if await self._must_wait(recording):
+                now_round.waited_bytes += allocation.freed_bytes
+            elif await self._dispose(recording, still_short):
+                now_round.deleted(allocation.freed_bytes)
+        except (NotAsVerifiedError, RecordingChangedError) as error:
+            self._kept.drop(recording)
+            log.warning("after_upload_refused", stream_id=recording.stream_id, path=recording.path, reason=str(error))
+        except (AfterUploadError, FileAccessError) as error:  # this recording's own
+            failures = recording.failures + 1
+            pause = BACKOFF.ceiling_seconds(failures)
+            self._kept.put_back(replace(recording, again_at=trio.current_time() + pause, failures=failures))
+            log.warning(
+                "after_upload_failed",
+                stream_id=recording.stream_id,
+                path=recording.path,
+                error=str(error),
+                wait_seconds=pause,
+            )
+
+    async def _must_wait(self, recording: KeptRecording) -> bool:
+        """Return whether the file must first be unchanged for ``STREAM_TIMEOUT_SECONDS``: its writers are unknown."""
+        now = trio.current_time()
+        since, before = self._looks.get(recording.path, (now, None))
+        if before is not None and now < since + self._services.rules.stream_timeout_seconds:
+            return True
+        found = await self._verification.must_be_silent(recording.path, before)
+        if found is None:
+            self._looks.pop(recording.path, None)
+            return False
+        self._looks[recording.path] = now, found
+        return True
+
+    async def _settle(self, folder: str, system: _FileSystem, now_round: Round, lease: HeldLease) -> None:
+        """Wait until the deletions show in the free space, at most ``SETTLE_SECONDS``; note whether they did."""
+        until = trio.current_time() + SETTLE_SECONDS
+        async for _ in Periodic(_MEASURE_SECONDS):
+            found = await self._measure(folder, system)
+            if found is None:
+                now_round.freed = True
+                break
+            now_round.measured(found.free_bytes)
+            if now_round.freed or trio.current_time() >= until:
+                break
+            await lease.renew_if_due()
+        system.proven = now_round.freed
+        if not now_round.freed:
+            system.paused_until = trio.current_time() + FUTILE_SECONDS
+            log.warning(
+                "disk_space_not_freed",
+                folder=folder,
+                deleted_bytes=now_round.deleted_bytes,
+                wait_seconds=FUTILE_SECONDS,
+            )
+
+    def _report(self, folder: str, system: _FileSystem, *, acted: bool) -> None:
+        """Note whether the file system stays short although nothing may go; log that once for each reason."""
+        if not system.short or acted:
+            system.stuck_since, system.why = None, ""
+            return
+        unverified = list(self._unverified())
+        paused = trio.current_time() < system.paused_until
+        why = why_short(obstacle=system.obstacle, paused=paused, unverified=unverified)
+        if system.stuck_since is None:
+            system.stuck_since = trio.current_time()
+        if why != system.why:
+            log.warning(
+                "disk_space_cannot_be_freed",
+                folder=folder,
+                missing_bytes=system.missing_bytes,
+                reason=why,
+                unverified=len(unverified),
+            )
+        system.why = why

@@ -1,0 +1,352 @@
+"""P8: a whole daemon on a disk that is short of space: the oldest verified recordings go, and never any other."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from checkpoint.examples import meta
+from structlog.typing import EventDict
+from trio.testing import MockClock
+from waiting import completed, until
+
+from cef_trio.checkpoint.model import Lease
+from cef_trio.checkpoint.redis.keys import job_lock_name
+from cef_trio.checkpoint.states import Status
+from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
+from cef_trio.observability.at_risk import Reason
+from cef_trio.postprocess.kept_recordings import KeptRecordings
+from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadAction, AfterUploadRule, MinFreeSpace
+
+BLOCK = 4096
+"""What a small recording occupies on the disk of these tests, at least."""
+DAY = 600.0
+"""A short one: each second of a world's time costs."""
+FREE = MinFreeSpace(percent=50)
+
+
+@pytest.fixture
+async def world(watch_dir: Path, autojump_clock: MockClock) -> World:
+    """A world whose disk has space at first."""
+    found = World(watch_dir)
+    found.disk_bytes = 1 << 30
+    return found
+
+
+def events(logged: list[EventDict], event: str) -> list[EventDict]:
+    return [entry for entry in logged if entry["event"] == event]
+
+
+def names(world: World) -> list[str]:
+    return sorted(entry.name for entry in world.folder.iterdir())
+
+
+def used(world: World) -> int:
+    return sum(entry.stat().st_blocks * 512 for entry in world.folder.iterdir())
+
+
+async def complete(world: World, daemon: WorldDaemon, *recordings: str, size_bytes: int = 3 * PART) -> None:
+    """Upload recordings one after another, a minute apart."""
+    for name in recordings:
+        before = len(world.recordings())
+        world.append(size_bytes, name)
+        daemon.seen(name)
+        daemon.closed(name)
+        await until(lambda before=before: len(world.recordings()) > before)  # type: ignore[misc]
+        await trio.sleep(60)
+
+
+def fill(world: World, times: float = 1.0) -> None:
+    """Make the disk so small that its recordings use that many times what they may."""
+    world.disk_bytes = int(2 * used(world) / times)
+
+
+async def quiet(world: World, seconds: float = 120) -> None:
+    await trio.sleep(seconds)
+    assert world.removed_unsaved == []
+
+
+# ---- AFTER_UPLOAD_KEEP_DAYS ------------------------------------------------------------------------------------------
+
+
+async def test_a_recording_is_deleted_when_its_days_are_over_by_the_time_of_its_completion(world: World) -> None:
+    world.after_upload = AfterUploadRule(AfterUploadAction.DELETE, keep_seconds=3 * DAY)
+    world.append(PART)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+        await trio.sleep(2 * DAY)
+        assert names(world) == ["a.mp4"]
+    async with world.daemon():  # a restart does not begin the days anew
+        await trio.sleep(0.9 * DAY)
+        assert names(world) == ["a.mp4"]
+        await until(lambda: names(world) == [], 0.2 * DAY)
+    await quiet(world, 1)
+
+
+async def test_days_that_were_over_before_the_start_are_over(world: World) -> None:
+    world.append(PART)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+        await trio.sleep(4 * DAY)
+    world.after_upload = AfterUploadRule(AfterUploadAction.DELETE, keep_seconds=3 * DAY)
+    async with world.daemon():
+        await until(lambda: names(world) == [])
+
+
+async def test_p8_a_kept_recording_that_is_written_again_counts_from_its_new_completion(world: World) -> None:
+    world.after_upload = AfterUploadRule(AfterUploadAction.DELETE, keep_seconds=3 * DAY)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4")
+        await trio.sleep(2 * DAY)
+        await complete(world, daemon, "a.mp4")
+        await trio.sleep(2 * DAY)
+        assert names(world) == ["a.mp4"]
+        await until(lambda: names(world) == [], 1.1 * DAY)
+    await quiet(world, 1)
+
+
+async def test_p8_a_recording_whose_object_went_in_those_days_stays(world: World, logged: list[EventDict]) -> None:
+    world.after_upload = AfterUploadRule(AfterUploadAction.DELETE, keep_seconds=DAY)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4")
+        (checkpoint,) = world.known()
+        world.endpoint.model.delete_object(BUCKET, checkpoint.meta.s3_key_prefix)
+        await trio.sleep(2 * DAY)
+    assert names(world) == ["a.mp4"]
+    assert events(logged, "after_upload_failed")
+
+
+# ---- MIN_FREE_SPACE --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", [KEEP_RECORDING, AfterUploadRule(AfterUploadAction.DELETE, keep_seconds=30 * DAY)])
+async def test_p8_the_oldest_go_until_there_is_space_and_no_more(
+    world: World, logged: list[EventDict], rule: AfterUploadRule
+) -> None:
+    world.after_upload = replace(rule, min_free=FREE)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "c.mp4", "a.mp4", "b.mp4", "d.mp4")
+        assert names(world) == ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
+        world.disk_bytes = int(used(world) * 1.2)  # 60 % may be used: two must go
+        await until(lambda: len(names(world)) == 2)
+        await quiet(world)
+        assert names(world) == ["b.mp4", "d.mp4"]
+        assert daemon.at_risk == ()
+        freed = daemon.services.metrics.registry.get_sample_value(
+            "cef_trio_freed_bytes_total", {"cause": "min_free_space"}
+        )
+    assert [event["path"] for event in events(logged, "recording_deleted_after_upload")] == [
+        world.path("c.mp4"),
+        world.path("a.mp4"),
+    ]
+    assert freed == sum(event["freed_bytes"] for event in events(logged, "recording_deleted_after_upload"))
+    assert len(events(logged, "disk_space_short")) == len(events(logged, "disk_space_regained")) == 1
+    assert not events(logged, "disk_space_cannot_be_freed")
+
+
+async def test_p8_what_is_not_verified_stays_and_is_named(world: World, logged: list[EventDict]) -> None:
+    """P10: the disk will fill up, and all signals say so."""
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "old.mp4")
+        world.append(3 * BLOCK - 100, "live.mp4")
+        daemon.seen("live.mp4")
+        world.disk_bytes = 9 * BLOCK // 2
+        await until(lambda: names(world) == ["live.mp4"])
+        for _ in range(9):
+            world.append(1, "live.mp4")
+            daemon.seen("live.mp4")
+            await quiet(world, 10)
+        (risk,) = [one for one in daemon.at_risk if one.reason is Reason.DISK_SHORT]
+        assert world.path("live.mp4") in risk.why
+        assert daemon.services.metrics.registry.get_sample_value("cef_trio_missing_free_space_bytes") == 3 * BLOCK // 4
+        (event,) = events(logged, "disk_space_cannot_be_freed")
+        assert event["reason"].startswith("no completed recording is left")
+        daemon.closed("live.mp4")
+        await until(lambda: names(world) == [])
+        await trio.sleep(20)
+        assert daemon.at_risk == ()
+    assert world.removed_unsaved == []
+
+
+async def test_p8_a_recording_whose_object_is_gone_stays_and_the_next_one_goes(
+    world: World, logged: list[EventDict]
+) -> None:
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4", "b.mp4")
+        (first,) = [one for one in world.known() if one.meta.current_path == world.path("a.mp4")]
+        world.endpoint.model.delete_object(BUCKET, first.meta.s3_key_prefix)
+        world.disk_bytes = int(used(world) * 1.2)
+        await until(lambda: names(world) == ["a.mp4"])
+        await quiet(world)
+    assert names(world) == ["a.mp4"]
+    assert "not in S3 any more" in events(logged, "after_upload_failed")[0]["error"]
+
+
+async def test_p8_nothing_goes_while_s3_cannot_be_asked_and_the_reason_is_said(
+    world: World, logged: list[EventDict]
+) -> None:
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4", "b.mp4")
+        armed = world.endpoint.faults.arm(Fault(Kind.RESET, times=None))
+        fill(world, 1.2)
+        await trio.sleep(600)
+        assert names(world) == ["a.mp4", "b.mp4"]
+        assert {risk.reason for risk in daemon.at_risk} == {Reason.S3_DOWN, Reason.DISK_SHORT}
+        assert events(logged, "disk_space_cannot_be_freed")[-1]["reason"].startswith("S3 cannot be asked")
+        world.endpoint.faults.disarm(armed)
+        await until(lambda: names(world) == ["b.mp4"], 600)
+        await quiet(world)
+        assert daemon.at_risk == ()
+
+
+async def test_p8_nothing_goes_of_another_bucket(world: World, logged: list[EventDict]) -> None:
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4")
+    world.bucket = "elsewhere"
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    world.disk_bytes = BLOCK
+    async with world.daemon():
+        await quiet(world, 600)
+    assert names(world) == ["a.mp4"]
+    assert "in another bucket" in events(logged, "after_upload_refused")[0]["reason"]
+
+
+async def test_p8_a_disk_that_frees_nothing_loses_one_recording_an_hour(world: World, logged: list[EventDict]) -> None:
+    """A snapshot keeps the bytes of every file."""
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    world.frees_space = False
+    async with world.daemon() as daemon:
+        await complete(world, daemon, *(f"{number}.mp4" for number in range(9)))
+        fill(world, 1.9)
+        await quiet(world, 3000)
+        assert len(names(world)) == 8
+        (event,) = events(logged, "disk_space_not_freed")
+        assert event["wait_seconds"] == 3600
+        (risk,) = daemon.at_risk
+        assert "frees nothing there (snapshots" in risk.why
+        await quiet(world, 3600)
+        assert len(names(world)) == 7
+        world.frees_space = True  # the snapshots are gone
+        await until(lambda: len(names(world)) == 4, 4000)
+        await quiet(world)
+        assert len(names(world)) == 4
+        assert daemon.at_risk == ()
+
+
+async def test_p8_a_recording_with_another_name_frees_nothing_and_stays(world: World, tmp_path: Path) -> None:
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4", "b.mp4")
+        os.link(world.path("a.mp4"), tmp_path / "linked.mp4")
+        world.disk_bytes = int(used(world) * 1.2)
+        await until(lambda: names(world) == ["a.mp4"])
+        await quiet(world)
+    assert names(world) == ["a.mp4"]
+
+
+async def test_p8_a_disk_too_small_for_the_setting_loses_nothing(world: World) -> None:
+    world.after_upload = replace(KEEP_RECORDING, min_free=MinFreeSpace(10 * BLOCK))
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4")
+        world.disk_bytes = 10 * BLOCK
+        await quiet(world, 600)
+        (risk,) = daemon.at_risk
+        assert "more than this disk could have free" in risk.why
+    assert names(world) == ["a.mp4"]
+
+
+async def test_p8_a_folder_on_another_mount_than_the_recordings_is_not_measured_for_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is not mounted, and the folder below is on the system's disk, which is full."""
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4")
+        measure = world._measure_disk
+        elsewhere = lambda real: replace(measure(real), place=replace(real.place, mount="/other /", fs_id="uuid:0"))  # noqa: E731
+        monkeypatch.setattr(daemon.services.disk, "_measure", elsewhere)
+        world.disk_bytes = BLOCK
+        await quiet(world, 600)
+        assert names(world) == ["a.mp4"]
+        monkeypatch.setattr(daemon.services.disk, "_measure", measure)
+        await until(lambda: names(world) == [])
+
+
+async def test_p8_where_writers_are_unknown_a_recording_must_be_silent_anew(world: World) -> None:
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4", "b.mp4")
+
+        async def unknown(_path: str) -> bool | None:
+            await trio.lowlevel.checkpoint()
+            return None
+
+        object.__setattr__(daemon.services, "has_writer", unknown)
+        fill(world, 1.2)
+        began = trio.current_time()
+        await until(lambda: names(world) == ["b.mp4"])
+        assert trio.current_time() - began >= daemon.services.rules.stream_timeout_seconds
+        await quiet(world)
+        assert names(world) == ["b.mp4"]
+
+
+async def test_another_daemon_of_the_folder_makes_space_alone(world: World) -> None:
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4", "b.mp4")
+        name = job_lock_name(daemon.services.work_group or "folder", "free-space")
+        assert await world.store.acquire(name, Lease("another", "1", 100.0))
+        fill(world, 1.2)
+        await trio.sleep(95)
+        assert names(world) == ["a.mp4", "b.mp4"]
+        await until(lambda: names(world) == ["b.mp4"], 60)
+
+
+async def test_with_move_the_oldest_are_moved_early(world: World, logged: list[EventDict]) -> None:
+    folder = world.folder.parent / "done"
+    world.after_upload = AfterUploadRule(AfterUploadAction.MOVE, str(folder), keep_seconds=30 * DAY, min_free=FREE)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4", "b.mp4")
+        fill(world, 1.2)
+        await until(lambda: names(world) == ["b.mp4"])
+        await quiet(world)
+    assert names(world) == ["b.mp4"]
+    assert [entry.name for entry in folder.iterdir()] == ["a.mp4"]
+    assert events(logged, "recording_moved_after_upload")[0]["cause"] == "min_free_space"
+
+
+async def test_p8_a_daemon_that_crashes_in_a_deletion_loses_nothing(world: World) -> None:
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    async with world.killed_daemon() as daemon:
+        await complete(world, daemon, "a.mp4", "b.mp4")
+        world.endpoint.faults.arm(Fault(Kind.SLOW, "HeadObject", seconds=5))
+        fill(world, 1.2)
+        await trio.sleep(12)
+    async with world.daemon():
+        await until(lambda: names(world) == ["b.mp4"])
+    assert world.removed_unsaved == []
+
+
+def test_kept_recordings_that_others_delete_are_not_remembered() -> None:
+    """P7: the memory is bounded by the files in the folder."""
+    there = {"/w/a.mp4", "/w/b.mp4"}
+    kept = KeptRecordings(lambda path: path in there)
+    for path in ("/w/a.mp4", "/w/b.mp4"):
+        kept.add(meta(path, path=path, status=Status.COMPLETED))
+    there.remove("/w/a.mp4")
+    kept.drop_unsettled()
+    assert [one.path for one in kept] == ["/w/b.mp4"]
+    (left,) = kept
+    kept.add(meta("another", path="/w/b.mp4", status=Status.COMPLETED))
+    kept.put_back(left)
+    kept.drop(left)
+    assert [one.stream_id for one in kept] == ["another"]
