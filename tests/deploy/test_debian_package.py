@@ -80,13 +80,14 @@ def bare(tmp_path: Path, package: Path) -> Iterator[Machine]:
     (context / "Containerfile").write_text(CONTAINERFILE)
     podman("build", "--network=host", "--tag", WITH_SYSTEMD, str(context), seconds=300)
     with machine(WITH_SYSTEMD, watch_dir, f"--volume={package.parent}:/packages:ro") as booted:
-        booted.run("apt-get", "update")
+        booted.run("apt-get", "update", seconds=300)
         yield booted
 
 
 def install(on: Machine, package: Path) -> str:
-    command = ["apt-get", "install", "--yes", "--no-install-recommends", "-o=Dpkg::Options::=--force-confold"]
-    return on.run("env", "DEBIAN_FRONTEND=noninteractive", *command, f"/packages/{package.name}")
+    options = [f"-o=Dpkg::Options::={option}" for option in ("--force-confold", "--force-unsafe-io")]
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", *options, f"/packages/{package.name}"]
+    return on.run("env", "DEBIAN_FRONTEND=noninteractive", *command, seconds=300)
 
 
 def test_it_is_installed_upgraded_removed_and_purged_and_never_touches_a_recording(
@@ -126,7 +127,7 @@ def test_it_is_installed_upgraded_removed_and_purged_and_never_touches_a_recordi
 
         # Removed while it runs: stopped in good order, and the settings stay.
         bare.run("systemctl", "start", "cef-trio")
-        bare.run("apt-get", "remove", "--yes", "cef-trio")
+        bare.run("apt-get", "remove", "--yes", "cef-trio", seconds=300)
         assert bare.property("ActiveState") == "inactive"
         assert "S3_BUCKET_NAME" in bare.run("cat", SETTINGS)
         assert bare.run("sh", "-c", "ls -d /opt/cef-trio /usr/bin/cef-trio 2>/dev/null || true") == ""

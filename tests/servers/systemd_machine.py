@@ -19,8 +19,8 @@ class Machine:
         self.name = name
         self.watch_dir = watch_dir
 
-    def run(self, *command: str) -> str:
-        return podman("exec", self.name, *command)
+    def run(self, *command: str, seconds: float = 60.0) -> str:
+        return podman("exec", self.name, *command, seconds=seconds)
 
     def events(self) -> list[Mapping[str, Any]]:
         lines = self.run("journalctl", "--unit=cef-trio", "--output=cat", "--no-pager", "--all").splitlines()
