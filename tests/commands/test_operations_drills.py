@@ -128,6 +128,9 @@ E2E, UPLOAD = "e2e/test_e2e_", "upload/test_"
 ELSEWHERE: dict[str, tuple[str, str]] = {
     # ... recordings have failed
     "`file_unreadable`": (UPLOAD + "unreadable_files", "test_p6_a_stream_that_failed_as_unreadable_before_comes"),
+    # ... S3 or Redis is down
+    "does not respond": (E2E + "outages", "test_p10_an_s3_that_dies_while_nothing_grows_is_seen_within_two_minutes"),
+    "refuses everything": (E2E + "outages", "test_p6_a_rejection_of_everything_that_passes_costs_no_recording"),
     # ... a disk is full
     "the recordings'": (E2E + "after_upload", "test_p8_recordings_are_deleted_once_in_s3"),
     "the log's, or the log's reader is stuck": (E2E + "blocked", "test_p4_a_log_without_a_reader_stops_no_upload"),
@@ -144,7 +147,12 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "137, under systemd 9/KILL": (E2E + "crashes", "test_kill_9_again_and_again_during_one_recording"),
 }
 """First cell of a row → a module below ``tests/``, and the beginning of the name of the test in it."""
-SECTIONS = {"… recordings have failed", "… a disk is full", "… the daemon does not start, or has ended"}
+SECTIONS = {
+    "… recordings have failed",
+    "… S3 or Redis is down",
+    "… a disk is full",
+    "… the daemon does not start, or has ended",
+}
 
 
 def rows_of(section: str) -> list[str]:
