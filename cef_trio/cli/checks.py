@@ -448,7 +448,9 @@ def judge_replication(facts: ServerInfo) -> list[Finding]:
 
 def judge_s3_failure(error: S3OperationError, endpoint: str) -> Finding:
     """Explain a failure of S3 at ``endpoint``."""
-    if error.status is None:
+    if error.code == "ProxyError":
+        todo = "start that proxy, or correct S3_PROXY_URL; a daemon waits for it"
+    elif error.status is None:
         todo = (
             f"start it; or is {endpoint} not where it is (S3_ENDPOINT_URL, DNS, firewall, proxy)? A daemon waits for it"
         )

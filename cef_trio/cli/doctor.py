@@ -52,7 +52,7 @@ from cef_trio.cli.probes import (
     utc_now,
 )
 from cef_trio.cli.session import run_cancellable
-from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_config
+from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_config, s3_proxy
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.media import ffprobe
@@ -217,6 +217,10 @@ async def _check_s3(settings: Settings, owner: str, add_finding: AddFinding) -> 
             )
         except S3OperationError as error:
             add_finding(judge_s3_failure(error, settings.s3_endpoint_url or f"AWS, {settings.s3_region_name}"))
+        proxy = s3_proxy(settings)
+        if proxy is not None and clock.has_response:
+            way = "tunnels (CONNECT)" if proxy.tunnels else "requests in plain http"
+            add_finding(ok("proxy", f"S3 is reached through {proxy.name} by {way} (S3_PROXY_URL)"))
         if not clock.has_response:
             return  # no response: further requests would fail too
         add_finding(judge_clock(clock.skew_seconds))

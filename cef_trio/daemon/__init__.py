@@ -17,7 +17,7 @@ from cef_trio.daemon.main import RunningDaemon, main_daemon, run_daemon
 from cef_trio.daemon.owner_name import OwnerName, OwnerSource, find_owner, owner_of_machine
 from cef_trio.daemon.reload import SettingsSource
 from cef_trio.daemon.start_checks import warn_of_world_readable_secrets
-from cef_trio.daemon.wiring import checkpoint_store, key_template, s3_client, s3_config, webhook_client
+from cef_trio.daemon.wiring import checkpoint_store, key_template, s3_client, s3_config, s3_proxy, webhook_client
 
 __all__ = [
     "ExitWatchdog",
@@ -35,6 +35,7 @@ __all__ = [
     "run_daemon",
     "s3_client",
     "s3_config",
+    "s3_proxy",
     "warn_of_world_readable_secrets",
     "webhook_client",
 ]

@@ -174,7 +174,8 @@ async def run_daemon(
     shutdown.on_drain.append(notifier.stopping)
     notifier.status("waiting for Redis and S3")
     log.info("daemon_starting", version=__version__, pid=os.getpid(), **without_secrets(settings))
-    warn_of_unused_proxy()
+    if settings.s3_proxy_url is None:
+        warn_of_unused_proxy()
     trio.socket.set_custom_hostname_resolver(ThreadedResolver())
     exit_code, unsaved = ExitCode.DONE, set[str]()
     with _running_watchdog(shutdown, watchdog) as running_watchdog:

@@ -22,6 +22,7 @@ from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.daemon.machine import boot_id, machine_id
 from cef_trio.daemon.owner_name import find_owner
 from cef_trio.files import KernelDisk, Mounts, WriterState, writer_state
+from cef_trio.http import HttpProxy
 from cef_trio.media import probe
 from cef_trio.observability import Metrics
 from cef_trio.resilience import IDLE_SECONDS, CircuitBreaker, Retrier, RetryPolicy, ServiceRetrier, run_in_thread
@@ -219,6 +220,11 @@ def webhook_client(settings: Settings) -> WebhookClient | None:
             timeout_seconds=settings.webhook_timeout_seconds,
             now=lambda: datetime.now(UTC),
             ca_file=settings.webhook_ca_file,
+            proxy=HttpProxy.of_url(
+                _text(settings.webhook_proxy_url),
+                setting="WEBHOOK_PROXY_URL",
+                tls=settings.on_complete_webhook.get_secret_value().lower().startswith("https:"),
+            ),
         )
 
 
@@ -305,6 +311,7 @@ def s3_config(settings: Settings, reread_settings: Callable[[], Settings | None]
         checksum=ChecksumMode(settings.s3_checksum),
         payload_signing=PayloadSigning(settings.s3_payload_signing),
         ca_file=settings.s3_ca_file,
+        proxy=s3_proxy(settings),
         connect_timeout_seconds=settings.s3_connect_timeout_seconds,
         read_timeout_seconds=settings.s3_read_timeout_seconds,
         write_timeout_seconds=settings.s3_write_timeout_seconds,
@@ -312,6 +319,13 @@ def s3_config(settings: Settings, reread_settings: Callable[[], Settings | None]
         max_connections=settings.max_concurrent_parts + 8,
         options=settings.object_options,
     )
+
+
+def s3_proxy(settings: Settings) -> HttpProxy | None:
+    """Return the proxy to S3; ``None`` if there is none."""
+    endpoint = settings.s3_endpoint_url
+    uses_tls = endpoint is None or endpoint.lower().startswith("https:")
+    return HttpProxy.of_url(_text(settings.s3_proxy_url), setting="S3_PROXY_URL", tls=uses_tls)
 
 
 def _credentials(

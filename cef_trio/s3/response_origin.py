@@ -58,7 +58,7 @@ _CAUSES: Final[Mapping[int, str]] = MappingProxyType(
         403: "a proxy, a firewall or a web server that refuses the request",
         404: "an ingress or a load balancer without a backend for this host, or a wrong S3_ENDPOINT_URL",
         405: "a web server that is not an S3 store; check S3_ENDPOINT_URL",
-        407: "a proxy that requires a log-in; cef-trio uses no proxy",
+        407: "a proxy that requires a log-in: set its user and password in S3_PROXY_URL",
         413: (
             "a proxy's limit for bodies (nginx: client_max_body_size, 1 MiB by default); raise it above the size "
             "of a part, or lower CHUNK_SIZE_BYTES"

@@ -7,6 +7,7 @@ line with the variable, the value (never a secret) and what it takes. ``secret_f
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import socket
@@ -189,6 +190,9 @@ class Settings(BaseSettings):
     """Signing of bodies; auto leaves it out, because checksums protect them, until a store requires it."""
     s3_ca_file: NamedPath | None = None
     """PEM file of certificates to trust instead of the system's."""
+    s3_proxy_url: Annotated[SecretStr, AfterValidator(values.proxy_url)] | None = None
+    """HTTP proxy for all requests to S3, as http://user:password@host:port; empty connects directly, whatever
+    HTTP_PROXY and HTTPS_PROXY are."""
     s3_connect_timeout_seconds: Seconds = 10.0
     """Time limit for connecting to S3."""
     s3_read_timeout_seconds: Seconds = 60.0
@@ -264,6 +268,8 @@ class Settings(BaseSettings):
     """Key of the signature (Standard Webhooks): whsec_ and base64; empty sends no signature."""
     webhook_ca_file: NamedPath | None = None
     """PEM file of certificates to trust for an https webhook instead of the system's."""
+    webhook_proxy_url: Annotated[SecretStr, AfterValidator(values.proxy_url)] | None = None
+    """HTTP proxy for webhooks, as S3_PROXY_URL; empty connects directly."""
     webhook_timeout_seconds: Seconds = 15.0
     """How long the webhook receiver may take to respond."""
     webhook_retry_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24.0
@@ -545,6 +551,8 @@ def world_readable_secrets(env_file: Path | None) -> list[WorldReadableFile]:
 
 
 def _holds_secret(name: str, value: str) -> bool:
+    if name in {"s3_proxy_url", "webhook_proxy_url"}:
+        return "@" in value
     if name == "redis_url":
         return "@" in value or "password" in value
     return bool(value) and name != "s3_access_key_id"
@@ -559,13 +567,22 @@ def without_secrets(settings: Settings) -> dict[str, Any]:
     return shown
 
 
+_URLS: Final = frozenset({"redis_url", "s3_proxy_url", "webhook_proxy_url"})
+"""Secret settings of which only the password is one: the addresses are shown."""
+
+
 def secret_values(settings: Settings) -> tuple[str, ...]:
-    """Return all secrets that are set, and the passwords of ``REDIS_URL``, for redaction in logs.
+    """Return all secrets that are set, and the passwords of ``REDIS_URL`` and of proxies, for redaction in logs.
 
     A password in a URL is returned both quoted and unquoted. Never raises, even for an invalid ``REDIS_URL``.
     """
-    fields = [name for name, field in Settings.model_fields.items() if is_secret(field) and name != "redis_url"]
+    fields = [name for name, field in Settings.model_fields.items() if is_secret(field) and name not in _URLS]
     found = [value.get_secret_value() for name in fields if (value := getattr(settings, name)) is not None]
+    proxies = [value for value in (settings.s3_proxy_url, settings.webhook_proxy_url) if value is not None]
+    for url in proxies:
+        user, _, proxy_password = url.get_secret_value().partition("://")[2].rpartition("@")[0].partition(":")
+        both = f"{unquote(user)}:{unquote(proxy_password)}"
+        found += [proxy_password, unquote(proxy_password), base64.b64encode(both.encode()).decode() * bool(user)]
     location, _, query = settings.redis_url.get_secret_value().partition("://")[2].partition("?")
     password = location.rpartition("@")[0].partition(":")[2]
     options = [value for name, value in parse_qsl(query) if "password" in name]

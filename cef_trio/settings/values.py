@@ -269,6 +269,24 @@ def bucket_name(value: str) -> str:
     return value
 
 
+def proxy_url(value: SecretStr) -> SecretStr:
+    """Check the URL of an HTTP proxy."""
+    url = value.get_secret_value()
+    parts = _http_url(url)
+    if url.lower().startswith("https://"):
+        raise ValueError(
+            "must begin with http://: the proxy itself is spoken to without TLS; to an https server it passes TLS on"
+        )
+    if parts is None or not url.isascii() or not url.isprintable() or re.search(r"[\s?#\\]", url):
+        raise ValueError(
+            "must be a URL such as http://proxy.example.com:3128 or http://user:password@proxy.example.com:3128, with "
+            "other characters than letters, digits, '-', '.', '_' and '~' of user and password as %XX"
+        )
+    if parts.path not in {"", "/"}:
+        raise ValueError("must have nothing after the port, such as http://proxy.example.com:3128")
+    return value
+
+
 def webhook_url(value: SecretStr) -> SecretStr:
     """Check the URL of a webhook receiver."""
     url = value.get_secret_value()
