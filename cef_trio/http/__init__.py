@@ -1,7 +1,8 @@
 """HTTP/1.1 and TLS for S3, webhooks and the servers, independent of what is requested.
 
 Open `tls.py` for certificates and which of them are trusted; `client_transport.py` for the connection pool of clients;
-`proxy.py` for their proxy;
+`proxy.py` for their proxy,
+`tunnel.py` for connecting through it;
 `server_connection.py` for the server side of HTTP/1.1, with h11; `headers.py` for dates and `Retry-After`.
 """
 

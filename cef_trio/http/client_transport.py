@@ -1,7 +1,7 @@
 """A transport of httpx whose connections can be renewed and whose certificates are reloaded.
 
 httpx's own transport supports neither: its pool is private and its TLS context is created once. This one uses
-httpcore's pool through public interfaces only. HTTP/1.1, no retries, a proxy only if one is given (``proxy.py``).
+httpcore's pool through public interfaces only. HTTP/1.1, no retries, a proxy only if one is given (``tunnel.py``).
 
 - :meth:`HttpTransport.renew_connections`: one address may lead to several backends, and a kept-alive connection stays
   with its backend even if that is down. Requests that start after a renewal use new connections.
@@ -26,6 +26,7 @@ import httpx
 
 from cef_trio.http.proxy import HttpProxy
 from cef_trio.http.tls import TrustedCertificates
+from cef_trio.http.tunnel import connect_through
 
 _EXCEPTIONS: Final[Mapping[type[Exception], type[httpx.TransportError]]] = MappingProxyType(
     {
@@ -174,7 +175,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
         if self._proxy is None:
             stream = await connect(host, port)
         else:
-            stream = await self._proxy.connect(connect, host, port, timeout)
+            stream = await connect_through(self._proxy, connect, host, port, timeout)
         return stream if self._trusted is None else _TlsCapableStream(stream, self._trusted)
 
 

@@ -6,13 +6,11 @@ import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from cef_trio.http import HttpProxy
 from cef_trio.s3.signing import Credentials
 from cef_trio.settings import ObjectOptions
-
-if TYPE_CHECKING:
-    from cef_trio.http import HttpProxy
 
 
 class Addressing(StrEnum):
