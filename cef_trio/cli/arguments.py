@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+DEFAULT_ENV_FILE: Final = Path(".env")
 STREAM_ID_HELP: Final = "a stream's id, or its beginning if no other begins alike"
 REDIS_ONLY: Final = frozenset({"watch_dir", "s3_bucket_name"})
 """Settings that a command does not need which reads only Redis."""
 NO_FOLDER: Final = frozenset({"watch_dir"})
-_AGES: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_UNITS: Final[Mapping[str, str]] = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 ALL_EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 a bug, 2 wrong settings or arguments, 3 something could not be saved, "
     "4 S3 or Redis refused access, 5 a negative result (see the command's help)."
@@ -78,7 +79,11 @@ def owner_override(arguments: argparse.Namespace) -> dict[str, str]:
 def add_env_file(parser: argparse.ArgumentParser) -> None:
     """Add ``--env-file``."""
     parser.add_argument(
-        "--env-file", type=_file, default=Path(".env"), metavar="FILE", help="where to read settings from (.env)"
+        "--env-file",
+        type=_file,
+        default=DEFAULT_ENV_FILE,
+        metavar="FILE",
+        help="where to read settings from (.env; commands also read those of the installed systemd service)",
     )
 
 
@@ -94,15 +99,27 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def age(text: str) -> timedelta:
-    """Parse an age such as ``90s``, ``30m``, ``24h`` or ``7d``.
-
-    Raises:
-        argparse.ArgumentTypeError: the text has another form.
-    """
+    """Parse an age such as ``90s``, ``30m``, ``24h`` or ``7d``; for ``type=``."""
     match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"takes an age such as 90s, 30m, 24h or 7d, not {text!r}")
-    return timedelta(**{_AGES[match[2]]: int(match[1])})
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def moment(text: str) -> datetime:
+    """Parse a moment in the past: an age, or a date or time in ISO 8601, in UTC unless it has an offset."""
+    now = datetime.now(UTC)
+    try:
+        return now - age(text)
+    except (argparse.ArgumentTypeError, OverflowError):
+        pass
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"takes an age such as 90s, 30m, 24h or 7d, or a time in UTC such as 2026-07-01T12:30, not {text!r}"
+        ) from None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def _file(text: str) -> Path:

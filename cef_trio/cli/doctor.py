@@ -7,6 +7,7 @@ except for one small multipart upload, which is aborted. No daemon is needed or 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -16,7 +17,6 @@ from types import MappingProxyType
 from typing import Final
 
 import trio
-from rich.text import Text
 
 from cef_trio.checkpoint.redis import parse_address
 from cef_trio.cli import output
@@ -35,15 +35,18 @@ from cef_trio.cli.checks import (
     judge_owner,
     judge_redis,
     judge_redis_failure,
+    judge_refused_write,
     judge_s3_failure,
     judge_streams,
     ok,
     problem,
     warning,
 )
-from cef_trio.cli.output import HangingIndent
+from cef_trio.cli.findings import print_findings
+from cef_trio.cli.installed_service import find_installed_service
 from cef_trio.cli.probes import (
     ClockSkewTransport,
+    NoSuchUserError,
     claimant,
     folder_facts,
     legacy_facts,
@@ -51,7 +54,7 @@ from cef_trio.cli.probes import (
     try_upload,
     utc_now,
 )
-from cef_trio.cli.session import run_cancellable
+from cef_trio.cli.redis_session import run_cancellable
 from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_config, s3_proxy
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
@@ -59,15 +62,12 @@ from cef_trio.media import ffprobe
 from cef_trio.observability import configure
 from cef_trio.resilience import SingleAttempt
 from cef_trio.s3 import S3Client, network_transport
-from cef_trio.safe_text import printable
 from cef_trio.settings import STAND_INS, Settings, SettingsError, load_settings, secret_values, world_readable_secrets
 
 CHECK_SECONDS: Final = 30.0
 """How long one check may take."""
 NO_OVERRIDES: Final[Mapping[str, str]] = MappingProxyType({})
 _FFPROBE_SECONDS: Final = 10.0
-_INDENT: Final = 8
-_STYLES: Final = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.PROBLEM: "bold red"}
 
 AddFinding = Callable[[Finding], None]
 Check = Callable[[AddFinding], Awaitable[None]]
@@ -178,9 +178,20 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
             warning("watch folder", "not checked: WATCH_DIR is not set here", "run doctor on the daemon's host too")
         )
         return
-    facts = await folder_facts(
-        settings.watch_dir, settings.watch_patterns, settings.watch_exclude, least_bytes=settings.watch_min_size_bytes
+    service = find_installed_service()
+    look = partial(
+        folder_facts,
+        settings.watch_dir,
+        settings.watch_patterns,
+        settings.watch_exclude,
+        link_roots=settings.watch_link_roots,
+        least_bytes=settings.watch_min_size_bytes,
     )
+    try:
+        facts = await look(service=service if service is not None and os.geteuid() == 0 else None)
+    except NoSuchUserError as error:
+        add_finding(problem("watch folder", str(error), "correct User= of the unit, or create that user"))
+        return
     for finding in judge_folder(facts):
         add_finding(finding)
 
@@ -188,11 +199,16 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
 async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFinding) -> None:
     async with checkpoint_store(settings, owner.name, SingleAttempt()) as store:
         address = str(parse_address(settings.redis_url.get_secret_value()))
+        folder = None if settings.watch_dir == STAND_INS["watch_dir"] else settings.watch_dir
         try:
             await store.ping()
             for finding in judge_redis(await store.info(), address):
                 add_finding(finding)
-            for finding in judge_streams(await stream_facts(store)):
+            try:
+                await store.check_writable()  # as the daemon does; a server that refuses all writes answers a PING
+            except RedisOperationError as error:
+                add_finding(judge_refused_write(error, address))
+            for finding in judge_streams(await stream_facts(store, folder)):
                 add_finding(finding)
             for finding in judge_legacy(*await legacy_facts(store)):
                 add_finding(finding)
@@ -264,19 +280,3 @@ def show(findings: Sequence[Finding], *, as_json: bool) -> ExitCode:
     else:
         print_findings(findings)
     return ExitCode.ANSWER_IS_NO if Severity.PROBLEM in worst else ExitCode.DONE
-
-
-def print_findings(findings: Sequence[Finding]) -> None:
-    """Print each finding, and below it its remedy."""
-    out = output.console()
-    for finding in findings:
-        out.print(HangingIndent(*_line(finding), indent=_INDENT))
-        if finding.todo:
-            todo = Text(f"→ {printable(finding.todo)}", style="italic")
-            out.print(HangingIndent(Text(), todo, indent=_INDENT))
-
-
-def _line(finding: Finding) -> tuple[Text, Text]:
-    severity = Text(finding.severity.value, style=_STYLES[finding.severity])
-    text = Text.assemble((f"{finding.subject}: ", "bold"), printable(finding.says))
-    return severity, text

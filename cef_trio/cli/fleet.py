@@ -19,10 +19,10 @@ from cef_trio.checkpoint import CheckpointStore, History, StreamSet
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common
 from cef_trio.cli.checks import judge_fleet_reports
-from cef_trio.cli.doctor import print_findings
+from cef_trio.cli.findings import print_findings
 from cef_trio.cli.output import Column
+from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.cli.result_lines import Report
-from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.exit_codes import ExitCode
 from cef_trio.observability import DaemonReport, Fleet, fleet_document, is_urgent, read_fleet
 from cef_trio.settings import SettingsError, is_owner_name, load_settings
@@ -78,13 +78,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError([f"fleet retire takes the name of an owner, as `cef-trio fleet` shows it, not {name!r}"])
     settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, owner_name=name or _NO_OWNER)
     if arguments.action is None:
-        return run_command(settings, lambda context: show_fleet(context, as_json=arguments.json))
+        return run_on_redis(settings, lambda context: show_fleet(context, as_json=arguments.json))
     if instance is not None:
-        return run_command(settings, lambda context: retire_one(context, instance, as_json=arguments.json))
-    return run_command(settings, lambda context: retire(context, forget_history=forget, as_json=arguments.json))
+        return run_on_redis(settings, lambda context: retire_one(context, instance, as_json=arguments.json))
+    return run_on_redis(settings, lambda context: retire(context, forget_history=forget, as_json=arguments.json))
 
 
-async def show_fleet(context: CommandContext, *, as_json: bool) -> ExitCode:
+async def show_fleet(context: RedisContext, *, as_json: bool) -> ExitCode:
     """Print the daemons and the problems; ``ANSWER_IS_NO`` if one is urgent."""
     fleet = read_fleet(await context.store.reports())
     if as_json:
@@ -139,7 +139,7 @@ def _row(one: DaemonReport, fleet: Fleet) -> tuple[Text | str, ...]:
     )
 
 
-async def retire(context: CommandContext, *, forget_history: bool, as_json: bool) -> ExitCode:
+async def retire(context: RedisContext, *, forget_history: bool, as_json: bool) -> ExitCode:
     """Remove the owner of the context from the registry, unless its daemon runs or it has open streams."""
     store, owner = context.store, context.owner_name
     with Report(as_json=as_json) as report:
@@ -171,7 +171,7 @@ async def retire(context: CommandContext, *, forget_history: bool, as_json: bool
     return report.code
 
 
-async def retire_one(context: CommandContext, instance: str, *, as_json: bool) -> ExitCode:
+async def retire_one(context: RedisContext, instance: str, *, as_json: bool) -> ExitCode:
     """Remove one daemon of the context's owner from the registry, if it is gone and others of the owner run."""
     store, owner = context.store, context.owner_name
     with Report(as_json=as_json) as report:

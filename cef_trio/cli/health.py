@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cef_trio.cli.arguments import add_common
+from cef_trio.cli.json_document import print_document
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.safe_text import one_line
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     health = ask(host, port)
     if arguments.json:
         document = {"healthy": health.healthy, "status": health.status, "says": health.says}
-        sys.stdout.write(json.dumps(document) + "\n")
+        print_document(document)
     else:
         sys.stdout.write(f"{'healthy' if health.healthy else 'unhealthy'}: {health.says}\n")
     return 0 if health.healthy else 1

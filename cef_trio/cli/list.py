@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Collection
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Final
 
-from cef_trio.checkpoint import FAILED, Status, StreamSummary
+from cef_trio.checkpoint import StreamSummary
 from cef_trio.cli import output
-from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
+from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, moment, owner_override
+from cef_trio.cli.list_selection import Listed, Selection, Sort, State, relative_path
 from cef_trio.cli.output import Column, Row
-from cef_trio.cli.session import CommandContext, run_command
-from cef_trio.cli.stream_selection import all_ids
+from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.exit_codes import ExitCode
-from cef_trio.settings import load_settings
-
-
-class State(StrEnum):
-    """A value of ``--state``: the set that a stream is in, or what its task waits for."""
-
-    ACTIVE = "active"
-    PENDING_COMPLETION = "pending_completion"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    RETRYING = "retrying"
-    INTERRUPTED = "interrupted"
-    DELETED = "deleted"
-    LET_GO = "let_go"
+from cef_trio.observability import read_fleet
+from cef_trio.settings import STAND_INS, Settings, SettingsError, load_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,76 +24,129 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common(
         parser,
         more="A stream is active, pending_completion, completed, failed, or its recording was deleted; of the open "
-        "ones some are retrying (they wait for an outage to end) or interrupted (their daemon was stopped). Failed "
-        "streams that `cef-trio forget` let go are listed with --state let_go only.",
+        "ones some are retrying (they wait for an outage to end) or interrupted (their daemon was stopped). Files are "
+        "named below the watch folder, where one folder is known; else with their whole path. Failed streams that "
+        "`cef-trio forget` let go are listed with --state let_go only.",
         examples=(
-            "cef-trio list --state failed",
-            "cef-trio list --json",
+            "cef-trio list --failed",
+            "cef-trio list --at-risk",
+            "cef-trio list --broken",
+            "cef-trio list --name 'gate*.mp4' --since 7d",
+            "cef-trio list --state completed --older-than 2026-07-01 --sort size --reverse --limit 20",
+            "cef-trio list --json | jq -r '.streams[].path'",
         ),
     )
     add_owner(parser)
     states = [state.value for state in State]
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--state", choices=states, metavar="STATE", help=f"only those in this state: {', '.join(states)}"
+    )
+    which.add_argument(
+        "--failed", action="store_const", dest="state", const="failed", help="the same as --state failed"
+    )
+    parser.add_argument(
+        "--at-risk",
+        action="store_true",
+        help="only those whose bytes are not getting to S3: failed, retrying, or open without a daemon",
+    )
+    parser.add_argument(
+        "--broken", action="store_true", help="only completed recordings that cannot be played, or not to their end"
+    )
+    parser.add_argument(
+        "--name",
+        metavar="GLOB",
+        help="only recordings of this name, a pattern with * and ?; with a / in it, of this path",
+    )
+    age = "an age (90s, 30m, 24h, 7d) or a time in UTC (2026-07-01, 2026-07-01T12:30)"
+    parser.add_argument("--since", type=moment, metavar="WHEN", help=f"only those active since then: {age}")
+    parser.add_argument("--older-than", type=moment, metavar="WHEN", help="only those without activity since then")
+    sorts = [sort.value for sort in Sort]
+    parser.add_argument(
+        "--sort", choices=sorts, default="activity", metavar="KEY", help=f"order: {', '.join(sorts)} (activity)"
+    )
+    parser.add_argument("--reverse", action="store_true", help="in reverse order: the latest or largest first")
+    parser.add_argument(
+        "--limit", type=_number, metavar="N", help="at most N streams: the latest, the largest, or the first by name"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``list`` and return its exit code."""
-    state = State(arguments.state) if arguments.state else None
     settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
-    return run_command(settings, lambda context: list_streams(context, state, as_json=arguments.json))
+    selection = Selection(
+        state=State(arguments.state) if arguments.state else None,
+        at_risk=arguments.at_risk,
+        broken=arguments.broken,
+        name=arguments.name,
+        since=arguments.since,
+        before=arguments.older_than,
+        sort=Sort(arguments.sort),
+        reverse=arguments.reverse,
+        limit=arguments.limit,
+    )
+    if selection.since and selection.before and selection.since >= selection.before:
+        raise SettingsError(["--since must be before --older-than: no stream can match both"])
+    folder = _watch_folder(settings)
+    return run_on_redis(settings, lambda context: list_streams(context, selection, folder, as_json=arguments.json))
 
 
-def in_state(known: StreamSummary, state: State | None) -> bool:  # noqa: PLR0911 - it is a table
-    """Return whether a stream is listed under ``state``; with ``None`` every stream is that was not let go. Pure.
-
-    ``failed`` excludes streams whose recording was deleted: ``cef-trio retry --all`` does not retry them.
-    """
-    if known.meta.let_go_at_utc is not None:
-        return state is State.LET_GO
-    match state:
-        case None:
-            return True
-        case State.FAILED:
-            return known.meta.status in FAILED
-        case State.DELETED:
-            return known.meta.status in {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS}
-        case State.LET_GO:
-            return False
-        case State.RETRYING:
-            return known.meta.status is Status.RETRYING
-        case State.INTERRUPTED:
-            return known.meta.status in {Status.INTERRUPTED_SHUTDOWN, Status.INTERRUPTED_CANCELLED}
-        case _:
-            return known.stream_set.value == state.value
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"takes a number of streams, 1 or more, not {text!r}")
+    return int(text)
 
 
-async def list_streams(context: CommandContext, state: State | None, *, as_json: bool) -> ExitCode:
-    """Print the streams, the latest activity last, each with its error, if any."""
-    known = (await context.store.load_metas(await all_ids(context.store))).values()
-    chosen = sorted((one for one in known if in_state(one, state)), key=lambda one: one.meta.last_activity_at_utc)
+def _watch_folder(settings: Settings) -> str | None:
+    folder = settings.watch_dir
+    return None if folder == STAND_INS["watch_dir"] else os.fspath(folder)
+
+
+async def list_streams(
+    context: RedisContext, selection: Selection, folder: str | None = None, *, as_json: bool
+) -> ExitCode:
+    """Print the streams, each with its error, if any; ``folder``: the watch folder, if the settings have it."""
+    listed = await read_streams(context, selection, folder)
+    unreadable = context.store.unreadable
     if as_json:
         output.print_json(
             {
-                "streams": [summary(one) for one in chosen],
-                "unreadable": [{"key": key, "why": why} for key, why in context.store.unreadable.known.items()],
-                "newer": [{"key": key, "why": why} for key, why in context.store.unreadable.newer.items()],
+                "streams": [summary(one, listed.folders) for one in listed.streams],
+                "left_out": listed.left_out,
+                "unreadable": [{"key": key, "why": why} for key, why in unreadable.known.items()],
+                "newer": [{"key": key, "why": why} for key, why in unreadable.newer.items()],
             }
         )
         return ExitCode.DONE
-    if chosen:
-        output.console().print(output.table(_COLUMNS, [_row(one, context.utc_now()) for one in chosen]))
+    out, now = output.console(), context.utc_now()
+    if listed.streams:
+        out.print(output.table(_COLUMNS, [_row(one, now, listed.folders) for one in listed.streams]))
     else:
-        output.console().print(f"No {state.value} streams." if state else "No streams.")
-    for why in context.store.unreadable.known.values():
-        output.console().print(output.safe(f"cannot be read, skipped: {why}", "bold red"))
-    for why in context.store.unreadable.newer.values():
-        output.console().print(output.safe(f"not shown: {why}", "bold"))
+        out.print(f"No {selection.state.value} streams." if selection.state else "No streams.")
+    if listed.left_out and out.is_terminal:
+        out.print(output.safe(f"and {listed.left_out:,} more", "dim"))
+    for why in unreadable.known.values():
+        out.print(output.safe(f"cannot be read, skipped: {why}", "bold red"))
+    for why in unreadable.newer.values():
+        out.print(output.safe(f"not shown: {why}", "bold"))
     return ExitCode.DONE
 
 
-def summary(known: StreamSummary) -> dict[str, Any]:
+async def read_streams(context: RedisContext, selection: Selection, folder: str | None) -> Listed:
+    """Read the streams of the selection. Records of sets that cannot match are not read."""
+    store, ids = context.store, set[str]()
+    for stream_set in selection.sets:
+        ids |= await store.members(stream_set)
+    known = (await store.load_metas(ids)).values()
+    reports = read_fleet(await store.reports()).of_owner(context.owner_name).reports if not folder else ()
+    folders = {folder} if folder else {one.folder for one in reports if one.folder}
+    holders = await store.holders([one.meta.stream_id for one in known]) if selection.at_risk else {}
+    matching = [one for one in known if selection.matches(one, folders, holders)]
+    chosen = selection.order(matching)
+    return Listed(chosen, len(matching) - len(chosen), folders)
+
+
+def summary(known: StreamSummary, folders: Collection[str] = ()) -> dict[str, Any]:
     """Return one stream for ``--json``: the fields of its record, and its set."""
     meta = known.meta
     return {
@@ -113,6 +155,7 @@ def summary(known: StreamSummary) -> dict[str, Any]:
         "status": meta.status.value,
         "failure_reason": meta.failure_reason,
         "path": meta.current_path,
+        "relative_path": relative_path(meta.current_path, folders),
         "s3_key": meta.s3_key_prefix,
         "total_bytes_sent": meta.total_bytes_sent,
         "size_bytes": meta.verified_size_bytes,
@@ -120,6 +163,7 @@ def summary(known: StreamSummary) -> dict[str, Any]:
         "last_activity_at_utc": meta.last_activity_at_utc,
         "completed_at_utc": meta.completed_at_utc,
         "let_go_at_utc": meta.let_go_at_utc,
+        "broken": meta.broken,
         "retry_at_utc": meta.retry_at_utc,
     }
 
@@ -133,14 +177,15 @@ _COLUMNS: Final = (
 )
 
 
-def _row(one: StreamSummary, now: datetime) -> Row:
+def _row(one: StreamSummary, now: datetime, folders: Collection[str]) -> Row:
+    note = one.meta.failure_reason or (f"BROKEN: {one.meta.broken}" if one.meta.broken else None)
     return Row(
         (
             output.short_id(one.meta.stream_id),
             output.status(one.meta.status, one.stream_set),
             output.size(one.meta.total_bytes_sent),
             output.duration((now - one.meta.last_activity_at_utc).total_seconds()),
-            output.safe(output.short_path(one.meta.current_path)),
+            output.safe(relative_path(one.meta.current_path, folders)),
         ),
-        note=output.safe(one.meta.failure_reason) if one.meta.failure_reason else None,
+        note=output.safe(note) if note else None,
     )

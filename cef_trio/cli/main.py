@@ -11,12 +11,14 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import Final, TextIO
+from typing import Final, NoReturn, TextIO
 
 from cef_trio import __version__
+from cef_trio.cli import json_document
 from cef_trio.cli.arguments import ALL_EXIT_CODES
+from cef_trio.cli.installed_service import use_installed_service
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
 
@@ -38,34 +40,88 @@ COMMANDS: Final[Mapping[str, str]] = {
 }
 """Each command and its line in ``--help``. ``cef_trio.cli.<command>`` has its ``add_arguments(parser)`` and its
 ``run(arguments)``, which returns the exit code."""
+_OWN_SETTINGS: Final = frozenset({"run", "demo"})
+"""Commands that do not look after a service, so that they do not use its settings."""
 _LAB: Final = "lab"
 _LAB_HELP: Final = "the laboratory: cancel, crash and simulate the daemon, and check its promises"
 _BROKEN_PIPE: Final = 141
 """A shell's exit code of a program that SIGPIPE ended. Python ignores that signal."""
 _INTERRUPTED: Final = 130
+_SIGNALLED: Final = 128
+_JSON: Final = "--json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
     _handle_sigterm_as_pid_1()
     _open_standard_streams()
+    json_document.begin()
+    as_json = _JSON in given and given[:1] != [_LAB]
     try:
-        code = int(_parse(sys.argv[1:] if arguments is None else arguments)())
+        code = _run(given)
+        if as_json and code != 0:
+            json_document.print_failure(code, instead="interrupted" if code > _SIGNALLED else "not done")
         sys.stdout.flush()
-    except CefMp4ProcessorError as error:  # operator error: no traceback
-        with contextlib.suppress(OSError):  # standard error is closed: the exit code is enough
-            for line in str(error).splitlines():
-                sys.stderr.write(f"cef-trio: {line}\n")
-        return ExitCode.BAD_SETTINGS
     except BrokenPipeError:  # the reader of standard output (head, less) has ended
         _discard(sys.stdout)
         return _BROKEN_PIPE
     except KeyboardInterrupt:  # before the daemon handles signals, or after it restored them
         return _INTERRUPTED
+    except Exception as error:  # a bug: its traceback follows
+        if as_json:
+            with contextlib.suppress(OSError):
+                json_document.print_failure(ExitCode.BUG, instead=f"a bug: {type(error).__name__}")
+        raise
     else:
         return code
     finally:
         _flush_standard_error()
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run the chosen command; an operator's error is printed, without a traceback."""
+    try:
+        return int(_parse(arguments)())
+    except CefMp4ProcessorError as error:
+        with contextlib.suppress(OSError):  # standard error is closed: the exit code is enough
+            for line in str(error).splitlines():
+                json_document.note_error(line)
+                sys.stderr.write(f"cef-trio: {line}\n")
+        return ExitCode.BAD_SETTINGS
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are noted for ``--json``, and end with the exit code of a wrong argument."""
+
+    def error(self, message: str) -> NoReturn:
+        json_document.note_error(message)
+        self.print_usage(sys.stderr)
+        sys.stderr.write(f"{self.prog}: error: {message}\n")
+        raise _WrongArgumentsError
+
+
+class _WrongArgumentsError(Exception):
+    """The command line cannot be parsed; the error was printed."""
+
+
+def make_parser(modules: Iterable[str]) -> argparse.ArgumentParser:
+    """Return the parser of all commands; those of ``modules`` have their arguments."""
+    parser = _Parser(
+        prog="cef-trio",
+        description="Uploads growing video recordings to S3-compatible storage while they are being written.",
+        epilog=ALL_EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"cef-trio {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, help_line in COMMANDS.items():
+        command = commands.add_parser(name, help=help_line, description=f"{help_line[0].upper()}{help_line[1:]}.")
+        if name in modules:
+            module = import_module(f"cef_trio.cli.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    commands.add_parser(_LAB, help=_LAB_HELP)
+    return parser
 
 
 def _parse(arguments: Sequence[str]) -> Callable[[], int]:
@@ -74,22 +130,13 @@ def _parse(arguments: Sequence[str]) -> Callable[[], int]:
         from cef_trio.lab import run_lab
 
         return lambda: run_lab(arguments[1:])
-    parser = argparse.ArgumentParser(
-        prog="cef-trio",
-        description="Uploads growing video recordings to S3-compatible storage while they are being written.",
-        epilog=ALL_EXIT_CODES,
-    )
-    parser.add_argument("--version", action="version", version=f"cef-trio {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     chosen = next((word for word in arguments if not word.startswith("-")), None)
-    for name, help_line in COMMANDS.items():
-        command = commands.add_parser(name, help=help_line, description=f"{help_line[0].upper()}{help_line[1:]}.")
-        if name == chosen:
-            module = import_module(f"cef_trio.cli.{name}")
-            module.add_arguments(command)
-            command.set_defaults(run=module.run)
-    commands.add_parser(_LAB, help=_LAB_HELP)
-    parsed = parser.parse_args(arguments)
+    try:
+        parsed = make_parser([chosen] if chosen is not None else ()).parse_args(arguments)
+    except _WrongArgumentsError:
+        return lambda: ExitCode.BAD_SETTINGS
+    if chosen not in _OWN_SETTINGS:
+        use_installed_service(parsed)
     return lambda: parsed.run(parsed)
 
 

@@ -12,20 +12,19 @@ Results go to standard output, errors to standard error.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 
+from cef_trio import amounts
 from cef_trio.checkpoint import Status, StreamSet
+from cef_trio.cli.json_document import note_error, print_document
 from cef_trio.safe_text import printable
 
 _STATE_STYLES: Final = {
@@ -34,11 +33,7 @@ _STATE_STYLES: Final = {
     StreamSet.COMPLETED: "green",
     StreamSet.FAILED: "red",
 }
-_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
-_KIBI: Final = 1024
-_MINUTE: Final = 60
-_HOUR: Final = 3600
-_DAY: Final = 86_400
+size, duration = amounts.size, amounts.duration
 _LEAST_FLEXIBLE: Final = 22
 """Optional columns are dropped before a name gets fewer cells than this."""
 _LEAST_WRAPPED: Final = 20
@@ -73,19 +68,15 @@ def console() -> Console:
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Print one JSON document, ASCII only."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=True, default=_plain) + "\n")
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} is not serializable")
+    """Print the command's one JSON document; see ``json_document.py``."""
+    print_document(document)
 
 
 def print_error(message: str) -> None:
     """Print one line on standard error."""
-    sys.stderr.write(f"cef-trio: {printable(message)}\n")
+    line = printable(message)
+    note_error(line)
+    sys.stderr.write(f"cef-trio: {line}\n")
 
 
 @contextmanager
@@ -108,13 +99,6 @@ def short_id(stream_id: str) -> str:
     return stream_id[:8]
 
 
-def short_path(path: str) -> str:
-    """Return the end of a path: its folder and its name."""
-    folder, name = os.path.split(path)
-    parent = os.path.basename(folder)  # noqa: PTH119 - paths may hold any byte
-    return f"…/{parent}/{name}" if os.path.dirname(folder) not in {"", "/"} else path  # noqa: PTH120 - as above
-
-
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a table."""
@@ -124,7 +108,7 @@ class Column:
     flexible: bool = False
     """Cut in a narrow terminal; other columns are not."""
     most: int | None = None
-    """The maximum width in cells, if not flexible."""
+    """The maximum width in cells on a terminal, if not flexible."""
     spare: int = 0
     """Optional columns are dropped, the highest number first; 0: never."""
 
@@ -168,7 +152,8 @@ class Lines:
 
     def _fit(self, width: int) -> list[_Shown]:
         """Return the columns to show, with their widths."""
-        natural = [self._natural(number) for number in range(len(self._columns))]
+        whole = width >= _PIPE_WIDTH
+        natural = [self._natural(number, whole=whole) for number in range(len(self._columns))]
         kept = list(range(len(self._columns)))
 
         def least(number: int) -> int:
@@ -188,10 +173,10 @@ class Lines:
             room -= widths[number]
         return [_Shown(self._columns[number], number, widths[number]) for number in kept]
 
-    def _natural(self, number: int) -> int:
+    def _natural(self, number: int, *, whole: bool) -> int:
         column = self._columns[number]
         widest = max([cell_len(column.name), *(_as_text(row.cells[number]).cell_len for row in self._rows)])
-        return min(widest, column.most or widest)
+        return widest if whole else min(widest, column.most or widest)
 
 
 def table(columns: Sequence[Column], rows: Sequence[Row | Sequence[Text | str]]) -> Lines:
@@ -268,29 +253,3 @@ def facts(rows: Sequence[tuple[str, Text | str]]) -> Group:
 def count(number: int, what: str) -> str:
     """Return a count with its noun: ``1 part``, ``2 parts``."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def size(size_bytes: float | None) -> str:
-    """Format bytes: ``1.5 GiB``; a dash for ``None``."""
-    if size_bytes is None:
-        return "-"
-    value = float(size_bytes)
-    for unit in _UNITS[:-1]:
-        if abs(value) < _KIBI:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= _KIBI
-    return f"{value:.1f} {_UNITS[-1]}"
-
-
-def duration(seconds: float | None) -> str:
-    """Format seconds: ``4s``, ``3m20s``, ``5h02m``, ``3d04h``; a dash for ``None``."""
-    if seconds is None:
-        return "-"
-    whole = int(seconds)
-    if whole < _MINUTE:
-        return f"{whole}s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE}m{whole % _MINUTE:02}s"
-    if whole < _DAY:
-        return f"{whole // _HOUR}h{whole % _HOUR // _MINUTE:02}m"
-    return f"{whole // _DAY}d{whole % _DAY // _HOUR:02}h"

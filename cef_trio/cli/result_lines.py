@@ -1,6 +1,7 @@
 """The results of a command, subject by subject: lines as they happen, or one JSON document at the end.
 
-The document is printed also if the command is cancelled or fails; ``finished``: whether it came to its end.
+The document is printed also if the command is cancelled or fails; ``finished``: whether it came to its end; ``error``:
+why not.
 """
 
 from __future__ import annotations
@@ -10,9 +11,19 @@ from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import Any, Self
 
+import trio
+
 from cef_trio.cli.output import print_json
+from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.safe_text import printable
+
+
+def describe_failure(error: BaseException) -> list[str]:
+    """Return the lines of an error of ours; for another exception, such as a cancellation, its type."""
+    if isinstance(error, CefMp4ProcessorError):
+        return [printable(line) for line in str(error).splitlines()]
+    return ["interrupted" if isinstance(error, trio.Cancelled) else type(error).__name__]
 
 
 class Report:
@@ -32,9 +43,10 @@ class Report:
     ) -> None:
         if not self._as_json:
             return
+        failure = {} if error is None else {"error": {"lines": describe_failure(error)}}
         # A closed pipe must not hide the error that ended the block.
         with suppress(BrokenPipeError) if error is not None else nullcontext():
-            print_json({"finished": kind is None, **self.about, "results": self._results})
+            print_json({"finished": kind is None, **failure, **self.about, "results": self._results})
 
     def add(self, subject: str, says: str, *, ok: bool = True, shown: bool = True, **more: Any) -> None:
         """Add the result of one subject (a stream's id, a key).

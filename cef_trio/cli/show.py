@@ -12,10 +12,9 @@ from rich.text import Text
 from cef_trio.checkpoint import Checkpoint, Status, StreamMeta, advice_on
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common, add_owner, owner_override
-from cef_trio.cli.session import CommandContext, run_command
+from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.cli.stream_selection import NoSuchStreamError, select_all
 from cef_trio.exit_codes import ExitCode
-from cef_trio.s3 import crc64nvme_to_base64
 from cef_trio.settings import load_settings
 
 
@@ -35,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run ``show`` and return its exit code."""
     settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
-    return run_command(settings, lambda context: show_stream(context, arguments.stream, as_json=arguments.json))
+    return run_on_redis(settings, lambda context: show_stream(context, arguments.stream, as_json=arguments.json))
 
 
-async def show_stream(context: CommandContext, given: str, *, as_json: bool) -> ExitCode:
+async def show_stream(context: RedisContext, given: str, *, as_json: bool) -> ExitCode:
     """Print everything that Redis has of one stream.
 
     Raises:
@@ -78,6 +77,8 @@ def details(checkpoint: Checkpoint, holder: str | None) -> dict[str, Any]:
 
 
 def _checksum(value: int | None) -> str | None:
+    from cef_trio.s3 import crc64nvme_to_base64  # the AWS library behind it is large
+
     return None if value is None else crc64nvme_to_base64(value)
 
 
@@ -103,6 +104,7 @@ def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tu
         ("started", _moment(meta.started_at_utc, now)),
         ("last activity", _moment(meta.last_activity_at_utc, now)),
         ("completed", _moment(meta.completed_at_utc, now)),
+        ("BROKEN", meta.broken),
         ("let go", _moment(meta.let_go_at_utc, now)),
         ("tried again", _retry(meta, now)),
         ("acknowledged", f"{acknowledged} in {parts} of {part_size}"),

@@ -21,19 +21,21 @@ from rich.text import Text
 from cef_trio.checkpoint import Checkpoint, History, Status, StreamSet, StreamSummary
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
+from cef_trio.cli.list_selection import relative_path
 from cef_trio.cli.output import Column, Lines
-from cef_trio.cli.session import CommandContext, run_command
+from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.cli.status_model import MAX_COMPLETED, Found, OpenStream, Overview, choose, observe
 from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, RedisOperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileStat
-from cef_trio.observability import DaemonReport, describe_problems, judge_fleet, read_fleet
+from cef_trio.observability import DaemonReport, Fleet, State, describe_problems, judge_fleet, read_fleet
 from cef_trio.resilience import Periodic
 from cef_trio.settings import SettingsError, load_settings
 
 _WATCH_SECONDS: Final = 2.0
 _NOT_SHOWN: Final = {"meta", "stream_set", "at", "reported_lag"}
 _ALL: Final = "; `cef-trio list` shows all"
+_STATE_STYLES: Final = {State.READY: "green", State.AT_RISK: "bold red"}
 _BAR_WIDTH: Final = 12
 _LINES_AROUND: Final = 4
 """The blank line, the table's header, the line of what is left out, and the cursor's line."""
@@ -64,13 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.watch and arguments.json:
         raise SettingsError(["--watch is for a terminal: it cannot be combined with --json"])
     settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
-    return run_command(settings, lambda context: show_status(context, watch=arguments.watch, as_json=arguments.json))
+    return run_on_redis(settings, lambda context: show_status(context, watch=arguments.watch, as_json=arguments.json))
 
 
 class StatusReader:
     """Reads the state of an owner's streams."""
 
-    def __init__(self, context: CommandContext) -> None:
+    def __init__(self, context: RedisContext) -> None:
         self._context = context
 
     async def read(self) -> Overview:
@@ -115,7 +117,7 @@ class StatusReader:
             return None
 
 
-async def show_status(context: CommandContext, *, watch: bool, as_json: bool) -> ExitCode:
+async def show_status(context: RedisContext, *, watch: bool, as_json: bool) -> ExitCode:
     """Print the status; with ``watch``, refresh it on the screen until a signal ends it."""
     reader = StatusReader(context)
     if not watch:
@@ -146,6 +148,7 @@ async def _watch(reader: StatusReader) -> None:
 
 def document(overview: Overview) -> dict[str, Any]:
     """Return the document of ``--json``."""
+    judged = overview.own.judgement
     return {
         "at_utc": overview.at_utc,
         "owner": overview.owner,
@@ -156,6 +159,9 @@ def document(overview: Overview) -> dict[str, Any]:
         "upload_limits": dict(overview.upload_limits),
         "lag_bytes": overview.lag_bytes,
         "daemons": dict(overview.daemons),
+        "state": overview.own.state,
+        "bytes_at_risk": judged.size_bytes if judged is not None else None,
+        "recordings_at_risk": judged.recordings if judged is not None else None,
         "at_risk": [_risk_document(report, overview.fleet.now) for report in overview.own.reports],
         "unreadable": [{"key": key, "why": why} for key, why in overview.unreadable.items()],
         "newer": [{"key": key, "why": why} for key, why in overview.newer.items()],
@@ -205,7 +211,7 @@ def render(overview: Overview, *, height: int | None = None) -> RenderableType:
         shown = most_urgent(shown, max(1, height - len(totals) - _LINES_AROUND))
     parts: list[RenderableType] = [output.facts(totals)]
     if shown:
-        parts += [Text(), _streams(shown)]
+        parts += [Text(), _streams(shown, {one.folder for one in overview.own.reports if one.folder})]
     if left_out := overview.left_out + len(overview.open_streams) - len(shown):
         parts.append(Text(f"and {left_out:,} more, which lag less{_ALL if overview.left_out else ''}", style="dim"))
     return Group(*parts)
@@ -241,6 +247,7 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
         completed += f"; {overview.superseded} superseded by a later object: `cef-trio gc --superseded` deletes them"
     rows: list[tuple[str, Text | str]] = [
         ("at", f"{overview.at_utc:%Y-%m-%d %H:%M:%S} UTC"),
+        ("state", _state(overview.own)),
         ("daemons", _daemons(overview)),
         ("fleet", _fleet(overview)),
         ("open", open_streams),
@@ -312,6 +319,17 @@ def _fleet(overview: Overview) -> Text:
     return output.safe(f"{text}{more}; see `cef-trio fleet`", "bold red" if others else "yellow")
 
 
+def _state(own: Fleet) -> Text:
+    """Return whether all is safe by the reports of the owner's daemons: their word, and what is at risk."""
+    state, judged = own.state, own.judgement
+    if state is None:
+        return Text("unknown: no daemon has reported", style="bold red")
+    if judged is None or state == "silent":
+        silent = "a daemon has not reported for a minute" if state == "silent" else "no daemon runs"
+        return Text(f"{state}: {silent}", style="bold red" if state == "silent" else "bold yellow")
+    return Text(judged.describe(), style=_STATE_STYLES.get(judged.state, "yellow"))
+
+
 def _daemons(overview: Overview) -> Text:
     if overview.daemons:
         daemons = [f"{name} ({output.count(count, 'stream')})" for name, count in sorted(overview.daemons.items())]
@@ -333,7 +351,7 @@ _COLUMNS: Final = (
 )
 
 
-def _streams(streams: Sequence[OpenStream]) -> Lines:
+def _streams(streams: Sequence[OpenStream], folders: Collection[str]) -> Lines:
     rows = []
     for stream in streams:
         bar, percent = _progress(stream)
@@ -341,13 +359,13 @@ def _streams(streams: Sequence[OpenStream]) -> Lines:
         rows.append(
             (
                 output.short_id(stream.meta.stream_id),
-                output.safe(_IN_SHORT.get(stream.meta.status, stream.meta.status.value), style),
+                output.safe(stream.activity or _IN_SHORT.get(stream.meta.status, stream.meta.status.value), style),
                 bar,
                 percent,
                 output.size(stream.acknowledged_bytes),
                 output.size(stream.lag_bytes),
                 f"{output.size(stream.bytes_per_second)}/s",
-                output.safe(output.short_path(stream.meta.current_path)),
+                output.safe(relative_path(stream.meta.current_path, folders)),
             )
         )
     return output.table(_COLUMNS, rows)

@@ -182,8 +182,8 @@ class Upgrade:
             return False  # it cannot be read: nothing is proved
 
     def _claim(self, stream: LegacyStream) -> Claim:
-        ownership, watched = self._services.ownership, self._services.rules.watch_folder
-        if watched and not is_below(stream.current_path, watched):
+        ownership, rules = self._services.ownership, self._services.rules
+        if rules.folders and not is_below(stream.current_path, rules.root_of(stream.current_path)):
             return Claim.OTHER_OWNER
         ours = ownership.owner or Owner(ownership.machine)
         if not self._knows_place and stream.owner is not None and stream.owner.mount is not None:

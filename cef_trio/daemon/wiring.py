@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,11 +21,12 @@ from cef_trio.checkpoint import CheckpointStore, Lease, ShutdownFlush
 from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.daemon.machine import boot_id, machine_id
 from cef_trio.daemon.owner_name import find_owner
+from cef_trio.daemon.redis_store import as_settings_error, checkpoint_store
 from cef_trio.files import KernelDisk, Mounts, WriterState, writer_state
 from cef_trio.http import HttpProxy
 from cef_trio.media import probe
 from cef_trio.observability import Metrics
-from cef_trio.resilience import IDLE_SECONDS, CircuitBreaker, Retrier, RetryPolicy, ServiceRetrier, run_in_thread
+from cef_trio.resilience import IDLE_SECONDS, CircuitBreaker, Retrier, RetryPolicy, ServiceRetrier
 from cef_trio.s3 import (
     Addressing,
     ChainCredentials,
@@ -200,7 +201,7 @@ def key_template(settings: Settings, owner: str) -> KeyTemplate:
         settings.s3_key_template,
         owner,
         host=settings.instance_id,
-        folders=(str(settings.watch_dir),),
+        folders=(str(settings.watch_dir), *map(str, settings.watch_link_roots)),
         zone=ZoneInfo(settings.key_time_zone),
     )
 
@@ -213,7 +214,7 @@ def webhook_client(settings: Settings) -> WebhookClient | None:
     """
     if settings.on_complete_webhook is None:
         return None
-    with _as_settings_error():
+    with as_settings_error():
         return WebhookClient(
             settings.on_complete_webhook.get_secret_value(),
             secret=_text(settings.webhook_secret),
@@ -228,34 +229,6 @@ def webhook_client(settings: Settings) -> WebhookClient | None:
         )
 
 
-def checkpoint_store(
-    settings: Settings, owner: str, retrier: Retrier, *, reread_settings: Callable[[], Settings | None] | None = None
-) -> RedisCheckpointStore:
-    """Return the checkpoint store of an owner; it connects at the first call.
-
-    Raises:
-        SettingsError: the URL is invalid, or the key prefix has an empty hash tag with a cluster.
-    """
-
-    async def read_url() -> str | None:
-        if reread_settings is None:
-            return None
-        # May be abandoned: it only reads, and the disk may hang.
-        found = await run_in_thread(reread_settings, abandon_on_cancel=True)
-        return found.redis_url.get_secret_value() if found is not None else None
-
-    with _as_settings_error():
-        return RedisCheckpointStore(
-            settings.redis_url.get_secret_value(),
-            key_prefix=settings.redis_key_prefix,
-            owner=owner,
-            ca_file=settings.redis_ca_file,
-            socket_timeout_seconds=settings.redis_timeout_seconds,
-            retrier=retrier,
-            read_url=read_url if reread_settings is not None else None,
-        )
-
-
 def s3_client(
     settings: Settings, retrier: Retrier, rate_limiter: RateLimiter | None = None, config: S3Config | None = None
 ) -> S3Client:
@@ -264,17 +237,8 @@ def s3_client(
     Raises:
         SettingsError: the bucket's name or the endpoint cannot be addressed.
     """
-    with _as_settings_error():
+    with as_settings_error():
         return S3Client(config or s3_config(settings), retrier=retrier, rate_limiter=rate_limiter)
-
-
-@contextmanager
-def _as_settings_error() -> Iterator[None]:
-    """Convert ``ValueError`` from the packages that parse a setting; their messages name the variable."""
-    try:
-        yield
-    except ValueError as error:
-        raise SettingsError([str(error)]) from error
 
 
 def _rules(settings: Settings, template: KeyTemplate) -> StreamRules:
@@ -287,6 +251,7 @@ def _rules(settings: Settings, template: KeyTemplate) -> StreamRules:
         endpoint=settings.s3_endpoint_url or f"AWS in {settings.s3_region_name}",
         watch_folder=str(settings.watch_dir),
         watch_patterns=tuple(settings.watch_patterns),
+        link_roots=tuple(str(root) for root in settings.watch_link_roots),
         minimum=StartMinimum(age_seconds=settings.watch_min_age_seconds, size_bytes=settings.watch_min_size_bytes),
         rescan_seconds=settings.rescan_seconds,
         close_grace_seconds=settings.close_grace_seconds,

@@ -1,7 +1,7 @@
 """Files on the local disk: opening, reading, identity, and what each file system guarantees.
 
-Promise: no symbolic link is followed, no read blocks the event loop, and a file is identified by several properties,
-never by its inode number alone.
+Promise: no symbolic link is followed but into a listed root, no read blocks the event loop, and a file is identified by
+several properties, never by its inode number alone.
 
 Open `nofollow.py` for paths and links; `file_stat.py` for what `stat` returned; `reader.py` for reads, checksums of a
 file and file errors; `identity.py` for "is this the same file?"; `file_system.py` for the guarantees of each file
@@ -27,8 +27,8 @@ from cef_trio.files.identity import (
     on_another_file_system,
     same_fs_id,
 )
-from cef_trio.files.mounts import MountHungError, Mounts, is_on, unescape_mount_point
-from cef_trio.files.nofollow import is_below, open_nofollow, stat_nofollow
+from cef_trio.files.mounts import MountHungError, Mounts, is_on, mount_points, unescape_mount_point
+from cef_trio.files.nofollow import follow_link, is_below, open_nofollow, root_of, stat_nofollow
 from cef_trio.files.reader import Disk, FileSlice, KernelDisk, OpenRecording, head_of, regular_file_stat
 from cef_trio.files.time_stamps import granularity_wait_seconds
 from cef_trio.files.writers import WriterState, take_lease, writer_state, writer_waits
@@ -53,6 +53,7 @@ __all__ = [
     "compare_identity",
     "file_system",
     "file_system_named",
+    "follow_link",
     "granularity_wait_seconds",
     "head_of",
     "identity_by_stat",
@@ -65,10 +66,12 @@ __all__ = [
     "is_verified_file",
     "lasting_id",
     "may_be",
+    "mount_points",
     "on_another_file_system",
     "open_nofollow",
     "origin_of",
     "regular_file_stat",
+    "root_of",
     "same_fs_id",
     "stat_nofollow",
     "take_lease",

@@ -5,7 +5,9 @@ that user. ``O_NOFOLLOW`` covers the last component only. So the path is walked 
 to the one before, and there is no race between check and use. (``openat2`` with ``RESOLVE_NO_SYMLINKS`` would do the
 same in one call; Python does not offer it.)
 
-``WATCH_DIR`` itself may be a link; it is resolved once at the start.
+``WATCH_DIR`` and ``WATCH_LINK_ROOTS`` may be links; they are resolved once, at the start. A link in the watch folder is
+followed only into one of these roots (:func:`follow_link`), and then by its real path. This is walked like any other,
+so what is opened is inside the root, whatever becomes of the link.
 
 ``..`` is rejected: no scan produces such a path, so one in Redis was not written by the daemon.
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -72,3 +74,17 @@ def is_below(path: str, watch_folder: str) -> bool:
         return False
     relative = os.path.relpath(path, watch_folder)
     return relative not in {os.curdir, os.pardir} and not relative.startswith("../")
+
+
+def root_of(path: str, folders: Iterable[str]) -> str | None:
+    """Return the innermost of the folders that a path is below; ``None``: none is. Lexical, as :func:`is_below`."""
+    return max((folder for folder in folders if is_below(path, folder)), key=len, default=None)
+
+
+def follow_link(link: str, roots: Iterable[str]) -> str | None:
+    """Return the real path of a link's target, if that is below one of the roots, or is one; else ``None``.
+
+    Blocks as long as a mount on the way does not respond. The result must be opened by the functions above.
+    """
+    target = os.path.realpath(link)
+    return target if target in roots or root_of(target, roots) is not None else None

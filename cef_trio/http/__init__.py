@@ -6,11 +6,18 @@ Open `tls.py` for certificates and which of them are trusted; `client_transport.
 `server_connection.py` for the server side of HTTP/1.1, with h11; `headers.py` for dates and `Retry-After`.
 """
 
-from cef_trio.http import tls
-from cef_trio.http.client_transport import HttpTransport
-from cef_trio.http.headers import parse_http_date, parse_retry_after
-from cef_trio.http.proxy import HttpProxy
-from cef_trio.http.server_connection import HTTPRequest, NotHttpError, ServerConnection
+from typing import TYPE_CHECKING
+
+from cef_trio.lazy_door import lazy_door
+
+if TYPE_CHECKING:
+    from cef_trio.http import tls
+    from cef_trio.http.client_transport import HttpTransport
+    from cef_trio.http.headers import parse_http_date, parse_retry_after
+    from cef_trio.http.proxy import HttpProxy
+    from cef_trio.http.server_connection import HTTPRequest, NotHttpError, ServerConnection
+else:
+    __getattr__ = lazy_door(__name__)
 
 __all__ = [
     "HTTPRequest",

@@ -11,57 +11,70 @@ for what the page shows of one stream, the last hour and log lines; `at_risk.py`
 them; the room `admin/` for the status page, health and readiness.
 """
 
-from cef_trio.observability import daemon_report, logs
-from cef_trio.observability.at_risk import (
-    SENTENCES,
-    Facts,
-    Reason,
-    Risk,
-    UploadProgress,
-    Waiting,
-    describe_amount,
-    find_risks,
-)
-from cef_trio.observability.daemon_report import DaemonReport, describe_problems
-from cef_trio.observability.fleet import (
-    Fleet,
-    FleetFinding,
-    fleet_document,
-    is_urgent,
-    judge_fleet,
-    read_fleet,
-    streams_by_state,
-)
-from cef_trio.observability.history import PERIOD_SECONDS as HISTORY_PERIOD_SECONDS
-from cef_trio.observability.history import History, rounded
-from cef_trio.observability.lag import RATE_WINDOW, FirstSeenTimes, Lag, lag_of, upload_rate
-from cef_trio.observability.logs import (
-    Redactor,
-    configure,
-    configure_for,
-    flush,
-    lost_lines,
-    recent_lines,
-    set_level,
-)
-from cef_trio.observability.metric_labels import FreedBy, StreamState, WebhookOutcome
-from cef_trio.observability.metrics import Metrics
-from cef_trio.observability.recent_lines import LogLine
-from cef_trio.observability.redis_survey import survey_redis
-from cef_trio.observability.snapshot import (
-    OUTAGE_ADVICE,
-    LimiterUse,
-    PastOutage,
-    ServiceOutage,
-    Snapshot,
-    StreamActivity,
-    StreamSnapshot,
-    activity_of,
-)
-from cef_trio.observability.stream_detail import PartRun, PartState, StreamDetail, runs_of
+from typing import TYPE_CHECKING
+
+from cef_trio.lazy_door import lazy_door
+
+if TYPE_CHECKING:
+    from cef_trio.observability import daemon_report, logs
+    from cef_trio.observability.at_risk import (
+        NOT_JUDGED,
+        SENTENCES,
+        Facts,
+        Judgement,
+        Reason,
+        Risk,
+        State,
+        UploadProgress,
+        Waiting,
+        amount_at_risk,
+        describe_amount,
+        find_risks,
+        judge,
+    )
+    from cef_trio.observability.daemon_report import DaemonReport, describe_problems
+    from cef_trio.observability.fleet import (
+        Fleet,
+        FleetFinding,
+        fleet_document,
+        is_urgent,
+        judge_fleet,
+        read_fleet,
+        streams_by_state,
+    )
+    from cef_trio.observability.history import PERIOD_SECONDS as HISTORY_PERIOD_SECONDS
+    from cef_trio.observability.history import History, rounded
+    from cef_trio.observability.lag import RATE_WINDOW, FirstSeenTimes, Lag, lag_of, upload_rate
+    from cef_trio.observability.logs import (
+        Redactor,
+        configure,
+        configure_for,
+        flush,
+        lost_lines,
+        recent_lines,
+        set_level,
+    )
+    from cef_trio.observability.metric_labels import FreedBy, StreamState, WebhookOutcome
+    from cef_trio.observability.metrics import Metrics
+    from cef_trio.observability.recent_lines import LogLine
+    from cef_trio.observability.redis_survey import survey_redis
+    from cef_trio.observability.snapshot import (
+        OUTAGE_ADVICE,
+        LimiterUse,
+        PastOutage,
+        ServiceOutage,
+        Snapshot,
+        StreamActivity,
+        StreamSnapshot,
+        activity_of,
+    )
+    from cef_trio.observability.stream_detail import PartRun, PartState, StreamDetail, runs_of
+else:
+    __getattr__ = lazy_door(__name__)
 
 __all__ = [
     "HISTORY_PERIOD_SECONDS",
+    "NOT_JUDGED",
     "OUTAGE_ADVICE",
     "RATE_WINDOW",
     "SENTENCES",
@@ -72,6 +85,7 @@ __all__ = [
     "FleetFinding",
     "FreedBy",
     "History",
+    "Judgement",
     "Lag",
     "LimiterUse",
     "LogLine",
@@ -84,6 +98,7 @@ __all__ = [
     "Risk",
     "ServiceOutage",
     "Snapshot",
+    "State",
     "StreamActivity",
     "StreamDetail",
     "StreamSnapshot",
@@ -92,6 +107,7 @@ __all__ = [
     "Waiting",
     "WebhookOutcome",
     "activity_of",
+    "amount_at_risk",
     "configure",
     "configure_for",
     "daemon_report",
@@ -101,6 +117,7 @@ __all__ = [
     "fleet_document",
     "flush",
     "is_urgent",
+    "judge",
     "judge_fleet",
     "lag_of",
     "logs",

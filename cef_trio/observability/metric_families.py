@@ -88,6 +88,11 @@ FAMILIES: Final = (
         "A slow recording whose part is not full yet counts too.",
     ),
     Family(
+        "broken_recordings_total",
+        Kind.COUNTER,
+        "Completed recordings that cannot be played, or not to their end, as far as ffprobe and their boxes show.",
+    ),
+    Family(
         "webhook_attempts_total",
         Kind.COUNTER,
         "Attempts to deliver webhooks of completed recordings, by outcome.",
@@ -134,6 +139,11 @@ FAMILIES: Final = (
         ("minimum",),
     ),
     Family("hung_mounts", Kind.GAUGE, "Mounts that do not respond: set aside, and tried again in the background."),
+    Family(
+        "links_not_followed",
+        Kind.GAUGE,
+        "Symbolic links in the watch folder that lead into no folder of WATCH_LINK_ROOTS, at the last scan.",
+    ),
     Family(
         "log_lines_lost_total", Kind.COUNTER, "Log lines that were dropped because they could not be written in time."
     ),

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from cef_trio.checkpoint import Status, StreamSet
-from cef_trio.observability.at_risk import Risk
+from cef_trio.observability.at_risk import NOT_JUDGED, Judgement, Risk
 from cef_trio.observability.lag import Lag, total
 from cef_trio.observability.metric_labels import StreamState
 
@@ -142,7 +142,7 @@ class Snapshot:
     """By service; ``None``: it is up."""
     past_outages: tuple[PastOutage, ...] = ()
     """The last ones of this process, oldest first."""
-    risks: tuple[Risk, ...] = ()
+    judgement: Judgement = NOT_JUDGED
     limiters: Mapping[str, LimiterUse] = field(default_factory=dict)
     """``streams`` and ``parts``."""
     upload_limit: int = 0
@@ -153,8 +153,15 @@ class Snapshot:
     failing_calls: int = 0
     """Number of kinds of optional S3 calls that fail at present."""
     hung_mounts: int = 0
+    links_not_followed: int = 0
+    """Symbolic links in the watch folder."""
     shutdown_seconds: float = 0.0
     """0 before a shutdown."""
+
+    @property
+    def risks(self) -> tuple[Risk, ...]:
+        """What is at risk."""
+        return self.judgement.risks
 
     @property
     def lag(self) -> Lag:

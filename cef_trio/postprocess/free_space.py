@@ -144,7 +144,7 @@ class FreeSpace:
         return list(dict.fromkeys([self._services.rules.watch_folder, *(self._folder_of(one) for one in self._kept)]))
 
     def _folder_of(self, recording: KeptRecording) -> str:
-        watched, point = self._services.rules.watch_folder, self._services.mounts.of(recording.path).point
+        watched, point = self._services.rules.root_of(recording.path), self._services.mounts.of(recording.path).point
         return point if is_below(point, watched) else watched
 
     # -- one file system -----------------------------------------------------------------------------------------------

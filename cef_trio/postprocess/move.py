@@ -34,12 +34,12 @@ class Move:
         self._disk = services.disk
         self._mounts = services.mounts
         self._metrics = services.metrics
-        self._watch_folder = services.rules.watch_folder
+        self._root_of = services.rules.root_of
         self._folder = folder
 
     async def apply(self, file: VerifiedFile, lease: HeldLease, cause: FreedBy) -> bool:
         """See :class:`~cef_trio.postprocess.after_upload.Action`."""
-        names = targets(file, self._watch_folder, self._folder)
+        names = targets(file, self._root_of(file.path), self._folder)
         try:
             moved_to = await self._disk.change(partial(disposal.move_now, file, names), path=file.path)
         except OtherFileSystemError:

@@ -48,7 +48,7 @@ class Verification:
         if checkpoint is None or file is None:
             raise NotAsVerifiedError("its record lacks what was verified")
         meta = checkpoint.meta
-        if not is_below(file.path, self._services.rules.watch_folder):
+        if not is_below(file.path, self._services.rules.root_of(file.path)):
             raise NotAsVerifiedError("its recorded path is not in the watch folder")
         if meta.s3_bucket != self._services.rules.bucket:
             raise NotAsVerifiedError(f"its object is in another bucket, {meta.s3_bucket!r}")

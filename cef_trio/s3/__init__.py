@@ -20,39 +20,46 @@ Open
 - `rate_limiter.py` and `token_bucket.py` for `MAX_UPLOAD_RATE`; `store_probe.py` for the probe in an outage
 """
 
-from cef_trio.s3.body import BytesSource
-from cef_trio.s3.checksums import (
-    CHECKSUMS,
-    Crc64Nvme,
-    combine_crc64nvme,
-    crc64nvme,
-    crc64nvme_bytes,
-    crc64nvme_from_base64,
-    crc64nvme_to_base64,
-    from_base64,
-    to_base64,
-)
-from cef_trio.s3.client import S3Client
-from cef_trio.s3.config import Addressing, ChecksumMode, CredentialsProvider, PayloadSigning, S3Config
-from cef_trio.s3.credentials import ChainCredentials, StaticCredentials
-from cef_trio.s3.errors import ARCHIVED, HINTS, PERMANENT, TRANSIENT
-from cef_trio.s3.etags import looks_like_md5, multipart_etag
-from cef_trio.s3.model import (
-    AbortRule,
-    ChecksumAlgorithm,
-    CopiedPart,
-    ListedObject,
-    ListedPart,
-    ListedUpload,
-    ObjectRange,
-    PartToComplete,
-    StoredObject,
-)
-from cef_trio.s3.rate_limiter import Rate, RateLimiter
-from cef_trio.s3.signing import Credentials
-from cef_trio.s3.store_probe import StoreProbe
-from cef_trio.s3.transport import network_transport
-from cef_trio.s3.xml import Element, XmlError, parse_xml
+from typing import TYPE_CHECKING
+
+from cef_trio.lazy_door import lazy_door
+
+if TYPE_CHECKING:
+    from cef_trio.s3.body import BytesSource
+    from cef_trio.s3.checksums import (
+        CHECKSUMS,
+        Crc64Nvme,
+        combine_crc64nvme,
+        crc64nvme,
+        crc64nvme_bytes,
+        crc64nvme_from_base64,
+        crc64nvme_to_base64,
+        from_base64,
+        to_base64,
+    )
+    from cef_trio.s3.client import S3Client
+    from cef_trio.s3.config import Addressing, ChecksumMode, CredentialsProvider, PayloadSigning, S3Config
+    from cef_trio.s3.credentials import ChainCredentials, StaticCredentials
+    from cef_trio.s3.errors import ARCHIVED, HINTS, PERMANENT, TRANSIENT
+    from cef_trio.s3.etags import looks_like_md5, multipart_etag
+    from cef_trio.s3.model import (
+        AbortRule,
+        ChecksumAlgorithm,
+        CopiedPart,
+        ListedObject,
+        ListedPart,
+        ListedUpload,
+        ObjectRange,
+        PartToComplete,
+        StoredObject,
+    )
+    from cef_trio.s3.rate_limiter import Rate, RateLimiter
+    from cef_trio.s3.signing import Credentials
+    from cef_trio.s3.store_probe import StoreProbe
+    from cef_trio.s3.transport import network_transport
+    from cef_trio.s3.xml import Element, XmlError, parse_xml
+else:
+    __getattr__ = lazy_door(__name__)
 
 __all__ = [
     "ARCHIVED",

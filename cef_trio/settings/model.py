@@ -128,6 +128,8 @@ class Settings(BaseSettings):
     ] = DEFAULT_EXCLUDE
     """Files and folders to leave out: patterns of names, or of paths relative to WATCH_DIR such as tmp/** and
     */incoming/*, comma-separated, without regard to case; default stands for the default ones, none for no pattern."""
+    watch_link_roots: Annotated[tuple[NamedPath, ...], NoDecode, BeforeValidator(values.folders)] = ()
+    """Folders into which symbolic links in WATCH_DIR are followed, as /mnt/a:/mnt/b; other links are not followed."""
     watch_min_age_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """How long ago a recording was first seen, or has not changed, before its upload begins; what is deleted before is
     not uploaded."""
@@ -421,7 +423,8 @@ def check_folders(settings: Settings) -> Settings:
     found = _unfit_folder(settings.watch_dir), _unfit_target(settings) or _unfit_disk(settings)
     if lines := [line for line in found if line]:
         raise SettingsError(lines)
-    return settings.model_copy(update={"watch_dir": settings.watch_dir.resolve()})
+    roots = tuple(root.resolve() for root in settings.watch_link_roots)
+    return settings.model_copy(update={"watch_dir": settings.watch_dir.resolve(), "watch_link_roots": roots})
 
 
 def _validated(env_file: Path | None, unneeded: frozenset[str], overrides: dict[str, Any]) -> Settings:
@@ -452,18 +455,22 @@ def _unfit_target(settings: Settings) -> str | None:
     if not name:
         return None
     try:
-        target, watched = Path(name).resolve(), settings.watch_dir.resolve()
+        target = Path(name).resolve()
         nearest = next(folder for folder in (target, *target.parents) if folder.exists())
-        # By path and by inode: a folder may have two paths (a bind mount).
-        inside = target.is_relative_to(watched) or any(watched.samefile(one) for one in (nearest, *nearest.parents))
-        around = watched.is_relative_to(target) or (
-            nearest == target and any(target.samefile(one) for one in watched.parents)
-        )
+        watched = [
+            ("WATCH_DIR", settings.watch_dir),
+            *(("WATCH_LINK_ROOTS", root) for root in settings.watch_link_roots),
+        ]
+        overlapping = [
+            f"{variable} {str(resolved)!r}"
+            for variable, folder in watched
+            if _overlap(target, nearest, resolved := folder.resolve())
+        ]
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         return f"AFTER_UPLOAD: the folder {name!r} cannot be checked ({error})"
-    if inside or around:
+    if overlapping:
         return (
-            f"AFTER_UPLOAD: recordings cannot be moved to {name!r}: it is inside WATCH_DIR {str(watched)!r} or "
+            f"AFTER_UPLOAD: recordings cannot be moved to {name!r}: it is inside {overlapping[0]} or "
             "contains it, so moved recordings would be watched again; use a folder outside"
         )
     if not nearest.is_dir():
@@ -471,6 +478,17 @@ def _unfit_target(settings: Settings) -> str | None:
     if not os.access(nearest, os.W_OK | os.X_OK):
         return f"AFTER_UPLOAD: {name!r} cannot be written by this user: no permission for {str(nearest)!r}"
     return None
+
+
+def _overlap(target: Path, nearest: Path, watched: Path) -> bool:
+    """Return whether a folder is inside a watched one or contains it; ``nearest`` is its next existing parent."""
+    # By path and by inode: a folder may have two paths (a bind mount).
+    if target.is_relative_to(watched) or watched.is_relative_to(target):
+        return True
+    if not watched.exists():
+        return False
+    inside = any(watched.samefile(one) for one in (nearest, *nearest.parents))
+    return inside or (nearest == target and any(target.samefile(one) for one in watched.parents))
 
 
 def _unfit_disk(settings: Settings) -> str | None:

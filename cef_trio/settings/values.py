@@ -120,6 +120,16 @@ def patterns(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def folders(value: object) -> object:
+    """Parse a list of absolute paths, separated by colons as in PATH."""
+    if not isinstance(value, str):
+        return value
+    found = tuple(dict.fromkeys(part for part in value.split(":") if part))
+    if any(not part.startswith("/") for part in found):
+        raise ValueError("takes absolute paths of folders, separated by colons, such as /mnt/a:/mnt/b")
+    return found
+
+
 def host_names(value: object) -> object:
     """Parse a comma-separated list; convert to lower case."""
     return patterns(value.lower()) if isinstance(value, str) else value

@@ -274,7 +274,7 @@ async def check_mounted(services: Services, meta: StreamMeta, path: str) -> None
         ChunkProcessingError: transient; the watch folder is missing, or the file's folder is on another mount than
             before, so a file system is probably not mounted.
     """
-    place = await services.disk.mount_around(path, within=services.rules.watch_folder)
+    place = await services.disk.mount_around(path, within=services.rules.root_of(path))
     if place is None:
         raise ChunkProcessingError(f"{path!r} and the watch folder do not exist", transient=True)
     if not is_same_mount(meta.identity, place):

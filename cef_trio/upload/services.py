@@ -13,7 +13,7 @@ from trio_util import AsyncBool
 
 from cef_trio.checkpoint import CheckpointStore, ExitState, Lease, ShutdownFlush, Status, StreamMeta
 from cef_trio.checkpoint.redis import LegacyStreams, OwnerClaim, Owners
-from cef_trio.files import Disk, FileStat, Mounts, file_system_named, granularity_wait_seconds, is_below
+from cef_trio.files import Disk, FileStat, Mounts, file_system_named, granularity_wait_seconds, root_of
 from cef_trio.media import MediaInfo
 from cef_trio.observability import Metrics
 from cef_trio.resilience import BestEffort, CircuitBreaker, RetryPolicy, shielded
@@ -54,6 +54,8 @@ class StreamRules:
     """The S3 endpoint that is recorded with each stream; empty: not recorded."""
     watch_folder: str = ""
     """The root of all recordings. If it is missing, missing recordings do not count as deleted; empty: not checked."""
+    link_roots: tuple[str, ...] = ()
+    """Folders that links in the watch folder may lead to: the roots of the recordings in them."""
     watch_patterns: tuple[str, ...] = ()
     minimum: StartMinimum = field(default_factory=StartMinimum)
     """What a recording must reach before it is begun."""
@@ -68,6 +70,15 @@ class StreamRules:
     """How long a cancellation waits for a part's record; less than ``save_seconds``."""
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(initial_seconds=1.0, max_seconds=300.0))
     """The waits of a stream after its 1st, 2nd, … failure; ``attempts`` does not count."""
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """All folders that recordings may be in; empty: not known."""
+        return (self.watch_folder, *self.link_roots) if self.watch_folder else ()
+
+    def root_of(self, path: str) -> str:
+        """Return the folder that a recording is in; the watch folder, if it is in none."""
+        return root_of(path, self.folders) or self.watch_folder
 
     @property
     def recorded_part_size(self) -> int:
@@ -131,14 +142,14 @@ class Services:
 
     def is_ours(self, meta: StreamMeta) -> bool:
         """Return whether a stream is in the watch folder and belongs to this host (promise P9)."""
-        watched = self.rules.watch_folder
-        return (not watched or is_below(meta.current_path, watched)) and self.ownership.is_ours(meta)
+        folders = self.rules.folders
+        return (not folders or root_of(meta.current_path, folders) is not None) and self.ownership.is_ours(meta)
 
     @property
     def watched(self) -> str:
-        """The watch folder, if all paths of its files begin with it as it is set; else empty."""
-        folder = self.rules.watch_folder
-        return folder if os.path.normpath(folder) == folder else ""
+        """The watch folder, if the paths of all recordings begin with it as it is set; else empty."""
+        folder, *others = self.rules.folders or ("",)
+        return folder if os.path.normpath(folder) == folder and not others else ""
 
     @property
     def shares_folder(self) -> bool:

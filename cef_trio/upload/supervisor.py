@@ -110,6 +110,8 @@ class StreamSupervisor:
         """The error of the last lookup; ``None`` if it succeeded."""
         self.unreadable_folders: dict[str, float] = {}
         """Folders that the last scan could not read, and since when, by ``trio.current_time()``."""
+        self.links_not_followed = 0
+        """Symbolic links that the last scan did not follow."""
         self._set_aside: dict[str, _Unknown] = {}
         """Files whose records cannot be read; retried periodically (:meth:`retry_set_aside`)."""
         self._held: dict[str, _Unknown] = {}
@@ -229,6 +231,7 @@ class StreamSupervisor:
                 self._gone(path)
             case Scanned(files, unreadable):
                 self._scanned(files, unreadable)
+                self.links_not_followed = event.links
                 self._services.scans.completed(event)  # last, so that tasks that wait for the scan see the renames
 
     def _seen(self, path: str, stat: FileStat, *, closed: bool = False) -> None:
@@ -518,9 +521,9 @@ class StreamSupervisor:
         processes = {stream_id: holder.rpartition("/")[2] for stream_id, holder in holders.items()}
         loads = Counter({ours: len(self._live), **dict.fromkeys(peers, 0)})
         loads.update(processes[stream_id] for stream_id in held if processes.get(stream_id) in peers)
-        folder = services.rules.watch_folder
-        division = divide([path.removeprefix(folder) for path in chain(waiting, self._deferred)], loads)
-        chosen = {path: division[path.removeprefix(folder)] for path in waiting}
+        names = {path: path.removeprefix(services.rules.root_of(path)) for path in chain(waiting, self._deferred)}
+        division = divide(list(names.values()), loads)
+        chosen = {path: division[names[path]] for path in waiting}
         # A daemon whose stream misses its file has that file open, and recognizes it by its next scan.
         chosen |= {
             path: processes[stream_id]

@@ -55,6 +55,8 @@ class Scanned:
 
     files: Mapping[str, FileStat]
     unreadable: frozenset[str] = frozenset()
+    links: int = 0
+    """How many symbolic links were not followed."""
     began_at: float = field(kw_only=True)
     """``trio.current_time()`` before the first folder was read; later changes may be missing."""
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from cef_trio.files import root_of
 from cef_trio.settings import Exclusion
 
 PathMatcher = Callable[[str], bool]
@@ -35,6 +36,8 @@ class WatchScope:
     matches: PathMatcher
     """Whether a name is a recording's."""
     exclusion: Exclusion
+    link_roots: tuple[str, ...] = ()
+    """The folders into which links are followed, resolved (``WATCH_LINK_ROOTS``)."""
 
     @classmethod
     def around(cls, matches: PathMatcher) -> WatchScope:
@@ -42,21 +45,31 @@ class WatchScope:
         return matches if isinstance(matches, cls) else cls("", matches, Exclusion(()))
 
     @classmethod
-    def of(cls, root: str, patterns: Iterable[str], exclude: Iterable[str] = ()) -> WatchScope:
-        """Return the scope of the settings ``WATCH_DIR``, ``WATCH_PATTERNS`` and ``WATCH_EXCLUDE``."""
-        return cls(root, matcher(patterns), Exclusion(exclude))
+    def of(
+        cls, root: str, patterns: Iterable[str], exclude: Iterable[str] = (), link_roots: Iterable[str] = ()
+    ) -> WatchScope:
+        """Return the scope of ``WATCH_DIR``, ``WATCH_PATTERNS``, ``WATCH_EXCLUDE`` and ``WATCH_LINK_ROOTS``."""
+        return cls(root, matcher(patterns), Exclusion(exclude), tuple(link_roots))
 
     def __call__(self, path: str) -> bool:
         """Return whether a file is a recording, by its path."""
-        return self.matches(path) and not self.exclusion.excludes_file(self._relative(path))
+        return self.matches(path) and not self.excludes_file(path)
 
     def excludes_recording(self, path: str) -> bool:
         """Return whether a file has a recording's name, but is left out."""
         return self.matches(path) and not self(path)
+
+    def excludes_file(self, path: str) -> bool:
+        """Return whether a file is left out, whatever its name is but for ``WATCH_EXCLUDE``."""
+        return self.exclusion.excludes_file(self._relative(path))
 
     def excludes_folder(self, path: str) -> bool:
         """Return whether a folder, and what is in it, is left out."""
         return self.exclusion.excludes_folder(self._relative(path))
 
     def _relative(self, path: str) -> str:
-        return path[len(self.root) :].lstrip("/") if path.startswith(self.root) else path
+        """Return a path relative to the watch folder, or to the root that a link led into."""
+        if path == self.root or path.startswith(f"{self.root.rstrip('/')}/"):
+            return path[len(self.root) :].lstrip("/")
+        root = root_of(path, self.link_roots)
+        return path[len(root) :].lstrip("/") if root is not None else "" if path in self.link_roots else path

@@ -1,9 +1,12 @@
 """Scans the watch folder.
 
 A folder that cannot be read is an error or is listed as unreadable, never treated as empty: an empty folder would mean
-that every recording in it was deleted. Symbolic links are not followed, even if a link replaces a folder during the
-scan (``files/nofollow.py``). All calls only read, in worker threads that a cancellation abandons, so a hung disk does
-not delay a shutdown (promise P4).
+that every recording in it was deleted. All calls only read, in worker threads that a cancellation abandons, so a hung
+disk does not delay a shutdown (promise P4).
+
+Symbolic links are not followed, even if a link replaces a folder during the scan (``files/nofollow.py``), unless they
+lead into ``WATCH_LINK_ROOTS``. What such a link leads to is reported by its real path, and once, however many links
+lead to it.
 
 Each folder is read by its own call, and mounts are read concurrently (``files/mounts.py``): a mount that does not
 respond is unreadable, and all others are read. Folders that ``WATCH_EXCLUDE`` leaves out are not read.
@@ -12,6 +15,7 @@ respond is unreadable, and all others are read. Folders that ``WATCH_EXCLUDE`` l
 from __future__ import annotations
 
 import os
+import stat as stat_module
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +24,16 @@ from typing import Final, Protocol, TypeVar
 
 import trio
 
-from cef_trio.files import FileStat, MountHungError, Mounts, open_nofollow, regular_file_stat, stat_nofollow
+from cef_trio.files import (
+    FileStat,
+    MountHungError,
+    Mounts,
+    follow_link,
+    is_below,
+    open_nofollow,
+    regular_file_stat,
+    stat_nofollow,
+)
 from cef_trio.watch.patterns import PathMatcher, WatchScope
 
 T = TypeVar("T")
@@ -47,6 +60,8 @@ class Scan:
     """The folder and all readable folders below it."""
     unreadable: frozenset[str]
     excluded: Excluded = Excluded()
+    links: frozenset[str] = frozenset()
+    """Symbolic links that are not followed, except those that ``WATCH_EXCLUDE`` leaves out."""
 
 
 class FolderReader(Protocol):
@@ -95,6 +110,7 @@ class ThreadedReader:
     async def _scan(self, folder: str, scope: WatchScope) -> Scan:
         own = await self._mounts.run(folder, lambda: stat_nofollow(folder))
         found = _Found(folder)
+        found.claim(folder)
         async with trio.open_nursery() as mounts:
             mounts.start_soon(self._read_mount, folder, scope, found, mounts)
         if found.refused is not None:
@@ -113,11 +129,22 @@ class ThreadedReader:
                 found.cannot_read(current, error)
                 continue
             found.read(current, one)
-            for folder in one.folders:
+            for link in one.links:
+                await self._follow(link, scope, found, mounts)
+            for folder in filter(found.claim, one.folders):
                 if folder in self._mounts.points:
                     mounts.start_soon(self._read_mount, folder, scope, found, mounts)
                 else:
                     waiting.append(folder)
+
+    async def _follow(self, link: _Link, scope: WatchScope, found: _Found, mounts: trio.Nursery) -> None:
+        """Read what a link leads to, if it is followed. A mount that does not respond delays no other one."""
+        followed = None
+        with suppress(OSError):
+            if scope.link_roots:
+                followed = await self._mounts.run(link.target, partial(_look_behind, link.path, scope))
+        if (folder := found.follow(link, followed, scope)) is not None:
+            mounts.start_soon(self._read_mount, folder, scope, found, mounts)
 
     async def stats(self, paths: Iterable[str]) -> Mapping[str, FileStat]:
         """See :meth:`FolderReader.stats`."""
@@ -148,6 +175,23 @@ class _OneFolder:
     folders: list[str] = field(default_factory=list)
     excluded_folders: int = 0
     excluded_files: int = 0
+    links: list[_Link] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A symbolic link, and what it names, absolute; other links may be in that path."""
+
+    path: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    """What a link leads to: a file with its stat, or a folder without."""
+
+    path: str
+    stat: FileStat | None
 
 
 class _Found:
@@ -159,6 +203,8 @@ class _Found:
         self._folders: set[str] = set()
         self._unreadable: set[str] = set()
         self._excluded = Excluded()
+        self._links: set[str] = set()
+        self._claimed: set[str] = set()
         self.refused: OSError | None = None
         """Why the folder itself cannot be read."""
 
@@ -167,6 +213,24 @@ class _Found:
         self._files.update(one.files)
         before = self._excluded
         self._excluded = Excluded(before.folders + one.excluded_folders, before.files + one.excluded_files)
+
+    def claim(self, folder: str) -> bool:
+        """Return whether a folder is to be read: it was not claimed before, by another link or by its own path."""
+        is_new = folder not in self._claimed
+        self._claimed.add(folder)
+        return is_new
+
+    def follow(self, link: _Link, followed: _Followed | None, scope: WatchScope) -> str | None:
+        """Add what a link leads to; return the folder to read, if it is one that was not claimed before."""
+        if followed is None:
+            if not is_below(link.target, scope.root):  # what is below it is found by its own path
+                self._links.add(link.path)
+        elif followed.stat is None:
+            if self.claim(followed.path):
+                return followed.path
+        elif scope(followed.path):
+            self._files[followed.path] = followed.stat
+        return None
 
     def cannot_read(self, folder: str, error: OSError) -> None:
         """Add an unreadable folder; one that is gone or was replaced by a link is ignored."""
@@ -183,6 +247,7 @@ class _Found:
             frozenset(self._folders),
             frozenset(self._unreadable),
             self._excluded,
+            frozenset(self._links),
         )
 
 
@@ -194,6 +259,7 @@ def scan_now(folder: str, matches: PathMatcher) -> Scan:
     """
     own = stat_nofollow(folder)
     found = _Found(folder)
+    found.claim(folder)
     scope = WatchScope.around(matches)
     waiting = [folder]
     while waiting:
@@ -206,7 +272,13 @@ def scan_now(folder: str, matches: PathMatcher) -> Scan:
                 raise
             continue
         found.read(current, one)
-        waiting += one.folders
+        waiting += filter(found.claim, one.folders)
+        for link in one.links:
+            followed = None
+            with suppress(OSError):
+                followed = _look_behind(link.path, scope)
+            if (behind := found.follow(link, followed, scope)) is not None:
+                waiting.append(behind)
     return found.scan(own)
 
 
@@ -236,9 +308,32 @@ def _read_one(
                         continue
                     if stat is not None:
                         found.files[path] = stat
+                elif entry.is_symlink() and not scope.excludes_file(path) and not scope.excludes_folder(path):
+                    with suppress(OSError):  # replaced meanwhile
+                        found.links.append(_Link(path, _named_by(entry.name, folder, descriptor)))
     finally:
         os.close(descriptor)
     return found
+
+
+def _named_by(name: str, folder: str, descriptor: int) -> str:
+    """Return what a link in an open folder names, as an absolute path; nothing is looked up."""
+    target = os.readlink(name, dir_fd=descriptor)
+    return os.path.normpath(os.path.join(folder, target))  # noqa: PTH118 - names may hold any byte
+
+
+def _look_behind(link: str, scope: WatchScope) -> _Followed | None:
+    """Return what a link leads to; ``None`` if it is not followed, or leads to neither a file nor a folder.
+
+    Raises:
+        OSError: it leads nowhere.
+    """
+    target = follow_link(link, scope.link_roots)
+    if target is None or scope.excludes_folder(target):
+        return None
+    own = stat_nofollow(target)
+    stat = regular_file_stat(own)
+    return _Followed(target, stat) if stat is not None or stat_module.S_ISDIR(own.st_mode) else None
 
 
 def stats_now(paths: Iterable[str], beat: Callable[[], None] = lambda: None) -> dict[str, FileStat]:

@@ -21,6 +21,7 @@ import structlog
 import trio
 from trio_util import AsyncBool
 
+from cef_trio.files import is_below
 from cef_trio.watch.events import Closed, FileListener, Gone, Moved, Scanned, Seen
 from cef_trio.watch.patterns import PathMatcher, WatchScope
 from cef_trio.watch.scan import FolderReader, Scan, ThreadedReader
@@ -36,6 +37,8 @@ _POLL_SECONDS: Final = 1.0
 """Interval of scans while the folder cannot be watched or is missing."""
 _RENAME_SECONDS: Final = 0.02
 """How long to wait for the second half of a rename; a read may fall between the two halves."""
+_MAX_LOGGED: Final = 20
+"""How many links one event names."""
 _LIMITS: Final = {
     errno.EMFILE: "fs.inotify.max_user_instances",
     errno.ENOSPC: "fs.inotify.max_user_watches",
@@ -71,6 +74,8 @@ class Watcher:
         self.trouble: tuple[float, str] | None = None
         """``trio.current_time()`` since when the folder cannot be read, and the reason."""
         self._unreadable: frozenset[str] = frozenset()
+        self._links: frozenset[str] = frozenset()
+        """Symbolic links that the last scan did not follow."""
         self.last_attempt = self.last_run
         """``trio.current_time()`` of the last scan, failed ones included; for the service manager's watchdog."""
 
@@ -169,7 +174,25 @@ class Watcher:
         for folder in sorted(scan.unreadable - self._unreadable):  # logged once, not at every scan
             log.warning("folder_unreadable", folder=folder)
         self._unreadable = scan.unreadable
-        self._listener.handle_event(Scanned(scan.files, scan.unreadable, began_at=began_at))
+        self._log_links(scan.links)
+        self._forget_links(scan)
+        self._listener.handle_event(Scanned(scan.files, scan.unreadable, len(scan.links), began_at=began_at))
+
+    def _log_links(self, links: frozenset[str]) -> None:
+        """Log links that are not followed, once each."""
+        if new := sorted(links - self._links):
+            log.warning("links_not_followed", links=len(links), new=new[:_MAX_LOGGED])
+        self._links = links
+
+    def _forget_links(self, scan: Scan) -> None:
+        """Stop watching the folders behind links that are gone."""
+        watches = self._watches
+        if watches is None:
+            return
+        kept = scan.folders | scan.unreadable
+        for folder in [one for one in watches.folders if one not in kept and not is_below(one, watches.root)]:
+            if folder != watches.root and not any(is_below(folder, one) for one in scan.unreadable):
+                watches.drop(folder)
 
     async def _watch_new(self, scan: Scan) -> bool:
         """Watch new folders; return whether there were any."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,9 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from servers.command import command
+from servers.json_schemas import FOLDER as SCHEMAS
+from servers.json_schemas import check_document
 
 from cef_trio import __version__
-from cef_trio.cli.main import COMMANDS, main
+from cef_trio.cli.main import COMMANDS, main, make_parser
 from cef_trio.settings.model import (
     AppEnvironment,
     Settings,
@@ -29,6 +32,7 @@ from cef_trio.settings.model import (
 from cef_trio.settings.reference import example_env, settings_md
 
 ROOT = Path(__file__).parents[2]
+WITHOUT_JSON = {"completion"}
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +131,9 @@ def test_a_command_that_needs_no_folder_and_no_bucket_does_not_ask_for_them(
         ("MAX_UPLOAD_RATE", "-1"),
         ("WATCH_PATTERNS", ","),
         ("WATCH_EXCLUDE", "tmp/../x"),
+        ("WATCH_MIN_AGE_SECONDS", "-1"),
+        ("WATCH_MIN_SIZE_BYTES", "much"),
+        ("WATCH_LINK_ROOTS", "/mnt/a:b"),
         ("LOG_LEVEL", "loud"),
         ("APP_ENV", "test"),
         ("AFTER_UPLOAD", "erase"),
@@ -534,6 +541,33 @@ def test_a_log_whose_reader_has_gone_changes_neither_the_exit_nor_its_code(
             process.stderr.close()
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("command", set(COMMANDS) - {"run", "demo"})
+def test_each_command_with_json_has_a_schema_and_wrong_arguments_are_a_document(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schemas = {file.name.removesuffix(".schema.json") for file in SCHEMAS.glob("*.schema.json")}
+    assert command in schemas or command in WITHOUT_JSON
+    assert schemas - set(COMMANDS) == {"error", "retire"}
+    if command not in WITHOUT_JSON:
+        assert main([command, "--json", "--no-such-argument"]) == 2
+        document = json.loads(capsys.readouterr().out)
+        check_document(command, document)
+        assert document["error"]["exit_code"] == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    examples = capsys.readouterr().out.partition("Examples:\n")[2].splitlines()
+    assert examples
+    for example in examples:
+        words = shlex.split(example.partition("|")[0])
+        assert words[:2] == ["cef-trio", command]
+        no_file = {"--env-file", "/etc/cef-trio/cef-trio.env"}  # it need not exist here
+        make_parser([command]).parse_args([word for word in words[1:] if word not in no_file])
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -18,7 +18,7 @@ from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import ENDED, FAILED, FailureReason, History, Status
 from cef_trio.cli.forget import End, Wanted, end_of, forget_streams, why_not
-from cef_trio.cli.list import State, in_state
+from cef_trio.cli.list_selection import State, in_state
 from cef_trio.cli.retry import retry_stream
 from cef_trio.cli.retry_plan import Presence
 from cef_trio.cli.session import CommandContext

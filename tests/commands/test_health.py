@@ -53,7 +53,12 @@ def test_the_answer_is_the_exit_code_and_one_line(status: str, code: int, says: 
 def test_as_json_it_is_one_document() -> None:
     with answering(http_answer("503 No", "watcher silent")) as port:
         done = command("health", "--json", settings={"PROM_PORT": str(port)}, code=1)
-    assert json.loads(done.stdout) == {"healthy": False, "status": 503, "says": "HTTP 503: watcher silent"}
+    assert json.loads(done.stdout) == {
+        "version": 1,
+        "healthy": False,
+        "status": 503,
+        "says": "HTTP 503: watcher silent",
+    }
 
 
 @pytest.mark.parametrize(

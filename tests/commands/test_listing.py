@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from io import StringIO
+from typing import Any
 
 import pytest
 import trio
@@ -17,8 +20,9 @@ from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.protocols import StreamSummary
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import HOME, Status, StreamSet
-from cef_trio.cli.list import State, in_state
-from cef_trio.cli.output import Column, Row, duration, facts, safe, short_path, size, table
+from cef_trio.cli.arguments import moment
+from cef_trio.cli.list_selection import Selection, Sort, State, in_state, is_at_risk, relative_path
+from cef_trio.cli.output import Column, Row, duration, facts, safe, size, table
 from cef_trio.cli.stream_selection import NoSuchStreamError, select
 from cef_trio.safe_text import printable
 
@@ -71,7 +75,9 @@ def test_a_state_is_all_that_is_listed(valkey: ValkeyServer) -> None:
     assert [(one["stream_id"], one["status"], one["path"]) for one in found] == [
         (stream_id(0xABC2), "failed_unexpected", FORGED)
     ]
-    assert answer("list", "--state", "deleted", settings=settings) == {"streams": [], "unreadable": [], "newer": []}
+    assert answer("list", "--state", "deleted", settings=settings) == {
+        "version": 1, "streams": [], "left_out": 0, "unreadable": [], "newer": []
+    }  # fmt: skip
     assert command("list", "--state", "deleted", settings=settings).stdout == "No deleted streams.\n"
 
 
@@ -124,14 +130,142 @@ def test_every_stream_is_listed_under_its_set_or_with_the_reason_why_not(status:
     assert len(states & {"active", "pending_completion", "completed", "failed", "deleted"}) == 1
 
 
+NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
+
+
+def listed(number: int, path: str, status: Status = Status.COMPLETED, hours: int = 0, size: int = 0) -> StreamSummary:
+    meta = replace(
+        a_stream(number, path, status=status),
+        last_activity_at_utc=NOW - timedelta(hours=hours),
+        verified_size_bytes=size,
+    )
+    return StreamSummary(meta, HOME[status] or StreamSet.ACTIVE)
+
+
+MANY = [
+    listed(1, "/rec/a/Gate 1.mp4", hours=1, size=30),
+    listed(2, "/rec/b/gate 2.mp4", hours=50, size=20),
+    listed(3, "/rec/door.mp4", Status.ACTIVE, hours=2, size=10),
+    listed(4, "/rec/lift.mp4", Status.RETRYING, hours=3, size=40),
+    listed(5, "/rec/hall.mp4", Status.FAILED_UNEXPECTED, hours=4, size=50),
+    listed(6, "/rec/roof.mp4", Status.FAILED_ABORTED, hours=5, size=60),
+]
+
+
+def chosen(folders: Collection[str] = ("/rec",), holders: Collection[str] = (), **arguments: Any) -> list[int]:
+    selection = Selection(**arguments)
+    matching = [one for one in MANY if one.stream_set in selection.sets and selection.matches(one, folders, holders)]
+    return [int(one.meta.stream_id[:8], 16) for one in selection.order(matching)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "numbers"),
+    [
+        ({}, [2, 6, 5, 4, 3, 1]),
+        ({"reverse": True}, [1, 3, 4, 5, 6, 2]),
+        ({"limit": 2}, [3, 1]),
+        ({"limit": 2, "reverse": True}, [1, 3]),
+        ({"limit": 99}, [2, 6, 5, 4, 3, 1]),
+        ({"sort": Sort.SIZE}, [3, 2, 1, 4, 5, 6]),
+        ({"sort": Sort.SIZE, "reverse": True, "limit": 2}, [6, 5]),
+        ({"sort": Sort.NAME, "limit": 2}, [1, 2]),
+        ({"sort": Sort.NAME, "reverse": True, "limit": 2}, [6, 4]),
+        ({"name": "gate*"}, [2, 1]),
+        ({"name": "a/*"}, [1]),
+        ({"name": "/rec/*/gate ?.mp4"}, [2, 1]),
+        ({"name": "rec*"}, []),
+        ({"since": NOW - timedelta(hours=3)}, [4, 3, 1]),
+        ({"before": NOW - timedelta(hours=5)}, [2]),
+        ({"state": State.FAILED}, [6, 5]),
+        ({"state": State.OPEN}, [4, 3]),
+        ({"at_risk": True}, [5, 4, 3]),
+        ({"at_risk": True, "holders": {stream_id(3)}}, [5, 4]),
+        ({"at_risk": True, "state": State.COMPLETED}, []),
+    ],
+)
+def test_filters_order_and_limit(arguments: dict[str, Any], numbers: list[int]) -> None:
+    assert chosen(**arguments) == numbers
+
+
+@pytest.mark.parametrize("status", list(Status))
+@pytest.mark.parametrize("state", [None, *State])
+def test_the_sets_that_are_read_hold_whatever_a_state_lists(state: State | None, status: Status) -> None:
+    known = listed(1, "/rec/a.mp4", status)
+    if in_state(known, state):
+        assert known.stream_set in Selection(state=state).sets
+        if is_at_risk(known, has_daemon=False):
+            assert known.stream_set in Selection(state=state, at_risk=True).sets
+
+
+def test_a_path_is_shown_below_the_only_watch_folder() -> None:
+    assert relative_path("/rec/a/b.mp4", ["/rec"]) == relative_path("/rec/a/b.mp4", ["/rec/"]) == "a/b.mp4"
+    assert relative_path("/a/b.mp4", ["/"]) == "a/b.mp4"
+    for folders in ([], ["/rec", "/more"], ["/re"], ["/rec/a/b.mp4"]):
+        assert relative_path("/rec/a/b.mp4", folders) == "/rec/a/b.mp4"
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2026-07-01", datetime(2026, 7, 1, tzinfo=UTC)),
+        ("2026-07-01T12:30", datetime(2026, 7, 1, 12, 30, tzinfo=UTC)),
+        ("2026-07-01T12:30:00+02:00", datetime(2026, 7, 1, 10, 30, tzinfo=UTC)),
+    ],
+)
+def test_a_moment_is_an_age_or_a_time_in_utc(text: str, at: datetime) -> None:
+    assert moment(text) == at
+    assert abs(datetime.now(UTC) - timedelta(hours=24) - moment("24h")) < timedelta(minutes=1)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--since", "yesterday"],
+        ["--older-than", "1x"],
+        ["--limit", "0"],
+        ["--limit", "few"],
+        ["--sort", "colour"],
+        ["--state", "lost"],
+        ["--state", "open", "--failed"],
+        ["--since", "1h", "--older-than", "2h"],
+    ],
+)
+def test_a_wrong_argument_is_an_error_also_in_json(valkey: ValkeyServer, arguments: list[str]) -> None:
+    settings = {"REDIS_URL": valkey.url, "OWNER_NAME": OWNER}
+    if arguments != ["--since", "1h", "--older-than", "2h"]:
+        error = answer("list", *arguments, settings=settings, code=2)["error"]
+        assert error["exit_code"] == 2
+        assert arguments[0] in error["lines"][0] or "--failed" in error["lines"][0]
+    assert command("list", *arguments, settings=settings, code=None).stdout.count("\n") in {0, 1}
+
+
+@pytest.mark.real
+def test_in_a_pipe_the_whole_path_below_the_watch_folder_is_shown(valkey: ValkeyServer) -> None:
+    settings = {"REDIS_URL": valkey.url, "OWNER_NAME": OWNER}
+    found = answer("list", "--name", "d.mp4", settings={**settings, "WATCH_DIR": "/rec"})["streams"]
+    assert [(one["path"], one["relative_path"]) for one in found] == [("/rec/d.mp4", "d.mp4")]
+    assert command("list", "--name", "d.mp4", settings=settings).stdout.splitlines()[1].endswith(" /rec/d.mp4")
+    limited = answer("list", "--limit", "1", settings=settings)
+    assert (len(limited["streams"]), limited["left_out"]) == (1, 2)
+
+
+@pytest.mark.real
+def test_an_error_is_one_json_document_too() -> None:
+    refused = answer("list", settings={"REDIS_URL": "redis://127.0.0.1:9/0"}, code=4)
+    assert (refused["version"], refused["error"]["exit_code"]) == (1, 4)
+    assert "127.0.0.1:9" in refused["error"]["lines"][0]
+    wrong = answer("list", settings={"REDIS_URL": "http://x", "LOG_LEVEL": "loud"}, code=2)["error"]
+    assert [line.split(":")[0] for line in wrong["lines"]] == ["REDIS_URL", "LOG_LEVEL"]
+    assert answer("show", settings={}, code=2)["error"]["lines"] == ["the following arguments are required: ID"]
+    assert answer("show", "abc", settings={"REDIS_URL": "redis://127.0.0.1:9/0"}, code=4)["error"]["exit_code"] == 4
+
+
 def test_numbers_are_written_for_people() -> None:
     assert [size(n) for n in (None, 0, 1023, 1024, 1536 << 20, 1 << 60)] == [
         "-", "0 B", "1023 B", "1.0 KiB", "1.5 GiB", "1048576.0 TiB"
     ]  # fmt: skip
     assert [duration(n) for n in (None, 0.9, 59, 61, 3600, 90061)] == ["-", "0s", "59s", "1m01s", "1h00m", "1d01h"]
-    assert [short_path(path) for path in ("/a.mp4", "/rec/a.mp4", "/srv/rec/a.mp4")] == [
-        "/a.mp4", "/rec/a.mp4", "…/rec/a.mp4"
-    ]  # fmt: skip
     assert printable("a\tb\u2028") == "a\\tb\\u2028"
 
 

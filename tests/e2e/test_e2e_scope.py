@@ -104,3 +104,39 @@ def test_a_recording_is_begun_once_it_is_large_and_old_enough(
         assert process.stop() == 0
     store.assert_identical(large)
     store.assert_identical(small)
+
+
+def test_a_link_is_followed_into_a_listed_root_only_and_what_it_leads_to_is_uploaded_once(
+    settings: Mapping[str, str], watch_dir: Path, store: Store, tmp_path: Path
+) -> None:
+    root, private = tmp_path / "root", tmp_path / "private"
+    for folder in (root / "cam", private):
+        folder.mkdir(parents=True)
+    (private / "p.mp4").write_bytes(os.urandom(MIB))
+    for name in ("one", "two"):
+        (watch_dir / name).symlink_to(root / "cam")
+    (watch_dir / "private").symlink_to(private)
+    live = root / "cam" / "live.mp4"
+    with_roots = {
+        **settings,
+        "WATCH_LINK_ROOTS": str(root),
+        "S3_KEY_TEMPLATE": "s/{relative_dir}/{stream_id}/{file_name}",
+    }
+    with daemon(with_roots) as process:
+        assert process.wait_for("links_not_followed")["new"] == [str(watch_dir / "private")]
+        with live.open("wb", buffering=0) as file:
+            for _ in range(2):
+                file.write(os.urandom(PART))
+                process.wait_for("part_uploaded")
+            file.write(b"end")
+        process.wait_for("stream_completed", seconds=20)
+        assert process.metric("links_not_followed") == 1
+        assert process.count("stream_completed") == process.count("stream_started") == 1
+        assert process.stop() == 0
+    key = store.assert_identical(live)["s3_key_prefix"]
+    assert key.startswith("s/cam/")
+    with daemon(with_roots) as process:  # known again
+        process.wait_for("daemon_started")
+        process.wait_for_rounds(2)
+        assert process.stop() == 0
+        assert process.count("stream_started") == 0

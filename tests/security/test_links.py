@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -20,10 +20,13 @@ from servers.valkey import ValkeyServer
 from cef_trio.checkpoint.model import FileIdentity
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.exceptions import RecordingChangedError
+from cef_trio.files import nofollow
 from cef_trio.files.mounts import Mounts
 from cef_trio.files.nofollow import open_nofollow, stat_nofollow
 from cef_trio.files.reader import KernelDisk
 from cef_trio.files.writers import WriterState, writer_state
+from cef_trio.watch import WatchScope
+from cef_trio.watch import scan as scan_module
 from cef_trio.watch.scan import ThreadedReader, scan_now
 
 PRIVATE = b"what the writers of the folder may not read\n" * 1000
@@ -153,6 +156,71 @@ def test_links_in_a_folder_are_not_followed_by_the_scan(tmp_path: Path, private:
     (folder / "b.mp4").symlink_to(private / "a.mp4")
     (folder / "loop.mp4").symlink_to("loop.mp4")
     assert scan_now(str(folder), lambda _: True).files == {}
+
+
+# -- WATCH_LINK_ROOTS --------------------------------------------------------------------------------------------------
+
+
+def linked(tmp_path: Path, private: Path) -> tuple[Path, Path, WatchScope]:
+    """A watch folder with links into a root, out of it, round in circles and twice to the same; and the root."""
+    folder, root = tmp_path / "watch", tmp_path / "root"
+    (root / "cam" / "day").mkdir(parents=True)
+    folder.mkdir()
+    (root / "cam" / "day" / "b.mp4").write_bytes(b"b")
+    (root / "single.mp4").write_bytes(b"single")
+    (root / "cam" / "up").symlink_to("..")
+    (root / "cam" / "out").symlink_to(private)
+    (root / "cam" / ".hidden").symlink_to("day")
+    (folder / "one").symlink_to(root / "cam")
+    (folder / "two").symlink_to(root / "cam" / "day")
+    (folder / "again").symlink_to(folder / "one")
+    (folder / "c.mp4").symlink_to(root / "single.mp4")
+    (folder / "private").symlink_to(private)
+    (folder / "sly").symlink_to(root / "cam" / ".." / ".." / private.name)
+    (folder / "loop.mp4").symlink_to("loop.mp4")
+    (folder / "broken").symlink_to(root / "none")
+    return folder, root, WatchScope.of(str(folder), ["*.mp4"], [".*"], [str(root)])
+
+
+async def test_links_into_a_root_are_followed_once_and_by_their_real_paths(tmp_path: Path, private: Path) -> None:
+    folder, root, scope = linked(tmp_path, private)
+    for scan in (scan_now(str(folder), scope), await ThreadedReader(scope).scan(str(folder))):
+        assert set(scan.files) == {str(root / "cam" / "day" / "b.mp4"), str(root / "single.mp4")}
+        # "up" leads to the root itself, which holds what is found there anyway.
+        assert scan.folders == {str(folder), str(root), str(root / "cam"), str(root / "cam" / "day")}
+        names = {Path(link).name for link in scan.links}
+        assert names == {"private", "sly", "broken", "out"}
+    assert scan_now(str(folder), WatchScope.of(str(folder), ["*.mp4"])).files == {}
+
+
+@pytest.mark.parametrize("moment", ["the folder", "its parent", "the root"])
+async def test_a_link_that_led_into_a_root_exposes_nothing_when_the_root_changes(
+    tmp_path: Path, private: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a link leads to is checked, and opened later: a link that is put there in between is not followed."""
+    folder, root, scope = linked(tmp_path, private)
+    (private / "day").mkdir()
+    (private / "cam" / "day").mkdir(parents=True)
+    for place in (private / "day", private / "cam", private / "cam" / "day"):
+        (place / "b.mp4").write_bytes(PRIVATE)
+    follow = nofollow.follow_link
+
+    def follow_then_attack(link: str, roots: Iterable[str]) -> str | None:
+        target = follow(link, roots)
+        if link.endswith("/two"):
+            take_the_place_of(
+                {"the folder": root / "cam" / "day", "its parent": root / "cam", "the root": root}[moment], private
+            )
+        return target
+
+    (folder / "one").unlink()
+    (folder / "again").unlink()
+    monkeypatch.setattr(scan_module, "follow_link", follow_then_attack)
+    scan = scan_now(str(folder), scope)
+    assert not any("b.mp4" in path for path in scan.files)
+    with pytest.raises(RecordingChangedError):
+        async with KernelDisk().open(str(root / "cam" / "day" / "b.mp4")):
+            pytest.fail("opened")
 
 
 # -- the daemon --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from servers.json_schemas import check_document
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -32,5 +34,7 @@ def command(
 
 
 def answer(*arguments: str, settings: Mapping[str, str], code: int | None = 0) -> Any:
-    """The one JSON document that the command prints with ``--json``."""
-    return json.loads(command(*arguments, "--json", settings=settings, code=code).stdout)
+    """The one JSON document that the command prints with ``--json``; it is as its schema says."""
+    document = json.loads(command(*arguments, "--json", settings=settings, code=code).stdout)
+    check_document("retire" if "retire" in arguments else arguments[0], document)
+    return document
