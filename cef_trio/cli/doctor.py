@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -56,9 +56,17 @@ from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperati
 from cef_trio.exit_codes import ExitCode
 from cef_trio.media import ffprobe
 from cef_trio.observability import configure
-from cef_trio.resilience import SingleAttempt
+from cef_trio.resilience import SingleAttempt, run_in_thread
 from cef_trio.s3 import S3Client, network_transport
-from cef_trio.settings import STAND_INS, Settings, SettingsError, load_settings, secret_values, world_readable_secrets
+from cef_trio.settings import (
+    STAND_INS,
+    Settings,
+    SettingsError,
+    load_settings,
+    secret_values,
+    split_watch_dir,
+    world_readable_secrets,
+)
 
 CHECK_SECONDS: Final = 30.0
 """How long one check may take."""
@@ -174,15 +182,17 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
             warning("watch folder", "not checked: WATCH_DIR is not set here", "run doctor on the daemon's host too")
         )
         return
-    facts = await folder_facts(
-        settings.watch_dir,
-        settings.watch_patterns,
-        settings.watch_exclude,
-        link_roots=settings.watch_link_roots,
-        least_bytes=settings.watch_min_size_bytes,
-    )
-    for finding in judge_folder(facts):
-        add_finding(finding)
+    folders = await run_in_thread(partial(split_watch_dir, settings.watch_dir), abandon_on_cancel=True)
+    for folder in folders:
+        facts = await folder_facts(
+            folder,
+            settings.watch_patterns,
+            settings.watch_exclude,
+            link_roots=settings.watch_link_roots,
+            least_bytes=settings.watch_min_size_bytes,
+        )
+        for finding in judge_folder(facts):
+            add_finding(finding if len(folders) == 1 else replace(finding, says=f"{folder}: {finding.says}"))
 
 
 async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFinding) -> None:

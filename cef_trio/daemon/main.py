@@ -224,7 +224,7 @@ async def _run_root(
         await root.start(_listen_for_signals, shutdown, reloader, watchdog)
         status = DaemonSource(
             services,
-            os.fspath(settings.watch_dir),
+            services.rules.described_folders,
             lambda: shutdown.signals > 0,
             Redactor(secret_values(settings)).text,
             recent_lines,
@@ -318,7 +318,7 @@ async def serve(
 
 def _scope(settings: Settings) -> WatchScope:
     return WatchScope.of(
-        os.fspath(settings.watch_dir),
+        map(os.fspath, settings.watch_dirs),
         settings.watch_patterns,
         settings.watch_exclude,
         map(os.fspath, settings.watch_link_roots),
@@ -363,7 +363,7 @@ async def _run_intake(
         status.watcher = IntakeTask(watcher, settings.rescan_seconds)
         status.checker = IntakeTask(tasks.idle_checker, tasks.idle_checker.period_seconds)
         daemon = RunningDaemon(services, tasks.supervisor, watcher, tasks.idle_checker, shutdown)
-        log.info("daemon_started", watch_dir=folder)
+        log.info("daemon_started", watch_dir=services.rules.described_folders)
         notifier.ready(daemon.describe())
         intake.start_soon(notifier.watch, daemon.heartbeats, daemon.describe)
         task_status.started(daemon)
