@@ -119,7 +119,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True)
 
-    watch_dir: NamedPath
+    watch_dir: Annotated[NamedPath, AfterValidator(values.watch_dir)]
     """Folder to watch, including its subfolders; or several, separated by colons: /srv/a:/srv/b."""
     owner_name: Annotated[str, AfterValidator(values.owner_name)] = ""
     """Permanent name of the owner of the recordings, derived from the machine by default; one for a shared folder."""
