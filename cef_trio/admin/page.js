@@ -370,7 +370,7 @@ function noticed() {
     for (const text of page.unhealthy) found.push({ key: text.split(" has ")[0], bad: true, title: "The daemon is not healthy", text });
     found.push(...page.outages.map(story));
     for (const risk of page.at_risk) found.push({
-      key: `risk ${risk.reason}`, bad: true, title: risk.recordings ? `${size(risk.size_bytes)} of ${many(risk.recordings, "recording")} ${risk.recordings === 1 ? "does" : "do"} not get to S3` : "Recordings are at risk",
+      key: `risk ${risk.reason}`, bad: true, title: risk.recordings ? `${size(risk.size_bytes)} of ${many(risk.recordings, "recording")} do not get to S3` : "Recordings are at risk",
       text: `Since ${clock(risk.since)}, for ${span(now - risk.since)}.`,
       detail: name(risk.why),
     });
@@ -399,14 +399,13 @@ function summarize(phase, found) {
   if (totals) sentences.push(`${many(totals.active_streams, "open stream")}, ${failed === null ? "an unknown number" : failed} failed`);
   set(at("summary"), `${sentences.join(". ")}.`);
 }
-// The pill's class and text.
+const KINDS = { ready: "running", starting: "starting", waits: "outage", "at risk": "unhealthy", stopping: "draining" };
+// The pill's class and text: the daemon's own judgement, in the words of all commands.
 function phaseOf() {
   if (!connected) return ["lost", "no connection"];
   if (!page) return ["connecting", "connecting"];
   if (page.phase === "running" && page.unhealthy.length) return ["unhealthy", "not healthy"];
-  if (page.phase === "running" && page.outages.length) return ["outage", "held by an outage"];
-  if (page.phase === "running" && page.at_risk.length) return ["unhealthy", "at risk"];
-  return [page.phase, page.phase];
+  return [KINDS[page.state], page.state];
 }
 function show() {
   const found = noticed(), [kind, phase] = phaseOf();

@@ -48,7 +48,7 @@ async def test_a_growing_stream_shows_what_is_uploaded_and_what_lags(world: Worl
         assert line.file == "a.mp4"
         assert line.state is StreamActivity.WAITING
         assert (line.size_on_disk_bytes, line.acknowledged_bytes, line.lag_bytes) == (2 * PART + 300, 2 * PART, 300)
-        assert line.bytes_per_second == pytest.approx(2 * PART / 60)
+        assert line.bytes_per_second == pytest.approx(2 * PART / trio.current_time(), rel=0.05)  # of its own life
         assert line.lag_since is not None
         assert snapshot.phase is Phase.RUNNING
         assert (snapshot.totals.active_streams, snapshot.totals.lag_bytes, snapshot.totals.completed) == (1, 300, None)
@@ -233,7 +233,7 @@ async def test_a_streams_detail_has_its_object_parts_requests_retries_and_log(wo
         assert len(detail.lag_bytes) == len(detail.bytes_per_second) >= 2
         assert detail.lag_bytes[-1] == 300
         assert source.history().lag_bytes[-1] == 300
-        assert source.sparklines()[stream_id][-1] == round(2 * PART / 60)
+        assert source.sparklines()[stream_id][-1] > 2 * PART / 60  # of its own life, which is shorter
         assert source.detail("unknown") == Detail(stream_id="unknown", file=None, log=source.recent_lines("unknown"))
 
         world.patch(0, b"y" * 10)  # the first part is sent again
