@@ -53,6 +53,7 @@ from cef_trio.cli.probes import (
     stream_facts,
     try_upload,
     utc_now,
+    watch_folders,
 )
 from cef_trio.cli.redis_session import run_cancellable
 from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_config
@@ -60,7 +61,7 @@ from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperati
 from cef_trio.exit_codes import ExitCode
 from cef_trio.media import ffprobe
 from cef_trio.observability import configure
-from cef_trio.resilience import SingleAttempt, run_in_thread
+from cef_trio.resilience import SingleAttempt
 from cef_trio.s3 import S3Client, network_transport
 from cef_trio.settings import (
     STAND_INS,
@@ -68,7 +69,6 @@ from cef_trio.settings import (
     SettingsError,
     load_settings,
     secret_values,
-    split_watch_dir,
     world_readable_secrets,
 )
 
@@ -188,7 +188,7 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
         return
     service = find_installed_service()
     as_service = service if service is not None and os.geteuid() == 0 else None
-    folders = await run_in_thread(partial(split_watch_dir, settings.watch_dir), abandon_on_cancel=True)
+    folders = await watch_folders(settings.watch_dir)
     for folder in folders:
         try:
             facts = await folder_facts(
@@ -209,7 +209,8 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
 async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFinding) -> None:
     async with checkpoint_store(settings, owner.name, SingleAttempt()) as store:
         address = str(parse_address(settings.redis_url.get_secret_value()))
-        folder = None if settings.watch_dir == STAND_INS["watch_dir"] else settings.watch_dir
+        is_here = settings.watch_dir != STAND_INS["watch_dir"]
+        folder = (await watch_folders(settings.watch_dir))[0] if is_here else None
         try:
             await store.ping()
             for finding in judge_redis(await store.info(), address):
