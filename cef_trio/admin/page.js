@@ -121,7 +121,7 @@ const SORTS = {
   file: [(one) => one.file.toLowerCase(), 1], state: [(one) => one.state, 1], share: [(one) => one.share, 1],
   bytes_per_second: [(one) => one.bytes_per_second, -1], lag_bytes: [(one) => one.lag_bytes, -1],
 };
-let shown = [], sort = { by: "file", way: 1 }, rowHeight = 68, current = null, stale = true, scheduled = false;
+let shown = [], sort = { by: "file", way: 1 }, rowHeight = 64, current = null, stale = true, scheduled = false;
 
 function wanted(stream) {
   const text = at("search").value.trim().toLowerCase(), state = at("state").value;
@@ -150,12 +150,16 @@ function indexesInView() {
   else if (focused >= 0 && focused < first) indexes.unshift(focused);
   return indexes;
 }
-function gap(count) {
+function gapRow() {
   const row = make("tr", "gap");
   row.setAttribute("aria-hidden", "true");
   row.append(make("td"));
   row.firstChild.colSpan = 5;
-  row.style.height = row.firstChild.style.height = `${count * rowHeight}px`;
+  return row;
+}
+function fillGap(row, count) {
+  const height = `${count * rowHeight}px`;
+  if (row.style.height !== height) row.style.height = row.firstChild.style.height = height;
   return row;
 }
 // A recording, with the button that opens it.
@@ -211,7 +215,7 @@ function drawStreams() {
   if (stale) arrange();
   const body = at("streams"), indexes = indexesInView();
   const kept = new Map([...body.children].filter((row) => row.dataset.key !== undefined).map((row) => [row.dataset.key, row]));
-  for (const row of [...body.children]) if (row.dataset.key === undefined) row.remove();
+  const gaps = [...body.children].filter((row) => row.dataset.key === undefined);
   let before = null, previous = -1;
   const place = (row) => {
     const next = before ? before.nextSibling : body.firstChild;
@@ -222,7 +226,7 @@ function drawStreams() {
   const spare = [...kept].filter(([key]) => !used.has(key)).map(([, row]) => row);
   for (const row of spare) row.remove();
   for (const index of indexes) {
-    if (index !== previous + 1) place(gap(index - previous - 1));
+    if (index !== previous + 1) place(fillGap(gaps.shift() || gapRow(), index - previous - 1));
     const stream = shown[index], key = keyOf(stream);
     let row = kept.get(key);
     if (!row) { row = spare.pop() || streamRow(); row.dataset.key = key; }
@@ -230,7 +234,8 @@ function drawStreams() {
     fillStream(row, stream, index);
     previous = index;
   }
-  if (previous < shown.length - 1) place(gap(shown.length - 1 - previous));
+  if (previous < shown.length - 1) place(fillGap(gaps.shift() || gapRow(), shown.length - 1 - previous));
+  for (const row of gaps) row.remove();
   at("streams-table").setAttribute("aria-rowcount", String(shown.length + 1));
   const first = body.querySelector("tr[data-key]");
   const height = first ? first.getBoundingClientRect().height : rowHeight;
@@ -365,7 +370,7 @@ function noticed() {
     for (const text of page.unhealthy) found.push({ key: text.split(" has ")[0], bad: true, title: "The daemon is not healthy", text });
     found.push(...page.outages.map(story));
     for (const risk of page.at_risk) found.push({
-      key: `risk ${risk.reason}`, bad: true, title: risk.recordings ? `${size(risk.size_bytes)} of ${many(risk.recordings, "recording")} ${risk.recordings === 1 ? "does" : "do"} not get to S3` : "Recordings are at risk",
+      key: `risk ${risk.reason}`, bad: true, title: risk.recordings ? `${size(risk.size_bytes)} of ${many(risk.recordings, "recording")} do not get to S3` : "Recordings are at risk",
       text: `Since ${clock(risk.since)}, for ${span(now - risk.since)}.`,
       detail: name(risk.why),
     });
@@ -394,14 +399,13 @@ function summarize(phase, found) {
   if (totals) sentences.push(`${many(totals.active_streams, "open stream")}, ${failed === null ? "an unknown number" : failed} failed`);
   set(at("summary"), `${sentences.join(". ")}.`);
 }
-// The pill's class and text.
+const KINDS = { ready: "running", starting: "starting", waits: "outage", "at risk": "unhealthy", stopping: "draining" };
+// The pill's class and text: the daemon's own judgement, in the words of all commands.
 function phaseOf() {
   if (!connected) return ["lost", "no connection"];
   if (!page) return ["connecting", "connecting"];
   if (page.phase === "running" && page.unhealthy.length) return ["unhealthy", "not healthy"];
-  if (page.phase === "running" && page.outages.length) return ["outage", "held by an outage"];
-  if (page.phase === "running" && page.at_risk.length) return ["unhealthy", "at risk"];
-  return [page.phase, page.phase];
+  return [KINDS[page.state], page.state];
 }
 function show() {
   const found = noticed(), [kind, phase] = phaseOf();

@@ -23,7 +23,8 @@ from cef_trio.admin.page_source import PageSource
 from cef_trio.admin.status_page import HistoryPage, StatusPage, StreamRow, as_json, to_json
 
 ROWS_OF_AN_EVENT: Final = 100
-_NAMES: Final = tuple(one.name for one in fields(StatusPage) if one.name != "streams")
+_JUDGED: Final = ("state", "bytes_at_risk", "recordings_at_risk")
+_NAMES: Final = (*(one.name for one in fields(StatusPage) if one.name != "streams"), *_JUDGED)
 _ROW_NAMES: Final = tuple(one.name for one in fields(StreamRow))
 
 

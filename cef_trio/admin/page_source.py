@@ -189,7 +189,7 @@ class DaemonSource:
             phase=self.phase,
             redis_up=self.services.redis_breaker.outage is None,
             s3_up=self.services.s3_breaker.outage is None,
-            at_risk=self.observer.risks() if self.observer else (),
+            at_risk=self.observer.risks.judgement().risks if self.observer else (),
             now=self.services.utc_now().timestamp(),
             waits_for=self.waits_for,
         )

@@ -15,7 +15,17 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from cef_trio.observability import SENTENCES, LogLine, Risk, StreamActivity, StreamDetail, describe_amount
+from cef_trio.observability import (
+    SENTENCES,
+    Judgement,
+    LogLine,
+    Risk,
+    State,
+    StreamActivity,
+    StreamDetail,
+    describe_amount,
+    judge,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -165,6 +175,28 @@ class StatusPage:
     """The most recent ones, latest first."""
     past_outages: tuple[Outage, ...] = ()
     """The last ones of this process, latest first."""
+
+    @property
+    def judgement(self) -> Judgement:
+        """Whether all is safe."""
+        down = tuple(outage.service for outage in self.outages)
+        starting, stopping = self.phase is Phase.STARTING, self.phase is Phase.DRAINING
+        return judge(self.at_risk, down, starting=starting, stopping=stopping)
+
+    @property
+    def state(self) -> State:
+        """Its word."""
+        return self.judgement.state
+
+    @property
+    def bytes_at_risk(self) -> int:
+        """Its number of bytes."""
+        return self.judgement.size_bytes
+
+    @property
+    def recordings_at_risk(self) -> int:
+        """Its number of recordings."""
+        return self.judgement.recordings
 
 
 def to_json(shown: DataclassInstance) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 
 from cef_trio import __version__
 from cef_trio.admin.status_page import Detail, HealthFacts, HistoryPage, Phase, ReadyFacts, StatusPage, Totals
-from cef_trio.observability import HISTORY_PERIOD_SECONDS, Facts, Risk, Snapshot, Waiting, find_risks
+from cef_trio.observability import HISTORY_PERIOD_SECONDS, Facts, Judgement, Snapshot, Waiting, find_risks, judge
 from cef_trio.settings import Settings, rate_at
 
 WAITS_FOR: Final = "the mount of the watch folder does not respond"
@@ -32,7 +32,7 @@ class WaitingSource:
 
     def snapshot(self) -> Snapshot:
         """Return the state from which the metrics are made."""
-        return Snapshot(at=time.time(), risks=self._risks(), hung_mounts=1)
+        return Snapshot(at=time.time(), judgement=self._judgement(), hung_mounts=1)
 
     def page(self) -> StatusPage:
         """See :class:`PageSource`."""
@@ -57,7 +57,7 @@ class WaitingSource:
             failed=(),
             outages=(),
             unhealthy=(),
-            at_risk=self._risks(),
+            at_risk=self._judgement().risks,
         )
 
     def health(self) -> HealthFacts:
@@ -75,7 +75,7 @@ class WaitingSource:
             phase=Phase.STARTING,
             redis_up=None,
             s3_up=None,
-            at_risk=self._risks(),
+            at_risk=self._judgement().risks,
             now=time.time(),
             waits_for=WAITS_FOR,
         )
@@ -96,5 +96,6 @@ class WaitingSource:
         """See :class:`PageSource`."""
         return None
 
-    def _risks(self) -> tuple[Risk, ...]:
-        return find_risks(Facts(outages={}, hung_mounts=(Waiting(self.since, why=self.waits_for),)), time.time())
+    def _judgement(self) -> Judgement:
+        hung = Facts(outages={}, hung_mounts=(Waiting(self.since, why=self.waits_for),))
+        return judge(find_risks(hung, time.time()), starting=True)

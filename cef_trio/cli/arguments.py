@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+DEFAULT_ENV_FILE: Final = Path(".env")
 STREAM_ID_HELP: Final = "a stream's id, or its beginning if no other begins alike"
 REDIS_ONLY: Final = frozenset({"watch_dir", "s3_bucket_name"})
 """Settings that a command does not need which reads only Redis."""
@@ -78,7 +79,11 @@ def owner_override(arguments: argparse.Namespace) -> dict[str, str]:
 def add_env_file(parser: argparse.ArgumentParser) -> None:
     """Add ``--env-file``."""
     parser.add_argument(
-        "--env-file", type=_file, default=Path(".env"), metavar="FILE", help="where to read settings from (.env)"
+        "--env-file",
+        type=_file,
+        default=DEFAULT_ENV_FILE,
+        metavar="FILE",
+        help="where to read settings from (.env; commands also read those of the installed systemd service)",
     )
 
 

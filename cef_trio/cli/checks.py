@@ -10,13 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 from cef_trio.checkpoint import StreamSet
 from cef_trio.checkpoint.redis import UNKNOWN_POLICY, ServerInfo
 from cef_trio.cli.output import count, size
 from cef_trio.exceptions import RedisOperationError, S3OperationError
-from cef_trio.observability import Fleet, describe_problems, judge_fleet
+from cef_trio.observability import Fleet, State, describe_problems, judge_fleet
 from cef_trio.s3 import HINTS, AbortRule, ChecksumAlgorithm
 
 
@@ -89,6 +90,11 @@ class FolderFacts:
     excluded_recordings: int = 0
     max_user_watches: int | None = None
     inotify_error: str | None = None
+    user: str = ""
+    """Who asked, if not the daemon's own user or this command's: ``root``, or the user of the installed service."""
+    is_empty: bool = False
+    unmounted: Sequence[str] = ()
+    """The mount points of ``/etc/fstab`` at, above or below the folder at which nothing is mounted."""
 
 
 def judge_folder(facts: FolderFacts) -> list[Finding]:
@@ -96,12 +102,25 @@ def judge_folder(facts: FolderFacts) -> list[Finding]:
     subject = "watch folder"
     if not facts.is_folder:
         return [problem(subject, f"{facts.path!r} is no folder here", "create or mount it, or set WATCH_DIR")]
+    user = f"the user {facts.user}" if facts.user else "this user"
+    unmounted = [
+        problem(subject, f"/etc/fstab has {point!r}, and nothing is mounted there", f"mount {point}")
+        for point in facts.unmounted
+    ]
     if not facts.readable:
-        return [problem(subject, f"{facts.path!r} may not be read by this user", "give this user r and x on it")]
-    found = [ok(subject, f"{facts.path!r} can be read; {count(facts.folders, 'folder')} in all")]
+        return [
+            *unmounted,
+            problem(subject, f"{facts.path!r} may not be read by {user}", f"give {user} r and x on it"),
+        ]
+    says = f"{facts.path!r} can be read by {user}; {count(facts.folders, 'folder')} in all"
+    if facts.is_empty:
+        says += ", and it is empty"
+    if facts.user == "root":
+        says += "; root may read more than the daemon's user: run doctor as that one"
+    found = [*unmounted, ok(subject, says)]
     if facts.unreadable_folders:
         says = f"{facts.unreadable_folders} folders in it cannot be read: recordings in them are not seen"
-        found.append(warning(subject, says, "give this user r and x on them"))
+        found.append(warning(subject, says, f"give {user} r and x on them"))
     excluded = count(facts.excluded_folders, "folder") + " and " + count(facts.excluded_recordings, "recording")
     small = f", {facts.small_recordings} of them smaller than WATCH_MIN_SIZE_BYTES" if facts.small_recordings else ""
     found.append(ok("excluded", f"{excluded} by WATCH_EXCLUDE; {count(facts.recordings, 'recording')} left{small}"))
@@ -170,6 +189,26 @@ def judge_redis_failure(error: RedisOperationError, address: str) -> Finding:
     return problem("redis", str(error), todo)
 
 
+_WRITES_REFUSED: Final = MappingProxyType(
+    {
+        "OOM": "give it more memory (maxmemory), or lower COMPLETED_RETENTION_DAYS",
+        "NOREPLICAS": "start its replicas, or lower its min-replicas-to-write",
+        "READONLY": "set REDIS_URL to the primary",
+        "MISCONF": "look at its log and at the free space of its disk",
+        "NOPERM": "give this user the rights of SECURITY.md, Redis",
+    }
+)
+"""What to do by the first word of the reply."""
+
+
+def judge_refused_write(error: RedisOperationError, address: str) -> Finding:
+    """Explain why a server that answers a PING refuses a write: uploads wait, since nothing can be recorded."""
+    todo = next((todo for word, todo in _WRITES_REFUSED.items() if re.search(rf"\b{word}\b", str(error))), None)
+    if todo is None:
+        return judge_redis_failure(error, address)
+    return problem("redis", f"it refuses writes, so that uploads wait: {error}", todo)
+
+
 _PERSIST: Final = "set appendonly yes and appendfsync everysec in its configuration (CONFIG SET, then CONFIG REWRITE)"
 _LOST: Final = (
     "Open uploads are found again in S3 by comparing bytes; completed recordings that are still in the folder are "
@@ -204,6 +243,8 @@ class StreamFacts:
     """The unreadable keys, and why."""
     newer: Mapping[str, str] = field(default_factory=dict)
     """The records of a newer schema, and their schemas."""
+    of_another_disk: int = 0
+    """Open streams of this machine's watch folder that were begun on another file system than is there now."""
     fleet: Fleet = field(default_factory=Fleet)
 
 
@@ -265,6 +306,12 @@ def judge_streams(facts: StreamFacts) -> list[Finding]:
         found = [
             ok("daemon", names or "no stream is open; `cef-trio health` on a daemon's machine shows whether it runs")
         ]
+    if facts.of_another_disk:
+        says = (
+            f"{count(facts.of_another_disk, 'open recording')} of this folder began on another file system than is "
+            "there now: is their disk not mounted?"
+        )
+        found.append(problem("watch folder", says, "mount it; if it is gone for good, `cef-trio abort` them"))
     if failed:
         says = f"{count(failed, 'recording')} failed"
         found.append(warning("failed", says, "`cef-trio list --state failed` shows why, `cef-trio retry` retries them"))
@@ -293,6 +340,11 @@ def _judge_risks(fleet: Fleet) -> list[Finding]:
         for report in at_risk[:_MOST_DAEMONS]
         for sentence in describe_problems(report, fleet.now)
     ]
+    found += [
+        warning("at risk", f"{report.instance_id} ({report.folder}): {report.judgement.describe()}", _PASSING)
+        for report in fleet.living
+        if report.judgement.state is State.WAITS
+    ][:_MOST_DAEMONS]
     if len(at_risk) > _MOST_DAEMONS:
         more = count(len(at_risk) - _MOST_DAEMONS, "more daemon")
         found.append(problem("at risk", more, "`cef-trio fleet --json` has all"))
@@ -323,6 +375,7 @@ def _repair_hint(key: str) -> str:
     return "repair or delete that key (redis-cli)"
 
 
+_PASSING: Final = "nothing yet: it is at risk if it lasts for more than a minute"
 _OF_FLEET: Final = ("{fleet}:daemons", "{fleet}:seen", "{fleet}:names")
 _OF_MANY: Final = ("by_path", *(one.value for one in StreamSet))
 _MOST_DAEMONS: Final = 20
@@ -458,7 +511,12 @@ def judge_replication(facts: ServerInfo) -> list[Finding]:
 
 def judge_s3_failure(error: S3OperationError, endpoint: str) -> Finding:
     """Explain a failure of S3 at ``endpoint``."""
-    if error.status is None:
+    if error.operation == "get_credentials":
+        todo = (
+            "set S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY (or each as …_FILE), or for AWS a profile (AWS_PROFILE) of "
+            "the daemon's user, or run where a role is attached"
+        )
+    elif error.status is None:
         todo = (
             f"start it; or is {endpoint} not where it is (S3_ENDPOINT_URL, DNS, firewall, proxy)? A daemon waits for it"
         )

@@ -7,6 +7,7 @@ except for one small multipart upload, which is aborted. No daemon is needed or 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -34,6 +35,7 @@ from cef_trio.cli.checks import (
     judge_owner,
     judge_redis,
     judge_redis_failure,
+    judge_refused_write,
     judge_s3_failure,
     judge_streams,
     ok,
@@ -41,8 +43,10 @@ from cef_trio.cli.checks import (
     warning,
 )
 from cef_trio.cli.findings import print_findings
+from cef_trio.cli.installed_service import find_installed_service
 from cef_trio.cli.probes import (
     ClockSkewTransport,
+    NoSuchUserError,
     claimant,
     folder_facts,
     legacy_facts,
@@ -174,13 +178,20 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
             warning("watch folder", "not checked: WATCH_DIR is not set here", "run doctor on the daemon's host too")
         )
         return
-    facts = await folder_facts(
+    service = find_installed_service()
+    look = partial(
+        folder_facts,
         settings.watch_dir,
         settings.watch_patterns,
         settings.watch_exclude,
         link_roots=settings.watch_link_roots,
         least_bytes=settings.watch_min_size_bytes,
     )
+    try:
+        facts = await look(service=service if service is not None and os.geteuid() == 0 else None)
+    except NoSuchUserError as error:
+        add_finding(problem("watch folder", str(error), "correct User= of the unit, or create that user"))
+        return
     for finding in judge_folder(facts):
         add_finding(finding)
 
@@ -188,11 +199,16 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
 async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFinding) -> None:
     async with checkpoint_store(settings, owner.name, SingleAttempt()) as store:
         address = str(parse_address(settings.redis_url.get_secret_value()))
+        folder = None if settings.watch_dir == STAND_INS["watch_dir"] else settings.watch_dir
         try:
             await store.ping()
             for finding in judge_redis(await store.info(), address):
                 add_finding(finding)
-            for finding in judge_streams(await stream_facts(store)):
+            try:
+                await store.check_writable()  # as the daemon does; a server that refuses all writes answers a PING
+            except RedisOperationError as error:
+                add_finding(judge_refused_write(error, address))
+            for finding in judge_streams(await stream_facts(store, folder)):
                 add_finding(finding)
             for finding in judge_legacy(*await legacy_facts(store)):
                 add_finding(finding)

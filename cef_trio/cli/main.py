@@ -18,6 +18,7 @@ from typing import Final, NoReturn, TextIO
 from cef_trio import __version__
 from cef_trio.cli import json_document
 from cef_trio.cli.arguments import ALL_EXIT_CODES
+from cef_trio.cli.installed_service import use_installed_service
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
 
@@ -40,6 +41,8 @@ COMMANDS: Final[Mapping[str, str]] = {
 }
 """Each command and its line in ``--help``. ``cef_trio.cli.<command>`` has its ``add_arguments(parser)`` and its
 ``run(arguments)``, which returns the exit code."""
+_OWN_SETTINGS: Final = frozenset({"run", "demo"})
+"""Commands that do not look after a service, so that they do not use its settings."""
 _LAB: Final = "lab"
 _LAB_HELP: Final = "the laboratory: cancel, crash and simulate the daemon, and check its promises"
 _BROKEN_PIPE: Final = 141
@@ -133,6 +136,8 @@ def _parse(arguments: Sequence[str]) -> Callable[[], int]:
         parsed = make_parser([chosen] if chosen is not None else ()).parse_args(arguments)
     except _WrongArgumentsError:
         return lambda: ExitCode.BAD_SETTINGS
+    if chosen not in _OWN_SETTINGS:
+        use_installed_service(parsed)
     return lambda: parsed.run(parsed)
 
 

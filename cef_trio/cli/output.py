@@ -22,6 +22,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 
+from cef_trio import amounts
 from cef_trio.checkpoint import Status, StreamSet
 from cef_trio.cli.json_document import note_error, print_document
 from cef_trio.safe_text import printable
@@ -32,11 +33,7 @@ _STATE_STYLES: Final = {
     StreamSet.COMPLETED: "green",
     StreamSet.FAILED: "red",
 }
-_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
-_KIBI: Final = 1024
-_MINUTE: Final = 60
-_HOUR: Final = 3600
-_DAY: Final = 86_400
+size, duration = amounts.size, amounts.duration
 _LEAST_FLEXIBLE: Final = 22
 """Optional columns are dropped before a name gets fewer cells than this."""
 _LEAST_WRAPPED: Final = 20
@@ -256,29 +253,3 @@ def facts(rows: Sequence[tuple[str, Text | str]]) -> Group:
 def count(number: int, what: str) -> str:
     """Return a count with its noun: ``1 part``, ``2 parts``."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def size(size_bytes: float | None) -> str:
-    """Format bytes: ``1.5 GiB``; a dash for ``None``."""
-    if size_bytes is None:
-        return "-"
-    value = float(size_bytes)
-    for unit in _UNITS[:-1]:
-        if abs(value) < _KIBI:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= _KIBI
-    return f"{value:.1f} {_UNITS[-1]}"
-
-
-def duration(seconds: float | None) -> str:
-    """Format seconds: ``4s``, ``3m20s``, ``5h02m``, ``3d04h``; a dash for ``None``."""
-    if seconds is None:
-        return "-"
-    whole = int(seconds)
-    if whole < _MINUTE:
-        return f"{whole}s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE}m{whole % _MINUTE:02}s"
-    if whole < _DAY:
-        return f"{whole // _HOUR}h{whole % _HOUR // _MINUTE:02}m"
-    return f"{whole // _DAY}d{whole % _DAY // _HOUR:02}h"

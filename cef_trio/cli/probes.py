@@ -5,11 +5,15 @@ The disk is read in a thread that a cancellation abandons, since it may hang. Ca
 
 from __future__ import annotations
 
+import grp
+import json
 import os
+import pwd
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,20 +21,22 @@ from typing import Final
 from uuid import uuid4
 
 import httpx
+import trio
 from inotify_simple import INotify, flags
 
-from cef_trio.checkpoint import FAILED, Claimant, History, Lease, Status, StreamSet, ended_streams
+from cef_trio.checkpoint import FAILED, Claimant, History, Lease, Owner, Status, StreamMeta, StreamSet, ended_streams
 from cef_trio.checkpoint.redis import LegacyPlace, RedisCheckpointStore
 from cef_trio.cli.checks import FolderFacts, StreamFacts
+from cef_trio.cli.installed_service import InstalledService
 from cef_trio.cli.status_model import instance_of
-from cef_trio.daemon import boot_id, owner_of_machine
-from cef_trio.exceptions import RedisOperationError, S3OperationError
-from cef_trio.files import file_system, open_nofollow
+from cef_trio.daemon import boot_id, machine_id, owner_of_machine
+from cef_trio.exceptions import CefMp4ProcessorError, RedisOperationError, S3OperationError
+from cef_trio.files import KernelDisk, file_system, is_on, mount_points, open_nofollow, unescape_mount_point
 from cef_trio.http import parse_http_date
 from cef_trio.observability import read_fleet
 from cef_trio.resilience import run_in_thread, shielded
 from cef_trio.s3 import BytesSource, ChecksumAlgorithm, S3Client
-from cef_trio.upload import KeyTemplate
+from cef_trio.upload import KeyTemplate, Ownership
 from cef_trio.watch import WatchScope, scan_now
 
 _ABORT_SECONDS: Final = 5.0
@@ -38,6 +44,7 @@ _INOTIFY: Final = Path("/proc/sys/fs/inotify")
 _STATUS: Final = Path("/proc/self/status")
 _CAP_LEASE: Final = 28
 """``capability.h``."""
+_FSTAB: Final = Path("/etc/fstab")
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _CONTENT: Final = b"cef-trio doctor\n"
 _NAME: Final = "cef-trio-doctor"
@@ -48,40 +55,79 @@ _SAMPLED: Final = 2000
 # ---- the watch folder ------------------------------------------------------------------------------------------------
 
 
+class NoSuchUserError(CefMp4ProcessorError):
+    """The user of the installed service does not exist, or could not be asked."""
+
+
 async def folder_facts(
     folder: Path,
-    patterns: Iterable[str] = (),
-    exclude: Iterable[str] = (),
+    patterns: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     *,
-    link_roots: Iterable[Path] = (),
+    link_roots: Sequence[Path] = (),
     least_bytes: int = 0,
+    service: InstalledService | None = None,
 ) -> FolderFacts:
-    """Return the facts about the watch folder and about inotify's limits.
+    """Return the facts about the watch folder and about inotify's limits, as this process's user sees them.
 
     ``patterns``, ``exclude``, ``link_roots`` and ``least_bytes``: ``WATCH_PATTERNS``, ``WATCH_EXCLUDE``,
-    ``WATCH_LINK_ROOTS`` and ``WATCH_MIN_SIZE_BYTES``.
+    ``WATCH_LINK_ROOTS`` and ``WATCH_MIN_SIZE_BYTES``. ``service``: as its user sees them; only root may ask.
+
+    Raises:
+        NoSuchUserError: the user of the service could not be asked.
     """
-    look = partial(_folder_facts_now, folder, patterns, exclude, link_roots, least_bytes)
-    return await run_in_thread(look, abandon_on_cancel=True)
+    asked = (os.fspath(folder), list(patterns), list(exclude), list(map(os.fspath, link_roots)), least_bytes)
+    if service is not None and service.user != "root":
+        facts = await _facts_of_another(service, json.dumps(asked))
+        return replace(facts, user=service.user, may_lease_all=service.may_lease_all)
+    found = await run_in_thread(partial(folder_facts_now, *asked), abandon_on_cancel=True)
+    return replace(found, user="root") if os.geteuid() == 0 else found
 
 
-def _folder_facts_now(
-    folder: Path, patterns: Iterable[str], exclude: Iterable[str], link_roots: Iterable[Path], least_bytes: int
+async def _facts_of_another(service: InstalledService, asked: str) -> FolderFacts:
+    try:
+        user = pwd.getpwnam(service.user)
+        groups = [*os.getgrouplist(user.pw_name, user.pw_gid), *(grp.getgrnam(name).gr_gid for name in service.groups)]
+    except KeyError as error:
+        raise NoSuchUserError(f"{service.unit} is to run as a user or group that does not exist: {error}") from error
+    numbers = [user.pw_uid, *dict.fromkeys([user.pw_gid, *groups])]
+    done = await trio.run_process(
+        [sys.executable, "-m", "cef_trio.cli.folder_probe", asked, *map(str, numbers)],
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise NoSuchUserError(f"the user {service.user} could not be asked: {why}")
+    return FolderFacts(**json.loads(done.stdout))
+
+
+def folder_facts_now(
+    watched: str, patterns: Iterable[str], exclude: Iterable[str], link_roots: Iterable[str], least_bytes: int
 ) -> FolderFacts:
+    """Return the facts about the watch folder. Blocks."""
+    folder = Path(watched)
     path = str(folder)
     try:
         path = str(folder.resolve())
         is_folder = folder.is_dir()
     except OSError:
         is_folder = False
+    unmounted = _unmounted(path)
     if not is_folder:
-        return FolderFacts(path=path, is_folder=False)
+        return FolderFacts(path=path, is_folder=False, unmounted=unmounted)
     try:
-        scan = scan_now(path, WatchScope.of(path, patterns, exclude, (str(root.resolve()) for root in link_roots)))
+        roots = (os.path.realpath(root) for root in link_roots)
+        scan = scan_now(path, WatchScope.of(path, patterns, exclude, roots))
+        with os.scandir(path) as entries:
+            is_empty = next(entries, None) is None
     except OSError:
-        return FolderFacts(path=path, is_folder=True, readable=False)
+        return FolderFacts(path=path, is_folder=True, readable=False, unmounted=unmounted)
     return FolderFacts(
         path=path,
+        is_empty=is_empty,
+        unmounted=unmounted,
         is_folder=True,
         readable=os.access(path, os.R_OK | os.X_OK),
         file_system=_file_system_of(scan.root[0]),
@@ -97,6 +143,32 @@ def _folder_facts_now(
         max_user_watches=_limit("max_user_watches"),
         inotify_error=_watch_error(path),
     )
+
+
+def _unmounted(path: str) -> list[str]:
+    try:
+        return unmounted_points(_FSTAB.read_text(errors="replace"), _MOUNTS.read_text(errors="replace"), path)
+    except OSError:
+        return []
+
+
+def unmounted_points(fstab: str, mountinfo: str, folder: str) -> list[str]:
+    """Return the mount points of ``/etc/fstab`` that concern a folder, and at which nothing is mounted. Pure.
+
+    At or above the folder, also those that are mounted by hand (``noauto``); below it only those that are to be mounted
+    at the start.
+    """
+    mounted = mount_points(mountinfo)
+    found = []
+    for line in fstab.splitlines():
+        fields = line.split()
+        if line.lstrip().startswith("#") or len(fields) < 4 or not fields[1].startswith("/"):  # noqa: PLR2004 - fstab(5)
+            continue
+        point = unescape_mount_point(fields[1]).rstrip("/") or "/"
+        below = is_on(point, folder) and "noauto" not in fields[3].split(",")
+        if (is_on(folder, point) or below) and point not in mounted:
+            found.append(point)
+    return found
 
 
 def _is_local(path: str) -> bool:
@@ -188,8 +260,20 @@ async def legacy_facts(store: RedisCheckpointStore) -> tuple[int, Mapping[str, i
     return number, whose
 
 
-async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
-    """Return the facts about the streams in Redis.
+def is_of_another_disk(meta: StreamMeta, folder: str, ours: Owner) -> bool:
+    """Return whether a stream of this machine's folder began on another file system than is there now. Pure."""
+    theirs = meta.owner
+    return (
+        theirs is not None
+        and is_on(meta.current_path, folder)
+        and (theirs.is_shared or theirs.machine == ours.machine)
+        and None not in {theirs.file_system, ours.file_system}
+        and theirs.file_system != ours.file_system
+    )
+
+
+async def stream_facts(store: RedisCheckpointStore, folder: Path | None = None) -> StreamFacts:
+    """Return the facts about the streams in Redis. ``folder``: the watch folder, if it is this machine's.
 
     Raises:
         RedisOperationError: Redis cannot be read.
@@ -206,7 +290,15 @@ async def stream_facts(store: RedisCheckpointStore) -> StreamFacts:
         if error.transient or store.keys.by_path not in store.unreadable.known:
             raise
     fleet = read_fleet(await store.reports())
+    ownership = Ownership(machine_id())
+    if folder is not None:
+        await ownership.determine(KernelDisk(), os.fspath(folder))
+    ours = ownership.owner
     return StreamFacts(
+        of_another_disk=sum(
+            folder is not None and ours is not None and is_of_another_disk(one.meta, os.fspath(folder), ours)
+            for one in opened.values()
+        ),
         daemons=daemons,
         without_task=len(opened) - daemons.total(),
         failed=failed,

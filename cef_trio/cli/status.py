@@ -28,13 +28,14 @@ from cef_trio.cli.status_model import MAX_COMPLETED, Found, OpenStream, Overview
 from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, RedisOperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileStat
-from cef_trio.observability import DaemonReport, describe_problems, judge_fleet, read_fleet
+from cef_trio.observability import DaemonReport, Fleet, State, describe_problems, judge_fleet, read_fleet
 from cef_trio.resilience import Periodic
 from cef_trio.settings import SettingsError, load_settings
 
 _WATCH_SECONDS: Final = 2.0
 _NOT_SHOWN: Final = {"meta", "stream_set", "at", "reported_lag"}
 _ALL: Final = "; `cef-trio list` shows all"
+_STATE_STYLES: Final = {State.READY: "green", State.AT_RISK: "bold red"}
 _BAR_WIDTH: Final = 12
 _LINES_AROUND: Final = 4
 """The blank line, the table's header, the line of what is left out, and the cursor's line."""
@@ -147,6 +148,7 @@ async def _watch(reader: StatusReader) -> None:
 
 def document(overview: Overview) -> dict[str, Any]:
     """Return the document of ``--json``."""
+    judged = overview.own.judgement
     return {
         "at_utc": overview.at_utc,
         "owner": overview.owner,
@@ -157,6 +159,9 @@ def document(overview: Overview) -> dict[str, Any]:
         "upload_limits": dict(overview.upload_limits),
         "lag_bytes": overview.lag_bytes,
         "daemons": dict(overview.daemons),
+        "state": overview.own.state,
+        "bytes_at_risk": judged.size_bytes if judged is not None else None,
+        "recordings_at_risk": judged.recordings if judged is not None else None,
         "at_risk": [_risk_document(report, overview.fleet.now) for report in overview.own.reports],
         "unreadable": [{"key": key, "why": why} for key, why in overview.unreadable.items()],
         "newer": [{"key": key, "why": why} for key, why in overview.newer.items()],
@@ -242,6 +247,7 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
         completed += f"; {overview.superseded} superseded by a later object: `cef-trio gc --superseded` deletes them"
     rows: list[tuple[str, Text | str]] = [
         ("at", f"{overview.at_utc:%Y-%m-%d %H:%M:%S} UTC"),
+        ("state", _state(overview.own)),
         ("daemons", _daemons(overview)),
         ("fleet", _fleet(overview)),
         ("open", open_streams),
@@ -313,6 +319,17 @@ def _fleet(overview: Overview) -> Text:
     return output.safe(f"{text}{more}; see `cef-trio fleet`", "bold red" if others else "yellow")
 
 
+def _state(own: Fleet) -> Text:
+    """Return whether all is safe by the reports of the owner's daemons: their word, and what is at risk."""
+    state, judged = own.state, own.judgement
+    if state is None:
+        return Text("unknown: no daemon has reported", style="bold red")
+    if judged is None or state == "silent":
+        silent = "a daemon has not reported for a minute" if state == "silent" else "no daemon runs"
+        return Text(f"{state}: {silent}", style="bold red" if state == "silent" else "bold yellow")
+    return Text(judged.describe(), style=_STATE_STYLES.get(judged.state, "yellow"))
+
+
 def _daemons(overview: Overview) -> Text:
     if overview.daemons:
         daemons = [f"{name} ({output.count(count, 'stream')})" for name, count in sorted(overview.daemons.items())]
@@ -342,7 +359,7 @@ def _streams(streams: Sequence[OpenStream], folders: Collection[str]) -> Lines:
         rows.append(
             (
                 output.short_id(stream.meta.stream_id),
-                output.safe(_IN_SHORT.get(stream.meta.status, stream.meta.status.value), style),
+                output.safe(stream.activity or _IN_SHORT.get(stream.meta.status, stream.meta.status.value), style),
                 bar,
                 percent,
                 output.size(stream.acknowledged_bytes),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -46,6 +46,8 @@ class OpenStream:
     """The moment, in Unix time."""
     reported_lag: Lag | None = None
     """The lag that its daemon reported, or ``None``."""
+    activity: str | None = None
+    """What its daemon reports that it does (``StreamActivity``), in the status page's words, or ``None``."""
 
     @property
     def lag_bytes(self) -> int | None:
@@ -148,8 +150,12 @@ def observe(found: Found, now: datetime) -> Overview:
     """Build the overview; the checkpoints are those of :func:`choose`."""
     own = found.fleet.of_owner(found.owner)
     reported = own.lags(now.timestamp())
+    activities = own.activities()
     streams = [
-        _open_stream(checkpoint, found.holders.get(key), found.files.get(key), now, reported.get(key))
+        replace(
+            _open_stream(checkpoint, found.holders.get(key), found.files.get(key), now, reported.get(key)),
+            activity=activities.get(key) if key in found.holders else None,
+        )
         for key, checkpoint in found.checkpoints.items()
         if checkpoint.meta.status not in ENDED
     ]
@@ -235,7 +241,7 @@ def _open_stream(
         size_on_disk_bytes=stat.size_bytes if stat is not None and is_it else None,
         holder=None if holder is None else instance_of(holder),
         idle_seconds=max(0.0, (now - meta.last_activity_at_utc).total_seconds()),
-        bytes_per_second=upload_rate(checkpoint.parts.values(), now),
+        bytes_per_second=upload_rate(checkpoint.parts.values(), now, meta.started_at_utc),
         at=now.timestamp(),
         reported_lag=lag,
     )

@@ -86,6 +86,7 @@ class IntakeTasks:
             services.metrics.pending_webhooks_by(lambda: deliverer.pending)
             nursery.start_soon(deliverer.run)
         await watch()
+        self.risks.starting, self.risks.checker = False, self.idle_checker
         nursery.start_soon(self.idle_checker.run)
         services.metrics.last_run_by("idle_checker", lambda: services.unix_time(self.idle_checker.last_run))
         nursery.start_soon(survey_redis, services.store, services.metrics)

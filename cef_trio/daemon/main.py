@@ -65,7 +65,7 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.observability import Redactor, Waiting, lost_lines, recent_lines
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
-from cef_trio.upload import IdleChecker, Services, StreamSupervisor, WaitingReport, abort_orphan_uploads
+from cef_trio.upload import IdleChecker, RiskObserver, Services, StreamSupervisor, WaitingReport, abort_orphan_uploads
 from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, WatchScope
 
 log = structlog.get_logger(__name__)
@@ -115,6 +115,7 @@ class RunningDaemon:
     supervisor: StreamSupervisor
     watcher: Watcher
     idle_checker: IdleChecker
+    risks: RiskObserver
     shutdown: Shutdown
 
     def heartbeats(self) -> list[Heartbeat]:
@@ -127,8 +128,8 @@ class RunningDaemon:
 
     def describe(self) -> str:
         """Return a one-line status for the service manager."""
-        down = [b.service for b in (self.services.redis_breaker, self.services.s3_breaker) if not b.up.value]
-        return f"{len(self.supervisor.live_ids)} streams open{'; waiting for ' + ' and '.join(down) if down else ''}"
+        open_streams = len(self.supervisor.live_ids)
+        return f"{self.risks.judgement().describe()}; {open_streams} open stream{'' if open_streams == 1 else 's'}"
 
 
 OpenServices = Callable[[Settings], AbstractAsyncContextManager[Services]]
@@ -362,7 +363,7 @@ async def _run_intake(
         intake.start_soon(tasks.upgrade.keep_moving)
         status.watcher = IntakeTask(watcher, settings.rescan_seconds)
         status.checker = IntakeTask(tasks.idle_checker, tasks.idle_checker.period_seconds)
-        daemon = RunningDaemon(services, tasks.supervisor, watcher, tasks.idle_checker, shutdown)
+        daemon = RunningDaemon(services, tasks.supervisor, watcher, tasks.idle_checker, tasks.risks, shutdown)
         log.info("daemon_started", watch_dir=folder)
         notifier.ready(daemon.describe())
         intake.start_soon(notifier.watch, daemon.heartbeats, daemon.describe)

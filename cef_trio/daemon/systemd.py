@@ -4,8 +4,9 @@ The protocol is one datagram of ``NAME=value`` lines to the socket that ``NOTIFY
 that variable nothing is sent. Sending neither waits nor raises, so that a service manager that does not read cannot
 delay an upload.
 
-The watchdog (``WATCHDOG_USEC``, sd_watchdog_enabled(3)) is notified at half its interval, but only while the trio loop
-runs and every supervising task has made progress recently or is excused (:func:`silent_tasks`).
+The watchdog (``WATCHDOG_USEC``, sd_watchdog_enabled(3)) is notified at half its interval or sooner, but only while the
+trio loop runs and every supervising task has made progress recently or is excused (:func:`silent_tasks`). The status
+line, which ``systemctl status`` shows, is the judgement of ``observability/at_risk.py``.
 
 Without a notification systemd restarts the daemon. That repairs a hung task and nothing else, so conditions that a
 restart cannot repair are excused: Redis is down, the watch folder is gone. The limit is generous, to avoid repeated
@@ -33,7 +34,9 @@ SILENT_SECONDS: Final = 300.0
 _AGAIN_SECONDS: Final = 1.0
 """Delay before READY is sent again after a failure; without READY the start does not complete."""
 _MICROSECONDS: Final = 1_000_000
-_MAX_STATUS: Final = 200
+_STATUS_SECONDS: Final = 15.0
+"""How old the status line may be, as the daemon's report in Redis."""
+_MAX_STATUS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +119,23 @@ class ServiceNotifier:
         return True
 
     async def watch(self, take_heartbeats: Callable[[], Iterable[Heartbeat]], describe: Callable[[], str]) -> None:
-        """Notify the watchdog until cancelled, while no task is silent. Return after READY if there is no watchdog.
+        """Notify the watchdog, while no task is silent, and keep the status line current, until cancelled.
 
-        ``take_heartbeats`` returns the current heartbeats, ``describe`` the status line.
+        ``take_heartbeats`` returns the current heartbeats, ``describe`` the status line. Return at once if there is no
+        service manager.
         """
         while self._ready_pending:
             await trio.sleep(_AGAIN_SECONDS)
             self.ready(describe())
-        if self.watchdog_seconds is None:
+        if not self._address:
             return
         excused_at: dict[str, float] = {}
         reported: list[str] = []
-        async for _ in Periodic(self.watchdog_seconds / 2):
+        half = self.watchdog_seconds / 2 if self.watchdog_seconds is not None else _STATUS_SECONDS
+        async for _ in Periodic(min(half, _STATUS_SECONDS)):
+            if self.watchdog_seconds is None:
+                self.status(describe())
+                continue
             heartbeats, now = list(take_heartbeats()), trio.current_time()
             excused_at |= {heartbeat.task: now for heartbeat in heartbeats if heartbeat.excused}
             hanging = silent_tasks(heartbeats, now=now, excused_at=excused_at)

@@ -27,7 +27,7 @@ from cef_trio.files.identity import (
     on_another_file_system,
     same_fs_id,
 )
-from cef_trio.files.mounts import MountHungError, Mounts, is_on, unescape_mount_point
+from cef_trio.files.mounts import MountHungError, Mounts, is_on, mount_points, unescape_mount_point
 from cef_trio.files.nofollow import follow_link, is_below, open_nofollow, root_of, stat_nofollow
 from cef_trio.files.reader import Disk, FileSlice, KernelDisk, OpenRecording, head_of, regular_file_stat
 from cef_trio.files.time_stamps import granularity_wait_seconds
@@ -66,6 +66,7 @@ __all__ = [
     "is_verified_file",
     "lasting_id",
     "may_be",
+    "mount_points",
     "on_another_file_system",
     "open_nofollow",
     "origin_of",

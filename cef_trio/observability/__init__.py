@@ -18,14 +18,19 @@ from cef_trio.lazy_door import lazy_door
 if TYPE_CHECKING:
     from cef_trio.observability import daemon_report, logs
     from cef_trio.observability.at_risk import (
+        NOT_JUDGED,
         SENTENCES,
         Facts,
+        Judgement,
         Reason,
         Risk,
+        State,
         UploadProgress,
         Waiting,
+        amount_at_risk,
         describe_amount,
         find_risks,
+        judge,
     )
     from cef_trio.observability.daemon_report import DaemonReport, describe_problems
     from cef_trio.observability.fleet import (
@@ -69,6 +74,7 @@ else:
 
 __all__ = [
     "HISTORY_PERIOD_SECONDS",
+    "NOT_JUDGED",
     "OUTAGE_ADVICE",
     "RATE_WINDOW",
     "SENTENCES",
@@ -79,6 +85,7 @@ __all__ = [
     "FleetFinding",
     "FreedBy",
     "History",
+    "Judgement",
     "Lag",
     "LimiterUse",
     "LogLine",
@@ -91,6 +98,7 @@ __all__ = [
     "Risk",
     "ServiceOutage",
     "Snapshot",
+    "State",
     "StreamActivity",
     "StreamDetail",
     "StreamSnapshot",
@@ -99,6 +107,7 @@ __all__ = [
     "Waiting",
     "WebhookOutcome",
     "activity_of",
+    "amount_at_risk",
     "configure",
     "configure_for",
     "daemon_report",
@@ -108,6 +117,7 @@ __all__ = [
     "fleet_document",
     "flush",
     "is_urgent",
+    "judge",
     "judge_fleet",
     "lag_of",
     "logs",

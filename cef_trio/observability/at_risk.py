@@ -1,12 +1,14 @@
-"""Finds bytes that should be in S3 and make no progress, since when, and why. Pure.
+"""Judges whether all is safe: finds bytes that should be in S3 and make no progress, since when, and why. Pure.
 
 Promise P10: if bytes that should be in S3 make no progress for more than a minute, ``/readyz``, the metrics,
-``status``, the status page and ``doctor`` show it with a reason; otherwise none of them does. All of them show the
-result of :func:`find_risks`. ``upload/risks.py`` gathers its input.
+``status``, ``fleet``, ``doctor``, ``systemctl status`` and the status page show it with a reason; otherwise none of
+them does. All of them show one :class:`Judgement`, so they say the same word and the same number of bytes at the same
+moment. ``upload/risks.py`` gathers its input.
 
 No risk are: a part that is not full yet while its recording is written; an upload that progresses, however slowly; a
 stream that waits for its turn (``MAX_UPLOAD_RATE``, slots) while others progress; an upload that the operator aborted;
-a daemon that shuts down.
+a daemon that shuts down. In an outage of more than a minute all bytes that are only on the disk are at risk, also those
+of a part that is not full.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
+
+from cef_trio.amounts import size
 
 PATIENCE_SECONDS: Final = 60.0
 """How long something may stall before it is a risk: the minute of P10."""
@@ -38,6 +42,7 @@ class Reason(StrEnum):
     FOLDER_UNREADABLE = "folder_unreadable"
     FOLDER_LOST = "folder_lost"
     NOT_STARTED = "not_started"
+    CHECKER_SILENT = "checker_silent"
     DISK_SHORT = "disk_short"
 
 
@@ -55,6 +60,7 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.FOLDER_UNREADABLE: "folders cannot be read, so recordings in them are not seen",
         Reason.FOLDER_LOST: "the watch folder cannot be read, so recordings are not seen",
         Reason.NOT_STARTED: "the daemon waits before it begins, so recordings are not seen",
+        Reason.CHECKER_SILENT: "the idle checker hangs, so recordings without a writer are not completed",
         Reason.DISK_SHORT: "less than MIN_FREE_SPACE is free, and nothing more may be deleted: the disk will fill up",
     }
 )
@@ -93,6 +99,8 @@ class Facts:
     uploads: tuple[UploadProgress, ...] = ()
     last_progress_at: float = -float("inf")
     """Last progress of any stream."""
+    growing: tuple[Waiting, ...] = ()
+    """Streams that wait for their file to grow: what is on the disk is less than a part. A risk only in an outage."""
     not_looked_up: tuple[Waiting, ...] = ()
     failed: tuple[Waiting, ...] = ()
     unreadable_files: tuple[Waiting, ...] = ()
@@ -105,6 +113,8 @@ class Facts:
     folder_lost: Waiting | None = None
     not_started: Waiting | None = None
     """Of a start that waits for the owner's name, or for streams of an earlier version."""
+    checker_silent: Waiting | None = None
+    """Of an idle checker that missed its rounds; not while it waits for Redis."""
     disk_short: tuple[Waiting, ...] = ()
     """Disks with less than ``MIN_FREE_SPACE``, where no recording may be deleted."""
 
@@ -122,24 +132,94 @@ class Risk:
     """Explanation for the operator; may name files."""
 
 
+class State(StrEnum):
+    """Whether all is safe, in one word: the same on every signal."""
+
+    READY = "ready"
+    """Nothing is at risk, and S3 and Redis are up."""
+    STARTING = "starting"
+    """The watch folder was not scanned yet."""
+    WAITS = "waits"
+    """A service is down, for a minute at most."""
+    AT_RISK = "at risk"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """Whether all is safe. Every signal shows its word, its bytes and its reasons."""
+
+    state: State
+    risks: tuple[Risk, ...] = ()
+    waits_for: tuple[str, ...] = ()
+    """The services that are down."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes at risk, as far as their number is known."""
+        return sum(risk.size_bytes for risk in self.risks)
+
+    @property
+    def recordings(self) -> int:
+        """Recordings whose bytes are at risk."""
+        return sum(risk.recordings for risk in self.risks)
+
+    def describe(self) -> str:
+        """Describe it in one line, without file names: ``at risk: 3.0 MiB of 2 recordings do not get to S3: …``."""
+        match self.state:
+            case State.AT_RISK:
+                reasons = "; ".join(SENTENCES[risk.reason] for risk in self.risks)
+                amount = f"{amount_at_risk(self.size_bytes, self.recordings)}: " if self.recordings else ""
+                return f"{self.state.value}: {amount}{reasons}"
+            case State.WAITS:
+                return f"waits for {' and '.join(self.waits_for)}"
+        return self.state.value
+
+
+NOT_JUDGED: Final = Judgement(state=State.STARTING)
+"""Of a daemon that has no services yet."""
+
+
+def judge(
+    risks: tuple[Risk, ...] = (), waits_for: tuple[str, ...] = (), *, starting: bool = False, stopping: bool = False
+) -> Judgement:
+    """Return the judgement of a daemon; ``waits_for`` are the services that are down."""
+    if stopping:
+        state = State.STOPPING
+    elif risks:
+        state = State.AT_RISK
+    elif waits_for:
+        state = State.WAITS
+    else:
+        state = State.STARTING if starting else State.READY
+    return Judgement(state=state, risks=risks, waits_for=waits_for)
+
+
+def amount_at_risk(size_bytes: int, recordings: int) -> str:
+    """Describe how many bytes of how many recordings do not get to S3."""
+    return f"{size(size_bytes)} of {recordings:,} recording{'' if recordings == 1 else 's'} do not get to S3"
+
+
 def describe_amount(risk: Risk) -> str:
     """Describe how many bytes and recordings are affected."""
-    if not risk.recordings:
-        return "at risk"
-    recordings = "1 recording does" if risk.recordings == 1 else f"{risk.recordings} recordings do"
-    return f"{risk.size_bytes} bytes of {recordings} not get to S3"
+    return amount_at_risk(risk.size_bytes, risk.recordings) if risk.recordings else "at risk"
 
 
 def find_risks(facts: Facts, now: float) -> tuple[Risk, ...]:
     """Return the current risks, one per reason, in the order of :class:`Reason`."""
-    stalled = [one for one in facts.uploads if _is_stalled(one, facts, now)]
     found: dict[Reason, list[Waiting]] = {reason: [] for reason in Reason}
     down = [reason for reason, outage in facts.outages.items() if now - outage.since > PATIENCE_SECONDS]
     for reason in down:
         found[reason].append(Waiting(facts.outages[reason].since, 0, facts.outages[reason].why))
-    upload_reason = down[0] if down else Reason.NOT_MOVING
-    found[upload_reason] += [Waiting(one.last_progress_at, one.size_bytes, one.trouble or "") for one in stalled]
-    found[down[0] if down else Reason.NOT_LOOKED_UP] += _overdue(facts.not_looked_up, now)
+    if down:  # what is on the disk only stays there until the end of the outage, however young it is
+        found[down[0]] += [Waiting(now, one.size_bytes) for one in facts.uploads]
+        found[down[0]] += [Waiting(now, one.size_bytes) for one in (*facts.growing, *facts.not_looked_up)]
+    else:
+        stalled = (one for one in facts.uploads if _is_stalled(one, facts, now))
+        found[Reason.NOT_MOVING] += [
+            Waiting(one.last_progress_at, one.size_bytes, one.trouble or "") for one in stalled
+        ]
+        found[Reason.NOT_LOOKED_UP] += _overdue(facts.not_looked_up, now)
     found[Reason.FAILED] += _overdue(facts.failed, now)
     found[Reason.FILE_UNREADABLE] += _overdue(facts.unreadable_files, now)
     found[Reason.MOUNT_HUNG] += _overdue(facts.hung_mounts, now)
@@ -150,6 +230,8 @@ def find_risks(facts: Facts, now: float) -> tuple[Risk, ...]:
         found[Reason.FOLDER_LOST] += _overdue([facts.folder_lost], now)
     if facts.not_started is not None:
         found[Reason.NOT_STARTED] += _overdue([facts.not_started], now)
+    if facts.checker_silent is not None:
+        found[Reason.CHECKER_SILENT] += _overdue([facts.checker_silent], now)
     found[Reason.DISK_SHORT] += _overdue(facts.disk_short, now)
     return tuple(_risk(reason, waiting) for reason, waiting in found.items() if waiting)
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Final
 
-from cef_trio.observability.at_risk import Reason, Risk, describe_amount
+from cef_trio.observability.at_risk import Judgement, Reason, Risk, State, describe_amount, judge
 from cef_trio.observability.lag import Lag
 
 OLD_SECONDS: Final = 60.0
@@ -59,7 +60,11 @@ class DaemonReport:
     """When Redis received it, by Redis' clock; ``None``: not sent yet."""
     stopped: bool = False
     """It was shut down, so no further report is expected."""
+    starting: bool = False
+    """Its watch folder was not scanned yet."""
     risks: tuple[Risk, ...] = ()
+    activities: Mapping[str, str] = field(default_factory=dict)
+    """By stream id: what the stream does (``StreamActivity``); the first ``MAX_LAGS`` are kept."""
     lags: Mapping[str, Lag] = field(default_factory=dict)
     """By stream id; those with the largest lag."""
     name: str = ""
@@ -118,9 +123,14 @@ class DaemonReport:
         return self.at - self.seen_at
 
     @property
+    def judgement(self) -> Judgement:
+        """Whether all is safe, as the daemon judged it."""
+        return judge(self.risks, self.waits_for, starting=self.starting)
+
+    @property
     def is_ready(self) -> bool:
         """Whether nothing is at risk and no service is down, as ``/readyz`` reports it."""
-        return not (self.risks or self.waits_for)
+        return self.judgement.state is State.READY
 
     @property
     def active_streams(self) -> int:
@@ -154,7 +164,7 @@ def encode(report: DaemonReport) -> str:
     text = _encode(replace(report, lags=dict(most[:MAX_LAGS])))
     if len(text) > MAX_BYTES:
         short = tuple(replace(risk, why=risk.why[: _MAX_TEXT // 10]) for risk in report.risks)
-        text = _encode(replace(report, lags={}, risks=short, folder=report.folder[:_MAX_TEXT]))
+        text = _encode(replace(report, lags={}, activities={}, risks=short, folder=report.folder[:_MAX_TEXT]))
     return text
 
 
@@ -170,6 +180,10 @@ def _encode(report: DaemonReport) -> str:
         "bytes_per_second": round(report.bytes_per_second),
         "waits_for": list(report.waits_for),
     }
+    if report.starting:
+        document["starting"] = True
+    if report.activities:
+        document["activities"] = dict(islice(report.activities.items(), MAX_LAGS))
     for name in (*_TEXTS, *_NUMBERS, *_TIMES):
         value = getattr(report, name)
         if value not in {"", None}:
@@ -197,6 +211,8 @@ def decode(instance: str, text: str, received_at: float | None = None) -> Daemon
             received_at=received_at,
             stopped=bool(document["stopped"]),
             risks=tuple(_decode_risk(*one) for one in document["risks"] if one[0] in _REASONS),
+            starting=bool(document.get("starting", False)),
+            activities={str(key): str(one) for key, one in document.get("activities", {}).items()},
             lags={str(key): _decode_lag(*one) for key, one in document["lags"].items()},
             streams={str(state): _decode_count(count) for state, count in document.get("streams", {}).items()},
             behind=_decode_lag(*document.get("behind", (0, None))),
@@ -249,6 +265,7 @@ def stopped(report: DaemonReport, taken_by: tuple[str, str] | None = None) -> Da
         stopped=True,
         risks=(),
         lags={},
+        activities={},
         streams={},
         behind=Lag(),
         bytes_per_second=0.0,

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from cef_trio.checkpoint import StoredReports
+from cef_trio.observability.at_risk import Judgement, State, judge
 from cef_trio.observability.daemon_report import OLD_SECONDS, DaemonReport, decode, describe_problems
 from cef_trio.observability.lag import Lag
 
@@ -70,9 +71,17 @@ class Fleet:
             return "lost its name" if report.name_taken_by else "stopped"
         if report.is_silent(self.now):
             return "silent"
-        if report.risks:
-            return "at risk"
-        return "waits" if report.waits_for else "ready"
+        return report.judgement.state.value
+
+    @property
+    def state(self) -> str | None:
+        """The state of all daemons in a word or two: the worst one; ``None`` if none is known."""
+        if self.silent:
+            return "silent"
+        judged = self.judgement
+        if judged is not None:
+            return judged.state.value
+        return "stopped" if self.reports else None
 
     def of_owner(self, owner: str) -> Fleet:
         """Return the part of the fleet that has this owner."""
@@ -85,6 +94,23 @@ class Fleet:
             for report in self.living
             for key, lag in report.lags.items()
         }
+
+    def activities(self) -> dict[str, str]:
+        """Return what each stream does that a running daemon reports (``StreamActivity``)."""
+        return {key: activity for report in self.living for key, activity in report.activities.items()}
+
+    @property
+    def judgement(self) -> Judgement | None:
+        """The judgement of all running daemons: the worst word, and the sums; ``None`` if none runs."""
+        judged = [report.judgement for report in self.living]
+        if not judged:
+            return None
+        waits_for = dict.fromkeys(service for one in judged for service in one.waits_for)
+        return judge(
+            tuple(risk for one in judged for risk in one.risks),
+            tuple(waits_for),
+            starting=any(one.state is State.STARTING for one in judged),
+        )
 
     def lag(self, now: float) -> Lag:
         """Return the lag of all running daemons, by the clock whose time is ``now``."""
@@ -204,6 +230,8 @@ def _daemon_document(one: DaemonReport, fleet: Fleet) -> dict[str, Any]:
         "watcher_seconds": age(one.watcher_at),
         "idle_checker_seconds": age(one.idle_checker_at),
         "waits_for": list(one.waits_for),
+        "bytes_at_risk": one.judgement.size_bytes,
+        "recordings_at_risk": one.judgement.recordings,
         "risks": [risk.reason.value for risk in one.risks],
         "says": describe_problems(one, fleet.now),
     }

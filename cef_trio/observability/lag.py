@@ -3,7 +3,7 @@
 The age counts from when the daemon first saw the byte: after ten silent minutes and one new write it is one second. The
 status page, the metrics and the daemon's report use :func:`lag_of`; commands read the report, since nothing else
 records when a byte was written. ``upload/live_stream.py`` computes the lag of a stream. The rate is of the last minute,
-for all of them.
+or of a stream's life if that is shorter, for all of them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 from cef_trio.checkpoint import PartRecord
 
 RATE_WINDOW: Final = timedelta(seconds=60)
+_LEAST_WINDOW: Final = timedelta(seconds=1)
 _MAX_MARKS: Final = 128
 
 
@@ -49,10 +50,15 @@ def total(lags: Iterable[Lag]) -> Lag:
     )
 
 
-def upload_rate(parts: Iterable[PartRecord], now: datetime) -> float:
-    """Return the bytes per second that S3 acknowledged in ``RATE_WINDOW``, by the times in the parts' records."""
-    since = now - RATE_WINDOW
-    return sum(part.size_bytes for part in parts if part.uploaded_at_utc > since) / RATE_WINDOW.total_seconds()
+def upload_rate(parts: Iterable[PartRecord], now: datetime, began: datetime) -> float:
+    """Return the bytes per second that S3 acknowledged in ``RATE_WINDOW``, by the times in the parts' records.
+
+    ``began`` is when the stream began: the rate of a younger stream is that of its whole life. A part's time is when it
+    was acknowledged, so a stream younger than ``_LEAST_WINDOW`` has no meaningful rate yet, and counts as that old.
+    """
+    window = min(RATE_WINDOW, max(now - began, _LEAST_WINDOW))
+    since = now - window
+    return sum(part.size_bytes for part in parts if part.uploaded_at_utc >= since) / window.total_seconds()
 
 
 class FirstSeenTimes:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from cef_trio.checkpoint import Status, StreamSet
-from cef_trio.observability.at_risk import Risk
+from cef_trio.observability.at_risk import NOT_JUDGED, Judgement, Risk
 from cef_trio.observability.lag import Lag, total
 from cef_trio.observability.metric_labels import StreamState
 
@@ -142,7 +142,7 @@ class Snapshot:
     """By service; ``None``: it is up."""
     past_outages: tuple[PastOutage, ...] = ()
     """The last ones of this process, oldest first."""
-    risks: tuple[Risk, ...] = ()
+    judgement: Judgement = NOT_JUDGED
     limiters: Mapping[str, LimiterUse] = field(default_factory=dict)
     """``streams`` and ``parts``."""
     upload_limit: int = 0
@@ -157,6 +157,11 @@ class Snapshot:
     """Symbolic links in the watch folder."""
     shutdown_seconds: float = 0.0
     """0 before a shutdown."""
+
+    @property
+    def risks(self) -> tuple[Risk, ...]:
+        """What is at risk."""
+        return self.judgement.risks
 
     @property
     def lag(self) -> Lag:

@@ -126,7 +126,9 @@ class Outage:
     """State of an outage."""
 
     began: float
-    """``trio.current_time()``."""
+    """``trio.current_time()`` when the breaker opened."""
+    since: float
+    """``trio.current_time()`` of the first failure after the last success."""
     error: str
     """Error of the last attempt."""
     probes: int = 0
@@ -172,6 +174,8 @@ class CircuitBreaker:
         """``trio.current_time()`` of the last failure that counts as an outage."""
         self.last_success_time = -float("inf")
         """``trio.current_time()`` of the last success, probes included."""
+        self._failing_since: float | None = None
+        """``trio.current_time()`` of the first failure after the last success; ``None``: none failed since."""
         self.outage: Outage | None = None
         """The current outage; ``None`` while the breaker is closed."""
         self.ended: deque[EndedOutage] = deque(maxlen=MAX_ENDED)
@@ -192,17 +196,20 @@ class CircuitBreaker:
     def note_failure(self) -> None:
         """Record a failure that counts as an outage."""
         self.last_failure_time = trio.current_time()
+        if self._failing_since is None:
+            self._failing_since = self.last_failure_time
 
     def note_success(self) -> None:
         """Record a success."""
-        self.last_success_time = trio.current_time()
+        self.last_success_time, self._failing_since = trio.current_time(), None
 
     def trip(self, error: BaseException, kind: ProbeKind = ProbeKind.WRITE) -> None:
         """Open the breaker: all calls wait until a probe succeeds."""
         if self.outage is None:
             log.warning("outage_started", service=self.service, error=str(error))
-            cause = str(error)
-            self.outage = Outage(trio.current_time(), cause, kind=kind, refused=is_rejected(error), cause=cause)
+            now, cause = trio.current_time(), str(error)
+            since = now if self._failing_since is None else self._failing_since
+            self.outage = Outage(now, since, cause, kind=kind, refused=is_rejected(error), cause=cause)
             self.up.value = False
         elif kind is ProbeKind.WRITE and self.outage.kind is ProbeKind.READ:
             self.outage = replace(self.outage, kind=kind)
@@ -249,7 +256,7 @@ class CircuitBreaker:
         outage = self.outage
         if outage is None:
             return
-        began, attempt = outage.began, 0
+        began, since, attempt = outage.began, outage.since, 0
         while not self.up.value:
             attempt += 1
             policy = self._refused_policy if outage.refused else self._policy
@@ -279,7 +286,7 @@ class CircuitBreaker:
                 # A call that failed during the probe may need a stronger one.
                 self.up.value = self.outage is None or self.outage.kind is outage.kind
         self.outage, self.up_since = None, trio.current_time()
-        self.ended.append(EndedOutage(began, self.up_since, outage.cause, attempt))
+        self.ended.append(EndedOutage(since, self.up_since, outage.cause, attempt))
         log.warning("outage_ended", service=self.service, seconds=round(trio.current_time() - began, 3), probes=attempt)
 
     async def _probe_if_idle(self) -> None:

@@ -6,7 +6,9 @@ is imported on first use. botocore does blocking I/O, so it runs in worker threa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import structlog
@@ -19,6 +21,21 @@ from cef_trio.s3.signing import Credentials
 log = structlog.get_logger(__name__)
 
 _OPERATION: Final = "get_credentials"
+_PLACES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "env": "AWS_ACCESS_KEY_ID",
+        "assume-role": "the profile's role",
+        "assume-role-with-web-identity": "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "sso": "the profile's SSO",
+        "login": "the profile's login",
+        "custom-process": "the profile's credential_process",
+        "ec2-credentials-file": "AWS_CREDENTIAL_FILE",
+        "boto-config": "boto's configuration",
+        "container-role": "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "iam-role": "the instance's metadata service",
+    }
+)
+"""Each provider of botocore's chain by its ``METHOD``, as an operator knows it."""
 _REUSE_SECONDS: Final = 60.0
 """How long credentials are cached; botocore itself renews them 10 to 15 minutes before they expire."""
 
@@ -114,8 +131,8 @@ class ChainCredentials:
         if frozen is None or not frozen.access_key or not frozen.secret_key:
             raise S3OperationError(
                 _OPERATION,
-                "the AWS credential chain has no credentials; set S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY, "
-                "a profile, or run where a role is attached",
+                "there are no credentials: S3_ACCESS_KEY_ID is not set, and AWS's credential chain found none in "
+                f"{_places(self._session)}",
                 transient=self._found_before,  # botocore skips an unreachable metadata service silently
                 code="NoCredentials",
             )
@@ -124,14 +141,24 @@ class ChainCredentials:
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
 
 
+def _places(session: Any) -> str:
+    """Return where the chain looked, in its order."""
+    names: list[str] = []
+    for one in session.get_component("credential_provider").providers:
+        files = (getattr(one, name, None) for name in ("_creds_filename", "_config_filename"))
+        file = next((os.path.expanduser(file) for file in files if isinstance(file, str)), "")  # noqa: PTH111 - text
+        names.append(file or _PLACES.get(one.METHOD, one.METHOD))
+    return ", ".join(dict.fromkeys(names))
+
+
 def _botocore_session(profile: str | None) -> Any:
     try:
         from botocore.session import Session
     except ImportError as error:
         raise S3OperationError(
             _OPERATION,
-            "AWS's credential chain needs botocore: pip install 'cef-trio[aws]', or set S3_ACCESS_KEY_ID and "
-            "S3_SECRET_ACCESS_KEY",
+            "there are no credentials: S3_ACCESS_KEY_ID is not set, and AWS's credential chain needs botocore (pip "
+            "install 'cef-trio[aws]')",
             code="MissingExtra",
         ) from error
     make: Callable[..., Any] = Session

@@ -53,7 +53,7 @@ class Observer:
             below_minimum={"size": supervisor.too_small, "age": supervisor.too_young},
             outages=outages,
             past_outages=self._past_outages(),
-            risks=self.risks(),
+            judgement=self.risks.judgement(),
             limiters={"streams": _use(services.stream_slots), "parts": _use(services.part_slots)},
             upload_limit=services.rate_limiter.rate,
             unreadable_records=len(services.store.unreadable.known),
@@ -74,7 +74,11 @@ class Observer:
             size_on_disk_bytes=live.file_state.value.stat.size_bytes,
             acknowledged_bytes=upload.acknowledged_bytes if upload else 0,
             lag=self._unix(live.lag(now)),
-            bytes_per_second=upload_rate(upload.parts.values(), self.services.utc_now()) if upload else 0.0,
+            bytes_per_second=(
+                upload_rate(upload.parts.values(), self.services.utc_now(), upload.meta.started_at_utc)
+                if upload
+                else 0.0
+            ),
             error=upload.meta.failure_reason if upload else None,
         )
 
@@ -85,7 +89,7 @@ class Observer:
         probed_at = outage.probed_at
         return ServiceOutage(
             service=breaker.service,
-            since=self.services.unix_time(outage.began),
+            since=self.services.unix_time(outage.since),
             error=outage.error,
             probes=outage.probes,
             cause=outage.cause,

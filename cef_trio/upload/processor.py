@@ -222,7 +222,7 @@ class StreamProcessor:
         upload = await self._start_or_resume()
         if isinstance(upload, Outcome):
             return upload
-        self.upload = upload
+        self.upload = upload.with_marks_of(self.upload)
         self.unreadable = None
         await self._mark_closed_if_unwritten()
         while True:

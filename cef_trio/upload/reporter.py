@@ -24,7 +24,7 @@ import trio
 from cef_trio import __version__
 from cef_trio.checkpoint import StoredReports, StreamSet, schema
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.observability import DaemonReport, Fleet, daemon_report, read_fleet
+from cef_trio.observability import DaemonReport, Fleet, State, daemon_report, read_fleet
 from cef_trio.resilience import shielded
 from cef_trio.upload.observer import Observer
 from cef_trio.upload.ownership_rules import share_of
@@ -149,7 +149,13 @@ def make_report(
         instance=others.reported_as,
         at=now.at,
         folder=folder,
+        starting=now.judgement.state is State.STARTING,
         risks=now.risks,
+        activities={
+            one.stream_id: one.activity.value
+            for one in sorted(now.streams, key=lambda one: one.lag.size_bytes, reverse=True)
+            if one.stream_id is not None
+        },
         lags={
             one.stream_id: one.lag
             for one in now.streams

@@ -14,13 +14,15 @@ from typing import Final, Protocol
 import trio
 
 from cef_trio.files import is_on
-from cef_trio.observability import Facts, Reason, Risk, UploadProgress, Waiting, find_risks
+from cef_trio.observability import Facts, Judgement, Reason, Risk, UploadProgress, Waiting, find_risks, judge
+from cef_trio.resilience import CircuitBreaker
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.services import Services
 from cef_trio.upload.supervisor import StreamSupervisor
 
 _MISSED_SCANS: Final = 3
+_MISSED_ROUNDS: Final = 3
 _IGNORED_FOLDERS: Final = frozenset({"lost+found"})
 """Every ext4 file system has one that only root can read."""
 _MAX_TEXT: Final = 500
@@ -37,6 +39,14 @@ class WatchedFolder(Protocol):
     """Since when the folder cannot be read, by ``trio.current_time()``, and why."""
 
 
+class PeriodicTask(Protocol):
+    """The attributes of the idle checker that are read here."""
+
+    last_run: float
+    """``trio.current_time()`` when its last round began."""
+    period_seconds: float
+
+
 @dataclass(eq=False, slots=True)
 class RiskObserver:
     """Returns what is at risk now; times are Unix time."""
@@ -47,10 +57,18 @@ class RiskObserver:
     redact: Callable[[str], str] = str
     """Removes secrets from texts of S3, Redis and the file system."""
     watcher: WatchedFolder | None = None
+    checker: PeriodicTask | None = None
     not_started: Waiting | None = None
     """What the start waits for, other than Redis and S3; ``since`` by ``trio.current_time()``."""
     disk_short: Callable[[], tuple[Waiting, ...]] = tuple
     """Returns the disks that stay short of ``MIN_FREE_SPACE``; ``since`` by ``trio.current_time()``."""
+    starting: bool = True
+    """Whether the watch folder was not scanned yet."""
+
+    def judgement(self) -> Judgement:
+        """Return whether all is safe now."""
+        down = tuple(one.service for one in self._breakers().values() if one.outage is not None)
+        return judge(self(), down, starting=self.starting, stopping=self.is_leaving())
 
     def __call__(self) -> tuple[Risk, ...]:
         """Return the current risks; none during a shutdown."""
@@ -81,6 +99,11 @@ class RiskObserver:
         return Facts(
             outages=self._outages(),
             uploads=tuple(_upload(one, now, queues=queues) for one in busy if one.unreadable is None),
+            growing=tuple(
+                Waiting(one.processor.progress.last_progress_at, size_bytes)
+                for one in live
+                if one.processor.progress.waiting and (size_bytes := _missing_bytes(one, now)) > 0
+            ),
             last_progress_at=max((one.processor.progress.last_progress_at for one in live), default=-float("inf")),
             not_looked_up=self.supervisor.pending_lookups,
             failed=tuple(replace(one, since=one.since - offset) for one in self.supervisor.failed_files),
@@ -98,16 +121,19 @@ class RiskObserver:
             ),
             folder_lost=self._folder_lost(now),
             not_started=self.not_started,
+            checker_silent=self._checker_silent(now),
             disk_short=self.disk_short(),
         )
 
     def _outages(self) -> Mapping[Reason, Waiting]:
-        breakers = {Reason.S3_DOWN: self.services.s3_breaker, Reason.REDIS_DOWN: self.services.redis_breaker}
         return {
-            reason: Waiting(breaker.outage.began, why=breaker.outage.error)
-            for reason, breaker in breakers.items()
+            reason: Waiting(breaker.outage.since, why=breaker.outage.error)
+            for reason, breaker in self._breakers().items()
             if breaker.outage is not None
         }
+
+    def _breakers(self) -> Mapping[Reason, CircuitBreaker]:
+        return {Reason.S3_DOWN: self.services.s3_breaker, Reason.REDIS_DOWN: self.services.redis_breaker}
 
     def _hung_mounts(self) -> Mapping[str, float]:
         """Return the hung mounts in, or of, the watch folder, and since when."""
@@ -128,6 +154,13 @@ class RiskObserver:
             return Waiting(since, why=why)
         overdue = watcher.last_run + _MISSED_SCANS * watcher.rescan_seconds
         return Waiting(overdue, why="a scan does not end") if now > overdue else None
+
+    def _checker_silent(self, now: float) -> Waiting | None:
+        redis = self.services.redis_breaker
+        if self.checker is None or redis.outage is not None:
+            return None
+        due_at = max(self.checker.last_run, redis.up_since) + _MISSED_ROUNDS * self.checker.period_seconds
+        return Waiting(due_at) if now > due_at else None
 
 
 def _describe_mount(point: str, live: Iterable[LiveStream]) -> str:

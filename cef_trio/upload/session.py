@@ -118,6 +118,12 @@ class StreamUpload:
         waiting = sum(self._missing_bytes(number) for number in missing)
         return waiting, self.plan.part(max(behind)).end if behind else self.plan.part(first_hole).offset
 
+    def with_marks_of(self, earlier: StreamUpload | None) -> StreamUpload:
+        """Take over which parts were rewritten, since the record has only their number; return this object."""
+        if earlier is not None and earlier.meta.s3_upload_id == self.meta.s3_upload_id:
+            self.rewritten = earlier.rewritten
+        return self
+
     def part_states(self, size_bytes: int) -> Iterator[PartState]:
         """Yield the state of each part of a file of this size."""
         for part, record in self.plan.pair(min(size_bytes, self.plan.max_size_bytes), self.parts):

@@ -33,7 +33,9 @@ from cef_trio.observability import LogLine, PartRun, PartState, StreamActivity, 
 
 MIB = 1024 * 1024
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
-WIDTH = 1240
+WIDTH = 1200
+SMALLER = ("--hide-scrollbars", "--disable-lcd-text")
+"""Flags for pictures that compress well."""
 REFUSED = "ConnectError: Connection refused"
 
 
@@ -43,8 +45,8 @@ def scene(now: float, random: Random) -> SetSource:
     source = SetSource(_page(rows, now))
     at = tuple(int(now) - 10 * (359 - index) for index in range(360))
     down = range(215, 243)
-    rate = [22 * MIB + 5 * MIB * math.sin(index / 23) + random.gauss(0, MIB) for index in range(360)]
-    lag = [60 * MIB + 25 * MIB * math.sin(index / 9) for index in range(360)]
+    rate = [16 * MIB + 3 * MIB * math.sin(index / 23) + random.gauss(0, MIB) for index in range(360)]
+    lag = [150 * MIB + 25 * MIB * math.sin(index / 9) for index in range(360)]
     for index in range(215, 290):  # the outage, and what was caught up after it
         rate[index] = 0 if index in down else rate[index] + 9 * MIB
         lag[index] += MIB * max(0, 22 * min(index - 215, 28) - 16 * max(0, index - 243))
@@ -188,26 +190,24 @@ async def take(tab: Tab, file: Path, *, height: int, width: int = WIDTH, scale: 
     file.write_bytes(base64.b64decode(shot["data"]))
 
 
-async def theme(tab: Tab, scheme: str) -> None:
-    await tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-
-
 async def main(folder: Path) -> None:
     """Take all pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     source = scene(time.time(), Random(7))
-    async with serving(source) as port, chromium() as tab:
+    async with serving(source) as port, chromium(*SMALLER) as tab:
         await tab.open(f"http://127.0.0.1:{port}/")
         await tab.until("document.querySelectorAll('#streams tr').length === 11")
         for scheme in ("light", "dark"):
-            await theme(tab, scheme)
-            await take(tab, folder / f"page-{scheme}.png", height=980)
-        await theme(tab, "light")
+            await tab.theme(scheme)
+            await take(tab, folder / f"page-{scheme}.png", height=780)
+        await tab.theme("light")
         await tab.evaluate("document.querySelector('#streams button.open').click()")
         await tab.until("document.querySelectorAll('#detail-log li').length === 4")
-        await take(tab, folder / "stream-light.png", height=820)
+        await take(tab, folder / "stream-light.png", height=800)
         await tab.evaluate("document.querySelector('#detail .close').click()")
-        await theme(tab, "dark")
+        await tab.theme("dark")
+        await take(tab, folder / "phone-dark.png", height=844, width=390)
+        await tab.evaluate("document.getElementById('streams-title').scrollIntoView()")
         await take(tab, folder / "phone-dark.png", height=844, width=390)
 
 

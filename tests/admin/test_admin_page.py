@@ -10,6 +10,7 @@ import pytest
 from admin.admin_scene import SetSource, serving, snapshot_of, stream
 from servers.chromium import PROGRAM, chromium
 
+from cef_trio import amounts
 from cef_trio.admin.status_page import FailedStream, Phase
 from cef_trio.observability.at_risk import Reason, Risk
 from cef_trio.observability.daemon_report import DaemonReport
@@ -98,20 +99,30 @@ async def test_outages_failures_draining_a_limit_and_a_lost_connection_are_shown
             assert "the watcher has been silent for 99 s" in text
             assert await tab.evaluate(PHASE) == "not healthy"
             source.change(unhealthy=())
-            await tab.until(f"{PHASE} === 'held by an outage'")
+            await tab.until(f"{PHASE} === 'waits'")
             assert await tab.evaluate("document.getElementById('rate').textContent") == "2.0 KiB/s"
             totals = replace(snapshot_of().totals, upload_limit_bytes_per_second=64 << 10)
             source.change(outages=(), phase=Phase.DRAINING, totals=totals)
             await tab.until("document.getElementById('rate').textContent === '2.0 KiB/s of 64.0 KiB/s'")
-            await tab.until(f"{PHASE} === 'draining'")
+            await tab.until(f"{PHASE} === 'stopping'")
         await tab.until(f"{PHASE} === 'no connection'")
         text = await tab.evaluate("document.getElementById('notices').innerText")
         assert "has stopped" in text
         assert "as it was at 20" in text
         async with serving(SetSource(), port) as again:  # the daemon is restarted
             assert again == port
-            await tab.until(f"{PHASE} === 'running'")
+            await tab.until(f"{PHASE} === 'ready'")
             assert await tab.evaluate("document.querySelectorAll('.notice').length") == 0
+
+
+async def test_the_page_formats_sizes_and_durations_as_the_commands_do() -> None:
+    sizes = [0, 1, 1023, 1024, 1536, 102_400, 1 << 20, 123 << 20, 5 << 30, 7 << 40, 1 << 50, 1 << 60]
+    seconds = [0, 1, 59.9, 60, 61, 3599, 3600, 3661, 86_399, 86_400, 200_000, 9_999_999]
+    async with serving(SetSource()) as port, chromium() as tab:
+        await tab.open(f"http://127.0.0.1:{port}/")
+        await tab.until("typeof span === 'function'")
+        assert await tab.evaluate(f"{sizes}.map(size)") == [amounts.size(one) for one in sizes]
+        assert await tab.evaluate(f"{seconds}.map(span)") == [amounts.duration(one) for one in seconds]
 
 
 async def test_p10_what_is_at_risk_is_shown_with_its_size_its_reason_and_since_when() -> None:
@@ -125,7 +136,7 @@ async def test_p10_what_is_at_risk_is_shown_with_its_size_its_reason_and_since_w
         source.change(at_risk=(still,))
         await tab.until(f"{PHASE} === 'at risk'")
         text = await tab.evaluate("document.getElementById('notices').innerText")
-        assert "3.0 MiB of 1 recording does not get to S3" in text
+        assert "3.0 MiB of 1 recording do not get to S3" in text
         assert "Since 2026-01-02 03:04:05 UTC" in text
         assert f"uploads stand still: {HOSTILE[0]}" in text
         assert await tab.evaluate("document.querySelectorAll('.notice.bad').length") == 1
@@ -136,7 +147,7 @@ async def test_p10_what_is_at_risk_is_shown_with_its_size_its_reason_and_since_w
         assert "6.0 MiB of 2 recordings do not get to S3" in text
         assert "Recordings are at risk" in text
         source.change(at_risk=())
-        await tab.until(f"{PHASE} === 'running' && document.querySelectorAll('.notice').length === 0")
+        await tab.until(f"{PHASE} === 'ready' && document.querySelectorAll('.notice').length === 0")
         assert tab.console == []
 
 
@@ -161,7 +172,7 @@ async def test_what_is_read_out_changes_when_something_happens_and_not_with_ever
     async with serving(source) as port, chromium() as tab:
         await tab.open(f"http://127.0.0.1:{port}/")
         await tab.until(f"{ROWS}.length === 1")
-        await tab.until(f"{SAID} === 'cef-trio: running. 1 open stream, 0 failed.'")
+        await tab.until(f"{SAID} === 'cef-trio: ready. 1 open stream, 0 failed.'")
         await tab.evaluate(
             "(() => { window.said = 0; new MutationObserver(() => window.said++)"
             ".observe(document.getElementById('summary'), {childList: true, characterData: true, subtree: true}); })()"
@@ -171,7 +182,7 @@ async def test_what_is_read_out_changes_when_something_happens_and_not_with_ever
             await tab.until(f"{ROWS}[0].innerText.includes('{uploaded}%')")
         assert await tab.evaluate("window.said") == 0
         source.change(outages=(ServiceOutage(service="redis", since=1.7e9, error="no", probes=1),))
-        await tab.until(f"{SAID} === 'cef-trio: held by an outage. Redis is not reachable. 1 open stream, 0 failed.'")
+        await tab.until(f"{SAID} === 'cef-trio: waits. Redis is not reachable. 1 open stream, 0 failed.'")
         assert await tab.evaluate("window.said") == 1
 
 
@@ -210,7 +221,7 @@ async def test_the_fleets_page_shows_daemons_and_problems_and_hostile_names_are_
         await tab.until(f"document.querySelectorAll('#daemons tr').length === {len(HOSTILE)}")
         text = await tab.evaluate("document.body.innerText")
         assert "2.0 KiB" in text
-        assert "for 1 min 30 s" in text
+        assert "for 1m30s" in text
         assert f"{len(HOSTILE) - 1} daemons reported no more" in text
         assert await tab.evaluate("document.querySelectorAll('main img, main svg, main script, main b').length") == 0
         assert "pwned" not in await tab.evaluate("document.title")

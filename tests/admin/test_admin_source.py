@@ -12,13 +12,13 @@ from waiting import completed, until_idle
 
 from cef_trio.admin import page_source as source_module
 from cef_trio.admin.page_source import DaemonSource, IntakeTask
-from cef_trio.admin.status_page import Phase, judge_health, judge_ready
+from cef_trio.admin.status_page import Detail, Phase, judge_health, judge_ready
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.states import FAILED, SENTENCES, FailureReason, Status
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
-from cef_trio.observability import daemon_report
+from cef_trio.observability import OUTAGE_ADVICE, LogLine, PartRun, PartState, daemon_report
 from cef_trio.observability.daemon_report import DaemonReport
 from cef_trio.observability.snapshot import StreamActivity, activity_of
 from cef_trio.s3_endpoint import Fault, Kind
@@ -48,7 +48,7 @@ async def test_a_growing_stream_shows_what_is_uploaded_and_what_lags(world: Worl
         assert line.file == "a.mp4"
         assert line.state is StreamActivity.WAITING
         assert (line.size_on_disk_bytes, line.acknowledged_bytes, line.lag_bytes) == (2 * PART + 300, 2 * PART, 300)
-        assert line.bytes_per_second == pytest.approx(2 * PART / 60)
+        assert line.bytes_per_second == pytest.approx(2 * PART / trio.current_time(), rel=0.05)  # of its own life
         assert line.lag_since is not None
         assert snapshot.phase is Phase.RUNNING
         assert (snapshot.totals.active_streams, snapshot.totals.lag_bytes, snapshot.totals.completed) == (1, 300, None)
@@ -205,3 +205,104 @@ async def test_the_fleet_is_read_from_redis_only_while_it_is_looked_at_and_once_
         assert len(reads) == 3
         assert source.fleet() is None  # too old to be shown
         nursery.cancel_scope.cancel()
+
+
+async def test_a_streams_detail_has_its_object_parts_requests_retries_and_log(world: World) -> None:
+    world.stream_timeout_seconds = 1000.0
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", times=2, code="SlowDown"))
+    world.append(2 * PART + 300)
+    async with world.daemon() as daemon, trio.open_nursery() as nursery:
+        source = source_of(world, daemon)
+        source.recent_lines = lambda stream_id: (LogLine("2026", "info", "upload_created", f"of={stream_id}"),)
+        nursery.start_soon(source.run)
+        await until_idle(world, Status.ACTIVE)
+        await trio.sleep(25)
+        (row,) = source.page().streams
+        stream_id = row.stream_id or ""
+        detail = source.detail(stream_id)
+        known = detail.known
+        assert known is not None
+        assert (detail.stream_id, detail.file) == (stream_id, "a.mp4")
+        assert known.key.endswith("/a.mp4")
+        assert (known.bucket, known.status, known.size_bytes) == (BUCKET, "active", 2 * PART + 300)
+        assert known.parts == (PartRun(PartState.STORED, 2), PartRun(PartState.WAITING, 1))
+        assert known.verified_parts == 0
+        assert known.requests == {"create_multipart_upload": 1, "upload_part": 4}
+        assert known.retries == {"s3 upload_part": 2}
+        assert detail.log == (LogLine("2026", "info", "upload_created", f"of={stream_id}"),)
+        assert len(detail.lag_bytes) == len(detail.bytes_per_second) >= 2
+        assert detail.lag_bytes[-1] == 300
+        assert source.history().lag_bytes[-1] == 300
+        assert source.sparklines()[stream_id][-1] > 2 * PART / 60  # of its own life, which is shorter
+        assert source.detail("unknown") == Detail(stream_id="unknown", file=None, log=source.recent_lines("unknown"))
+
+        world.patch(0, b"y" * 10)  # the first part is sent again
+        daemon.closed()
+        await completed(world)
+        await trio.sleep(20)
+        source.page()
+        await trio.sleep(6)
+        (done,) = source.page().completed
+        assert (done.stream_id, done.file, done.size_bytes) == (stream_id, "a.mp4", 2 * PART + 300)
+        ended = source.detail(stream_id)
+        assert ended.known is not None
+        assert (ended.known.status, ended.known.parts_rewritten) == ("completed", 1)
+        assert ended.known.completed_at == pytest.approx(done.at, abs=0.1)
+        assert ended.lag_bytes == ()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "verified_parts"),
+    [
+        (Fault(Kind.SLOW, "CompleteMultipartUpload", times=None, seconds=50), "pending_completion", 3),
+        (Fault(Kind.ERROR, "CompleteMultipartUpload", times=None), "retrying", 0),
+    ],
+    ids=["completed slowly", "resumed"],
+)
+async def test_rewritten_and_verified_parts_are_marked(
+    world: World, fault: Fault, status: str, verified_parts: int
+) -> None:
+    world.append(3 * PART)
+    async with world.daemon() as daemon:
+        source = source_of(world, daemon)
+        await until_idle(world, Status.ACTIVE)
+        stream_id = source.page().streams[0].stream_id or ""
+        world.patch(PART, b"y" * 10)
+        world.endpoint.faults.arm(fault)
+        daemon.closed()
+        await trio.sleep(20)
+        known = source.detail(stream_id).known
+        assert known is not None
+        assert [(run.state, run.count) for run in known.parts] == [
+            (PartState.STORED, 1),
+            (PartState.REWRITTEN, 1),
+            (PartState.STORED, 1),
+        ]
+        assert (known.status, known.verified_parts) == (status, verified_parts)
+        assert known.requests["complete_multipart_upload"] >= 1
+
+
+async def test_the_story_of_an_outage_is_told_while_it_goes_on_and_after_it(world: World) -> None:
+    async with world.daemon() as daemon:
+        source = source_of(world, daemon)
+        source.redact = lambda text: text.replace("secret", "***")
+        breaker = daemon.services.redis_breaker
+        world.store.fault = _down
+        began = world.utc_now().timestamp()
+        breaker.trip(RedisOperationError("ping", "refused with secret", transient=True))
+        await trio.sleep(100)
+        (outage,) = source.page().outages
+        assert outage.cause == "Redis operation 'ping' failed: refused with ***"
+        assert outage.error == "Redis operation 'check_writable' failed: no answer"
+        assert outage.probed_at is not None
+        assert 0 < world.utc_now().timestamp() - outage.probed_at < 5
+        assert outage.advice == OUTAGE_ADVICE[False]
+        world.store.fault = None
+        await breaker.wait_up()
+        ended = world.utc_now().timestamp()
+        (past,) = source.page().past_outages
+        assert (past.service, past.cause) == ("redis", outage.cause)
+        assert past.since == pytest.approx(began, abs=0.1)
+        assert past.until == pytest.approx(ended, abs=0.1)
+        assert past.probes >= outage.probes

@@ -1,10 +1,14 @@
-"""A command's context in a world: the memory store, the in-process S3 endpoint, a virtual clock."""
+"""A command's context in a world (memory store, in-process S3, virtual clock); the settings of real servers."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
+from servers.embedded_s3 import embedded_s3_server
+from servers.endpoints import Endpoint
+from servers.valkey import ValkeyServer
 
 from cef_trio.cli.session import CommandContext, command_lease
 from cef_trio.lab.disk import InlineDisk
@@ -37,3 +41,25 @@ async def context(world: World) -> AsyncIterator[CommandContext]:
             equal_parts=False,
             utc_now=world.utc_now,
         )
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    with embedded_s3_server(tmp_path_factory.mktemp("s3"), bucket="recordings") as running:
+        yield running
+
+
+@pytest.fixture
+def settings(tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer) -> dict[str, str]:
+    probe = tmp_path / "ffprobe"
+    probe.write_text("#!/bin/sh\necho ffprobe version 99\n")
+    probe.chmod(0o755)
+    return {
+        "WATCH_DIR": str(tmp_path),
+        "S3_ENDPOINT_URL": endpoint.url,
+        "S3_ACCESS_KEY_ID": endpoint.access_key,
+        "S3_SECRET_ACCESS_KEY": endpoint.secret_key,
+        "S3_BUCKET_NAME": "recordings",
+        "REDIS_URL": valkey.url,
+        "FFPROBE_PATH": str(probe),
+    }

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+from servers.stream_records import a_stream
 
+from cef_trio.checkpoint.model import Owner
 from cef_trio.checkpoint.redis.server_info import Replica, ServerInfo
 from cef_trio.cli.checks import (
     NETWORK_FILE_SYSTEMS,
@@ -23,13 +28,15 @@ from cef_trio.cli.checks import (
     judge_persistence,
     judge_redis,
     judge_redis_failure,
+    judge_refused_write,
     judge_replication,
     judge_s3_failure,
     judge_streams,
     snapshot_seconds,
 )
-from cef_trio.cli.probes import file_system_in, has_cap_lease
+from cef_trio.cli.probes import file_system_in, has_cap_lease, is_of_another_disk, unmounted_points
 from cef_trio.exceptions import RedisOperationError, S3OperationError
+from cef_trio.s3.credentials import ChainCredentials
 from cef_trio.s3.model import AbortRule, ChecksumAlgorithm
 from cef_trio.s3.xml import XmlError, parse_abort_rules
 
@@ -361,3 +368,86 @@ def test_a_file_systems_type_is_that_of_its_device() -> None:
     assert file_system_in(mounts, 45) == "nfs4"
     assert file_system_in(mounts, 46) == "fuse.sshfs"
     assert file_system_in(mounts, 47) is None
+
+
+@pytest.mark.parametrize(
+    ("fstab", "mounted", "found"),
+    [
+        ("", [], []),
+        ("UUID=1 / ext4 defaults 0 1", ["/"], []),
+        ("UUID=1 /srv ext4 defaults 0 1", ["/", "/srv"], []),
+        ("UUID=1 /srv ext4 defaults 0 1", ["/"], ["/srv"]),
+        ("UUID=1 /srv/rec ext4 defaults 0 1", ["/", "/srv"], ["/srv/rec"]),
+        ("UUID=1 /srv/rec/ ext4 defaults 0 1", ["/", "/srv/rec"], []),
+        ("UUID=1 /srv/rec/cam\\0401 ext4 defaults", ["/"], ["/srv/rec/cam 1"]),
+        ("UUID=1 /srv/rec/cam ext4 noauto,user 0 0", ["/"], []),  # below: mounted by hand, when it is needed
+        ("UUID=1 /srv/rec ext4 user,noauto 0 0", ["/"], ["/srv/rec"]),
+        ("UUID=1 /srv/recordings ext4 defaults 0 0", ["/"], []),  # another folder
+        ("# UUID=1 /srv/rec ext4 defaults 0 0\nUUID=2 none swap sw 0 0\nnonsense", ["/"], []),
+    ],
+)
+def test_a_disk_of_fstab_that_is_not_mounted_is_found(fstab: str, mounted: list[str], found: list[str]) -> None:
+    mountinfo = "\n".join(f"{n} 1 8:1 / {point} rw - ext4 /dev/sda1 rw" for n, point in enumerate(mounted, 20))
+    assert unmounted_points(fstab, mountinfo, "/srv/rec") == found
+
+
+def test_an_unmounted_disk_is_a_problem_although_its_mount_point_can_be_read() -> None:
+    findings = judge_folder(replace(FOLDER, unmounted=("/rec",), is_empty=True))
+    assert worst(findings) is PROBLEM
+    assert findings[0].todo == "mount /rec"
+    assert "it is empty" in findings[1].says
+
+
+@pytest.mark.parametrize(
+    ("theirs", "path", "is_of_another"),
+    [
+        (Owner("m", "uuid:1", "/rec /"), "/rec/a.mp4", True),
+        (Owner("m", "uuid:2", "/rec /"), "/rec/a.mp4", False),
+        (Owner("m", None, "/rec /"), "/rec/a.mp4", False),
+        (Owner("another", "uuid:1", "/rec /"), "/rec/a.mp4", False),
+        (Owner("another", "net:nas:/rec", "/rec /"), "/rec/a.mp4", True),
+        (Owner("m", "uuid:1", "/rec /"), "/records/a.mp4", False),
+        (None, "/rec/a.mp4", False),
+    ],
+)
+def test_an_open_stream_of_a_disk_that_is_not_there_is_noticed(
+    theirs: Owner | None, path: str, is_of_another: bool
+) -> None:
+    meta = a_stream(path=path, owner=theirs)
+    assert is_of_another_disk(meta, "/rec", Owner("m", "uuid:2", "/rec /")) is is_of_another
+
+
+def test_streams_of_another_disk_are_a_problem_with_the_remedy() -> None:
+    findings = judge_streams(StreamFacts(daemons={}, without_task=2, failed=0, of_another_disk=2))
+    assert [one.todo.partition(";")[0] for one in findings if one.subject == "watch folder"] == ["mount it"]
+
+
+def test_missing_credentials_name_where_they_were_looked_for_and_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(S3OperationError) as caught:
+        trio.run(ChainCredentials().get)
+    finding = judge_s3_failure(caught.value, "AWS")
+    for place in ("S3_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID", f"{tmp_path}/.aws/credentials", "metadata service"):
+        assert place in finding.says
+    assert finding.todo.startswith("set S3_ACCESS_KEY_ID")
+
+
+@pytest.mark.parametrize(
+    ("reply", "todo"),
+    [
+        ("OOM command not allowed when used memory > 'maxmemory'.", "more memory"),
+        ("NOREPLICAS Not enough good replicas to write.", "start its replicas"),
+        ("READONLY You can't write against a read only replica.", "set REDIS_URL to the primary"),
+        ("MISCONF Errors writing to the AOF file: No space left on device", "free space"),
+        ("NOPERM User x has no permissions to run the 'evalsha' command", "SECURITY.md"),
+        ("no answer in 1 seconds", "start it"),
+    ],
+)
+def test_a_server_that_refuses_writes_is_a_problem_with_its_own_remedy(reply: str, todo: str) -> None:
+    finding = judge_refused_write(RedisOperationError("check_writable", reply, transient=True), "redis://x")
+    assert (finding.severity, reply in finding.says, todo in finding.todo) == (PROBLEM, True, True)

@@ -3,51 +3,32 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from servers.command import answer, command
-from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
-from servers.valkey import ValkeyServer, valkey_server
+from servers.valkey import valkey_server
 from trio.testing import MockClock
 
-from cef_trio.cli.checks import Severity, ok
+from cef_trio.cli import doctor
+from cef_trio.cli.checks import Finding, Severity, ok
 from cef_trio.cli.doctor import AddFinding, run_checks
+from cef_trio.cli.installed_service import InstalledService
 from cef_trio.cli.probes import try_upload
 from cef_trio.cli.session import CommandContext
 from cef_trio.exceptions import S3OperationError
 from cef_trio.lab.world import World
 from cef_trio.s3_endpoint import CallInfo, Fault, Kind, Moment
+from cef_trio.settings import load_settings
 from cef_trio.settings.object_options import ObjectOptions
 
 PART_CALLS = ["UploadPart", "ListParts", "ListMultipartUploads", "HeadObject", "AbortMultipartUpload"]
-
-
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    with embedded_s3_server(tmp_path_factory.mktemp("s3"), bucket="recordings") as running:
-        yield running
-
-
-@pytest.fixture
-def settings(tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer) -> dict[str, str]:
-    probe = tmp_path / "ffprobe"
-    probe.write_text("#!/bin/sh\necho ffprobe version 99\n")
-    probe.chmod(0o755)
-    return {
-        "WATCH_DIR": str(tmp_path),
-        "S3_ENDPOINT_URL": endpoint.url,
-        "S3_ACCESS_KEY_ID": endpoint.access_key,
-        "S3_SECRET_ACCESS_KEY": endpoint.secret_key,
-        "S3_BUCKET_NAME": "recordings",
-        "REDIS_URL": valkey.url,
-        "FFPROBE_PATH": str(probe),
-    }
 
 
 def by_subject(document: Any) -> dict[str, tuple[str, str]]:
@@ -234,3 +215,34 @@ def test_a_folder_that_may_not_be_read_is_a_problem(settings: dict[str, str], tm
     closed.mkdir(mode=0)
     found = by_subject(answer("doctor", settings={**settings, "WATCH_DIR": str(closed)}, code=5))
     assert "may not be read" in found["watch folder"][1]
+
+
+@pytest.mark.real
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may ask as another user")
+def test_root_asks_for_the_folder_as_the_user_of_the_installed_service(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        service = InstalledService(tmp_path / "cef-trio.service", user="nobody")
+        monkeypatch.setattr(doctor, "find_installed_service", lambda: service)
+
+        def found() -> tuple[str, str]:
+            findings: list[Finding] = []
+            given = load_settings(None, unneeded={"s3_bucket_name"}, watch_dir=folder)
+            trio.run(doctor._check_folder, given, findings.append)
+            return findings[0].severity, findings[0].says
+
+        assert found() == ("problem", f"'{folder}' may not be read by the user nobody")
+        folder.chmod(0o755)
+        severity, says = found()
+        assert (severity, "can be read by the user nobody" in says) == ("ok", True)
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.real
+@pytest.mark.skipif(os.geteuid() != 0, reason="this user is not root")
+def test_root_is_told_that_it_sees_more(settings: dict[str, str]) -> None:
+    says = by_subject(answer("doctor", settings=settings))["watch folder"][1]
+    assert "root may read more than the daemon's user" in says

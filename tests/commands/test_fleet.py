@@ -78,7 +78,7 @@ async def test_what_is_wrong_is_named_with_its_remedy_and_exits_with_5(
     assert "cam-1 on host-1 for 100 s" in text
     assert "2 versions run: 1.0 in 1, 2.0 in 1; 1.0 in cam-3 on host-3" in text
     assert "cam-2 on host-2 by +3600 s" in text
-    assert "5 bytes of 1 recording does not get to S3, for 90 s: no route" in text
+    assert "5 B of 1 recording do not get to S3, for 90 s: no route" in text
     assert text.count("→ ") == 4, "a silent daemon is named once"
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -20,7 +20,7 @@ from servers.command import ROOT, answer, command
 from servers.stream_records import DAEMON, NOW, PART, a_part, a_stream, stream_id
 from servers.valkey import valkey_server
 
-from cef_trio.admin.page_source import DaemonSource
+from cef_trio.admin.page_source import DaemonSource, IntakeTask
 from cef_trio.admin.status_page import to_json
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.model import Checkpoint, StreamMeta
@@ -253,7 +253,7 @@ def test_on_a_low_screen_the_streams_that_lag_least_are_left_out_with_a_note(hei
     Console(file=out, width=100).print(render(overview, height=height))
     lines = out.getvalue().splitlines()
     shown = [line.split()[0] for line in lines if line.endswith(".mp4")]
-    assert len(lines) < max(height, 13)
+    assert len(lines) < max(height, 14)
     assert shown == sorted(shown)
     assert shown[0] == "00000000"  # no daemon works on it
     if height < 50:
@@ -279,6 +279,11 @@ async def test_a_stream_that_comes_back_is_seen_again_while_watching(world: Worl
     assert (await observer.read()).counts["failed"] == 0
 
 
+@dataclass
+class Turn:
+    last_run: float
+
+
 async def test_page_metrics_and_command_show_the_same_numbers_of_one_daemon(
     world: World, context: CommandContext
 ) -> None:
@@ -291,11 +296,19 @@ async def test_page_metrics_and_command_show_the_same_numbers_of_one_daemon(
         daemon.seen("b.mp4")
         await trio.sleep(PERIOD_SECONDS)  # the report has the new size
         source = DaemonSource(daemon.services, str(world.folder), lambda: False, observer=daemon.observer)
-        page = json.loads(to_json(source.page()))
+        source.watcher = IntakeTask(Turn(trio.current_time()), 20.0)  # the page is of a daemon that has started
+        judged = source.page()
+        page = json.loads(to_json(judged))
         status = document(await StatusReader(context).read())
         metric = daemon.services.metrics.registry.get_sample_value
         assert page["totals"]["lag_bytes"] == status["lag_bytes"] == metric("cef_trio_lag_bytes") == 1040
-        assert page["totals"]["bytes_per_second"] == status["bytes_per_second"] == pytest.approx(2000 / 60)
+        assert (
+            page["totals"]["bytes_per_second"]
+            == status["bytes_per_second"]
+            == pytest.approx(2000 / (10 + PERIOD_SECONDS))
+        )
+        assert judged.state == status["state"] == "ready"
+        assert judged.bytes_at_risk == status["bytes_at_risk"] == 0
         active = [metric("cef_trio_active_streams", {"state": state}) or 0 for state in StreamState]
         assert page["totals"]["active_streams"] == len(status["open_streams"]) == sum(active) == 2
         now = world.utc_now().timestamp()
@@ -305,6 +318,7 @@ async def test_page_metrics_and_command_show_the_same_numbers_of_one_daemon(
         for stream in status["open_streams"]:
             row = shown[stream["stream_id"]]
             assert {name: row[name] for name in same} == {name: stream[name] for name in same}
+            assert row["state"] == stream["activity"] == "waiting"
             assert now - row["lag_since"] == pytest.approx(stream["lag_seconds"], abs=0.1)
 
 

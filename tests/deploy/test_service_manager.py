@@ -65,10 +65,10 @@ def test_systemd_is_notified_of_the_start_the_life_and_the_end(
         assert process.count("daemon_started") == 1
         until_notified(manager, "WATCHDOG=1")
         valkey.freeze()  # an outage does not stop the beat, and is said
-        until_notified(manager, "STATUS=0 streams open; waiting for redis")
+        until_notified(manager, "STATUS=waits for redis; 0 open streams")
         until_notified(manager, "WATCHDOG=1")
         valkey.thaw()
-        until_notified(manager, "STATUS=0 streams open")
+        until_notified(manager, "STATUS=ready; 0 open streams")
         process.signal(signal.SIGTERM)
         assert "READY=1" not in until_notified(manager, "STOPPING=1")[-2:]
         assert process.wait() == 0

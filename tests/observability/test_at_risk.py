@@ -7,9 +7,20 @@ from dataclasses import replace
 
 import pytest
 
+from cef_trio.admin.status_page import Phase, ReadyFacts, judge_ready
 from cef_trio.checkpoint.protocols import StoredReport, StoredReports
 from cef_trio.observability import daemon_report
-from cef_trio.observability.at_risk import SENTENCES, Facts, Reason, Risk, UploadProgress, Waiting, find_risks
+from cef_trio.observability.at_risk import (
+    SENTENCES,
+    Facts,
+    Reason,
+    Risk,
+    State,
+    UploadProgress,
+    Waiting,
+    find_risks,
+    judge,
+)
 from cef_trio.observability.daemon_report import DaemonReport
 from cef_trio.observability.fleet import Fleet, read_fleet
 from cef_trio.observability.lag import Lag
@@ -43,6 +54,7 @@ def test_p10_a_minute_is_given_to_everything(seconds: float) -> None:
         unreadable_folders=(waiting,),
         folder_lost=waiting,
         not_started=waiting,
+        checker_silent=waiting,
     )
     assert find_risks(facts, NOW) == ()
 
@@ -73,8 +85,11 @@ def test_p10_an_outage_is_a_risk_although_nothing_grows_and_takes_what_it_holds_
     [risk] = find_risks(Facts(outages=outage), NOW)
     assert (risk.reason, risk.size_bytes, risk.recordings) == (reason, 0, 0)
     held = (replace(SENDING, last_progress_at=NOW - 80), SENDING)
-    [risk] = find_risks(Facts(outages=outage, uploads=held, not_looked_up=(Waiting(NOW - 90, 4),)), NOW)
-    assert (risk.reason, risk.since, risk.size_bytes, risk.recordings) == (reason, NOW - 100, 14, 2)
+    less_than_a_part = Waiting(NOW - 2, 5)
+    looked_up = (Waiting(NOW - 90, 4), Waiting(NOW - 1, 3))
+    facts = Facts(outages=outage, uploads=held, growing=(less_than_a_part,), not_looked_up=looked_up)
+    [risk] = find_risks(facts, NOW)  # all that is only on the disk, however young
+    assert (risk.reason, risk.since, risk.size_bytes, risk.recordings) == (reason, NOW - 100, 32, 5)
     assert risk.why.endswith(": refused")
 
 
@@ -118,6 +133,50 @@ def test_p10_a_start_that_waits_for_the_owners_name_is_at_risk() -> None:
     assert risk.why.endswith("recordings are not seen: waiting for the owner's name")
 
 
+def test_p10_an_idle_checker_that_hangs_is_a_risk() -> None:
+    [risk] = find_risks(replace(WELL, checker_silent=Waiting(NOW - 61)), NOW)
+    assert (risk.reason, risk.since, risk.size_bytes) == (Reason.CHECKER_SILENT, NOW - 61, 0)
+
+
+def test_p10_less_than_a_part_of_a_growing_recording_is_a_risk_in_an_outage_only() -> None:
+    growing = replace(WELL, growing=(Waiting(NOW - 999, 5),))
+    assert find_risks(growing, NOW) == ()
+    assert find_risks(replace(growing, outages={Reason.S3_DOWN: Waiting(NOW - 60)}), NOW) == ()
+
+
+@pytest.mark.parametrize("risks", [(), (Risk(Reason.FAILED, NOW, 7, 1, "why"),)])
+@pytest.mark.parametrize("waits_for", [(), ("s3",), ("s3", "redis")])
+@pytest.mark.parametrize("starting", [True, False])
+@pytest.mark.parametrize("stopping", [True, False])
+def test_p10_it_is_ready_only_if_nothing_speaks_against_it(
+    risks: tuple[Risk, ...], waits_for: tuple[str, ...], starting: bool, stopping: bool
+) -> None:
+    judged = judge(risks, waits_for, starting=starting, stopping=stopping)
+    assert (judged.state is State.READY) is not (risks or waits_for or starting or stopping)
+    assert (judged.state is State.AT_RISK) == bool(risks and not stopping)
+    assert (judged.size_bytes, judged.recordings) == ((7, 1) if risks else (0, 0))
+    # The same by /readyz, the page, and the report of commands.
+    phase = Phase.DRAINING if stopping else Phase.STARTING if starting else Phase.RUNNING
+    facts = judge_ready(
+        ReadyFacts(phase=phase, redis_up="redis" not in waits_for, s3_up="s3" not in waits_for, at_risk=risks, now=NOW)
+    )
+    assert all(fact.good for fact in facts) is (judged.state is State.READY)
+    report = replace(REPORT, risks=risks, waits_for=waits_for, starting=starting)
+    read = daemon_report.decode(REPORT.instance, daemon_report.encode(report))
+    if not stopping:
+        assert read.judgement == judged
+        assert read.is_ready is (judged.state is State.READY)
+
+
+def test_p10_the_judgement_in_one_line_has_the_bytes_and_the_reasons() -> None:
+    risks = (Risk(Reason.S3_DOWN, NOW, 3 << 20, 2, "/secret.mp4"), Risk(Reason.FOLDER_LOST, NOW, 0, 0, "why"))
+    reasons = f"{SENTENCES[Reason.S3_DOWN]}; {SENTENCES[Reason.FOLDER_LOST]}"
+    assert judge(risks).describe() == f"at risk: 3.0 MiB of 2 recordings do not get to S3: {reasons}"
+    assert judge(risks[1:]).describe() == f"at risk: {SENTENCES[Reason.FOLDER_LOST]}"
+    assert judge((), ("redis", "s3")).describe() == "waits for redis and s3"
+    assert judge().describe() == "ready"
+
+
 def fleet_of(texts: dict[str, str]) -> Fleet:
     return read_fleet(StoredReports({name: StoredReport(text, NOW) for name, text in texts.items()}, NOW))
 
@@ -128,12 +187,15 @@ REPORT = DaemonReport(
     folder="/rec",
     risks=(Risk(Reason.FAILED, NOW - 99, 7, 1, "why"),),
     lags={"s1": Lag(5, NOW - 2), "s2": Lag(1, None), "s3": Lag(0, None, 9)},
+    activities={"s1": "uploading", "s4": "waiting"},
 )
 
 
 def test_a_report_is_read_as_it_was_written_and_lists_a_limited_number_of_streams() -> None:
     assert daemon_report.decode(REPORT.instance, daemon_report.encode(REPORT)) == REPORT
-    many = replace(REPORT, lags={str(number): Lag(number, 1.0) for number in range(999)})
+    numbers = {str(number): Lag(number, 1.0) for number in range(999)}
+    many = replace(REPORT, lags=numbers, activities=dict.fromkeys(numbers, "uploading"))
+    assert len(daemon_report.decode("i", daemon_report.encode(many)).activities) == daemon_report.MAX_LAGS
     assert set(daemon_report.decode("i", daemon_report.encode(many)).lags) == {str(n) for n in range(949, 999)}
     risks = tuple(Risk(reason, NOW, 1, 1, "\udcff" * 500) for reason in Reason)
     huge = replace(many, risks=risks, folder="/é" * 2000, host="h" * 5000)
@@ -170,4 +232,4 @@ def test_p10_a_daemon_that_reports_no_more_needs_attention_unless_it_was_stopped
     stopped = daemon_report.stopped(REPORT)
     assert Fleet((stopped,), NOW + 9999).needing_attention() == []
     assert Fleet((REPORT,), NOW).needing_attention() == [REPORT]
-    assert daemon_report.describe_problems(REPORT, NOW) == ["7 bytes of 1 recording does not get to S3, for 99 s: why"]
+    assert daemon_report.describe_problems(REPORT, NOW) == ["7 B of 1 recording do not get to S3, for 99 s: why"]

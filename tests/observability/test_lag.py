@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cef_trio.observability.lag import FirstSeenTimes, Lag, lag_of, total
+from cef_trio.checkpoint.model import PartRecord
+from cef_trio.observability.lag import FirstSeenTimes, Lag, lag_of, total, upload_rate
 
 
 def test_the_oldest_byte_is_as_old_as_its_first_sight() -> None:
@@ -31,6 +35,23 @@ def test_a_look_that_shows_nothing_new_changes_nothing() -> None:
     first_seen = FirstSeenTimes(1.0, 100)
     first_seen.record(50.0, 100)
     assert first_seen.oldest() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "rate"), [(3600, 1000.0), (60, 1000.0), (30, 1000.0), (10, 1000.0), (1, 1000.0), (0.5, 500.0)]
+)
+def test_the_rate_of_a_young_stream_is_its_own_and_not_a_minutes(age_seconds: float, rate: float) -> None:
+    """1,000 bytes are acknowledged each second of its life, or half of that in half a second."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    began = now - timedelta(seconds=age_seconds)
+    parts = [
+        PartRecord(
+            part_number=number, size_bytes=int(1000 * min(1, age_seconds)), etag="e", crc64nvme=0, uploaded_at_utc=at
+        )
+        for number in range(1, 100)
+        if (at := now - timedelta(seconds=number - 0.5)) >= began
+    ] or [PartRecord(part_number=1, size_bytes=500, etag="e", crc64nvme=0, uploaded_at_utc=began)]
+    assert upload_rate(parts, now, began) == pytest.approx(rate)
 
 
 def test_bytes_that_a_truncation_took_are_forgotten_and_come_back_young() -> None:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cef_trio.checkpoint.states import FailureReason, StreamSet
 from cef_trio.exceptions import RedisOperationError, S3OperationError
-from cef_trio.observability.at_risk import Reason, Risk
+from cef_trio.observability.at_risk import Reason, Risk, judge
 from cef_trio.observability.metric_families import FAMILIES, LABELS, Family, Kind, metrics_md
 from cef_trio.observability.metric_labels import ERRORS, OTHER, OUTCOMES, REASONS, error_label
 from cef_trio.observability.metrics import Metrics
@@ -41,7 +41,7 @@ def filled() -> Metrics:
     metrics.last_run_by("idle_checker", lambda: 1.0)
     metrics.snapshots_by(
         lambda: Snapshot(
-            risks=(Risk(Reason.FAILED, 1.0, 2, 3, "why"),),
+            judgement=judge((Risk(Reason.FAILED, 1.0, 2, 3, "why"),)),
             failing_calls=1,
             hung_mounts=1,
             outages={"s3": None, "redis": None},

@@ -97,22 +97,25 @@ def test_no_secret_is_shown_while_everything_fails(s3: Endpoint, watch_dir: Path
             port = process.wait_for("admin_server_started")["port"]
             arm(s3, {"kind": "error", "operation": "UploadPart", "code": "AccessDenied", "times": None})
             (watch_dir / "denied.mp4").write_bytes(b"x" * LARGE)
-            process.wait_for("stream_failed")
+            failed = process.wait_for("stream_failed")["stream_id"]
             disarm_all(s3)
             arm(s3, {"kind": "reset", "operation": "UploadPart", "times": 3})
             (watch_dir / "reset.mp4").write_bytes(b"x" * LARGE)
-            process.wait_for("stream_completed")
+            completed = process.wait_for("stream_completed")["stream_id"]
             disarm_all(s3)
             pages = "".join(fetched(port, path) for path in ("/", "/metrics", "/healthz", "/readyz"))
             snapshot = first_snapshot(port)
+            details = {stream_id: detail(port, stream_id) for stream_id in (failed, completed)}
             commands = all_commands(settings)
             server.kill()
             process.wait_for("outage_started", service="redis")
             commands += said(settings, "doctor")
             process.stop()
             log = process.log_path.read_text()
-    for text in (log, pages, snapshot, commands):
+    for text in (log, pages, snapshot, commands, *details.values()):
         assert_no_secret(text)
+    assert "stream_failed" in details[failed]  # its log lines
+    assert "retry" in details[completed]
     assert "denied.mp4" in snapshot + commands
 
 
@@ -126,6 +129,12 @@ def first_snapshot(port: int) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/events", timeout=60) as answer:
         lines = (str(line, "utf-8") for line in answer)
         return next(line for line in lines if line.startswith("data: {"))
+
+
+def detail(port: int, stream_id: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/events?stream={stream_id}", timeout=60) as answer:
+        lines = (str(line, "utf-8") for line in answer)
+        return next(next(lines) for line in lines if line == "event: detail\n")
 
 
 @contextmanager

@@ -60,9 +60,25 @@ class Tab:
         await self.until("location.href !== 'about:blank' && document.readyState !== 'loading'")
 
     async def evaluate(self, expression: str) -> Any:
-        answer = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        answer = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    async def press(self, *keys: str) -> None:
+        """Press and release each key: a character, or a name of https://www.w3.org/TR/uievents-key/."""
+        for key in keys:
+            text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
+            code = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowUp": 38, "ArrowDown": 40}.get(key, 0)
+            await self.call("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
+            await self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
+    async def window(self, width: int, height: int) -> None:
+        await self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
+
+    async def theme(self, scheme: str) -> None:
+        await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     async def until(self, expression: str, seconds: float = 30) -> Any:
         """Wait until it is true; returns its value."""
@@ -76,14 +92,15 @@ class Tab:
 
 
 @asynccontextmanager
-async def chromium() -> AsyncIterator[Tab]:
+async def chromium(*more_flags: str) -> AsyncIterator[Tab]:
     """A running browser with nothing open."""
     assert PROGRAM is not None
     theirs_in, ours_out = pipe()
     ours_in, theirs_out = pipe()
     with tempfile.TemporaryDirectory(prefix="cef-trio-chromium-", ignore_cleanup_errors=True) as profile:
         async with trio.lowlevel.FdStream(ours_out) as write, trio.lowlevel.FdStream(ours_in) as read:
-            command = f'exec "$0" {_FLAGS} --user-data-dir="$1" 3<&{theirs_in} 4>&{theirs_out} >/dev/null 2>&1'
+            flags = " ".join([_FLAGS, *more_flags])
+            command = f'exec "$0" {flags} --user-data-dir="$1" 3<&{theirs_in} 4>&{theirs_out} >/dev/null 2>&1'
             process = await trio.lowlevel.open_process(
                 ["bash", "-c", command, PROGRAM, profile], pass_fds=[theirs_in, theirs_out]
             )

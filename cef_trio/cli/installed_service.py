@@ -1,0 +1,167 @@
+"""The settings of the installed systemd service, for commands that an operator runs beside it.
+
+Without this each command would need the unit's environment by hand: ``EnvironmentFile=``, the ``*_FILE`` variables of
+its credentials, ``--env-file``. The unit is read with its drop-ins, as systemd.unit(5) merges them, as far as it
+concerns settings and rights: ``Environment=``, ``EnvironmentFile=``, ``LoadCredential=``, ``WorkingDirectory=``,
+``User=``, ``SupplementaryGroups=``, ``AmbientCapabilities=``. Standard library only, unless a unit is found, because
+``cef-trio health`` imports this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cef_trio.cli.arguments import DEFAULT_ENV_FILE
+
+UNIT: Final = "cef-trio.service"
+_FOLDERS: Final = (
+    "etc/systemd/system",
+    "run/systemd/system",
+    "usr/local/lib/systemd/system",
+    "usr/lib/systemd/system",
+    "lib/systemd/system",
+)
+"""By precedence (systemd.unit(5))."""
+_ASSIGNMENT: Final = re.compile(r"\s*([A-Za-z]+)\s*=\s*(.*?)\s*\Z")
+_CREDENTIALS: Final = re.compile(r"(?:%d|\$\{CREDENTIALS_DIRECTORY\})/([^/]+)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledService:
+    """What the unit gives its daemon."""
+
+    unit: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Its environment. Credentials are named by the files that they are loaded from."""
+    environment_files: tuple[Path, ...] = ()
+    settings_file: Path | None = None
+    """``.env`` in its working directory, if there is one."""
+    user: str = "root"
+    groups: tuple[str, ...] = ()
+    may_lease_all: bool = False
+    """Whether the daemon has ``CAP_LEASE``."""
+    unreadable: tuple[Path, ...] = ()
+    """The environment files that this user may not read."""
+
+    def missing_in(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables that an environment lacks; ``NAME`` and ``NAME_FILE`` are two ways to set one."""
+        given = {name.removesuffix("_FILE") for name, value in environment.items() if value}
+        return {name: value for name, value in self.variables.items() if name.removesuffix("_FILE") not in given}
+
+
+def use_installed_service(arguments: argparse.Namespace) -> None:
+    """Complete this process's environment with that of the service, which does not override it.
+
+    Not if another settings file is given, or is in the working directory.
+    """
+    env_file = getattr(arguments, "env_file", None)
+    if env_file is None or (env_file is DEFAULT_ENV_FILE and env_file.exists()):
+        return
+    service = find_installed_service()
+    if service is None or (env_file is not DEFAULT_ENV_FILE and env_file not in service.environment_files):
+        return
+    os.environ.update(service.missing_in(os.environ))
+    if env_file is DEFAULT_ENV_FILE and service.settings_file is not None:
+        arguments.env_file = service.settings_file
+    for file in service.unreadable:
+        sys.stderr.write(f"cef-trio: this user may not read {file}, the settings of {service.unit.name}: use sudo\n")
+
+
+def find_installed_service(root: Path = Path("/")) -> InstalledService | None:
+    """Return the service that is installed below ``root``, or ``None``."""
+    folders = [root / folder for folder in _FOLDERS]
+    unit = next((folder / UNIT for folder in folders if (folder / UNIT).is_file()), None)
+    if unit is None:
+        return None
+    drop_ins = {one.name: one for folder in reversed(folders) for one in (folder / f"{UNIT}.d").glob("*.conf")}
+    lines: list[str] = []
+    for file in (unit, *(drop_ins[name] for name in sorted(drop_ins))):
+        try:
+            lines += file.read_text(errors="replace").splitlines()
+        except OSError:
+            continue  # of a drop-in that only root may read
+    return _service(unit, settings_of(lines), root)
+
+
+def settings_of(lines: Iterable[str]) -> dict[str, list[str]]:
+    """Return the assignments of the section ``[Service]`` of a unit and its drop-ins: key → values. Pure.
+
+    An empty assignment removes the earlier values of its key.
+    """
+    found: dict[str, list[str]] = {}
+    section = ""
+    for line in _joined(lines):
+        if line.startswith("["):
+            section = line.strip()
+        elif section == "[Service]" and (match := _ASSIGNMENT.match(line)):
+            key, value = match.groups()
+            found[key] = [*found.get(key, []), value] if value else []
+    return found
+
+
+def _joined(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines without comments, those that end with a backslash joined with the next."""
+    begun = ""
+    for line in lines:
+        if line.lstrip().startswith(("#", ";")):
+            continue
+        if line.endswith("\\"):
+            begun += line[:-1] + " "
+        else:
+            yield begun + line
+            begun = ""
+
+
+def _service(unit: Path, found: Mapping[str, list[str]], root: Path) -> InstalledService:
+    credentials = dict(_pair(value, ":") for value in found.get("LoadCredential", ()))
+    variables, files, unreadable = dict[str, str](), list[Path](), list[Path]()
+    for text in found.get("Environment", ()):
+        for name, value in (_pair(one, "=") for one in shlex.split(text)):
+            match = _CREDENTIALS.match(value)
+            source = credentials.get(match[1], "") if match else ""
+            variables[name] = str(root / source.lstrip("/")) if source else value
+    for text in found.get("EnvironmentFile", ()):
+        file = root / text.removeprefix("-").lstrip("/")
+        files.append(file)
+        try:
+            variables |= _variables_of(file)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            unreadable.append(file)
+    folder = root / _last(found, "WorkingDirectory", "").removeprefix("-").lstrip("/")
+    settings_file = folder / ".env"
+    return InstalledService(
+        unit=unit,
+        variables={name: value for name, value in variables.items() if value},
+        environment_files=tuple(files),
+        settings_file=settings_file if "WorkingDirectory" in found and os.access(settings_file, os.R_OK) else None,
+        user=_last(found, "User", "root"),
+        groups=tuple(name for text in found.get("SupplementaryGroups", ()) for name in text.split()),
+        may_lease_all="CAP_LEASE" in _last(found, "AmbientCapabilities", "").split(),
+        unreadable=tuple(unreadable),
+    )
+
+
+def _variables_of(file: Path) -> dict[str, str]:
+    from dotenv import dotenv_values  # only where a service is installed
+
+    with file.open(encoding="utf-8", errors="replace") as stream:
+        return {name: value for name, value in dotenv_values(stream=stream, interpolate=False).items() if value}
+
+
+def _last(found: Mapping[str, list[str]], key: str, default: str) -> str:
+    return (found.get(key) or [default])[-1]
+
+
+def _pair(text: str, separator: str) -> tuple[str, str]:
+    name, _, value = text.partition(separator)
+    return name, value

@@ -1,0 +1,138 @@
+"""Commands find the settings of the installed systemd service, as its daemon has them, without any export."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cef_trio.cli import installed_service
+from cef_trio.cli.arguments import DEFAULT_ENV_FILE
+from cef_trio.cli.installed_service import InstalledService, find_installed_service, settings_of
+from cef_trio.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """A machine on which the service was installed by the steps of docs/operations.md."""
+    units, settings = tmp_path / "etc/systemd/system", tmp_path / "etc/cef-trio"
+    (units / "cef-trio.service.d").mkdir(parents=True)
+    (settings / "secrets").mkdir(parents=True)
+    (units / "cef-trio.service").write_text((ROOT / "deploy/systemd/cef-trio.service").read_text())
+    (units / "cef-trio.service.d/secrets.conf").write_text((ROOT / "deploy/systemd/secrets.conf").read_text())
+    (settings / "cef-trio.env").write_text("# ours\nWATCH_DIR=/srv/recordings\nS3_BUCKET_NAME=recordings\n")
+    for name in ("s3-access-key-id", "s3-secret-access-key", "redis-url"):
+        (settings / "secrets" / name).write_text(f"redis://of-{name}:6379/0" if name == "redis-url" else f"the-{name}")
+    return tmp_path
+
+
+def test_the_environment_of_the_unit_is_found_with_its_credentials(machine: Path) -> None:
+    service = find_installed_service(machine)
+    assert service is not None
+    secrets = machine / "etc/cef-trio/secrets"
+    assert service.user == "cef-trio"
+    assert service.variables == {
+        "APP_ENV": "production",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "S3_ACCESS_KEY_ID_FILE": str(secrets / "s3-access-key-id"),
+        "S3_SECRET_ACCESS_KEY_FILE": str(secrets / "s3-secret-access-key"),
+        "REDIS_URL_FILE": str(secrets / "redis-url"),
+        "WATCH_DIR": "/srv/recordings",
+        "S3_BUCKET_NAME": "recordings",
+    }
+    assert (service.settings_file, service.unreadable, service.may_lease_all) == (None, (), False)
+
+
+def test_drop_ins_change_the_unit_as_systemd_merges_them(machine: Path) -> None:
+    local = machine / "etc/systemd/system/cef-trio.service.d/zz.conf"
+    local.write_text(
+        "[Unit]\nEnvironment=NOT_OF=the-service\n[Service]\nUser=recorder\nSupplementaryGroups=video audio\n"
+        "AmbientCapabilities=CAP_LEASE\nEnvironment=\nEnvironment='S3_TAGS=a=b c' \\\n  LOG_LEVEL=DEBUG\n"
+    )
+    (machine / "etc/cef-trio/live").mkdir()
+    (machine / "etc/cef-trio/live/.env").write_text("MAX_UPLOAD_RATE=1MiB\n")
+    vendor = machine / "usr/lib/systemd/system/cef-trio.service.d"
+    vendor.mkdir(parents=True)
+    (vendor / "zz.conf").write_text("[Service]\nUser=masked\n")
+    service = find_installed_service(machine)
+    assert service is not None
+    assert (service.user, service.groups, service.may_lease_all) == ("recorder", ("video", "audio"), True)
+    assert service.variables["S3_TAGS"] == "a=b c"
+    assert service.variables["LOG_LEVEL"] == "DEBUG"
+    assert not {"APP_ENV", "NOT_OF", "S3_ACCESS_KEY_ID_FILE"} & service.variables.keys()
+    assert service.settings_file == machine / "etc/cef-trio/live/.env"
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ([], {}),
+        (["User=a"], {}),
+        (["[Service]", "User=a", "; User=b", " # User=c"], {"User": ["a"]}),
+        (["[Service]", "User = a ", "User=b"], {"User": ["a", "b"]}),
+        (["[Service]", "User=a", "User="], {"User": []}),
+        (["[Service]", "ExecStart=a \\", "# no end", "b"], {"ExecStart": ["a  b"]}),
+        (["[Service]", "User=a", "[Install]", "User=b"], {"User": ["a"]}),
+    ],
+)
+def test_a_unit_is_read(lines: list[str], found: dict[str, list[str]]) -> None:
+    assert settings_of(lines) == found
+
+
+def test_what_the_operators_environment_has_is_not_replaced() -> None:
+    service = InstalledService(Path("unit"), {"REDIS_URL_FILE": "/file", "LOG_LEVEL": "INFO", "S3_REGION_NAME": "x"})
+    assert service.missing_in({"REDIS_URL": "redis://here", "LOG_LEVEL": "DEBUG", "S3_REGION_NAME": ""}) == {
+        "S3_REGION_NAME": "x"
+    }
+
+
+def test_no_service_no_settings(tmp_path: Path) -> None:
+    assert find_installed_service(tmp_path) is None
+
+
+def test_a_command_has_the_settings_of_the_service(
+    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    (machine / "etc/cef-trio/cef-trio.env").write_text(f"WATCH_DIR={folder}\nS3_BUCKET_NAME=recordings\nOWNER_NAME=a\n")
+    monkeypatch.setattr(installed_service, "find_installed_service", lambda: find_installed_service(machine))
+    assert main(["check", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    values = {one["name"]: one["value"] for one in document["settings"]}
+    assert (values["WATCH_DIR"], values["S3_BUCKET_NAME"], values["OWNER_NAME"]) == (str(folder), "recordings", "a")
+    assert (folder / DEFAULT_ENV_FILE).exists() is False
+
+
+def test_settings_in_the_working_directory_come_first(
+    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / ".env").write_text(f"WATCH_DIR={folder}\nS3_BUCKET_NAME=mine\nOWNER_NAME=mine\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(installed_service, "find_installed_service", lambda: find_installed_service(machine))
+    assert main(["check", "--json"]) == 0
+    values = {one["name"]: one["value"] for one in json.loads(capsys.readouterr().out)["settings"]}
+    assert values["S3_BUCKET_NAME"] == "mine"
+
+
+def test_a_settings_file_that_this_user_may_not_read_is_named(
+    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    file = machine / "etc/cef-trio/cef-trio.env"
+    service = InstalledService(machine / "cef-trio.service", unreadable=(file,))
+    monkeypatch.setattr(installed_service, "find_installed_service", lambda: service)
+    main(["check"])
+    assert f"this user may not read {file}, the settings of cef-trio.service: use sudo" in capsys.readouterr().err
