@@ -201,7 +201,7 @@ def key_template(settings: Settings, owner: str) -> KeyTemplate:
         settings.s3_key_template,
         owner,
         host=settings.instance_id,
-        folders=(str(settings.watch_dir), *map(str, settings.watch_link_roots)),
+        folders=tuple(map(str, (*settings.watch_dirs, *settings.watch_link_roots))),
         zone=ZoneInfo(settings.key_time_zone),
     )
 
@@ -250,6 +250,7 @@ def _rules(settings: Settings, template: KeyTemplate) -> StreamRules:
         auto_part_size=AutoPartSize() if settings.chunk_size_bytes == "auto" else None,
         endpoint=settings.s3_endpoint_url or f"AWS in {settings.s3_region_name}",
         watch_folder=str(settings.watch_dir),
+        more_folders=tuple(map(str, settings.watch_dirs[1:])),
         watch_patterns=tuple(settings.watch_patterns),
         link_roots=tuple(str(root) for root in settings.watch_link_roots),
         minimum=StartMinimum(age_seconds=settings.watch_min_age_seconds, size_bytes=settings.watch_min_size_bytes),

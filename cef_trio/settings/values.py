@@ -120,6 +120,13 @@ def patterns(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def watch_dir(value: Path) -> Path:
+    """Check that the first of several watch folders is named: an empty name would be the working directory."""
+    if str(value).startswith(":"):
+        raise ValueError("takes a folder, or several such as /srv/a:/srv/b; the first one has no name")
+    return value
+
+
 def folders(value: object) -> object:
     """Parse a list of absolute paths, separated by colons as in PATH."""
     if not isinstance(value, str):
