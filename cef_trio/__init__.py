@@ -5,6 +5,7 @@ The promises (P1 … P10), the rooms and the glossary are in ``docs/architecture
 
 from cef_trio.exceptions import (
     AfterUploadError,
+    BrokenRecordingError,
     CefMp4ProcessorError,
     ChunkProcessingError,
     FFprobeError,
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AfterUploadError",
+    "BrokenRecordingError",
     "CefMp4ProcessorError",
     "ChunkProcessingError",
     "FFprobeError",

@@ -76,6 +76,10 @@ class FFprobeError(CefMp4ProcessorError):
     """ffprobe is missing, failed, timed out, or printed something that is not its JSON."""
 
 
+class BrokenRecordingError(FFprobeError):
+    """ffprobe ran, and found that the file is no recording that can be played."""
+
+
 class AfterUploadError(CefMp4ProcessorError):
     """An uploaded recording could not be deleted or moved; it is left in place and tried again."""
 

@@ -133,6 +133,8 @@ class StreamMeta:
     """The file's checksum at that time, recorded before its only PutObject; ``None``: it is uploaded in parts."""
     completed_at_utc: datetime | None = None
     duration_seconds: float | None = None
+    broken: str | None = None
+    """Why the completed recording cannot be played, or not to its end; ``None``: nothing of the kind is known."""
     let_go_at_utc: datetime | None = None
     """When an operator let the failed stream go (``cef-trio forget``): it counts as failed no more, and its file is not
     uploaded until it changes."""

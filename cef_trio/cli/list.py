@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         examples=(
             "cef-trio list --failed",
             "cef-trio list --at-risk",
+            "cef-trio list --broken",
             "cef-trio list --name 'gate*.mp4' --since 7d",
             "cef-trio list --state completed --older-than 2026-07-01 --sort size --reverse --limit 20",
             "cef-trio list --json | jq -r '.streams[].path'",
@@ -48,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--at-risk",
         action="store_true",
         help="only those whose bytes are not getting to S3: failed, retrying, or open without a daemon",
+    )
+    parser.add_argument(
+        "--broken", action="store_true", help="only completed recordings that cannot be played, or not to their end"
     )
     parser.add_argument(
         "--name",
@@ -73,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     selection = Selection(
         state=State(arguments.state) if arguments.state else None,
         at_risk=arguments.at_risk,
+        broken=arguments.broken,
         name=arguments.name,
         since=arguments.since,
         before=arguments.older_than,
@@ -158,6 +163,7 @@ def summary(known: StreamSummary, folders: Collection[str] = ()) -> dict[str, An
         "last_activity_at_utc": meta.last_activity_at_utc,
         "completed_at_utc": meta.completed_at_utc,
         "let_go_at_utc": meta.let_go_at_utc,
+        "broken": meta.broken,
         "retry_at_utc": meta.retry_at_utc,
     }
 
@@ -172,6 +178,7 @@ _COLUMNS: Final = (
 
 
 def _row(one: StreamSummary, now: datetime, folders: Collection[str]) -> Row:
+    note = one.meta.failure_reason or (f"BROKEN: {one.meta.broken}" if one.meta.broken else None)
     return Row(
         (
             output.short_id(one.meta.stream_id),
@@ -180,5 +187,5 @@ def _row(one: StreamSummary, now: datetime, folders: Collection[str]) -> Row:
             output.duration((now - one.meta.last_activity_at_utc).total_seconds()),
             output.safe(relative_path(one.meta.current_path, folders)),
         ),
-        note=output.safe(one.meta.failure_reason) if one.meta.failure_reason else None,
+        note=output.safe(note) if note else None,
     )

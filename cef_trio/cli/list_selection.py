@@ -113,6 +113,8 @@ class Selection:
 
     state: State | None = None
     at_risk: bool = False
+    broken: bool = False
+    """Only completed recordings that cannot be played, or not to their end."""
     name: str | None = None
     """A pattern with ``*`` and ``?``, without regard to case: of the path if it holds a ``/``, else of the name."""
     since: datetime | None = None
@@ -127,6 +129,7 @@ class Selection:
     def sets(self) -> frozenset[StreamSet]:
         """The sets whose records have to be read."""
         wanted = SETS[self.state] if self.state is not None else frozenset(StreamSet)
+        wanted &= frozenset({StreamSet.COMPLETED}) if self.broken else wanted
         return wanted & AT_RISK_SETS if self.at_risk else wanted
 
     def matches(self, known: StreamSummary, folders: Collection[str], holders: Collection[str]) -> bool:
@@ -134,6 +137,7 @@ class Selection:
         meta, at = known.meta, known.meta.last_activity_at_utc
         return (
             in_state(known, self.state)
+            and (meta.broken is not None or not self.broken)
             and (self.since is None or at >= self.since)
             and (self.before is None or at < self.before)
             and (self.name is None or _is_named(meta.current_path, self.name, folders))

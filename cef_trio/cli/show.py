@@ -104,6 +104,7 @@ def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tu
         ("started", _moment(meta.started_at_utc, now)),
         ("last activity", _moment(meta.last_activity_at_utc, now)),
         ("completed", _moment(meta.completed_at_utc, now)),
+        ("BROKEN", meta.broken),
         ("let go", _moment(meta.let_go_at_utc, now)),
         ("tried again", _retry(meta, now)),
         ("acknowledged", f"{acknowledged} in {parts} of {part_size}"),

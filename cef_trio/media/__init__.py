@@ -1,7 +1,7 @@
 """The media properties of a recording (ffprobe), and the metadata JSON beside the object.
 
-Open `ffprobe.py` for the process, its limits, and which values are read from its output; `metadata.py` for the JSON
-document.
+Open `ffprobe.py` for the process, its limits, and which values are read from its output; `boxes.py` for a file
+whose end is missing; `metadata.py` for the JSON document.
 """
 
 from cef_trio.media import ffprobe

@@ -17,12 +17,14 @@ import errno
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -30,9 +32,10 @@ from typing import Any, Final
 import structlog
 import trio
 
-from cef_trio.exceptions import FFprobeError
+from cef_trio.exceptions import BrokenRecordingError, FFprobeError
+from cef_trio.media.boxes import why_truncated
 from cef_trio.media.metadata import MediaInfo
-from cef_trio.resilience import shielded, until_thread
+from cef_trio.resilience import run_in_thread, shielded, until_thread
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +53,10 @@ _CONTAINERS: Final = (
     "mov,matroska,mpegts,mpeg,mpegvideo,avi,flv,asf,ogg,mxf,gxf,nut,rm,ivf,dv,wav,caf,mp3,aac,ac3,flac,h264,hevc,av1"
 )
 """FFmpeg demuxers; each covers its family (``mov`` includes MP4)."""
+_MP4: Final = "mp4"
+"""In the name that ffprobe gives to the MP4 family."""
+_IS_BROKEN: Final = re.compile(r"moov atom not found|Invalid data found when processing input")
+"""What ffprobe says of a file that it cannot read as a recording. Other failures, as of memory, say nothing of it."""
 _ENTRIES: Final = "format=format_name,duration,bit_rate:stream=codec_type,codec_name,width,height,avg_frame_rate"
 
 
@@ -59,6 +66,7 @@ async def probe(path: str, *, ffprobe_path: str, timeout_seconds: float) -> Medi
     ``ffprobe_path`` is looked up in ``PATH`` if it is a bare name; ``timeout_seconds`` is positive and finite.
 
     Raises:
+        BrokenRecordingError: the file is no recording.
         FFprobeError: ffprobe is missing, failed, took too long, or printed invalid output.
         trio.Cancelled: after ffprobe was killed.
     """
@@ -79,8 +87,22 @@ async def probe(path: str, *, ffprobe_path: str, timeout_seconds: float) -> Medi
         ) from error
     if exit_code != 0:
         reason = stderr.decode(errors="replace").strip()
-        raise FFprobeError(f"{ffprobe_path!r} failed with exit code {exit_code}: {reason or 'no error output'}")
-    return parse(output)
+        says = f"{ffprobe_path!r} failed with exit code {exit_code}: {reason or 'no error output'}"
+        raise BrokenRecordingError(says) if exit_code == 1 and _IS_BROKEN.search(reason) else FFprobeError(says)
+    media = parse(output)
+    return replace(media, broken=await _why_broken(media, path, timeout_seconds))
+
+
+async def _why_broken(media: MediaInfo, path: str, timeout_seconds: float) -> str | None:
+    """Return why a file that ffprobe describes is broken all the same; ``None``: it is not, as far as is known."""
+    if _MP4 not in (media.container or "").split(","):
+        return None  # Matroska and others need no duration while they are written
+    cut_off = None
+    with trio.move_on_after(timeout_seconds), suppress(OSError):
+        cut_off = await run_in_thread(partial(why_truncated, path), abandon_on_cancel=True)
+    if cut_off is None and not media.duration_seconds:
+        return "its duration is zero, or unknown: it has an index and no media"
+    return cut_off
 
 
 async def version(ffprobe_path: str, timeout_seconds: float) -> str:

@@ -21,6 +21,8 @@
 ``checksum``                  ``{algorithm: "crc64nvme", value: base64}`` of the whole object, or ``null`` if Redis lost
                               the record of a part, and S3 keeps no such checksum
 ``media``                     ``{container, video_codec, audio_codec, width, height, frame_rate, bit_rate}`` or ``null``
+``broken``                    why the recording cannot be played, or not to its end: no index, no duration, cut off; or
+                              ``null``, also if ffprobe could not tell
 ``writer``                    ``{parts_rewritten, bytes_rewritten}``: what the writer changed after its upload
 ``supersedes``                only if the file changed after its completion: ``{stream_id, s3_key_prefix}`` of the
                               object of its earlier version, which stays
@@ -39,7 +41,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from cef_trio.checkpoint import PartRecord, StreamMeta
 from cef_trio.checkpoint.redis import encode_time
@@ -60,6 +62,12 @@ class MediaInfo:
     """Frames per second."""
     bit_rate: int | None = None
     """Bits per second."""
+    broken: str | None = None
+    """Why the recording cannot be played, or not to its end; ``None``: nothing of the kind was found."""
+
+
+_OWN_FIELDS: Final = frozenset({"duration_seconds", "broken"})
+"""Fields of :class:`MediaInfo` that have a place of their own in the document."""
 
 
 def metadata_json(
@@ -103,9 +111,8 @@ def metadata_json(
         ],
         "etag": meta.object_etag,
         "checksum": {"algorithm": "crc64nvme", "value": crc64nvme_to_base64(crc)} if crc is not None else None,
-        "media": {name: value for name, value in asdict(media).items() if name != "duration_seconds"}
-        if media
-        else None,
+        "media": {name: value for name, value in asdict(media).items() if name not in _OWN_FIELDS} if media else None,
+        "broken": meta.broken,
         "writer": {"parts_rewritten": meta.parts_rewritten, "bytes_rewritten": meta.bytes_rewritten},
     }
     if meta.supersedes_stream_id is not None:

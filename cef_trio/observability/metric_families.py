@@ -88,6 +88,11 @@ FAMILIES: Final = (
         "A slow recording whose part is not full yet counts too.",
     ),
     Family(
+        "broken_recordings_total",
+        Kind.COUNTER,
+        "Completed recordings that cannot be played, or not to their end, as far as ffprobe and their boxes show.",
+    ),
+    Family(
         "webhook_attempts_total",
         Kind.COUNTER,
         "Attempts to deliver webhooks of completed recordings, by outcome.",

@@ -56,6 +56,7 @@ class Metrics:
         self._freed = self._counter("freed_bytes_total")
         self._part_upload = self._histogram("part_upload_seconds")
         self._finalize = self._histogram("finalize_seconds")
+        self._broken_recordings = self._counter("broken_recordings_total")
         self._recording_duration = self._histogram("recording_duration_seconds")
         # Start at 0, so that the first failure is an increase to Prometheus.
         for outcome in OUTCOMES:
@@ -108,6 +109,10 @@ class Metrics:
     def recording_probed(self, duration_seconds: float) -> None:
         """Observe the duration of a completed recording."""
         self._recording_duration.observe(duration_seconds)
+
+    def recording_broken(self) -> None:
+        """Count a completed recording that cannot be played, or not to its end."""
+        self._broken_recordings.inc()
 
     def webhook_attempted(self, outcome: WebhookOutcome) -> None:
         """Count an attempt to deliver a webhook."""

@@ -16,7 +16,13 @@ from dataclasses import replace
 import structlog
 
 from cef_trio.checkpoint import FailureReason, Status
-from cef_trio.exceptions import ChunkProcessingError, FFprobeError, RecordingChangedError, S3OperationError
+from cef_trio.exceptions import (
+    BrokenRecordingError,
+    ChunkProcessingError,
+    FFprobeError,
+    RecordingChangedError,
+    S3OperationError,
+)
 from cef_trio.files import FileStat, IdentityMatch, OpenRecording
 from cef_trio.media import MediaInfo, metadata_json, object_crc64nvme
 from cef_trio.s3 import StoredObject, combine_crc64nvme
@@ -32,6 +38,7 @@ from cef_trio.upload.session import StreamUpload
 log = structlog.get_logger(__name__)
 
 _NOT_IMPLEMENTED = 501
+_NO_RECORDING = "ffprobe finds no recording in it: its index (moov) is missing or damaged"
 
 
 async def verify_and_complete(
@@ -175,11 +182,11 @@ async def finish(services: Services, upload: StreamUpload, path: str | None) -> 
         if upload.has_exactly(size_bytes)
         else object_crc64nvme(upload.meta)  # Redis lost parts
     )
-    media = None
+    media, broken = None, None
     if path is not None:
         same, crc = await _compare(services, upload, path, crc)
-        media = await _probe(services, upload, path, crc) if same else None
-    meta, now = replace(upload.meta, object_crc64nvme=crc), services.utc_now()
+        media, broken = await _probe(services, upload, path, crc) if same else (None, None)
+    meta, now = replace(upload.meta, object_crc64nvme=crc, broken=broken), services.utc_now()
     below = relative_path(meta.original_path, services.rules.key_template.folders)
     document = metadata_json(meta, parts, media, processed_at_utc=now, relative_path=below)
     await services.s3.put_object(
@@ -196,7 +203,11 @@ async def finish(services: Services, upload: StreamUpload, path: str | None) -> 
         duration_seconds=duration_seconds,
         last_activity_at_utc=now,
         object_crc64nvme=crc,
+        broken=broken,
     )
+    if broken is not None:
+        services.metrics.recording_broken()
+        log.warning("recording_broken", key=meta.s3_key_prefix, reason=broken)
     if enqueue_webhook:
         services.webhook_enqueued.value = True
     if duration_seconds is not None:
@@ -231,12 +242,23 @@ async def _compare(services: Services, upload: StreamUpload, path: str, crc: int
         return False, crc
 
 
-async def _probe(services: Services, upload: StreamUpload, path: str, crc: int | None) -> MediaInfo | None:
-    """Return what ffprobe reports of the file; ``None`` if it fails, or the file was replaced meanwhile."""
+async def _probe(
+    services: Services, upload: StreamUpload, path: str, crc: int | None
+) -> tuple[MediaInfo | None, str | None]:
+    """Return what ffprobe reports of the file, and why it is broken, if it is; nothing if the file was replaced.
+
+    A failure of ffprobe itself does not make a recording broken: then nothing is known of it.
+    """
+    media, broken = None, None
     try:
         media = await services.probe(path)
+        broken = media.broken
+    except BrokenRecordingError as error:
+        log.warning("ffprobe_failed", error=str(error))
+        broken = _NO_RECORDING
     except FFprobeError as error:
         log.warning("ffprobe_failed", error=str(error))  # the recording is complete all the same; its duration is null
-        return None
+    if media is None and broken is None:
+        return None, None
     same, _ = await _compare(services, upload, path, crc)
-    return media if same else None
+    return (media, broken) if same else (None, None)

@@ -62,6 +62,7 @@ metas = st.builds(
     verified_crc64nvme=st.none() | crcs,
     completed_at_utc=st.none() | times,
     duration_seconds=st.none() | floats,
+    broken=st.none() | texts,
     let_go_at_utc=st.none() | times,
     let_go_size_bytes=st.none() | whole,
     let_go_mtime_ns=st.none() | st.integers(),
@@ -170,7 +171,7 @@ def test_every_other_field_may_be_missing_and_reads_as_its_default_and_the_schem
 
 NUMBERS_AND_SUCH = sorted(
     {field.name for field in fields(StreamMeta)} - {"identity", "stream_id", "original_path", "current_path"}
-    - {"s3_bucket", "s3_key_prefix", "failure_reason", "s3_upload_id", "checksum_algorithm", "object_etag"}
+    - {"s3_bucket", "s3_key_prefix", "failure_reason", "broken", "s3_upload_id", "checksum_algorithm", "object_etag"}
     - {"s3_endpoint", "supersedes_stream_id", "supersedes_key", "owner"}
     | {"file_dev", "file_ino", "head_size_bytes", "head_crc64nvme"}
 )  # fmt: skip

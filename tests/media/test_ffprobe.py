@@ -7,6 +7,7 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +20,7 @@ import trio.testing
 from servers.hostile_mp4 import claims
 from waiting import until
 
-from cef_trio.exceptions import FFprobeError
+from cef_trio.exceptions import BrokenRecordingError, FFprobeError
 from cef_trio.media.ffprobe import MAX_AT_ONCE, MAX_DATA_BYTES, MAX_OUTPUT_BYTES, probe
 from cef_trio.media.metadata import MediaInfo
 
@@ -348,3 +349,58 @@ async def test_a_process_that_is_not_to_be_had_just_now_is_waited_for(
     with pytest.raises(FFprobeError, match="No such file"):
         await probe("a.mp4", ffprobe_path="ffprobe", timeout_seconds=LONG)
     assert refusals == []
+
+
+# ---- broken recordings -----------------------------------------------------------------------------------------------
+
+
+def made(recording: Path, into: Path, *options: str) -> Path:
+    command = ["ffmpeg", "-v", "error", "-y", "-i", str(recording), "-c", "copy", *options, str(into)]
+    subprocess.run(command, check=True)
+    return into
+
+
+KINDS = {
+    "plain": [],
+    "index first": ["-movflags", "+faststart"],
+    "fragments": ["-movflags", "frag_keyframe+empty_moov"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_recording_that_was_cut_off_is_broken_and_a_whole_one_is_not(
+    recording: Path, tmp_path: Path, kind: str
+) -> None:
+    whole = made(recording, tmp_path / "whole.mp4", *KINDS[kind])
+    assert (await probe(str(whole), ffprobe_path="ffprobe", timeout_seconds=LONG)).broken is None
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    if kind == "plain":
+        with pytest.raises(BrokenRecordingError, match="moov atom not found"):
+            await probe(str(cut), ffprobe_path="ffprobe", timeout_seconds=LONG)
+    else:
+        found = await probe(str(cut), ffprobe_path="ffprobe", timeout_seconds=LONG)
+        assert found.duration_seconds  # ffprobe itself notices nothing
+        assert (found.broken or "").startswith("it is cut off: ")
+
+
+async def test_a_header_without_media_is_broken(recording: Path, tmp_path: Path) -> None:
+    whole = made(recording, tmp_path / "whole.mp4", *KINDS["fragments"]).read_bytes()
+    header = tmp_path / "header.mp4"
+    header.write_bytes(whole[: whole.index(b"moof") - 4])
+    found = await probe(str(header), ffprobe_path="ffprobe", timeout_seconds=LONG)
+    assert found.broken == "its duration is zero, or unknown: it has an index and no media"
+
+
+async def test_another_container_needs_no_duration_and_has_no_boxes(recording: Path, tmp_path: Path) -> None:
+    whole = made(recording, tmp_path / "whole.mkv").read_bytes()
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole[: len(whole) * 6 // 10])
+    assert (await probe(str(cut), ffprobe_path="ffprobe", timeout_seconds=LONG)).broken is None
+
+
+@pytest.mark.parametrize("ends", ["exit 1", "echo Cannot allocate memory >&2; exit 1", "kill -9 $$"])
+async def test_a_failure_of_ffprobe_itself_does_not_make_a_recording_broken(script: Script, ends: str) -> None:
+    with pytest.raises(FFprobeError) as caught:
+        await probe("/rec/a.mp4", ffprobe_path=script(ends), timeout_seconds=LONG)
+    assert not isinstance(caught.value, BrokenRecordingError)

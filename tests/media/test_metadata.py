@@ -46,6 +46,7 @@ SCHEMA: dict[str, Any] = {
         "frame_rate": (*NUMBER, type(None)),
         "bit_rate": (int, type(None)),
     },
+    "broken": (str, type(None)),
     "writer": {"parts_rewritten": int, "bytes_rewritten": int},
 }
 

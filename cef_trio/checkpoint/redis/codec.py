@@ -194,6 +194,7 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         "verified_crc64nvme": _CRC64,
         "completed_at_utc": _TIME,
         "duration_seconds": _SECONDS,
+        "broken": _TEXT,
         "let_go_at_utc": _TIME,
         "let_go_size_bytes": _COUNT,
         "let_go_mtime_ns": _INTEGER,
