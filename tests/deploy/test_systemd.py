@@ -5,21 +5,21 @@ Only where ``CEF_TRIO_IMAGE`` names an image that podman has here (CONTRIBUTING.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from servers.daemon import settings_for
 from servers.endpoints import Endpoint
 from servers.hostile_mp4 import claims
-from servers.podman import IMAGE, container, podman
+from servers.podman import IMAGE, podman
 from servers.recordings import make
 from servers.store import look_into
+from servers.systemd_machine import Machine
+from servers.systemd_machine import machine as booted
 from servers.valkey import valkey_server
 from waiting import wait_until
 
@@ -36,31 +36,6 @@ ENTRYPOINT ["/lib/systemd/systemd"]
 CMD []
 """
 STOP_SECONDS = 10.0
-
-
-class Machine:
-    """A container with the service; ``watch_dir`` is the folder that it watches."""
-
-    def __init__(self, name: str, watch_dir: Path) -> None:
-        self.name = name
-        self.watch_dir = watch_dir
-
-    def run(self, *command: str) -> str:
-        return podman("exec", self.name, *command)
-
-    def events(self) -> list[Mapping[str, Any]]:
-        lines = self.run("journalctl", "--unit=cef-trio", "--output=cat", "--no-pager", "--all").splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
-
-    def wait_for(self, event: str, **fields: object) -> Mapping[str, Any]:
-        def found() -> list[Mapping[str, Any]]:
-            return [entry for entry in self.events() if {"event": event, **fields}.items() <= entry.items()]
-
-        wait_until(found, otherwise=lambda: f"no {event!r} with {fields} in {self.events()}")
-        return found()[0]
-
-    def property(self, name: str) -> str:
-        return self.run("systemctl", "show", "--value", f"--property={name}", "cef-trio").strip()
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +60,7 @@ def machine(tmp_path: Path, image: str, endpoint: Endpoint) -> Iterator[Machine]
         del given["LOG_LEVEL"]
         lines = [f"{name}={value}\n" for name, value in given.items()]
         (settings / "cef-trio.env").write_text("".join(lines))
-        mounts = [f"--volume={watch_dir}:/srv/recordings:ro", f"--volume={settings}:/etc/cef-trio:ro"]
-        with container("--systemd=always", "--cap-add=SYS_ADMIN", "--network=host", *mounts, image) as name:
-            machine = Machine(name, watch_dir)
-            wait_until(
-                lambda: "running" in podman("exec", name, "sh", "-c", "systemctl is-system-running 2>/dev/null || true")
-            )
+        with booted(image, watch_dir, f"--volume={settings}:/etc/cef-trio:ro") as machine:
             machine.run("systemctl", "start", "cef-trio")  # returns when the service says that it is ready
             yield machine
 
