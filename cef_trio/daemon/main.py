@@ -65,7 +65,15 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.observability import Redactor, Waiting, lost_lines, recent_lines_of
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
-from cef_trio.upload import IdleChecker, RiskObserver, Services, StreamSupervisor, WaitingReport, abort_orphan_uploads
+from cef_trio.upload import (
+    IdleChecker,
+    RiskObserver,
+    Services,
+    StreamSupervisor,
+    WaitingReport,
+    abort_orphan_uploads,
+    survey_disks,
+)
 from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, WatchScope
 
 log = structlog.get_logger(__name__)
@@ -360,6 +368,7 @@ async def _run_intake(
     async with trio.open_nursery() as intake:
         await tasks.start(intake, lambda: tasks.watch(intake, watcher))
         intake.start_soon(status.run)
+        intake.start_soon(survey_disks, services, [folder])
         intake.start_soon(tasks.upgrade.keep_moving)
         status.watcher = IntakeTask(watcher, settings.rescan_seconds)
         status.checker = IntakeTask(tasks.idle_checker, tasks.idle_checker.period_seconds)

@@ -31,6 +31,7 @@ PURE = sorted(
         "checkpoint.redis.keys",
         "checkpoint.redis.server_info",
         "cli.checks",
+        "cli.command_line",
         "cli.list_selection",
         "cli.object_check",
         "cli.retry_plan",
