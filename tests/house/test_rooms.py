@@ -42,6 +42,7 @@ PURE = sorted(
         "files.identity",
         "files.time_stamps",
         "http.headers",
+        "http.proxy",
         "local.fmp4",
         "local.h264",
         "local.progress",
