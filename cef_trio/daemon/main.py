@@ -62,7 +62,7 @@ from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
 from cef_trio.daemon.watch_folder import enter_watch_folder
 from cef_trio.daemon.wiring import open_services
 from cef_trio.exit_codes import ExitCode
-from cef_trio.observability import Redactor, Waiting, lost_lines, recent_lines
+from cef_trio.observability import Redactor, Waiting, lost_lines, recent_lines_of
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
 from cef_trio.upload import (
@@ -237,7 +237,7 @@ async def _run_root(
             services.rules.described_folders,
             lambda: shutdown.signals > 0,
             Redactor(secret_values(settings)).text,
-            recent_lines,
+            recent_lines_of,
         )
         watchdog.unsaved = lambda: services.shutdown_flush.unsaved | _live_ids(status)
         try:
