@@ -5,12 +5,13 @@ it ends, `session.py` for those that need S3 too; `arguments.py`, `stream_select
 `json_document.py`, `result_lines.py` and `findings.py` for what the commands share; `installed_service.py` for the
 settings of the systemd unit, which they use without exports.
 
-The module of a command has its name: `abort.py`, `check.py`, `demo.py`, `doctor.py`, `fleet.py`, `forget.py`, `gc.py`,
-`health.py`, `list.py`, `retry.py`, `run.py`, `show.py`, `status.py`, `verify.py`. The decisions of some are pure files
-of their own: `list_selection.py` for filters and orders of `list`, `retry_plan.py` for how a failed stream comes back,
-`checks.py` for the findings of `doctor` (`probes.py` gathers the facts, `folder_probe.py` those of the folder as
-another user), `object_check.py` for the comparisons of `verify`, `status_model.py` for what `status` computes.
-`superseded.py` is `gc --superseded`.
+The module of a command has its name: `abort.py`, `check.py`, `completion.py`, `demo.py`, `doctor.py`, `fleet.py`,
+`forget.py`, `gc.py`, `health.py`, `list.py`, `retry.py`, `run.py`, `show.py`, `status.py`, `verify.py`. The decisions
+of some are pure files of their own: `list_selection.py` for filters and orders of `list`, `retry_plan.py` for how a
+failed stream comes back, `checks.py` for the findings of `doctor` (`probes.py` gathers the facts, `folder_probe.py`
+those of the folder as another user), `object_check.py` for the comparisons of `verify`, `status_model.py` for what
+`status` computes. `superseded.py` is `gc --superseded`. `command_line.py` is the command line as data, for completion
+and for `man_page.py`.
 """
 
 from cef_trio.cli.main import main

@@ -516,6 +516,8 @@ def judge_s3_failure(error: S3OperationError, endpoint: str) -> Finding:
             "set S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY (or each as …_FILE), or for AWS a profile (AWS_PROFILE) of "
             "the daemon's user, or run where a role is attached"
         )
+    elif error.code == "ProxyError":
+        todo = "start that proxy, or correct S3_PROXY_URL; a daemon waits for it"
     elif error.status is None:
         todo = (
             f"start it; or is {endpoint} not where it is (S3_ENDPOINT_URL, DNS, firewall, proxy)? A daemon waits for it"

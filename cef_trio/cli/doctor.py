@@ -10,7 +10,7 @@ import argparse
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -53,16 +53,24 @@ from cef_trio.cli.probes import (
     stream_facts,
     try_upload,
     utc_now,
+    watch_folders,
 )
 from cef_trio.cli.redis_session import run_cancellable
-from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_config
+from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_config, s3_proxy
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.media import ffprobe
 from cef_trio.observability import configure
 from cef_trio.resilience import SingleAttempt
 from cef_trio.s3 import S3Client, network_transport
-from cef_trio.settings import STAND_INS, Settings, SettingsError, load_settings, secret_values, world_readable_secrets
+from cef_trio.settings import (
+    STAND_INS,
+    Settings,
+    SettingsError,
+    load_settings,
+    secret_values,
+    world_readable_secrets,
+)
 
 CHECK_SECONDS: Final = 30.0
 """How long one check may take."""
@@ -179,27 +187,30 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
         )
         return
     service = find_installed_service()
-    look = partial(
-        folder_facts,
-        settings.watch_dir,
-        settings.watch_patterns,
-        settings.watch_exclude,
-        link_roots=settings.watch_link_roots,
-        least_bytes=settings.watch_min_size_bytes,
-    )
-    try:
-        facts = await look(service=service if service is not None and os.geteuid() == 0 else None)
-    except NoSuchUserError as error:
-        add_finding(problem("watch folder", str(error), "correct User= of the unit, or create that user"))
-        return
-    for finding in judge_folder(facts):
-        add_finding(finding)
+    as_service = service if service is not None and os.geteuid() == 0 else None
+    folders = await watch_folders(settings.watch_dir)
+    for folder in folders:
+        try:
+            facts = await folder_facts(
+                folder,
+                settings.watch_patterns,
+                settings.watch_exclude,
+                link_roots=settings.watch_link_roots,
+                least_bytes=settings.watch_min_size_bytes,
+                service=as_service,
+            )
+        except NoSuchUserError as error:
+            add_finding(problem("watch folder", str(error), "correct User= of the unit, or create that user"))
+            return
+        for finding in judge_folder(facts):
+            add_finding(finding if len(folders) == 1 else replace(finding, says=f"{folder}: {finding.says}"))
 
 
 async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFinding) -> None:
     async with checkpoint_store(settings, owner.name, SingleAttempt()) as store:
         address = str(parse_address(settings.redis_url.get_secret_value()))
-        folder = None if settings.watch_dir == STAND_INS["watch_dir"] else settings.watch_dir
+        is_here = settings.watch_dir != STAND_INS["watch_dir"]
+        folder = (await watch_folders(settings.watch_dir))[0] if is_here else None
         try:
             await store.ping()
             for finding in judge_redis(await store.info(), address):
@@ -233,6 +244,10 @@ async def _check_s3(settings: Settings, owner: str, add_finding: AddFinding) -> 
             )
         except S3OperationError as error:
             add_finding(judge_s3_failure(error, settings.s3_endpoint_url or f"AWS, {settings.s3_region_name}"))
+        proxy = s3_proxy(settings)
+        if proxy is not None and clock.has_response:
+            way = "tunnels (CONNECT)" if proxy.tunnels else "requests in plain http"
+            add_finding(ok("proxy", f"S3 is reached through {proxy.name} by {way} (S3_PROXY_URL)"))
         if not clock.has_response:
             return  # no response: further requests would fail too
         add_finding(judge_clock(clock.skew_seconds))

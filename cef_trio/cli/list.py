@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sort", choices=sorts, default="activity", metavar="KEY", help=f"order: {', '.join(sorts)} (activity)"
     )
     parser.add_argument("--reverse", action="store_true", help="in reverse order: the latest or largest first")
+    parser.add_argument("--keys", action="store_true", help="show the key of each object in S3 too")
     parser.add_argument(
         "--limit", type=_number, metavar="N", help="at most N streams: the latest, the largest, or the first by name"
     )
@@ -88,7 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
     if selection.since and selection.before and selection.since >= selection.before:
         raise SettingsError(["--since must be before --older-than: no stream can match both"])
     folder = _watch_folder(settings)
-    return run_on_redis(settings, lambda context: list_streams(context, selection, folder, as_json=arguments.json))
+    return run_on_redis(
+        settings,
+        lambda context: list_streams(context, selection, folder, keys=arguments.keys, as_json=arguments.json),
+    )
 
 
 def _number(text: str) -> int:
@@ -103,9 +107,12 @@ def _watch_folder(settings: Settings) -> str | None:
 
 
 async def list_streams(
-    context: RedisContext, selection: Selection, folder: str | None = None, *, as_json: bool
+    context: RedisContext, selection: Selection, folder: str | None = None, *, keys: bool = False, as_json: bool
 ) -> ExitCode:
-    """Print the streams, each with its error, if any; ``folder``: the watch folder, if the settings have it."""
+    """Print the streams, each with its error, if any; ``folder``: the watch folder, if the settings have it.
+
+    ``keys``: with the keys of their objects, which a JSON document always has.
+    """
     listed = await read_streams(context, selection, folder)
     unreadable = context.store.unreadable
     if as_json:
@@ -120,7 +127,8 @@ async def list_streams(
         return ExitCode.DONE
     out, now = output.console(), context.utc_now()
     if listed.streams:
-        out.print(output.table(_COLUMNS, [_row(one, now, listed.folders) for one in listed.streams]))
+        columns = (*_COLUMNS, *((Column("object", flexible=True),) if keys else ()))
+        out.print(output.table(columns, [_row(one, now, listed.folders, keys=keys) for one in listed.streams]))
     else:
         out.print(f"No {selection.state.value} streams." if selection.state else "No streams.")
     if listed.left_out and out.is_terminal:
@@ -177,7 +185,7 @@ _COLUMNS: Final = (
 )
 
 
-def _row(one: StreamSummary, now: datetime, folders: Collection[str]) -> Row:
+def _row(one: StreamSummary, now: datetime, folders: Collection[str], *, keys: bool) -> Row:
     note = one.meta.failure_reason or (f"BROKEN: {one.meta.broken}" if one.meta.broken else None)
     return Row(
         (
@@ -186,6 +194,7 @@ def _row(one: StreamSummary, now: datetime, folders: Collection[str]) -> Row:
             output.size(one.meta.total_bytes_sent),
             output.duration((now - one.meta.last_activity_at_utc).total_seconds()),
             output.safe(relative_path(one.meta.current_path, folders)),
+            *((output.safe(one.meta.s3_key_prefix),) if keys else ()),
         ),
         note=output.safe(note) if note else None,
     )

@@ -36,6 +36,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "verify": "read a whole object and compare it with everything on record",
     "gc": "abort the uploads under our prefix that no stream owns",
     "doctor": "check everything that a daemon needs, and show remedies",
+    "completion": "print the completion script of a shell: bash, zsh or fish",
     "health": "check whether the daemon on this machine is healthy; for a container's HEALTHCHECK",
 }
 """Each command and its line in ``--help``. ``cef_trio.cli.<command>`` has its ``add_arguments(parser)`` and its

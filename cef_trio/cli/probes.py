@@ -36,6 +36,7 @@ from cef_trio.http import parse_http_date
 from cef_trio.observability import read_fleet
 from cef_trio.resilience import run_in_thread, shielded
 from cef_trio.s3 import BytesSource, ChecksumAlgorithm, S3Client
+from cef_trio.settings import split_watch_dir
 from cef_trio.upload import KeyTemplate, Ownership
 from cef_trio.watch import WatchScope, scan_now
 
@@ -57,6 +58,11 @@ _SAMPLED: Final = 2000
 
 class NoSuchUserError(CefMp4ProcessorError):
     """The user of the installed service does not exist, or could not be asked."""
+
+
+async def watch_folders(watch_dir: Path) -> tuple[Path, ...]:
+    """Return the folders of ``WATCH_DIR``."""
+    return await run_in_thread(partial(split_watch_dir, watch_dir), abandon_on_cancel=True)
 
 
 async def folder_facts(

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -27,7 +28,7 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.files import Disk, KernelDisk
 from cef_trio.resilience import run_in_thread
 from cef_trio.s3 import S3Client
-from cef_trio.settings import Settings
+from cef_trio.settings import Settings, split_watch_dir
 from cef_trio.upload import HeldLease, KeyTemplate, Ownership, hold_lease, known_part_size
 
 _FOLDER_SECONDS: Final = 2.0
@@ -106,10 +107,15 @@ async def _ownership(disk: Disk, watch_folder: Path) -> Ownership:
     resolved = watch_folder
     with trio.move_on_after(_FOLDER_SECONDS):
         # May be abandoned: it only reads, and the mount of the folder may hang.
-        resolved = await run_in_thread(watch_folder.resolve, abandon_on_cancel=True)
+        resolved = await run_in_thread(partial(_first_folder, watch_folder), abandon_on_cancel=True)
     await ownership.determine(disk, os.fspath(resolved))
     there = ownership.owner is not None and ownership.owner.mount is not None
     return ownership if there else Ownership()
+
+
+def _first_folder(watch_dir: Path) -> Path:
+    """Return the folder whose location is recorded with each stream. Blocks."""
+    return split_watch_dir(watch_dir)[0].resolve()
 
 
 def command_lease(ttl_seconds: float) -> Lease:

@@ -62,10 +62,18 @@ from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
 from cef_trio.daemon.watch_folder import enter_watch_folder
 from cef_trio.daemon.wiring import open_services
 from cef_trio.exit_codes import ExitCode
-from cef_trio.observability import Redactor, Waiting, lost_lines, recent_lines
+from cef_trio.observability import Redactor, Waiting, lost_lines, recent_lines_of
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
-from cef_trio.upload import IdleChecker, RiskObserver, Services, StreamSupervisor, WaitingReport, abort_orphan_uploads
+from cef_trio.upload import (
+    IdleChecker,
+    RiskObserver,
+    Services,
+    StreamSupervisor,
+    WaitingReport,
+    abort_orphan_uploads,
+    survey_disks,
+)
 from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, WatchScope
 
 log = structlog.get_logger(__name__)
@@ -175,7 +183,8 @@ async def run_daemon(
     shutdown.on_drain.append(notifier.stopping)
     notifier.status("waiting for Redis and S3")
     log.info("daemon_starting", version=__version__, pid=os.getpid(), **without_secrets(settings))
-    warn_of_unused_proxy()
+    if settings.s3_proxy_url is None:
+        warn_of_unused_proxy()
     trio.socket.set_custom_hostname_resolver(ThreadedResolver())
     exit_code, unsaved = ExitCode.DONE, set[str]()
     with _running_watchdog(shutdown, watchdog) as running_watchdog:
@@ -225,10 +234,10 @@ async def _run_root(
         await root.start(_listen_for_signals, shutdown, reloader, watchdog)
         status = DaemonSource(
             services,
-            os.fspath(settings.watch_dir),
+            services.rules.described_folders,
             lambda: shutdown.signals > 0,
             Redactor(secret_values(settings)).text,
-            recent_lines,
+            recent_lines_of,
         )
         watchdog.unsaved = lambda: services.shutdown_flush.unsaved | _live_ids(status)
         try:
@@ -319,7 +328,7 @@ async def serve(
 
 def _scope(settings: Settings) -> WatchScope:
     return WatchScope.of(
-        os.fspath(settings.watch_dir),
+        map(os.fspath, settings.watch_dirs),
         settings.watch_patterns,
         settings.watch_exclude,
         map(os.fspath, settings.watch_link_roots),
@@ -360,11 +369,12 @@ async def _run_intake(
     async with trio.open_nursery() as intake:
         await tasks.start(intake, lambda: tasks.watch(intake, watcher))
         intake.start_soon(status.run)
+        intake.start_soon(survey_disks, services, [folder])
         intake.start_soon(tasks.upgrade.keep_moving)
         status.watcher = IntakeTask(watcher, settings.rescan_seconds)
         status.checker = IntakeTask(tasks.idle_checker, tasks.idle_checker.period_seconds)
         daemon = RunningDaemon(services, tasks.supervisor, watcher, tasks.idle_checker, tasks.risks, shutdown)
-        log.info("daemon_started", watch_dir=folder)
+        log.info("daemon_started", watch_dir=services.rules.described_folders)
         notifier.ready(daemon.describe())
         intake.start_soon(notifier.watch, daemon.heartbeats, daemon.describe)
         task_status.started(daemon)

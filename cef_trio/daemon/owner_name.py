@@ -29,7 +29,7 @@ import trio
 from cef_trio.daemon.machine import machine_id
 from cef_trio.files import RECENT, lasting_id
 from cef_trio.resilience import run_in_thread
-from cef_trio.settings import STAND_INS, Settings, SettingsError, is_owner_name
+from cef_trio.settings import STAND_INS, Settings, SettingsError, is_owner_name, split_watch_dir
 
 _HEX_DIGITS: Final = 12
 _UNKNOWN: Final = (
@@ -111,7 +111,8 @@ def owner_of(settings: Settings) -> OwnerName:
 
 def _file_system(settings: Settings) -> str | None:
     try:
-        return lasting_id(settings.watch_dir)
+        # Of several folders the first one's: the name must not depend on which of them are mounted.
+        return lasting_id(split_watch_dir(settings.watch_dir)[0])
     except OSError:
         return None
 

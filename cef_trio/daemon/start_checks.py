@@ -42,10 +42,10 @@ def warn_of_world_readable_secrets(env_file: Path | None) -> None:
 
 
 def warn_of_unused_proxy() -> None:
-    """Log a warning if the environment names a proxy: proxies are not used."""
+    """Log a warning if the environment names a proxy: only ``S3_PROXY_URL`` and ``WEBHOOK_PROXY_URL`` are used."""
     names = sorted(name for name in os.environ if name.lower() in _PROXY_VARIABLES and os.environ[name])
     if names:
-        log.warning("http_proxy_not_used", variables=names)
+        log.warning("http_proxy_not_used", variables=names, todo="set S3_PROXY_URL if S3 is reached through it only")
 
 
 async def warn_of_shared_folder(services: Services) -> None:

@@ -126,7 +126,7 @@ class Upgrade:
 
     def _remembered(self, counts: tuple[int, ...]) -> str:
         """Return what is remembered of what was left: its numbers, and for which place of our folder."""
-        ours = f"{self._services.ownership.owner}\0{self._services.rules.watch_folder}"
+        ours = f"{self._services.ownership.owner}\0{self._services.rules.described_folders}"
         place = hashlib.sha256(ours.encode(errors="surrogateescape")).hexdigest()[:16]
         return f"{' '.join(map(str, counts))} {place}"
 

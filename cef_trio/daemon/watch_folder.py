@@ -14,7 +14,7 @@ import errno
 import fcntl
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -44,10 +44,10 @@ class WatchFolderBusyError(CefMp4ProcessorError):
 
 @dataclass(frozen=True, slots=True)
 class _Entered:
-    """The settings with the watch folder's links resolved, and the descriptor that holds its lock."""
+    """The settings with the watch folders' links resolved, and the descriptors that hold their locks."""
 
     settings: Settings
-    descriptor: int
+    descriptors: tuple[int, ...]
 
 
 @asynccontextmanager
@@ -73,7 +73,7 @@ async def enter_watch_folder(
         yield entered.settings
     finally:
         with shielded(_UNLOCK_SECONDS, saving="watch folder's lock"):
-            await run_in_thread(partial(os.close, entered.descriptor), abandon_on_cancel=True)
+            await run_in_thread(partial(_close, entered.descriptors), abandon_on_cancel=True)
 
 
 async def _enter_in_thread(
@@ -96,7 +96,19 @@ async def _enter_in_thread(
 
 def _enter(settings: Settings) -> _Entered:
     checked = check_folders(settings)
-    return _Entered(checked, _open_locked(checked.watch_dir))
+    descriptors: list[int] = []
+    try:
+        for folder in checked.watch_dirs:
+            descriptors.append(_open_locked(folder))  # noqa: PERF401 - those before a refused one are closed
+    except BaseException:
+        _close(descriptors)
+        raise
+    return _Entered(checked, tuple(descriptors))
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _open_locked(folder: Path) -> int:

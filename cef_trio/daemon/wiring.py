@@ -23,6 +23,7 @@ from cef_trio.daemon.machine import boot_id, machine_id
 from cef_trio.daemon.owner_name import find_owner
 from cef_trio.daemon.redis_store import as_settings_error, checkpoint_store
 from cef_trio.files import KernelDisk, Mounts, WriterState, writer_state
+from cef_trio.http import HttpProxy
 from cef_trio.media import probe
 from cef_trio.observability import Metrics
 from cef_trio.resilience import IDLE_SECONDS, CircuitBreaker, Retrier, RetryPolicy, ServiceRetrier
@@ -200,7 +201,7 @@ def key_template(settings: Settings, owner: str) -> KeyTemplate:
         settings.s3_key_template,
         owner,
         host=settings.instance_id,
-        folders=(str(settings.watch_dir), *map(str, settings.watch_link_roots)),
+        folders=tuple(map(str, (*settings.watch_dirs, *settings.watch_link_roots))),
         zone=ZoneInfo(settings.key_time_zone),
     )
 
@@ -220,6 +221,11 @@ def webhook_client(settings: Settings) -> WebhookClient | None:
             timeout_seconds=settings.webhook_timeout_seconds,
             now=lambda: datetime.now(UTC),
             ca_file=settings.webhook_ca_file,
+            proxy=HttpProxy.of_url(
+                _text(settings.webhook_proxy_url),
+                setting="WEBHOOK_PROXY_URL",
+                tls=settings.on_complete_webhook.get_secret_value().lower().startswith("https:"),
+            ),
         )
 
 
@@ -244,6 +250,7 @@ def _rules(settings: Settings, template: KeyTemplate) -> StreamRules:
         auto_part_size=AutoPartSize() if settings.chunk_size_bytes == "auto" else None,
         endpoint=settings.s3_endpoint_url or f"AWS in {settings.s3_region_name}",
         watch_folder=str(settings.watch_dir),
+        more_folders=tuple(map(str, settings.watch_dirs[1:])),
         watch_patterns=tuple(settings.watch_patterns),
         link_roots=tuple(str(root) for root in settings.watch_link_roots),
         minimum=StartMinimum(age_seconds=settings.watch_min_age_seconds, size_bytes=settings.watch_min_size_bytes),
@@ -270,6 +277,7 @@ def s3_config(settings: Settings, reread_settings: Callable[[], Settings | None]
         checksum=ChecksumMode(settings.s3_checksum),
         payload_signing=PayloadSigning(settings.s3_payload_signing),
         ca_file=settings.s3_ca_file,
+        proxy=s3_proxy(settings),
         connect_timeout_seconds=settings.s3_connect_timeout_seconds,
         read_timeout_seconds=settings.s3_read_timeout_seconds,
         write_timeout_seconds=settings.s3_write_timeout_seconds,
@@ -277,6 +285,13 @@ def s3_config(settings: Settings, reread_settings: Callable[[], Settings | None]
         max_connections=settings.max_concurrent_parts + 8,
         options=settings.object_options,
     )
+
+
+def s3_proxy(settings: Settings) -> HttpProxy | None:
+    """Return the proxy to S3; ``None`` if there is none."""
+    endpoint = settings.s3_endpoint_url
+    uses_tls = endpoint is None or endpoint.lower().startswith("https:")
+    return HttpProxy.of_url(_text(settings.s3_proxy_url), setting="S3_PROXY_URL", tls=uses_tls)
 
 
 def _credentials(

@@ -1,6 +1,8 @@
 """HTTP/1.1 and TLS for S3, webhooks and the servers, independent of what is requested.
 
 Open `tls.py` for certificates and which of them are trusted; `client_transport.py` for the connection pool of clients;
+`proxy.py` for their proxy,
+`tunnel.py` for connecting through it;
 `server_connection.py` for the server side of HTTP/1.1, with h11; `headers.py` for dates and `Retry-After`.
 """
 
@@ -12,12 +14,14 @@ if TYPE_CHECKING:
     from cef_trio.http import tls
     from cef_trio.http.client_transport import HttpTransport
     from cef_trio.http.headers import parse_http_date, parse_retry_after
+    from cef_trio.http.proxy import HttpProxy
     from cef_trio.http.server_connection import HTTPRequest, NotHttpError, ServerConnection
 else:
     __getattr__ = lazy_door(__name__)
 
 __all__ = [
     "HTTPRequest",
+    "HttpProxy",
     "HttpTransport",
     "NotHttpError",
     "ServerConnection",

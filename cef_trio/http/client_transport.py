@@ -1,7 +1,7 @@
 """A transport of httpx whose connections can be renewed and whose certificates are reloaded.
 
 httpx's own transport supports neither: its pool is private and its TLS context is created once. This one uses
-httpcore's pool through public interfaces only. HTTP/1.1, no proxy, no retries.
+httpcore's pool through public interfaces only. HTTP/1.1, no retries, a proxy only if one is given (``tunnel.py``).
 
 - :meth:`HttpTransport.renew_connections`: one address may lead to several backends, and a kept-alive connection stays
   with its backend even if that is down. Requests that start after a renewal use new connections.
@@ -15,15 +15,18 @@ headers and the return of :meth:`HttpTransport.handle_async_request`.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, cast
 
 import httpcore
 import httpx
 
+from cef_trio.http.proxy import HttpProxy
 from cef_trio.http.tls import TrustedCertificates
+from cef_trio.http.tunnel import connect_through
 
 _EXCEPTIONS: Final[Mapping[type[Exception], type[httpx.TransportError]]] = MappingProxyType(
     {
@@ -50,7 +53,7 @@ class HttpTransport(httpx.AsyncBaseTransport):
     """A connection pool for httpx.
 
     ``trusted`` verifies TLS servers; ``None`` if no connection uses TLS. ``keepalive_seconds`` is how long a connection
-    may be idle. ``backend`` replaces the real network in tests.
+    may be idle. ``proxy`` is used for all requests. ``backend`` replaces the real network in tests.
     """
 
     def __init__(
@@ -59,9 +62,11 @@ class HttpTransport(httpx.AsyncBaseTransport):
         *,
         max_connections: int,
         keepalive_seconds: float,
+        proxy: HttpProxy | None = None,
         backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
-        self._backend = _Backend(httpcore.TrioBackend() if backend is None else backend, trusted)
+        self._backend = _Backend(httpcore.TrioBackend() if backend is None else backend, trusted, proxy)
+        self._proxy = proxy
         self._max_connections = max_connections
         self._keepalive_seconds = keepalive_seconds
         self._pool = self._new_pool()
@@ -80,17 +85,22 @@ class HttpTransport(httpx.AsyncBaseTransport):
             httpx.TransportError: no response was received.
         """
         await self._close_idle_retired()
+        url = httpcore.URL(
+            scheme=request.url.raw_scheme,
+            host=request.url.raw_host,
+            port=request.url.port,
+            target=request.extensions.get("target", request.url.raw_path),
+        )
+        headers, extensions = request.headers.raw, dict(request.extensions)
+        if self._proxy is not None and not self._proxy.tunnels:
+            extensions["target"] = bytes(url)  # in absolute form
+            headers = [*headers, *self._proxy.headers]
         sent = httpcore.Request(
             method=request.method,
-            url=httpcore.URL(
-                scheme=request.url.raw_scheme,
-                host=request.url.raw_host,
-                port=request.url.port,
-                target=request.url.raw_path,
-            ),
-            headers=request.headers.raw,
+            url=url,
+            headers=headers,
             content=cast("AsyncIterable[bytes]", request.stream),
-            extensions=request.extensions,
+            extensions=extensions,
         )
         with _map_errors():
             response = await self._pool.handle_async_request(sent)
@@ -144,12 +154,28 @@ class _Body(httpx.AsyncByteStream):
 class _Backend(httpcore.AsyncNetworkBackend):
     """Opens connections that use the current certificates when TLS starts."""
 
-    def __init__(self, backend: httpcore.AsyncNetworkBackend, trusted: TrustedCertificates | None) -> None:
+    def __init__(
+        self, backend: httpcore.AsyncNetworkBackend, trusted: TrustedCertificates | None, proxy: HttpProxy | None
+    ) -> None:
         self._backend = backend
         self._trusted = trusted
+        self._proxy = proxy
 
-    async def connect_tcp(self, *given: Any, **named: Any) -> httpcore.AsyncNetworkStream:
-        stream = await self._backend.connect_tcp(*given, **named)
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        connect = partial(
+            self._backend.connect_tcp, timeout=timeout, local_address=local_address, socket_options=socket_options
+        )
+        if self._proxy is None:
+            stream = await connect(host, port)
+        else:
+            stream = await connect_through(self._proxy, connect, host, port, timeout)
         return stream if self._trusted is None else _TlsCapableStream(stream, self._trusted)
 
 

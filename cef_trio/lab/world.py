@@ -71,6 +71,7 @@ from cef_trio.s3.signing import Credentials
 from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, InProcessTransport, S3Endpoint
 from cef_trio.settings.after_upload import KEEP_RECORDING
 from cef_trio.settings.object_options import DEFAULT_CONTENT_TYPE, ObjectOptions
+from cef_trio.settings.watch_exclude import Exclusion
 from cef_trio.upload.object_key import KeyTemplate, metadata_key
 from cef_trio.upload.observer import Observer
 from cef_trio.upload.ownership import Ownership
@@ -79,6 +80,7 @@ from cef_trio.upload.services import Services, StreamRules
 from cef_trio.upload.start_minimum import StartMinimum
 from cef_trio.upload.supervisor import StreamSupervisor
 from cef_trio.watch.events import Closed, Gone, Moved, Scanned, Seen
+from cef_trio.watch.patterns import WatchScope
 from cef_trio.watch.watcher import Watcher
 from cef_trio.webhook.client import WebhookClient
 
@@ -201,6 +203,8 @@ class World:
         self.auto_part_size: AutoPartSize | None = None
         self.equal_parts = False
         self.minimum = StartMinimum()
+        self.watched_below: tuple[str, ...] = ()
+        """The folders in the watch folder that are watched instead of it, as if ``WATCH_DIR`` named them."""
         self.random = Random(seed)  # noqa: S311 - to be repeated, not secret
         self.endpoint = owner.cloud.endpoint if owner is not None else make_endpoint(self.random, seed)
         self.store = owner.store() if owner is not None else _make_store()
@@ -518,7 +522,7 @@ class World:
         acknowledgements = acknowledgements or self.acknowledgements
         self.life = life = life or Life()
         random = Random(self.random.getrandbits(64))  # noqa: S311 - as above
-        template = KeyTemplate(self.key_template, folders=(str(host.watch_folder),))
+        template = KeyTemplate(self.key_template, folders=self._roots(host))
         config = S3Config(
             bucket=self.bucket,
             credentials=StaticCredentials(Credentials(DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY)),
@@ -582,7 +586,8 @@ class World:
                     equal_parts=self.equal_parts,
                     auto_part_size=self.auto_part_size,
                     endpoint=self.s3_name,
-                    watch_folder=str(host.watch_folder),
+                    watch_folder=self._roots(host)[0],
+                    more_folders=self._roots(host)[1:],
                     minimum=self.minimum,
                     rescan_seconds=self.rescan_seconds,
                 ),
@@ -595,6 +600,9 @@ class World:
                 owner_claim=self._claim(lease, host, life),
                 ownership=Ownership(host.machine),
             )
+
+    def _roots(self, host: Host) -> tuple[str, ...]:
+        return tuple(str(host.watch_folder / name) for name in self.watched_below or ("",))
 
     def _claim(self, lease: Lease, host: Host, life: Life) -> OwnerClaim | None:
         owner = self.owner
@@ -757,13 +765,14 @@ class WorldDaemon:
 
             self.services.scans.request_scan = scan_soon
             return
-        kernel, host = self.world.kernel, self._host
+        kernel, host, rules = self.world.kernel, self._host, self.services.rules
+        scope = WatchScope(rules.watch_folders, _is_recording, Exclusion(()))
         watcher = Watcher(
-            self.services.rules.watch_folder,
-            _is_recording,
+            rules.watch_folder,
+            scope,
             tasks.supervisor,
             rescan_seconds=self.world.rescan_seconds,
-            reader=InlineReader(_is_recording, partial(kernel.intercepting, host)),
+            reader=InlineReader(scope, partial(kernel.intercepting, host)),
             open_inotify=cast(
                 "Callable[[], AbstractContextManager[INotify]]", partial(kernel.queues.open, host.real, host.name)
             ),

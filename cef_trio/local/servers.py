@@ -56,6 +56,7 @@ class LocalServers:
             "s3_bucket_name": BUCKET,
             "s3_region_name": DEFAULT_REGION,
             "s3_addressing": "path",
+            "s3_proxy_url": None,
             # Settings for another bucket; the embedded endpoint has no ACLs, and no restore from archive classes.
             "s3_storage_class": None,
             "s3_acl": None,

@@ -51,17 +51,18 @@ if TYPE_CHECKING:
         configure_for,
         flush,
         lost_lines,
-        recent_lines,
+        recent_lines_of,
         set_level,
     )
     from cef_trio.observability.metric_labels import FreedBy, StreamState, WebhookOutcome
-    from cef_trio.observability.metrics import Metrics
+    from cef_trio.observability.metrics import DiskUse, Metrics
     from cef_trio.observability.recent_lines import LogLine
     from cef_trio.observability.redis_survey import survey_redis
     from cef_trio.observability.snapshot import (
         OUTAGE_ADVICE,
         LimiterUse,
         PastOutage,
+        ProbeCounts,
         ServiceOutage,
         Snapshot,
         StreamActivity,
@@ -79,6 +80,7 @@ __all__ = [
     "RATE_WINDOW",
     "SENTENCES",
     "DaemonReport",
+    "DiskUse",
     "Facts",
     "FirstSeenTimes",
     "Fleet",
@@ -93,6 +95,7 @@ __all__ = [
     "PartRun",
     "PartState",
     "PastOutage",
+    "ProbeCounts",
     "Reason",
     "Redactor",
     "Risk",
@@ -123,7 +126,7 @@ __all__ = [
     "logs",
     "lost_lines",
     "read_fleet",
-    "recent_lines",
+    "recent_lines_of",
     "rounded",
     "runs_of",
     "set_level",

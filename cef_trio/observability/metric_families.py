@@ -34,11 +34,17 @@ class Family:
     buckets: tuple[float, ...] = ()
 
     @property
+    def is_read(self) -> bool:
+        """Whether its value is read at each scrape, and not kept."""
+        return self.kind is Kind.GAUGE or self.short_name in _READ_COUNTERS
+
+    @property
     def name(self) -> str:
         """The whole name."""
         return PREFIX + self.short_name
 
 
+_READ_COUNTERS: Final = frozenset({"log_lines_lost_total", "probes_total", "probe_failures_total"})
 _CALL: Final = ("service", "operation", "error")
 
 FAMILIES: Final = (
@@ -128,6 +134,46 @@ FAMILIES: Final = (
         ("risk",),
     ),
     Family(
+        "recordings_at_risk",
+        Kind.GAUGE,
+        "Recordings whose bytes are in bytes_at_risk, by cause. Absent while nothing is at risk for that cause.",
+        ("risk",),
+    ),
+    Family(
+        "ready",
+        Kind.GAUGE,
+        "Whether nothing is at risk, S3 and Redis are up, and the daemon is neither starting nor stopping, as /readyz.",
+    ),
+    Family(
+        "failed_recordings",
+        Kind.GAUGE,
+        "Recordings in the folder whose streams failed for good, and were neither retried nor let go.",
+    ),
+    Family(
+        "last_part_timestamp_seconds",
+        Kind.GAUGE,
+        "Unix time when S3 last acknowledged a part; absent until this process has sent one.",
+    ),
+    Family(
+        "last_completion_timestamp_seconds",
+        Kind.GAUGE,
+        "Unix time when a recording was last completed; absent until this process has completed one.",
+    ),
+    Family("probes_total", Kind.COUNTER, "Probes of a service: in an outage, and while it is idle.", ("service",)),
+    Family("probe_failures_total", Kind.COUNTER, "Probes of a service that failed.", ("service",)),
+    Family(
+        "watch_disk_free_bytes",
+        Kind.GAUGE,
+        "Free space of the file system of a watched folder; absent while it cannot be measured.",
+        ("folder",),
+    ),
+    Family(
+        "watch_disk_size_bytes",
+        Kind.GAUGE,
+        "Size of the file system of a watched folder; absent while it cannot be measured.",
+        ("folder",),
+    ),
+    Family(
         "optional_calls_failing",
         Kind.GAUGE,
         "Kinds of optional S3 calls that currently fail, such as listing open uploads or parts.",
@@ -199,6 +245,16 @@ FAMILIES: Final = (
     ),
 )
 
+PROCESS: Final = {
+    "process_cpu_seconds_total": "CPU time, user and system.",
+    "process_max_fds": "Limit on open file descriptors.",
+    "process_open_fds": "Open file descriptors.",
+    "process_resident_memory_bytes": "Resident memory.",
+    "process_start_time_seconds": "Unix time of the start.",
+    "process_virtual_memory_bytes": "Virtual memory.",
+}
+"""What prometheus_client exposes of the process on Linux, under the names of all Prometheus clients."""
+
 BY_NAME: Final = {family.short_name: family for family in FAMILIES}
 
 
@@ -217,6 +273,7 @@ LABELS: Final = {
     "state": _listed(StreamState),
     "set": _listed(StreamSet),
     "cause": _listed(FreedBy),
+    "folder": "a watched folder (`WATCH_DIR`)",
     "limiter": _listed(["streams", "parts"]),
     "minimum": _listed(["size", "age"]),
     "version": "of cef-trio",
@@ -243,6 +300,12 @@ def metrics_md() -> str:
         labels = ", ".join(f"`{label}`" for label in family.labels)
         lines.append(f"| `{family.name}` | {family.kind.value} | {labels} | {family.help} |")
     lines += [
+        "",
+        "## The process",
+        "",
+        "| metric | meaning |",
+        "|---|---|",
+        *(f"| `{name}` | {meaning} |" for name, meaning in PROCESS.items()),
         "",
         "## Labels",
         "",

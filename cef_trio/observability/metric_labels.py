@@ -43,6 +43,7 @@ _NETWORK: Final = frozenset(
         "ConnectTimeout",
         "LocalProtocolError",
         "PoolTimeout",
+        "ProxyError",
         "ReadError",
         "ReadTimeout",
         "RemoteProtocolError",

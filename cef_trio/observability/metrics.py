@@ -11,15 +11,17 @@ Names follow https://prometheus.io/docs/practices/naming/. ``metric_families.py`
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import trio
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cef_trio import __version__
+from cef_trio.observability.at_risk import Risk, State
 from cef_trio.observability.metric_families import BY_NAME, FAMILIES, Family, Kind
 from cef_trio.observability.metric_labels import OUTCOMES, REASONS, FreedBy, WebhookOutcome, error_label
 from cef_trio.observability.snapshot import RedisSurvey, Snapshot
@@ -27,6 +29,14 @@ from cef_trio.resilience import FailedAttempt, is_transient, stall
 
 TakeSnapshot = Callable[[], Snapshot]
 PeriodicTask = Literal["watcher", "idle_checker"]
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    """The space of a watched file system."""
+
+    free_bytes: int
+    size_bytes: int
 
 
 class Metrics:
@@ -42,6 +52,11 @@ class Metrics:
         self._last_runs: dict[str, Callable[[], float]] = {}
         self._numbers: dict[str, Callable[[], int]] = {}
         """Sources of gauges without labels, for what is configured."""
+        self.disks: Mapping[str, DiskUse] = {}
+        """By watched folder, as last measured (``upload/disk_survey.py``)."""
+        self.last_part_at: float | None = None
+        """When S3 last acknowledged a part, by ``trio.current_time()``."""
+        self.last_completion_at: float | None = None
         self._lost_log_lines: Callable[[], int] = lambda: 0
         self._uploaded_bytes = self._counter("uploaded_bytes_total")
         self._uploaded_parts = self._counter("uploaded_parts_total")
@@ -67,13 +82,15 @@ class Metrics:
             self._freed.labels(cause)
         for outcome in WebhookOutcome:
             self._webhook_attempts.labels(outcome)
-        self.registry.register(_Gauges(self))
+        self.registry.register(_Read(self))
+        ProcessCollector(registry=self.registry)
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
     def part_uploaded(self, size_bytes: int, seconds: float) -> None:
         """Count a part that S3 acknowledged ``seconds`` after its first attempt."""
         stall.progressed()
+        self.last_part_at = trio.current_time()
         self._uploaded_parts.inc()
         self._uploaded_bytes.inc(size_bytes)
         self._part_upload.observe(seconds)
@@ -97,6 +114,8 @@ class Metrics:
     def stream_ended(self, outcome: str) -> None:
         """Count a stream's task that ended; ``outcome`` is one of ``metric_labels.OUTCOMES``."""
         self._streams_ended.labels(outcome).inc()
+        if outcome == "completed":
+            self.last_completion_at = trio.current_time()
 
     def stream_failed(self, reason: str) -> None:
         """Count a failed stream; ``reason`` is one of ``metric_labels.REASONS``."""
@@ -144,13 +163,12 @@ class Metrics:
         """Set the source of the number of lost log lines of this process."""
         self._lost_log_lines = lost
 
-    def lost_log_lines(self) -> CounterMetricFamily:
-        """Return the counter of lost log lines."""
-        family = BY_NAME["log_lines_lost_total"]
-        return CounterMetricFamily(family.name, family.help, value=self._lost_log_lines())
+    def read_values(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
+        """Yield ``(name without prefix, label values, value)`` of what is read at a scrape: gauges, some counters."""
+        yield "log_lines_lost_total", (), self._lost_log_lines()
+        yield from self._gauges()
 
-    def gauges(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
-        """Yield ``(name without prefix, label values, value)`` of every known gauge."""
+    def _gauges(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
         yield "build_info", (__version__, platform.python_version(), trio.__version__), 1
         for stream_set, count in self.survey.known_streams.items():
             yield "known_streams", (stream_set.value,), count
@@ -162,9 +180,22 @@ class Metrics:
             yield name, (), last_run()
         for name, number in self._numbers.items():
             yield name, (), number()
+        for folder, disk in self.disks.items():
+            yield "watch_disk_free_bytes", (folder,), disk.free_bytes
+            yield "watch_disk_size_bytes", (folder,), disk.size_bytes
         if self._take_snapshot is None:
             return
-        now = self._take_snapshot()
+        yield from self._of_snapshot(self._take_snapshot())
+
+    def _of_snapshot(self, now: Snapshot) -> Iterator[tuple[str, tuple[str, ...], float]]:
+        yield "ready", (), now.judgement.state is State.READY
+        for name, at in (("part", now.last_part_at), ("completion", now.last_completion_at)):
+            if at is not None:
+                yield f"last_{name}_timestamp_seconds", (), at
+        for service, probes in now.probes.items():
+            yield "probes_total", (service,), probes.made
+            yield "probe_failures_total", (service,), probes.failed
+        yield "failed_recordings", (), now.failed_recordings
         for state, count in now.active_streams.items():
             yield "active_streams", (state.value,), count
         lag = now.lag
@@ -172,9 +203,7 @@ class Metrics:
         yield "lag_seconds", (), lag.seconds(now.at)
         yield "unreadable_records", (), now.unreadable_records
         yield "newer_records", (), now.newer_records
-        for risk in now.risks:
-            yield "bytes_at_risk", (risk.reason.value,), risk.size_bytes
-            yield "at_risk_since_timestamp_seconds", (risk.reason.value,), risk.since
+        yield from _of_risks(now.risks)
         yield "optional_calls_failing", (), now.failing_calls
         for minimum, count in now.below_minimum.items():
             yield "files_below_minimum", (minimum,), count
@@ -197,27 +226,33 @@ class Metrics:
         return Histogram(family.name, family.help, family.labels, buckets=family.buckets, registry=self.registry)
 
 
-class _Gauges(Collector):
-    """The known gauges, in the order of the table, and lost log lines. Reads its values at each scrape."""
+def _of_risks(risks: Iterable[Risk]) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    for risk in risks:
+        yield "bytes_at_risk", (risk.reason.value,), risk.size_bytes
+        yield "recordings_at_risk", (risk.reason.value,), risk.recordings
+        yield "at_risk_since_timestamp_seconds", (risk.reason.value,), risk.since
+
+
+class _Read(Collector):
+    """What is read at each scrape, in the order of the table."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        found = [(family, self._empty(family)) for family in FAMILIES if family.kind is Kind.GAUGE]
-        by_name = {family.short_name: metric for family, metric in found}
-        for name, labels, value in self._metrics.gauges():
-            by_name[name].add_metric(labels, value)
-        return [*(metric for _, metric in found if metric.samples), self._metrics.lost_log_lines()]
+        found = {family.short_name: self._empty(family) for family in FAMILIES if family.is_read}
+        for name, labels, value in self._metrics.read_values():
+            found[name].add_metric(labels, value)
+        return [metric for metric in found.values() if metric.samples]
 
     def describe(self) -> Iterable[Metric]:
-        """Return names only, so that registering reads no gauges."""
-        gauges = (self._empty(family) for family in FAMILIES if family.kind is Kind.GAUGE)
-        return [*gauges, self._metrics.lost_log_lines()]
+        """Return names only, so that registering reads nothing."""
+        return [self._empty(family) for family in FAMILIES if family.is_read]
 
     @staticmethod
-    def _empty(family: Family) -> GaugeMetricFamily:
-        return GaugeMetricFamily(family.name, family.help, labels=family.labels)
+    def _empty(family: Family) -> GaugeMetricFamily | CounterMetricFamily:
+        make = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
+        return make(family.name, family.help, labels=family.labels)
 
 
 class _WithoutCreationTimes(CollectorRegistry):

@@ -120,6 +120,14 @@ class PastOutage:
     probes: int
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeCounts:
+    """Probes of a service since the start."""
+
+    made: int = 0
+    failed: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimiterUse:
     """Use of a capacity limiter."""
@@ -143,6 +151,13 @@ class Snapshot:
     past_outages: tuple[PastOutage, ...] = ()
     """The last ones of this process, oldest first."""
     judgement: Judgement = NOT_JUDGED
+    probes: Mapping[str, ProbeCounts] = field(default_factory=dict)
+    """By service."""
+    last_part_at: float | None = None
+    """When S3 last acknowledged a part of this process; ``None``: none yet."""
+    last_completion_at: float | None = None
+    failed_recordings: int = 0
+    """Recordings in the folder whose streams failed for good."""
     limiters: Mapping[str, LimiterUse] = field(default_factory=dict)
     """``streams`` and ``parts``."""
     upload_limit: int = 0

@@ -8,7 +8,7 @@ is kept, and the reason is logged.
 from __future__ import annotations
 
 import os.path
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,6 +83,19 @@ def object_mismatch(expected: VerifiedFile, etag: str, stored: StoredObject | No
     if not stored.etag:
         return "S3 shows neither a checksum nor an ETag of its object"
     return None if stored.etag == etag else "its object has another ETag than the one that was completed"
+
+
+def root_name(root: str, watch_folders: Sequence[str]) -> str:
+    """Return the folder below that of a move for the recordings of a watch folder; empty if only one is watched.
+
+    It is the watch folder's name, or its path with ``_`` for ``/``, if two have one name.
+    """
+    if len(watch_folders) <= 1:
+        return ""
+    names = [os.path.basename(folder) for folder in watch_folders]  # noqa: PTH119 - a path of any bytes, as it is
+    name = os.path.basename(root)  # noqa: PTH119 - as above
+    is_clear = root in watch_folders and names.count(name) == 1
+    return name if is_clear else root.strip("/").replace("/", "_")
 
 
 def targets(file: VerifiedFile, watch_folder: str, folder: str) -> tuple[str, str]:

@@ -141,7 +141,7 @@ class FreeSpace:
 
     def _folders(self) -> list[str]:
         """Return the folders where to measure: the watch folder, and mount points below it with kept recordings."""
-        return list(dict.fromkeys([self._services.rules.watch_folder, *(self._folder_of(one) for one in self._kept)]))
+        return list(dict.fromkeys([*self._services.rules.watch_folders, *(self._folder_of(one) for one in self._kept)]))
 
     def _folder_of(self, recording: KeptRecording) -> str:
         watched, point = self._services.rules.root_of(recording.path), self._services.mounts.of(recording.path).point

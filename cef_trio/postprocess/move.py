@@ -15,7 +15,7 @@ from cef_trio.exceptions import AfterUploadError, RecordingChangedError
 from cef_trio.files import FileSlice
 from cef_trio.observability import FreedBy
 from cef_trio.postprocess import disposal
-from cef_trio.postprocess.after_upload_rules import VerifiedFile, copy_name, targets
+from cef_trio.postprocess.after_upload_rules import VerifiedFile, copy_name, root_name, targets
 from cef_trio.postprocess.copy_file import Copy
 from cef_trio.postprocess.rename_file import OtherFileSystemError
 from cef_trio.resilience import shielded
@@ -34,12 +34,14 @@ class Move:
         self._disk = services.disk
         self._mounts = services.mounts
         self._metrics = services.metrics
-        self._root_of = services.rules.root_of
+        self._rules = services.rules
         self._folder = folder
 
     async def apply(self, file: VerifiedFile, lease: HeldLease, cause: FreedBy) -> bool:
         """See :class:`~cef_trio.postprocess.after_upload.Action`."""
-        names = targets(file, self._root_of(file.path), self._folder)
+        root = self._rules.root_of(file.path)
+        below = os.path.join(self._folder, root_name(root, self._rules.watch_folders))  # noqa: PTH118 - any bytes
+        names = targets(file, root, below)
         try:
             moved_to = await self._disk.change(partial(disposal.move_now, file, names), path=file.path)
         except OtherFileSystemError:

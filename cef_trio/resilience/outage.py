@@ -189,6 +189,9 @@ class CircuitBreaker:
         self._policy = replace(policy, max_seconds=min(policy.max_seconds, PROBE_MAX_SECONDS))
         self._random = random or Random()  # noqa: S311 - jitter, not a secret
         self._idle_seconds = idle_seconds
+        self.probes = 0
+        """Number of probes since the start, idle ones included."""
+        self.probe_failures = 0
         self._probe_lock = trio.Lock()
         self._write_proved_at = -float("inf")
         """Start time of the last probe whose write succeeded."""
@@ -307,8 +310,12 @@ class CircuitBreaker:
     async def _run_probe(self, kind: ProbeKind) -> None:
         token = _probing.set(True)
         began = trio.current_time()
+        self.probes += 1
         try:
             await self._probe(kind)
+        except CefMp4ProcessorError:
+            self.probe_failures += 1
+            raise
         finally:
             _probing.reset(token)
         self.note_success()

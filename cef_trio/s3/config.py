@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from cef_trio.http import HttpProxy
 from cef_trio.s3.signing import Credentials
 from cef_trio.settings import ObjectOptions
 
@@ -77,6 +78,8 @@ class S3Config:
     payload_signing: PayloadSigning = PayloadSigning.AUTO
     ca_file: Path | None = None
     """A PEM file with the certificates to trust instead of the system's."""
+    proxy: HttpProxy | None = None
+    """The proxy of all requests."""
     connect_timeout_seconds: float = 10.0
     read_timeout_seconds: float = 60.0
     """The longest time without a byte while a response is awaited or read."""

@@ -250,6 +250,7 @@ def error_from_response(
     part_of_200: bool = False,
     cut_off: bool = False,
     foreign: bool = False,
+    via: str = "",
 ) -> S3OperationError:
     """Return the error of a response, with a hint for the operator.
 
@@ -262,13 +263,14 @@ def error_from_response(
         cut_off: the body is incomplete. Without a code the cause is unknown (a wrong clock or a missing permission
             have the same status), so the error is transient.
         foreign: the response is not from the store (``response_origin.py``).
+        via: which proxy the request went through, for the message of a foreign response.
     """
     parsed = ErrorBody() if foreign else parse_error_body(body)
     region = parsed.region or one_line(headers.get("x-amz-bucket-region"))
     incomplete = cut_off and parsed.code is None
     if foreign:
         code = NOT_S3_ANSWER
-        text = f"{code} (HTTP {status}): {describe_foreign(status, headers, body)}"
+        text = f"{code} (HTTP {status}): {describe_foreign(status, headers, body)}{via}"
     else:
         code = UNREADABLE_ANSWER if incomplete else parsed.code or _code_without_body(status, region, key)
         text = f"{code} (HTTP {status})"

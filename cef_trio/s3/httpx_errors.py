@@ -26,6 +26,8 @@ HTTPX_TRANSIENT: Final[Mapping[type[Exception], bool]] = MappingProxyType(
     }
 )
 """Which of httpx's exceptions are transient; the most specific entry counts."""
+PROXY_ERROR: Final = httpx.ProxyError.__name__
+"""The code of an error of the proxy itself."""
 _MAPPED: Final[Mapping[type[Exception], bool]] = MappingProxyType({**HTTPX_TRANSIENT, OSError: True, ValueError: True})
 """Also the exceptions that httpx does not wrap, for malformed responses (encodings, numbers)."""
 
@@ -40,7 +42,9 @@ def map_httpx_errors(make_error: Callable[[str, str, bool], S3OperationError]) -
     except tuple(_MAPPED) as error:
         transient = next((_MAPPED[known] for known in type(error).__mro__ if known in _MAPPED), True)
         refused = tls.explain_refused_certificate(error, ca_setting="S3_CA_FILE", address_setting="S3_ENDPOINT_URL")
-        name, text = type(error).__name__, refused or _message_of(error)
+        # The proxy's own message names it; those of its causes do not.
+        own = str(error) if isinstance(error, httpx.ProxyError) else _message_of(error)
+        name, text = type(error).__name__, refused or own
         ours = make_error(name, f"{name}: {text}" if text else name, transient)
         ours.certificate_refused = refused is not None
         raise ours from error

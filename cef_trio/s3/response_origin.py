@@ -9,9 +9,10 @@ An ``<Error>`` with a code or an ``x-amz-*`` header identifies S3. Without them 
 ============================  =========================================================================================
 response                      foreign if …
 ============================  =========================================================================================
-error to GET, PUT, POST, …    its body is HTML; or it has text that is not an S3 error and no ``x-amz-*`` header; or it
-                              is empty, has no such header, and this store has sent request ids or S3 errors before
-                              (except 405 and 501: some stores respond so to unsupported operations)
+error to GET, PUT, POST, …    its body is HTML, or its status 407; or it has text that is not an S3 error and no
+                              ``x-amz-*`` header; or it is empty, has no such header, and this store has sent request
+                              ids or S3 errors before (except 405 and 501: some stores respond so to unsupported
+                              operations)
 error to HEAD (no body)       it has no ``x-amz-*`` header and this store has sent request ids in responses to HEAD; or
                               its content type is a page of text; or S3 never sends its status (407, 413)
 success                       its body is HTML, or an XML document is required and it is none; or it has no ``x-amz-*``
@@ -38,6 +39,8 @@ NOT_S3_ANSWER: Final = "NotS3Answer"
 _REQUEST_IDS: Final = ("x-amz-request-id", "x-amz-id-2")
 _GATEWAY_PREFIXES: Final = ("x-amz-cf-", "x-amz-apigw-", "x-amzn-")  # CloudFront and API Gateway
 _NEVER_TO_HEAD: Final = frozenset({407, 413})
+_OF_PROXIES: Final = 407
+"""Proxy Authentication Required."""
 _UNSUPPORTED: Final = frozenset({405, 501})
 _NO_CONTENT: Final = 204
 _OK: Final = range(200, 300)
@@ -58,7 +61,7 @@ _CAUSES: Final[Mapping[int, str]] = MappingProxyType(
         403: "a proxy, a firewall or a web server that refuses the request",
         404: "an ingress or a load balancer without a backend for this host, or a wrong S3_ENDPOINT_URL",
         405: "a web server that is not an S3 store; check S3_ENDPOINT_URL",
-        407: "a proxy that requires a log-in; cef-trio uses no proxy",
+        407: "a proxy that requires a log-in: set its user and password in S3_PROXY_URL",
         413: (
             "a proxy's limit for bodies (nginx: client_max_body_size, 1 MiB by default); raise it above the size "
             "of a part, or lower CHUNK_SIZE_BYTES"
@@ -115,7 +118,7 @@ class ResponseOrigin:
             if marked:
                 return False
             return bool(self._sends_ids[True]) or status in _NEVER_TO_HEAD or _has_type(headers, _PAGES)
-        if is_html(headers, body):
+        if is_html(headers, body) or status == _OF_PROXIES:
             return True
         if marked or status in _UNSUPPORTED:
             return False

@@ -1,8 +1,9 @@
 """Send one signed request and read its response; the only caller of httpx for S3.
 
 One table maps httpx's exceptions to :class:`S3OperationError`. Redirects are not followed (S3 redirects for a wrong
-region), proxies and ``.netrc`` of the environment are ignored, and the protocol is HTTP/1.1. The request target is
-passed to httpcore through the ``target`` extension, since ``httpx.URL`` would resolve ``..`` in the signed path.
+region), proxies (but ``S3_PROXY_URL``) and ``.netrc`` of the environment are ignored, and the protocol is HTTP/1.1. The
+request target is passed to httpcore through the ``target`` extension, since ``httpx.URL`` would resolve ``..`` in the
+signed path.
 
 **Cancellation.** After the last byte of a response's headers has been read from the socket, neither httpcore nor httpx
 has a checkpoint at which a cancellation could be raised before ``send(stream=True)`` returns. A response whose headers
@@ -43,7 +44,7 @@ from cef_trio.s3.errors import (
     error_from_response,
     parse_error_body,
 )
-from cef_trio.s3.httpx_errors import map_httpx_errors
+from cef_trio.s3.httpx_errors import PROXY_ERROR, map_httpx_errors
 from cef_trio.s3.response_guard import ResponseGuard
 from cef_trio.s3.response_origin import ResponseOrigin, is_document, is_html
 from cef_trio.s3.signing import Credentials, encode_query, sign
@@ -111,6 +112,7 @@ class Transport:
         self._clock = ServerClock(now)
         self._transport = transport if transport is not None else network_transport(config)
         self._origin = ResponseOrigin()
+        self._via = config.proxy.via if config.proxy is not None else ""
         self._http = httpx.AsyncClient(transport=self._transport, trust_env=False, follow_redirects=False)
 
     async def close(self) -> None:
@@ -256,7 +258,9 @@ class Transport:
     def map_errors(self, request: S3Request, status: int | None = None) -> AbstractContextManager[None]:
         """Return a context that maps httpx's exceptions; also for reading the body of :meth:`open`."""
         return map_httpx_errors(
-            lambda code, text, transient: self.error(request, code, text, transient=transient, status=status)
+            lambda code, text, transient: self.error(
+                request, code, text + (self._via if code != PROXY_ERROR else ""), transient=transient, status=status
+            )
         )
 
     def _check_origin(self, request: S3Request, status: int, headers: Mapping[str, str], body: bytes) -> None:
@@ -367,6 +371,7 @@ class Transport:
             foreign=foreign,
             cut_off=cut_off,
             part_of_200=part_of_200,
+            via=self._via,
         )
 
     def _timeout(self, request: S3Request) -> httpx.Timeout:
@@ -420,6 +425,7 @@ def network_transport(config: S3Config) -> HttpTransport:
         tls.TrustedCertificates("S3_CA_FILE", config.ca_file),
         max_connections=config.max_connections,
         keepalive_seconds=_KEEPALIVE_SECONDS,
+        proxy=config.proxy,
     )
 
 

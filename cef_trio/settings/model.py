@@ -7,13 +7,15 @@ line with the variable, the value (never a secret) and what it takes. ``secret_f
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import socket
 import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_args
@@ -25,6 +27,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     model_validator,
@@ -112,10 +115,13 @@ NamedPath = Annotated[Path, AfterValidator(values.named_path)]
 class Settings(BaseSettings):
     """All settings of the daemon."""
 
+    _more_watch_dirs: tuple[Path, ...] = PrivateAttr(())
+    """The other folders of ``WATCH_DIR``, once they were checked (:func:`check_folders`)."""
+
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True)
 
-    watch_dir: NamedPath
-    """Folder to watch, including its subfolders."""
+    watch_dir: Annotated[NamedPath, AfterValidator(values.watch_dir)]
+    """Folder to watch, including its subfolders; or several, separated by colons: /srv/a:/srv/b."""
     owner_name: Annotated[str, AfterValidator(values.owner_name)] = ""
     """Permanent name of the owner of the recordings, derived from the machine by default; one for a shared folder."""
     watch_patterns: Annotated[tuple[str, ...], NoDecode, BeforeValidator(values.patterns), Field(min_length=1)] = (
@@ -191,6 +197,9 @@ class Settings(BaseSettings):
     """Signing of bodies; auto leaves it out, because checksums protect them, until a store requires it."""
     s3_ca_file: NamedPath | None = None
     """PEM file of certificates to trust instead of the system's."""
+    s3_proxy_url: Annotated[SecretStr, AfterValidator(values.proxy_url)] | None = None
+    """HTTP proxy for all requests to S3, as http://user:password@host:port; empty connects directly, whatever
+    HTTP_PROXY and HTTPS_PROXY are."""
     s3_connect_timeout_seconds: Seconds = 10.0
     """Time limit for connecting to S3."""
     s3_read_timeout_seconds: Seconds = 60.0
@@ -266,6 +275,8 @@ class Settings(BaseSettings):
     """Key of the signature (Standard Webhooks): whsec_ and base64; empty sends no signature."""
     webhook_ca_file: NamedPath | None = None
     """PEM file of certificates to trust for an https webhook instead of the system's."""
+    webhook_proxy_url: Annotated[SecretStr, AfterValidator(values.proxy_url)] | None = None
+    """HTTP proxy for webhooks, as S3_PROXY_URL; empty connects directly."""
     webhook_timeout_seconds: Seconds = 15.0
     """How long the webhook receiver may take to respond."""
     webhook_retry_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24.0
@@ -337,6 +348,11 @@ class Settings(BaseSettings):
         """``AFTER_UPLOAD`` with ``AFTER_UPLOAD_KEEP_DAYS`` and ``MIN_FREE_SPACE``."""
         keep_seconds = self.after_upload_keep_days * 86_400
         return replace(self.after_upload, keep_seconds=keep_seconds, min_free=self.min_free_space)
+
+    @property
+    def watch_dirs(self) -> tuple[Path, ...]:
+        """The watch folders, after :func:`check_folders`; before, ``WATCH_DIR`` as it is."""
+        return (self.watch_dir, *self._more_watch_dirs)
 
     @property
     def object_options(self) -> ObjectOptions:
@@ -414,11 +430,45 @@ def check_folders(settings: Settings) -> Settings:
     Raises:
         SettingsError: a folder is missing, or may not be used.
     """
-    found = _unfit_folder(settings.watch_dir), _unfit_target(settings) or _unfit_disk(settings)
-    if lines := [line for line in found if line]:
-        raise SettingsError(lines)
+    given = split_watch_dir(settings.watch_dir)
+    first, *others = [folder.resolve() for folder in given]
     roots = tuple(root.resolve() for root in settings.watch_link_roots)
-    return settings.model_copy(update={"watch_dir": settings.watch_dir.resolve(), "watch_link_roots": roots})
+    found = settings.model_copy(update={"watch_dir": first, "watch_link_roots": roots})
+    found._more_watch_dirs = tuple(others)  # noqa: SLF001 - of this module's class
+    lines = [_unfit_folder(folder) for folder in given]
+    if not any(lines):
+        lines += _unfit_together(given)
+    lines.append(_unfit_target(found) or _unfit_disk(found))
+    if any(lines):
+        raise SettingsError([line for line in lines if line])
+    return found
+
+
+def split_watch_dir(watch_dir: Path) -> tuple[Path, ...]:
+    """Return the folders of ``WATCH_DIR``: one, if it is an existing folder as a whole, else those between colons.
+
+    Blocks as long as the mount of a folder with a colon does not respond.
+    """
+    text = os.fspath(watch_dir)
+    try:
+        is_one = ":" not in text or watch_dir.is_dir()
+    except OSError:
+        is_one = False
+    found = () if is_one else tuple(Path(part).absolute() for part in text.split(":") if part)
+    return found or (watch_dir,)
+
+
+def _unfit_together(folders: Sequence[Path]) -> list[str]:
+    """Return a line for each two folders that share recordings, by path or by inode (a link, a bind mount)."""
+    lines = []
+    for one, other in combinations(folders, 2):
+        first, second = one.resolve(), other.resolve()
+        if first.samefile(second):
+            lines.append(f"WATCH_DIR names one folder twice, {str(one)!r} and {str(other)!r}: name it once")
+        for outer, inner in ((first, second), (second, first)):
+            if any(outer.samefile(parent) for parent in inner.parents):
+                lines.append(f"WATCH_DIR: {str(inner)!r} is inside {str(outer)!r}, which is watched with all in it")
+    return lines
 
 
 def _validated(env_file: Path | None, unneeded: frozenset[str], overrides: dict[str, Any]) -> Settings:
@@ -452,7 +502,7 @@ def _unfit_target(settings: Settings) -> str | None:
         target = Path(name).resolve()
         nearest = next(folder for folder in (target, *target.parents) if folder.exists())
         watched = [
-            ("WATCH_DIR", settings.watch_dir),
+            *(("WATCH_DIR", folder) for folder in settings.watch_dirs),
             *(("WATCH_LINK_ROOTS", root) for root in settings.watch_link_roots),
         ]
         overlapping = [
@@ -492,7 +542,7 @@ def _unfit_disk(settings: Settings) -> str | None:
         return None
     try:
         nearest = next(folder for folder in (Path(name), *Path(name).parents) if folder.exists())
-        if nearest.stat().st_dev != settings.watch_dir.stat().st_dev:
+        if nearest.stat().st_dev not in {folder.stat().st_dev for folder in settings.watch_dirs}:
             return None
     except OSError as error:
         return f"MIN_FREE_SPACE: the disk of {name!r} cannot be found ({error})"
@@ -563,6 +613,8 @@ def world_readable_secrets(env_file: Path | None) -> list[WorldReadableFile]:
 
 
 def _holds_secret(name: str, value: str) -> bool:
+    if name in {"s3_proxy_url", "webhook_proxy_url"}:
+        return "@" in value
     if name == "redis_url":
         return "@" in value or "password" in value
     return bool(value) and name != "s3_access_key_id"
@@ -577,13 +629,22 @@ def without_secrets(settings: Settings) -> dict[str, Any]:
     return shown
 
 
+_URLS: Final = frozenset({"redis_url", "s3_proxy_url", "webhook_proxy_url"})
+"""Secret settings of which only the password is one: the addresses are shown."""
+
+
 def secret_values(settings: Settings) -> tuple[str, ...]:
-    """Return all secrets that are set, and the passwords of ``REDIS_URL``, for redaction in logs.
+    """Return all secrets that are set, and the passwords of ``REDIS_URL`` and of proxies, for redaction in logs.
 
     A password in a URL is returned both quoted and unquoted. Never raises, even for an invalid ``REDIS_URL``.
     """
-    fields = [name for name, field in Settings.model_fields.items() if is_secret(field) and name != "redis_url"]
+    fields = [name for name, field in Settings.model_fields.items() if is_secret(field) and name not in _URLS]
     found = [value.get_secret_value() for name in fields if (value := getattr(settings, name)) is not None]
+    proxies = [value for value in (settings.s3_proxy_url, settings.webhook_proxy_url) if value is not None]
+    for url in proxies:
+        user, _, proxy_password = url.get_secret_value().partition("://")[2].rpartition("@")[0].partition(":")
+        both = f"{unquote(user)}:{unquote(proxy_password)}"
+        found += [proxy_password, unquote(proxy_password), base64.b64encode(both.encode()).decode() * bool(user)]
     location, _, query = settings.redis_url.get_secret_value().partition("://")[2].partition("?")
     password = location.rpartition("@")[0].partition(":")[2]
     options = [value for name, value in parse_qsl(query) if "password" in name]

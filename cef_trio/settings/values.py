@@ -120,6 +120,13 @@ def patterns(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def watch_dir(value: Path) -> Path:
+    """Check that the first of several watch folders is named: an empty name would be the working directory."""
+    if str(value).startswith(":"):
+        raise ValueError("takes a folder, or several such as /srv/a:/srv/b; the first one has no name")
+    return value
+
+
 def folders(value: object) -> object:
     """Parse a list of absolute paths, separated by colons as in PATH."""
     if not isinstance(value, str):
@@ -276,6 +283,24 @@ def bucket_name(value: str) -> str:
     # Less strict than AWS for new buckets: older ones and other stores allow capitals and underscores.
     if not _BUCKET.fullmatch(value):
         raise ValueError("takes 3 to 63 letters, digits, '.', '-' and '_', with a letter or digit at both ends")
+    return value
+
+
+def proxy_url(value: SecretStr) -> SecretStr:
+    """Check the URL of an HTTP proxy."""
+    url = value.get_secret_value()
+    parts = _http_url(url)
+    if url.lower().startswith("https://"):
+        raise ValueError(
+            "must begin with http://: the proxy itself is spoken to without TLS; to an https server it passes TLS on"
+        )
+    if parts is None or not url.isascii() or not url.isprintable() or re.search(r"[\s?#\\]", url):
+        raise ValueError(
+            "must be a URL such as http://proxy.example.com:3128 or http://user:password@proxy.example.com:3128, with "
+            "other characters than letters, digits, '-', '.', '_' and '~' of user and password as %XX"
+        )
+    if parts.path not in {"", "/"}:
+        raise ValueError("must have nothing after the port, such as http://proxy.example.com:3128")
     return value
 
 

@@ -22,6 +22,7 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
   does not know; `orphan_cleanup.py` for uploads that ended streams left open
 - `ownership_rules.py`, `ownership.py`, `lease_context.py` for other hosts and daemons; `work_division.py` for which
   daemon of a shared folder begins a new file
+- `disk_survey.py` for the free space of the watched disks, as a metric
 - `live_stream.py` for the lag and the silence of a stream; `observer.py`, `risks.py`, `reporter.py` for the daemon's
   snapshot, its risks and its report; `heartbeat.py` for periodic calls to Redis in one round trip; `setting_hints.py`
   for hints in the log
@@ -29,6 +30,7 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
 
 from cef_trio.upload.bucket_change import bucket_changed, endpoint_changed
 from cef_trio.upload.copy_from_previous import ContentMatch
+from cef_trio.upload.disk_survey import survey_disks
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, aborted_because
 from cef_trio.upload.file_triage import FILE_WAS_GONE
 from cef_trio.upload.heartbeat import Heartbeat
@@ -90,4 +92,5 @@ __all__ = [
     "metadata_key",
     "names_a_server",
     "recognize",
+    "survey_disks",
 ]

@@ -12,6 +12,7 @@ from cef_trio.observability import (
     Lag,
     LimiterUse,
     PastOutage,
+    ProbeCounts,
     ServiceOutage,
     Snapshot,
     StreamDetail,
@@ -54,6 +55,13 @@ class Observer:
             outages=outages,
             past_outages=self._past_outages(),
             judgement=self.risks.judgement(),
+            probes={
+                one.service: ProbeCounts(one.probes, one.probe_failures)
+                for one in (services.s3_breaker, services.redis_breaker)
+            },
+            last_part_at=self._unix_time(services.metrics.last_part_at),
+            last_completion_at=self._unix_time(services.metrics.last_completion_at),
+            failed_recordings=len(supervisor.failed_files),
             limiters={"streams": _use(services.stream_slots), "parts": _use(services.part_slots)},
             upload_limit=services.rate_limiter.rate,
             unreadable_records=len(services.store.unreadable.known),
@@ -132,6 +140,9 @@ class Observer:
             requests=dict(progress.requests),
             retries=dict(progress.retries),
         )
+
+    def _unix_time(self, at: float | None) -> float | None:
+        return None if at is None else self.services.unix_time(at)
 
     def _unix(self, lag: Lag) -> Lag:
         return lag if lag.since is None else replace(lag, since=self.services.unix_time(lag.since))

@@ -2,8 +2,8 @@
 
 If Redis loses a completed recording's record, its file looks new, while S3 has the object, with the stream's id in its
 key and metadata, and the metadata JSON beside it. So before a file is sent that has no writer and was last written
-before Redis may have lost something, the objects under our prefix are listed. A key's file name and the size *propose*
-an object; its bytes, compared in one pass over the file, *decide* (``object_match.py``). The record is then restored:
+before Redis may have lost something, the objects under our prefix are listed. A key and the size *propose* an
+object; its bytes, compared in one pass over the file, *decide* (``object_match.py``). The record is then restored:
 as completed if the metadata JSON exists, else as an object whose metadata is still to be written.
 
 An object is only read, never changed or deleted, whichever host uploaded it (promise P9): if two hosts have the same

@@ -1,8 +1,9 @@
 """Adopt uploads that S3 has and Redis does not know, because Redis lost a record or never got it.
 
-At the start, and whenever Redis turns out to have forgotten a stream, the open uploads under our prefix are listed. The
-file name in a key *proposes* a file; the bytes *decide*: an upload is adopted for a file only if at least one of its
-parts equals, byte for byte, a part of that file. An upload that fits no file is left to ``cef-trio gc`` (promise P5).
+At the start, and whenever Redis turns out to have forgotten a stream, the open uploads under our prefix are listed. A
+key *proposes* the files whose key it may be (``object_key.py``); the bytes *decide*: an upload is adopted for a file
+only if at least one of its parts equals, byte for byte, a part of that file. An upload that fits no file is left to
+``cef-trio gc`` (promise P5).
 
 Several files of one name may fit one upload, and a copy has the same bytes, so one task at a time compares. A claimed
 upload, and one of a stream that has a task, is not proposed again, even if Redis has no record of it.
@@ -94,7 +95,7 @@ class OrphanUploads:
         return True
 
     def may_fit(self, path: str) -> bool:
-        """Return whether any upload may be of that file, by its name."""
+        """Return whether any upload may be of that file, by its key."""
         return any(proposal.proposed.fits(path) for proposal in self._proposals)
 
     async def claim(self, path: str, recording: OpenRecording) -> AdoptedUpload | None:

@@ -148,7 +148,7 @@ def make_report(
     return DaemonReport(
         instance=others.reported_as,
         at=now.at,
-        folder=folder,
+        folder=services.rules.described_folders,
         starting=now.judgement.state is State.STARTING,
         risks=now.risks,
         activities={
@@ -210,7 +210,7 @@ class WaitingReport:
         report = DaemonReport(
             instance=self._name,
             at=services.unix_time(now),
-            folder=services.rules.watch_folder,
+            folder=services.rules.described_folders,
             name=services.lease.instance,
             host=socket.gethostname(),
             system=services.lease.host,

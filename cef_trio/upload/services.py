@@ -54,6 +54,8 @@ class StreamRules:
     """The S3 endpoint that is recorded with each stream; empty: not recorded."""
     watch_folder: str = ""
     """The root of all recordings. If it is missing, missing recordings do not count as deleted; empty: not checked."""
+    more_folders: tuple[str, ...] = ()
+    """The other folders of ``WATCH_DIR``, if it names several."""
     link_roots: tuple[str, ...] = ()
     """Folders that links in the watch folder may lead to: the roots of the recordings in them."""
     watch_patterns: tuple[str, ...] = ()
@@ -74,7 +76,17 @@ class StreamRules:
     @property
     def folders(self) -> tuple[str, ...]:
         """All folders that recordings may be in; empty: not known."""
-        return (self.watch_folder, *self.link_roots) if self.watch_folder else ()
+        return (self.watch_folder, *self.more_folders, *self.link_roots) if self.watch_folder else ()
+
+    @property
+    def watch_folders(self) -> tuple[str, ...]:
+        """The folders of ``WATCH_DIR``."""
+        return (self.watch_folder, *self.more_folders)
+
+    @property
+    def described_folders(self) -> str:
+        """The watch folders as ``WATCH_DIR`` names them."""
+        return os.pathsep.join(self.watch_folders)
 
     def root_of(self, path: str) -> str:
         """Return the folder that a recording is in; the watch folder, if it is in none."""
@@ -164,7 +176,7 @@ class Services:
         if owner is None:
             return ""
         place = "" if owner.is_shared else owner.name
-        return work_group(rules.watch_folder, rules.watch_patterns, share_of(owner, rules.watch_folder), place)
+        return work_group(rules.described_folders, rules.watch_patterns, share_of(owner, rules.watch_folder), place)
 
     async def determine_owner(self) -> None:
         """Determine the owner of the watch folder."""

@@ -71,9 +71,11 @@ class Kernel(Protocol):
 class FolderWatches:
     """Map of watches to folders. :meth:`add` runs in a worker thread, everything else in the trio thread."""
 
-    def __init__(self, kernel: Kernel, root: str) -> None:
+    def __init__(self, kernel: Kernel, root: str, *more_roots: str) -> None:
         self._kernel = kernel
         self.root = root
+        self.more_roots = more_roots
+        """Other watched folders, which may come and go."""
         self._folders: dict[int, str] = {}
         self._lock = threading.Lock()
         """Never held during a kernel call."""
@@ -120,6 +122,15 @@ class FolderWatches:
             with suppress(OSError):  # deleted meanwhile: the kernel dropped the watch
                 self._kernel.rm_watch(wd)
 
+    def drop_all(self) -> None:
+        """Stop watching all folders."""
+        with self._lock:
+            dropped = list(self._folders)
+            self._folders.clear()
+        for wd in dropped:
+            with suppress(OSError):
+                self._kernel.rm_watch(wd)
+
 
 def unpaired_moves(events: Iterable[Event]) -> bool:
     """Return whether a ``MOVED_FROM`` has no ``MOVED_TO`` yet."""
@@ -154,6 +165,8 @@ def _changes_of(  # noqa: C901, PLR0911, PLR0912 - one branch per kind of event
     if event.mask & (flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT | flags.IGNORED):
         if event.mask & (flags.IGNORED | flags.UNMOUNT):
             watches.forget(event.wd)
+        if folder in watches.more_roots:
+            return [Change(ChangeKind.FOLDER_WENT, folder)]
         return [Change(ChangeKind.ROOT_LOST)] if folder == watches.root else []
     path = f"{folder}/{event.name}"
     if event.mask & flags.MOVED_FROM:

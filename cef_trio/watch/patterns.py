@@ -31,8 +31,8 @@ def matcher(patterns: Iterable[str]) -> PathMatcher:
 class WatchScope:
     """What of the watch folder is watched. Called with a path below it, it returns whether that is a recording."""
 
-    root: str
-    """The watch folder."""
+    roots: tuple[str, ...]
+    """The watch folders."""
     matches: PathMatcher
     """Whether a name is a recording's."""
     exclusion: Exclusion
@@ -42,14 +42,27 @@ class WatchScope:
     @classmethod
     def around(cls, matches: PathMatcher) -> WatchScope:
         """Return a matcher as a scope: a plain one leaves nothing out."""
-        return matches if isinstance(matches, cls) else cls("", matches, Exclusion(()))
+        return matches if isinstance(matches, cls) else cls((), matches, Exclusion(()))
 
     @classmethod
     def of(
-        cls, root: str, patterns: Iterable[str], exclude: Iterable[str] = (), link_roots: Iterable[str] = ()
+        cls,
+        roots: str | Iterable[str],
+        patterns: Iterable[str],
+        exclude: Iterable[str] = (),
+        link_roots: Iterable[str] = (),
     ) -> WatchScope:
         """Return the scope of ``WATCH_DIR``, ``WATCH_PATTERNS``, ``WATCH_EXCLUDE`` and ``WATCH_LINK_ROOTS``."""
-        return cls(root, matcher(patterns), Exclusion(exclude), tuple(link_roots))
+        folders = (roots,) if isinstance(roots, str) else tuple(roots)
+        return cls(folders, matcher(patterns), Exclusion(exclude), tuple(link_roots))
+
+    def tops(self, folder: str) -> tuple[str, ...]:
+        """Return the folders that a scan of ``folder`` begins with: all watch folders for the first one."""
+        return self.roots if self.roots[:1] == (folder,) else (folder,)
+
+    def is_in_roots(self, path: str) -> bool:
+        """Return whether a path is a watch folder or below one. Lexical."""
+        return path in self.roots or root_of(path, self.roots) is not None
 
     def __call__(self, path: str) -> bool:
         """Return whether a file is a recording, by its path."""
@@ -68,8 +81,15 @@ class WatchScope:
         return self.exclusion.excludes_folder(self._relative(path))
 
     def _relative(self, path: str) -> str:
-        """Return a path relative to the watch folder, or to the root that a link led into."""
-        if path == self.root or path.startswith(f"{self.root.rstrip('/')}/"):
-            return path[len(self.root) :].lstrip("/")
-        root = root_of(path, self.link_roots)
-        return path[len(root) :].lstrip("/") if root is not None else "" if path in self.link_roots else path
+        """Return a path relative to its watch folder, or to the root that a link led into; empty: that is the path."""
+        for folder in (*self.roots, *self.link_roots):
+            if path == folder:
+                return ""
+        root = self._single_root(path) or root_of(path, (*self.roots, *self.link_roots)) or ""
+        return path[len(root) :].lstrip("/")
+
+    def _single_root(self, path: str) -> str | None:
+        """Return the only root there is, if the path is below it: the usual case, without normalizing the path."""
+        if len(self.roots) != 1 or self.link_roots:
+            return None
+        return self.roots[0] if path.startswith(f"{self.roots[0].rstrip('/')}/") else None

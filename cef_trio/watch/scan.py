@@ -29,7 +29,6 @@ from cef_trio.files import (
     MountHungError,
     Mounts,
     follow_link,
-    is_below,
     open_nofollow,
     regular_file_stat,
     stat_nofollow,
@@ -60,6 +59,8 @@ class Scan:
     """The folder and all readable folders below it."""
     unreadable: frozenset[str]
     excluded: Excluded = Excluded()
+    roots: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Device and inode of each watch folder that could be read, where several are watched."""
     links: frozenset[str] = frozenset()
     """Symbolic links that are not followed, except those that ``WATCH_EXCLUDE`` leaves out."""
 
@@ -68,10 +69,10 @@ class FolderReader(Protocol):
     """File system access of the watcher."""
 
     async def scan(self, folder: str) -> Scan:
-        """Read a folder and everything below it.
+        """Read a folder and everything below it; where several are watched, all of them for the first one.
 
         Raises:
-            OSError: the folder itself cannot be read.
+            OSError: the folder itself cannot be read; of several, none can. One that cannot is among the unreadable.
         """
         ...
 
@@ -108,14 +109,19 @@ class ThreadedReader:
         return await self._scan(folder, EVERYTHING)
 
     async def _scan(self, folder: str, scope: WatchScope) -> Scan:
-        own = await self._mounts.run(folder, lambda: stat_nofollow(folder))
-        found = _Found(folder)
-        found.claim(folder)
+        found = _Found(scope.tops(folder))
         async with trio.open_nursery() as mounts:
-            mounts.start_soon(self._read_mount, folder, scope, found, mounts)
-        if found.refused is not None:
-            raise found.refused
-        return found.scan(own)
+            for top in found.tops:
+                mounts.start_soon(self._read_top, top, scope, found, mounts)
+        return found.scan()
+
+    async def _read_top(self, top: str, scope: WatchScope, found: _Found, mounts: trio.Nursery) -> None:
+        try:
+            found.own[top] = await self._mounts.run(top, lambda: stat_nofollow(top))
+        except OSError as error:
+            found.cannot_read(top, error)
+        else:
+            await self._read_mount(top, scope, found, mounts)
 
     async def _read_mount(self, top: str, scope: WatchScope, found: _Found, mounts: trio.Nursery) -> None:
         """Read a folder and everything below it on the same mount; start a task for each mount below."""
@@ -130,7 +136,10 @@ class ThreadedReader:
                 continue
             found.read(current, one)
             for link in one.links:
-                await self._follow(link, scope, found, mounts)
+                if scope.link_roots:
+                    mounts.start_soon(self._follow, link, scope, found, mounts)  # its mount may not respond
+                else:
+                    found.follow(link, None, scope)
             for folder in filter(found.claim, one.folders):
                 if folder in self._mounts.points:
                     mounts.start_soon(self._read_mount, folder, scope, found, mounts)
@@ -138,13 +147,12 @@ class ThreadedReader:
                     waiting.append(folder)
 
     async def _follow(self, link: _Link, scope: WatchScope, found: _Found, mounts: trio.Nursery) -> None:
-        """Read what a link leads to, if it is followed. A mount that does not respond delays no other one."""
+        """Read what a link leads to, if it is followed."""
         followed = None
         with suppress(OSError):
-            if scope.link_roots:
-                followed = await self._mounts.run(link.target, partial(_look_behind, link.path, scope))
+            followed = await self._mounts.run(link.target, partial(_look_behind, link.path, scope))
         if (folder := found.follow(link, followed, scope)) is not None:
-            mounts.start_soon(self._read_mount, folder, scope, found, mounts)
+            await self._read_mount(folder, scope, found, mounts)
 
     async def stats(self, paths: Iterable[str]) -> Mapping[str, FileStat]:
         """See :meth:`FolderReader.stats`."""
@@ -197,16 +205,18 @@ class _Followed:
 class _Found:
     """Accumulates a scan."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
+    def __init__(self, tops: tuple[str, ...]) -> None:
+        self.tops = tops
+        self.own: dict[str, os.stat_result] = {}
+        """The stat of each top folder that can be read."""
         self._files: dict[str, FileStat] = {}
         self._folders: set[str] = set()
         self._unreadable: set[str] = set()
         self._excluded = Excluded()
         self._links: set[str] = set()
-        self._claimed: set[str] = set()
-        self.refused: OSError | None = None
-        """Why the folder itself cannot be read."""
+        self._claimed = set(tops)
+        self._refused: dict[str, OSError] = {}
+        """Why a top folder cannot be read."""
 
     def read(self, folder: str, one: _OneFolder) -> None:
         self._folders.add(folder)
@@ -223,7 +233,7 @@ class _Found:
     def follow(self, link: _Link, followed: _Followed | None, scope: WatchScope) -> str | None:
         """Add what a link leads to; return the folder to read, if it is one that was not claimed before."""
         if followed is None:
-            if not is_below(link.target, scope.root):  # what is below it is found by its own path
+            if not scope.is_in_roots(link.target):  # what is below it is found by its own path
                 self._links.add(link.path)
         elif followed.stat is None:
             if self.claim(followed.path):
@@ -233,20 +243,29 @@ class _Found:
         return None
 
     def cannot_read(self, folder: str, error: OSError) -> None:
-        """Add an unreadable folder; one that is gone or was replaced by a link is ignored."""
-        if folder == self._folder:
-            self.refused = error
+        """Add an unreadable folder. One that is gone or was replaced by a link is ignored, but for a top folder."""
+        if folder in self.tops:
+            self._refused[folder] = error
+            self._unreadable.add(folder)
         elif not isinstance(error, FileNotFoundError | NotADirectoryError):
             self._unreadable.add(folder)
 
-    def scan(self, own: os.stat_result) -> Scan:
-        """Return the result; ``own`` is the stat of the folder itself."""
+    def scan(self) -> Scan:
+        """Return the result.
+
+        Raises:
+            OSError: no top folder can be read.
+        """
+        if len(self._refused) == len(self.tops):
+            raise next(iter(self._refused.values()))
+        roots = {top: (own.st_dev, own.st_ino) for top, own in self.own.items() if top not in self._refused}
         return Scan(
-            (own.st_dev, own.st_ino),
+            next(iter(roots.values())),
             self._files,
             frozenset(self._folders),
             frozenset(self._unreadable),
             self._excluded,
+            roots,
             frozenset(self._links),
         )
 
@@ -257,19 +276,17 @@ def scan_now(folder: str, matches: PathMatcher) -> Scan:
     Raises:
         OSError: the folder itself cannot be read.
     """
-    own = stat_nofollow(folder)
-    found = _Found(folder)
-    found.claim(folder)
     scope = WatchScope.around(matches)
-    waiting = [folder]
+    found = _Found(scope.tops(folder))
+    waiting = list(found.tops)
     while waiting:
         current = waiting.pop()
         try:
+            if current in found.tops:
+                found.own[current] = stat_nofollow(current)
             one = _read_one(current, scope)
         except OSError as error:
             found.cannot_read(current, error)
-            if found.refused is not None:
-                raise
             continue
         found.read(current, one)
         waiting += filter(found.claim, one.folders)
@@ -279,7 +296,7 @@ def scan_now(folder: str, matches: PathMatcher) -> Scan:
                 followed = _look_behind(link.path, scope)
             if (behind := found.follow(link, followed, scope)) is not None:
                 waiting.append(behind)
-    return found.scan(own)
+    return found.scan()
 
 
 def _read_one(

@@ -21,7 +21,7 @@ import structlog
 import trio
 from trio_util import AsyncBool
 
-from cef_trio.files import is_below
+from cef_trio.files import is_below, root_of
 from cef_trio.watch.events import Closed, FileListener, Gone, Moved, Scanned, Seen
 from cef_trio.watch.patterns import PathMatcher, WatchScope
 from cef_trio.watch.scan import FolderReader, Scan, ThreadedReader
@@ -47,7 +47,11 @@ _LIMITS: Final = {
 
 
 class Watcher:
-    """Watches one folder, and everything below it."""
+    """Watches a folder and everything below it, or several: those of the scope, of which ``folder`` is the first.
+
+    Of several folders, one that cannot be read sets only itself aside: it is unreadable, and is tried by each scan. One
+    inotify instance watches all of them, so that a rename from one to another is a rename.
+    """
 
     def __init__(
         self,
@@ -68,7 +72,8 @@ class Watcher:
         self._open_inotify = open_inotify
         self._rescan_wanted = AsyncBool(False)
         self._watches: FolderWatches | None = None
-        self._root: tuple[int, int] | None = None
+        self._roots: dict[str, tuple[int, int]] = {}
+        """Device and inode of each watched folder at the last scan that could read it."""
         self.last_run = trio.current_time()
         """``trio.current_time()`` of the last successful scan, for the health check."""
         self.trouble: tuple[float, str] | None = None
@@ -114,8 +119,8 @@ class Watcher:
 
     async def _watch_until_lost(self, has_started: Callable[[], None]) -> None:
         with self._inotify() as inotify:
-            self._watches = FolderWatches(inotify, self._folder) if inotify is not None else None
-            self._root = None
+            self._watches = FolderWatches(inotify, *self._scope.tops(self._folder)) if inotify is not None else None
+            self._roots = {}
             await self._rescan()
             has_started()
             async with trio.open_nursery() as nursery:
@@ -161,9 +166,7 @@ class Watcher:
         """
         began_at = trio.current_time()
         scan = await self._reader.scan(self._folder)
-        if self._root not in {None, scan.root}:
-            raise FileNotFoundError(errno.ENOENT, "another folder has its name now", self._folder)
-        self._root = scan.root
+        self._note_roots(scan)
         if await self._watch_new(scan):
             # Files may have been created before their folder was watched.
             began_at = trio.current_time()
@@ -178,6 +181,23 @@ class Watcher:
         self._forget_links(scan)
         self._listener.handle_event(Scanned(scan.files, scan.unreadable, len(scan.links), began_at=began_at))
 
+    def _note_roots(self, scan: Scan) -> None:
+        """Note which folders were read.
+
+        Raises:
+            FileNotFoundError: the only folder was replaced by another one. Of several, one that was is watched anew.
+        """
+        roots = scan.roots or {self._folder: scan.root}
+        for folder, root in roots.items():
+            if self._roots.get(folder, root) == root:
+                continue
+            if len(self._scope.tops(self._folder)) == 1:
+                raise FileNotFoundError(errno.ENOENT, "another folder has its name now", folder)
+            log.error("watch_folder_lost", folder=folder)
+            if self._watches is not None:
+                self._watches.drop(folder)
+        self._roots.update(roots)
+
     def _log_links(self, links: frozenset[str]) -> None:
         """Log links that are not followed, once each."""
         if new := sorted(links - self._links):
@@ -190,9 +210,13 @@ class Watcher:
         if watches is None:
             return
         kept = scan.folders | scan.unreadable
-        for folder in [one for one in watches.folders if one not in kept and not is_below(one, watches.root)]:
-            if folder != watches.root and not any(is_below(folder, one) for one in scan.unreadable):
+        for folder in [one for one in watches.folders if one not in kept and not self._is_watched(one)]:
+            if not any(is_below(folder, one) for one in scan.unreadable):
                 watches.drop(folder)
+
+    def _is_watched(self, folder: str) -> bool:
+        tops = self._scope.tops(self._folder)
+        return folder in tops or root_of(folder, tops) is not None
 
     async def _watch_new(self, scan: Scan) -> bool:
         """Watch new folders; return whether there were any."""
@@ -207,7 +231,7 @@ class Watcher:
                 if error.errno in _LIMITS:
                     self._log_limited(error)
                     # Poll instead, since events would be incomplete; free the watches for other programs.
-                    watches.drop(watches.root)
+                    watches.drop_all()
                     self._watches = None
                     return False
         return bool(new)

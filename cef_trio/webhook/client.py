@@ -1,7 +1,7 @@
 """The client that sends one webhook as a POST request.
 
 - One time-out covers the whole attempt, from the connection to the response headers. The response body is not read.
-- Redirects are not followed. Proxies and credentials from the environment are ignored.
+- Redirects are not followed. Proxies (but ``WEBHOOK_PROXY_URL``) and credentials from the environment are ignored.
 - The URL may contain a token, so messages name only scheme and host.
 """
 
@@ -19,7 +19,7 @@ import trio
 
 from cef_trio import __version__
 from cef_trio.exceptions import WebhookOperationError
-from cef_trio.http import HttpTransport, parse_retry_after, tls
+from cef_trio.http import HttpProxy, HttpTransport, parse_retry_after, tls
 from cef_trio.webhook.signature import decode_secret, signature
 
 _OPERATION: Final = "deliver"
@@ -49,7 +49,8 @@ class WebhookClient:
     """Sends webhooks to one URL. An async context manager; use it inside, from any number of tasks.
 
     Without a ``secret`` requests are not signed. ``timeout_seconds`` is positive and finite; ``now`` returns a time
-    with a time zone; ``ca_file`` replaces the system's certificates, ``transport`` the network.
+    with a time zone; ``ca_file`` replaces the system's certificates, ``transport`` the network; all requests go through
+    ``proxy``, if there is one.
 
     Raises:
         ValueError: the secret cannot be read, or ``ca_file`` holds no certificates.
@@ -63,16 +64,19 @@ class WebhookClient:
         timeout_seconds: float,
         now: Callable[[], datetime],
         ca_file: Path | None = None,
+        proxy: HttpProxy | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._url = httpx.URL(url)
         self._key = None if secret is None else decode_secret(secret)
         self._timeout_seconds = timeout_seconds
+        self._via = proxy.via if proxy is not None else ""
         self._now = now
         self._transport = transport or HttpTransport(
             tls.TrustedCertificates("WEBHOOK_CA_FILE", ca_file),
             max_connections=_MAX_CONNECTIONS,
             keepalive_seconds=_KEEPALIVE_SECONDS,
+            proxy=proxy,
         )
         self._http = httpx.AsyncClient(
             transport=self._transport, trust_env=False, follow_redirects=False, timeout=timeout_seconds
@@ -121,11 +125,11 @@ class WebhookClient:
             refused = tls.explain_refused_certificate(
                 error, ca_setting="WEBHOOK_CA_FILE", address_setting="ON_COMPLETE_WEBHOOK"
             )
-            text = refused or str(error)
+            text = (refused or str(error)) + ("" if isinstance(error, httpx.ProxyError) else self._via)
             raise self._no_response(f"{type(error).__name__}: {text}" if text else type(error).__name__) from error
         if response is None:
             self.renew_connections()
-            raise self._no_response(f"no response within {self._timeout_seconds:g} seconds")
+            raise self._no_response(f"no response within {self._timeout_seconds:g} seconds{self._via}")
         return response
 
     def _headers(self, delivery: Delivery) -> dict[str, str]:

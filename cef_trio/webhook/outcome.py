@@ -7,8 +7,9 @@ from typing import Final
 
 _OK: Final = range(200, 300)
 _REFUSALS: Final = range(400, 500)
-_TEMPORARY: Final = frozenset({408, 425, 429})
-"""The 4xx that are temporary: Request Timeout, Too Early, Too Many Requests."""
+_TEMPORARY: Final = frozenset({407, 408, 425, 429})
+"""The 4xx that are temporary: Proxy Authentication Required (never the receiver's), Request Timeout, Too Early, Too
+Many Requests."""
 _GONE: Final = 410
 _HTML_TYPES: Final = frozenset({"text/html", "application/xhtml+xml"})
 

@@ -37,3 +37,60 @@ def test_the_roots_of_links_may_be_links_and_need_not_exist_yet(tmp_path: Path) 
     roots = f"{tmp_path}/link:{tmp_path}/none:{tmp_path}/link"
     found = load_settings(None, watch_dir=str(tmp_path / "watch"), s3_bucket_name="recordings", watch_link_roots=roots)
     assert found.watch_link_roots == (tmp_path / "root", tmp_path / "none")
+
+
+# -- several folders ---------------------------------------------------------------------------------------------------
+
+
+def folders_of(watch_dir: str) -> list[str]:
+    return [str(one) for one in load_settings(None, watch_dir=watch_dir, s3_bucket_name="recordings").watch_dirs]
+
+
+def test_watch_dir_names_one_folder_or_several(tmp_path: Path) -> None:
+    for name in ("a", "b", "a:b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("b")
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    assert folders_of(a) == [a]
+    assert folders_of(f"{a}:{tmp_path}/link:") == [a, b]
+    assert folders_of(f"{tmp_path}/a:b") == [f"{tmp_path}/a:b"], "an existing folder of that name is one folder"
+
+
+@pytest.mark.parametrize(
+    ("watch_dir", "says"),
+    [
+        ("{0}/a:{0}/a", "names one folder twice"),
+        ("{0}/a:{0}/link", "names one folder twice"),
+        ("{0}/a:{0}/a/in", "a/in' is inside"),
+        ("{0}/a/in:{0}/a", "a/in' is inside"),
+        ("{0}/a:{0}/link/in", "a/in' is inside"),
+        ("{0}/a:{0}/none", "none' is not one"),
+        ("{0}/a:{0}/file", "file' is not one"),
+        (":", "the first one has no name"),
+        (":{0}/a", "the first one has no name"),
+    ],
+)
+def test_folders_that_share_recordings_are_refused(
+    tmp_path: Path, watch_dir: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "in").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError) as caught:
+        folders_of(watch_dir.format(tmp_path))
+    (line,) = caught.value.lines
+    assert line.startswith("WATCH_DIR")
+    assert says in line
+
+
+def test_recordings_are_not_moved_into_any_of_the_folders(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "watch").mkdir()
+    with pytest.raises(SettingsError, match="recordings cannot be moved to"):
+        load_settings(
+            None,
+            watch_dir=f"{tmp_path}/watch:{tmp_path}/b",
+            s3_bucket_name="recordings",
+            after_upload=f"move:{tmp_path}/b/done",
+        )

@@ -59,6 +59,14 @@ def test_the_list_needs_no_setting_but_redis_url(valkey: ValkeyServer) -> None:
 
 
 @pytest.mark.real
+def test_the_list_shows_the_keys_of_objects_when_asked(valkey: ValkeyServer) -> None:
+    settings = {"REDIS_URL": valkey.url, "OWNER_NAME": OWNER}
+    (line,) = command("list", "--keys", "--name", "d.mp4", settings=settings).stdout.splitlines()[1:]
+    (found,) = answer("list", "--name", "d.mp4", settings=settings)["streams"]
+    assert line.split()[-2:] == ["/rec/d.mp4", found["s3_key"]]
+
+
+@pytest.mark.real
 def test_a_files_name_forges_no_line_no_colour_and_no_markup(valkey: ValkeyServer) -> None:
     for arguments in (["list"], ["show", "0000abc2"]):
         out = command(*arguments, settings={"REDIS_URL": valkey.url, "OWNER_NAME": OWNER}).stdout
@@ -263,7 +271,7 @@ def test_an_error_is_one_json_document_too() -> None:
 
 def test_numbers_are_written_for_people() -> None:
     assert [size(n) for n in (None, 0, 1023, 1024, 1536 << 20, 1 << 60)] == [
-        "-", "0 B", "1023 B", "1.0 KiB", "1.5 GiB", "1048576.0 TiB"
+        "-", "0 B", "1023 B", "1.0 KiB", "1.5 GiB", "1024.0 PiB"
     ]  # fmt: skip
     assert [duration(n) for n in (None, 0.9, 59, 61, 3600, 90061)] == ["-", "0s", "59s", "1m01s", "1h00m", "1d01h"]
     assert printable("a\tb\u2028") == "a\\tb\\u2028"

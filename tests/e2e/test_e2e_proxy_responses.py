@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from servers.command import answer
 from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.endpoints import Endpoint
+from servers.http_proxy import http_proxy
 from servers.ingress import Ingress, ingress
 from servers.s3_control import arm, calls
 from servers.store import look_into
@@ -74,6 +77,61 @@ def test_an_ingress_that_answers_pages_for_a_while_loses_nothing(
     look_into(endpoint).assert_identical(path)
     assert calls(endpoint)["CreateMultipartUpload"] == 1
     assert calls(endpoint)["UploadPart"] == 3
+
+
+def test_p2_a_proxy_to_s3_that_dies_while_a_part_is_sent_costs_only_time(
+    endpoint: Endpoint, valkey: ValkeyServer, watch_dir: Path, tmp_path: Path
+) -> None:
+    """`S3_PROXY_URL` from a file, with a password that no log shows; `doctor` names the proxy, and its failure."""
+    path, secret = watch_dir / "camera.mp4", tmp_path / "proxy-url"
+    with http_proxy("recorder:DISTINCT pass") as proxy:
+        secret.write_text(proxy.url_with("recorder:DISTINCT%20pass") + "\n")
+        settings = settings_for(
+            watch_dir,
+            endpoint,
+            valkey.url,
+            close_grace_seconds=0.2,
+            retry_attempts=2,
+            retry_max_seconds=0.5,
+            retry_stream_max_seconds=1,
+            s3_proxy_url_file=secret,
+            https_proxy="http://127.0.0.1:9",
+        )
+        with daemon(settings) as process:
+            with path.open("wb") as file:
+                file.write(os.urandom(PART))
+                file.flush()
+                process.wait_for("part_uploaded", part_number=1)
+                proxy.dies_after_bytes = 2 * MIB
+                file.write(os.urandom(PART))
+                file.flush()
+                wait_until(lambda: proxy.dies_after_bytes is None, otherwise=process.tail)
+                process.wait_for("part_uploaded", part_number=2)
+                proxy.refusal = 502
+                file.write(os.urandom(PART))
+                file.flush()
+                began = process.wait_for("outage_started")
+                assert f"the proxy 127.0.0.1:{proxy.port} of S3_PROXY_URL" in began["error"]
+                assert "Bad Gateway" in began["error"]
+                (problem,) = [one for one in doctor(settings)["findings"] if one["subject"] == "s3"]
+                assert f"the proxy 127.0.0.1:{proxy.port}" in problem["says"]
+                proxy.refusal = None
+                process.wait_for("part_uploaded", part_number=3)
+            process.wait_for("stream_completed")
+            assert process.count("upload_lost") == process.count("stream_failed") == 0
+            assert process.count("http_proxy_not_used") == 0
+            text = process.log_path.read_text()
+            assert process.stop() == 0
+        found = {one["subject"]: one for one in doctor(settings)["findings"]}
+        assert f"through 127.0.0.1:{proxy.port} by requests in plain http" in found["proxy"]["says"]
+        assert {target.partition("/recordings")[0] for _, target in proxy.requests} == {endpoint.url}
+    look_into(endpoint).assert_identical(path)
+    assert calls(endpoint)["CreateMultipartUpload"] == 2  # one by doctor
+    assert "DISTINCT" not in text
+
+
+def doctor(settings: Mapping[str, str]) -> Any:
+    return answer("doctor", settings=settings, code=None)
 
 
 def test_a_completion_that_is_always_refused_ends_with_a_name_and_a_hint(

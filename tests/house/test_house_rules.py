@@ -24,7 +24,7 @@ EDGES = {
         "cli/probes.py",
         "webhook/client.py",
     },
-    "httpcore": {"http/client_transport.py"},
+    "httpcore": {"http/client_transport.py", "http/tunnel.py"},
     "redis": {
         "checkpoint/redis/store.py",
         "checkpoint/redis/client.py",
@@ -34,7 +34,7 @@ EDGES = {
         "checkpoint/redis/legacy.py",
     },
     "botocore": {"s3/credentials.py"},
-    "h11": {"http/server_connection.py"},
+    "h11": {"http/server_connection.py", "http/tunnel.py"},
     "subprocess": {"media/ffprobe.py", "local/recorder.py", "local/valkey.py"},
 }
 """Where a library is called, and so where its exceptions are mapped: no other room can see one."""

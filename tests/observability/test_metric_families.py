@@ -14,10 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from cef_trio.checkpoint.states import FailureReason, StreamSet
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.observability.at_risk import Reason, Risk, judge
-from cef_trio.observability.metric_families import FAMILIES, LABELS, Family, Kind, metrics_md
+from cef_trio.observability.metric_families import FAMILIES, LABELS, PROCESS, Family, Kind, metrics_md
 from cef_trio.observability.metric_labels import ERRORS, OTHER, OUTCOMES, REASONS, error_label
-from cef_trio.observability.metrics import Metrics
-from cef_trio.observability.snapshot import LimiterUse, RedisSurvey, Snapshot
+from cef_trio.observability.metrics import DiskUse, Metrics
+from cef_trio.observability.snapshot import LimiterUse, ProbeCounts, RedisSurvey, Snapshot
 from cef_trio.resilience.retry import FailedAttempt
 from cef_trio.upload.processor import Outcome
 
@@ -37,11 +37,15 @@ def filled() -> Metrics:
     metrics.survey = RedisSurvey(known_streams=dict.fromkeys(StreamSet, 1), persistent=True)
     metrics.pending_webhooks_by(lambda: 2)
     metrics.missing_space_by(lambda: 3)
+    metrics.disks = {"/rec": DiskUse(1, 2)}
     metrics.last_run_by("watcher", lambda: 1.0)
     metrics.last_run_by("idle_checker", lambda: 1.0)
     metrics.snapshots_by(
         lambda: Snapshot(
             judgement=judge((Risk(Reason.FAILED, 1.0, 2, 3, "why"),)),
+            probes={"s3": ProbeCounts(2, 1)},
+            last_part_at=1.0,
+            last_completion_at=1.0,
             failing_calls=1,
             hung_mounts=1,
             outages={"s3": None, "redis": None},
@@ -73,7 +77,10 @@ def test_no_label_is_unbounded() -> None:
 
 def test_what_is_exposed_is_what_the_table_lists() -> None:
     text = generate_latest(filled().registry).decode()
-    exposed = {metric.name: metric for metric in text_string_to_metric_families(text)}
+    everything = {metric.name: metric for metric in text_string_to_metric_families(text)}
+    exposed = {name: metric for name, metric in everything.items() if "cef_trio" in name}
+    of_process = everything.keys() - exposed.keys()
+    assert {name + "_total" * (everything[name].type == "counter") for name in of_process} == set(PROCESS)
     assert {(metric.name + "_total" * (metric.type == "counter"), metric.type) for metric in exposed.values()} == {
         (family.name, family.kind.value) for family in FAMILIES
     }
@@ -89,7 +96,7 @@ def test_families_lists_name_and_type() -> None:
     assert ("cef_trio_uploaded_parts_total", "counter") in {(family.name, family.kind.value) for family in FAMILIES}
 
 
-def test_two_daemons_in_one_process_do_not_add_up() -> None:
+async def test_two_daemons_in_one_process_do_not_add_up() -> None:
     one, other = Metrics(), Metrics()
     one.part_uploaded(5, 1.0)
     assert one.registry.get_sample_value("cef_trio_uploaded_bytes_total") == 5

@@ -163,7 +163,7 @@ async def test_an_acknowledgement_with_an_amz_header_is_accepted_with_any_conten
     [
         (404, "ingress"),
         (413, "client_max_body_size"),
-        (407, "uses no proxy"),
+        (407, "user and password in S3_PROXY_URL"),
         (403, "proxy"),
         (200, "log-in page"),
         (302, "redirects to https://login.example/"),

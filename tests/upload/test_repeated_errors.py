@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from upload.test_failure_reasons import ended
+from provoked_failures import ended
 
 from cef_trio.checkpoint.states import Status
 from cef_trio.exceptions import ChunkProcessingError, S3OperationError

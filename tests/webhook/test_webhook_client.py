@@ -200,7 +200,7 @@ def test_a_file_that_holds_no_certificates_is_refused(tmp_path: Path) -> None:
     assert isinstance(caught.value.__cause__, ssl.SSLError)
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 407, 413])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 413])
 def test_p6_a_rejection_that_is_a_page_is_retried(status: int) -> None:
     """An ingress without a backend responded with 404, and the delivery was abandoned."""
     assert outcome_of_status(status, "text/html; charset=utf-8") is DeliveryOutcome.RETRY

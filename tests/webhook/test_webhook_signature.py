@@ -49,12 +49,12 @@ def test_an_invalid_secret_is_refused(secret: str) -> None:
 
 
 def test_every_status_is_judged() -> None:
-    """2xx is delivered; 4xx is refused, except 408, 425 and 429; the rest is retried."""
+    """2xx is delivered; 4xx is refused, except 407, 408, 425 and 429; the rest is retried."""
     for status in range(100, 600):
         judged = outcome_of_status(status)
         if 200 <= status < 300:
             assert judged is DeliveryOutcome.DELIVERED
-        elif 400 <= status < 500 and status not in {408, 425, 429}:
+        elif 400 <= status < 500 and status not in {407, 408, 425, 429}:
             assert judged is DeliveryOutcome.REFUSED
         else:
             assert judged is DeliveryOutcome.RETRY

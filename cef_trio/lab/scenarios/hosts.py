@@ -33,6 +33,33 @@ async def _same_names(context: ScenarioContext) -> None:
     await trio.sleep(40)
 
 
+async def _watch_two_folders(context: ScenarioContext) -> None:
+    """Make the daemons watch two folders, as with ``WATCH_DIR=x:y``."""
+    context.world.watched_below = ("x", "y")
+    for name in context.world.watched_below:
+        (context.world.folder / name).mkdir()
+    await trio.lowlevel.checkpoint()
+
+
+async def _two_folders(context: ScenarioContext) -> None:
+    """Equal names in two folders, a rename from one to the other, and a folder that is away for a while."""
+    for folder in ("x", "y"):
+        context.append(2 * PART + 10, f"{folder}/a.mp4")
+    context.append(PART + 10, "x/b.mp4")
+    await trio.sleep(0.5)
+    context.rename("x/b.mp4", "y/c.mp4")
+    context.append(PART, "y/c.mp4")
+    await trio.sleep(0.5)
+    context.writers.rename_folder("y", "away")
+    context.append(PART, "x/a.mp4")
+    await trio.sleep(5)
+    context.writers.rename_folder("away", "y")
+    context.append(PART, "y/a.mp4")
+    await trio.sleep(0.5)
+    context.close_all()
+    await trio.sleep(40)
+
+
 async def _folder_renamed(context: ScenarioContext) -> None:
     context.append(2 * PART + 10, "x/a.mp4")
     context.append(PART + 10, "x/b.mp4")
@@ -281,6 +308,12 @@ def _check_key_has_final_name(context: ScenarioContext) -> list[str]:
 
 
 SCENARIOS: Final = (
+    Scenario(
+        "two-folders",
+        "two watch folders with equal names, a rename from one to the other, and one folder that is away for a while",
+        _two_folders,
+        _watch_two_folders,
+    ),
     Scenario(
         "two-hosts", "two hosts with the same folder path and inode numbers", recording_continues, _other_host_uploads
     ),
