@@ -38,6 +38,7 @@ from cef_trio.cli.checks import (
     judge_refused_write,
     judge_s3_failure,
     judge_streams,
+    judge_verification,
     ok,
     problem,
     warning,
@@ -221,6 +222,7 @@ async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFin
                 add_finding(judge_refused_write(error, address))
             for finding in judge_streams(await stream_facts(store, folder)):
                 add_finding(finding)
+            add_finding(judge_verification(await store.verifications.totals(), utc_now()))
             for finding in judge_legacy(*await legacy_facts(store)):
                 add_finding(finding)
             other = await claimant(store)
