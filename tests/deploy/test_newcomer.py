@@ -38,6 +38,7 @@ SHELL = """set -eo pipefail
 [ ! -e /tmp/environment ] || . /tmp/environment
 cd "$(cat /tmp/folder 2>/dev/null || echo /clone)"
 {commands}
+[ $? = 0 ] || exit 1
 declare -px >/tmp/environment
 pwd >/tmp/folder
 """
