@@ -17,7 +17,7 @@
             ├─ retention         forgets ended streams, COMPLETED_RETENTION_DAYS after their files are gone
             ├─ reporter          writes the daemon's report into the registry, for commands and pages
             ├─ Redis survey      reads what metrics need from Redis
-            ├─ status source     reads ended streams and the fleet from Redis, while someone looks at the pages
+            ├─ status source     samples the last hour; while someone looks, reads ended streams and the fleet
             └─ watchdog          notifies systemd while the loop, the watcher and the idle checker make progress
 
 ``README.md`` and ``docs/architecture.md`` copy this tree; ``tests/house/test_nursery_tree.py`` compares them.
@@ -62,7 +62,7 @@ from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
 from cef_trio.daemon.watch_folder import enter_watch_folder
 from cef_trio.daemon.wiring import open_services
 from cef_trio.exit_codes import ExitCode
-from cef_trio.observability import Redactor, Waiting, lost_lines, recent_lines
+from cef_trio.observability import Redactor, Waiting, lost_lines, recent_lines_of
 from cef_trio.resilience import ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
 from cef_trio.upload import (
@@ -237,7 +237,7 @@ async def _run_root(
             services.rules.described_folders,
             lambda: shutdown.signals > 0,
             Redactor(secret_values(settings)).text,
-            recent_lines,
+            recent_lines_of,
         )
         watchdog.unsaved = lambda: services.shutdown_flush.unsaved | _live_ids(status)
         try:
@@ -369,7 +369,7 @@ async def _run_intake(
     async with trio.open_nursery() as intake:
         await tasks.start(intake, lambda: tasks.watch(intake, watcher))
         intake.start_soon(status.run)
-        intake.start_soon(survey_disks, services, [folder])
+        intake.start_soon(survey_disks, services, services.rules.watch_folders)
         intake.start_soon(tasks.upgrade.keep_moving)
         status.watcher = IntakeTask(watcher, settings.rescan_seconds)
         status.checker = IntakeTask(tasks.idle_checker, tasks.idle_checker.period_seconds)

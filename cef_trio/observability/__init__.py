@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         configure_for,
         flush,
         lost_lines,
-        recent_lines,
+        recent_lines_of,
         set_level,
     )
     from cef_trio.observability.metric_labels import FreedBy, StreamState, WebhookOutcome
@@ -126,7 +126,7 @@ __all__ = [
     "logs",
     "lost_lines",
     "read_fleet",
-    "recent_lines",
+    "recent_lines_of",
     "rounded",
     "runs_of",
     "set_level",

@@ -116,7 +116,7 @@ _writer: LineWriter | None = None
 _recent: Final = RecentLines()
 
 
-def recent_lines(stream_id: str) -> tuple[LogLine, ...]:
+def recent_lines_of(stream_id: str) -> tuple[LogLine, ...]:
     """Return the last log lines of a stream, oldest first, without secrets."""
     return _recent.of(stream_id)
 

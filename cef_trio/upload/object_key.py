@@ -263,19 +263,16 @@ class KeyTemplate:
 
     def may_be_of(self, key: str, path: str) -> bool:
         """Return whether a key may be that of a file at this path, at any time."""
-        wanted = _any_key(self, path)
-        return len(key) == len(wanted) and all(map(_agree, wanted, key))
-
-
-def _agree(wanted: str, character: str) -> bool:
-    return wanted in (character, _ANY)  # the rest of the key was parsed
+        length, fixed = _fixed_text(self, path)
+        return len(key) == length and all(key.startswith(text, at) for at, text in fixed)
 
 
 @lru_cache(maxsize=1024)
-def _any_key(template: KeyTemplate, path: str) -> str:
-    """Return the key of a file at this path, with ``_ANY`` for each character of the stream ID and the date."""
-    fixed = {STREAM_ID: _ANY * _UUID_BYTES, **{field: _ANY * digits for field, digits in _DATES.items()}}
-    return template._render(fixed, path)  # noqa: SLF001 - a cached method would keep its template
+def _fixed_text(template: KeyTemplate, path: str) -> tuple[int, tuple[tuple[int, str], ...]]:
+    """Return the length of the key of a file at this path, and its text, but ID and date, with the offsets."""
+    unknown = {STREAM_ID: _ANY * _UUID_BYTES, **{field: _ANY * digits for field, digits in _DATES.items()}}
+    key = template._render(unknown, path)  # noqa: SLF001 - a cached method would keep its template
+    return len(key), tuple((match.start(), match[0]) for match in re.finditer(f"[^{_ANY}]+", key))
 
 
 @lru_cache(maxsize=64)

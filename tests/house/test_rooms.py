@@ -25,6 +25,7 @@ PURE = sorted(
         "checkpoint.rules",
         "checkpoint.schema",
         "checkpoint.states",
+        "checkpoint.verification",
         "checkpoint.claim_wait",
         "checkpoint.redis.address",
         "checkpoint.redis.codec",
@@ -199,3 +200,18 @@ def test_a_door_names_every_module_of_its_room(room: str) -> None:
     """The laboratory's groups are in a table of `docs/architecture.md`, which `test_docs.py` checks."""
     modules = [file.name for file in FILES[room].parent.glob("*.py") if not file.name.startswith("_")]
     assert [name for name in modules if f"`{name}`" not in door_of(room)] == []
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if "lazy_door" in FILES[room].read_text()])
+def test_no_name_of_a_lazy_door_is_also_that_of_a_module_behind_it(room: str) -> None:
+    """Once the module is imported, Python sets it as the door's attribute, and the door is not asked for the name."""
+    modules = {file.stem for file in FILES[room].parent.glob("*.py")} | {
+        folder.name for folder in FILES[room].parent.iterdir() if (folder / "__init__.py").exists()
+    }
+    exported = {
+        alias.asname or alias.name
+        for node in ast.walk(ast.parse(FILES[room].read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"cef_trio.{room}.")
+        for alias in node.names
+    }
+    assert exported & modules == set()

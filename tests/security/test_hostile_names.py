@@ -44,7 +44,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture
 def settings(watch_dir: Path, embedded: Store, valkey: ValkeyServer) -> Mapping[str, str]:
-    return settings_for(watch_dir, embedded.endpoint, valkey.url, close_grace_seconds=0.2)
+    return settings_for(watch_dir, embedded.endpoint, valkey.url, close_grace_seconds=0.2, watch_exclude="none")
 
 
 @contextmanager

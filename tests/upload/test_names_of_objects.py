@@ -13,13 +13,15 @@ import structlog
 import trio
 from waiting import completed, until
 
-from cef_trio.checkpoint.model import StreamMeta
+from cef_trio.checkpoint.commit import Change
+from cef_trio.checkpoint.model import Lease, StreamMeta
 from cef_trio.lab.world import EPOCH, PART, World
 from cef_trio.resilience.best_effort import PAUSE_SECONDS
 from cef_trio.upload.object_key import metadata_key
 from cef_trio.upload.orphan_cleanup import PERIOD_SECONDS
 
 DAY = 86400.0
+ANOTHER = Lease("another", "token", 30.0)
 TEMPLATES = (
     "x/{relative_dir}/{year}-{month}-{day}T{hour}/{file_stem}-{stream_id}{file_ext}",
     "x/{year}/{month}/{day}/{hour}/{relative_dir}/{file_name}/{file_stem}/{stream_id}{file_ext}",
@@ -176,6 +178,23 @@ async def test_the_date_is_that_of_the_recordings_start_whenever_its_upload_is_c
         await trio.sleep(1)
     await trio.sleep(DAY)
     world.append(10, "cam1/a.mp4")
+    async with world.daemon() as daemon:
+        daemon.closed("cam1/a.mp4")
+        await completed(world)
+    meta = record(world)
+    assert meta.s3_key_prefix == key(meta, "cam1")
+
+
+async def test_a_record_of_an_earlier_version_is_dated_by_its_birth_or_the_begin_of_its_stream(world: World) -> None:
+    world.append(10, "cam1/a.mp4")
+    async with world.daemon():
+        await trio.sleep(1)
+    stream_id = record(world).stream_id
+    assert await world.store.acquire(stream_id, ANOTHER)
+    await world.store.update(stream_id, ANOTHER, Change({"recording_began_at_utc": None}))
+    await world.store.release([stream_id], ANOTHER)
+    assert record(world).recording_began_at_utc is None
+    await trio.sleep(DAY)
     async with world.daemon() as daemon:
         daemon.closed("cam1/a.mp4")
         await completed(world)
