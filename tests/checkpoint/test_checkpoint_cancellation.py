@@ -200,7 +200,7 @@ async def test_a_lost_reply_is_repeated_without_harm() -> None:
             await CALLS[name](twice)
         answer = await CALLS[name](twice)
         assert lost == [name]
-        expected = (None, True, frozenset(), frozenset({"s1"}), schema.CURRENT)
+        expected: tuple[object, ...] = (None, True, frozenset(), frozenset({"s1"}), schema.CURRENT)
         assert isinstance(answer, StoredReports | BeatReply) or answer in expected
         assert _without_times(twice) == _without_times(once)
 
