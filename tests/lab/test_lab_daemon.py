@@ -21,6 +21,7 @@ ONLY_IN_A_PROCESS = {
     "cef_trio.daemon.reload.SettingsReloader.run",
     "cef_trio.daemon.systemd.ServiceNotifier.watch",
     "cef_trio.admin.page_source.DaemonSource._read_while",
+    "cef_trio.admin.page_source.DaemonSource._record_history",
     "cef_trio.admin.page_source.DaemonSource.run",
 }
 """Signals, reload of settings, systemd, the status page. The tasks of the admin server are left out too, since no
