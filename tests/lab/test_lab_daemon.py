@@ -25,7 +25,7 @@ ONLY_IN_A_PROCESS = {
     "cef_trio.admin.page_source.DaemonSource.run",
     "cef_trio.upload.disk_survey.survey_disks",
 }
-"""Signals, reload of settings, systemd, the status page, the free space of disks. The tasks of the admin server are left
+"""Signals, reload of settings, systemd, the status page, the space of disks. The tasks of the admin server are left
 out too, since no stream depends on them."""
 
 
