@@ -204,7 +204,8 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
             add_finding(problem("watch folder", str(error), "correct User= of the unit, or create that user"))
             return
         for finding in judge_folder(facts):
-            add_finding(finding if len(folders) == 1 else replace(finding, says=f"{folder}: {finding.says}"))
+            is_named = len(folders) == 1 or repr(facts.path) in finding.says
+            add_finding(finding if is_named else replace(finding, says=f"{facts.path}: {finding.says}"))
 
 
 async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFinding) -> None:
