@@ -7,8 +7,8 @@ Open `states.py` for a stream's states; `model.py` for the record; `rules.py` an
 changes; `protocols.py` for the interface of a store; `redis/` for Redis; `memory.py` for the in-process store of the
 tests and the laboratory; `shutdown_flush.py` for saving states at shutdown; `pruning.py` for finding old streams;
 `unreadable.py` for records that cannot be decoded; `schema.py` for the versions of records; `claim_wait.py` for when a
-waiting system may claim an owner's name. The room `upload/` has what
-a stream does when Redis refuses a write (`upload/failures.py`) or has lost data (`upload/recovery.py`).
+waiting system may claim an owner's name; `verification.py` for when objects were last verified. The room `upload/` has
+what a stream does when Redis refuses a write (`upload/failures.py`) or has lost data (`upload/recovery.py`).
 """
 
 from cef_trio.checkpoint import rules, schema
@@ -42,6 +42,7 @@ from cef_trio.checkpoint.states import (
     StreamSet,
     advice_on,
 )
+from cef_trio.checkpoint.verification import VerificationTotals, Verified
 
 __all__ = [
     "COMES_BACK",
@@ -79,6 +80,8 @@ __all__ = [
     "StreamStore",
     "StreamSummary",
     "Vacancy",
+    "VerificationTotals",
+    "Verified",
     "WebhookOutbox",
     "advice_on",
     "ended_streams",

@@ -122,6 +122,13 @@ def moment(text: str) -> datetime:
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
+def number(text: str) -> int:
+    """Parse a number of streams, at least 1."""
+    if not text.isascii() or not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"takes a number of streams, 1 or more, not {text!r}")
+    return int(text)
+
+
 def _file(text: str) -> Path:
     # The default may be missing; a file that is named on the command line may not.
     if not os.path.exists(text) or os.path.isdir(text):  # noqa: PTH110, PTH112 - Path's raise for a name too long

@@ -17,7 +17,9 @@ from rich.text import Text
 
 from cef_trio.cli import output
 from cef_trio.cli.arguments import add_common, add_owner, owner_override
+from cef_trio.cli.checks import FolderFacts
 from cef_trio.cli.output import Column
+from cef_trio.cli.probes import folder_facts
 from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_client, webhook_client
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
@@ -32,6 +34,9 @@ from cef_trio.settings import (
     world_readable_secrets,
 )
 from cef_trio.upload import EXAMPLE_BEGAN
+
+_FOLDER_SECONDS: Final = 10.0
+"""How long looking into one watch folder may take."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     shown = _given(arguments.env_file, overrides, settings, owner)
     examples = key_template(settings, owner.name).example_keys if settings is not None and owner is not None else ()
     warnings = _warnings(arguments.env_file)
+    folders = trio.run(_look_into_folders, settings) if settings is not None and not errors else []
     if arguments.json:
         output.print_json(
             {
@@ -66,10 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
                 "warnings": warnings,
                 "settings": [asdict(one) for one in shown if not (arguments.changed and one.is_default)],
                 "examples": [{"path": path, "key": key} for path, key in examples],
+                "folders": [_folder_document(one) for one in folders],
             }
         )
     else:
-        _print(shown, errors, warnings, examples, changed=arguments.changed)
+        _print(shown, errors, warnings, examples, folders, changed=arguments.changed)
     return ExitCode.BAD_SETTINGS if errors else ExitCode.DONE
 
 
@@ -82,6 +89,45 @@ def _settings(env_file: Path, overrides: dict[str, Any]) -> tuple[Settings | Non
         return check_folders(settings), []
     except SettingsError as error:
         return settings, error.lines
+
+
+async def _look_into_folders(settings: Settings) -> list[FolderFacts]:
+    """Return what is in the watch folders; those that take longer than ``_FOLDER_SECONDS`` are left out."""
+    found = []
+    for folder in settings.watch_dirs:
+        with trio.move_on_after(_FOLDER_SECONDS):
+            facts = await folder_facts(
+                folder,
+                settings.watch_patterns,
+                settings.watch_exclude,
+                link_roots=settings.watch_link_roots,
+                least_bytes=settings.watch_min_size_bytes,
+            )
+            found.append(facts)
+    return found
+
+
+def _folder_document(facts: FolderFacts) -> dict[str, Any]:
+    return {
+        "path": facts.path,
+        "recordings": facts.recordings,
+        "small_recordings": facts.small_recordings,
+        "excluded_folders": facts.excluded_folders,
+        "excluded_recordings": facts.excluded_recordings,
+        "links_not_followed": len(facts.links),
+    }
+
+
+def _folder_line(facts: FolderFacts) -> str:
+    excluded = (
+        f"{output.count(facts.excluded_folders, 'folder')} and {output.count(facts.excluded_recordings, 'recording')}"
+    )
+    parts = [
+        f"{facts.path}: {output.count(facts.recordings, 'recording')}, and {excluded} excluded by WATCH_EXCLUDE",
+        f"{facts.small_recordings} smaller than WATCH_MIN_SIZE_BYTES" if facts.small_recordings else "",
+        f"{output.count(len(facts.links), 'symbolic link')} not followed" if facts.links else "",
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 def _owner(settings: Settings) -> tuple[OwnerName | None, list[str]]:
@@ -142,6 +188,7 @@ def _print(
     errors: list[str],
     warnings: list[str],
     examples: Sequence[tuple[str, str]],
+    folders: Sequence[FolderFacts],
     *,
     changed: bool,
 ) -> None:
@@ -163,6 +210,8 @@ def _print(
         ]))  # fmt: skip
         out.print(f"(of recordings that began at {EXAMPLE_BEGAN:%Y-%m-%d %H:%M} UTC)", style="dim")
     out.print()
+    for facts in folders:
+        out.print(output.safe(_folder_line(facts)))
     for line in warnings:
         out.print(output.safe(f"warning: {line}", "yellow"))
     for line in errors:

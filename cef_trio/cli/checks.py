@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from cef_trio.checkpoint import StreamSet
+from cef_trio.checkpoint import StreamSet, VerificationTotals
 from cef_trio.checkpoint.redis import UNKNOWN_POLICY, ServerInfo
-from cef_trio.cli.output import count, size
+from cef_trio.cli.output import count, duration, size
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.observability import Fleet, State, describe_problems, judge_fleet
 from cef_trio.s3 import HINTS, AbortRule, ChecksumAlgorithm
@@ -316,6 +317,21 @@ def judge_streams(facts: StreamFacts) -> list[Finding]:
         says = f"{count(failed, 'recording')} failed"
         found.append(warning("failed", says, "`cef-trio list --state failed` shows why, `cef-trio retry` retries them"))
     return found + judge_fleet_reports(facts.fleet) + _judge_records(facts)
+
+
+def judge_verification(totals: VerificationTotals | None, now: datetime) -> Finding:
+    """Report what `cef-trio verify --all` found."""
+    if totals is None:
+        return ok("verification", "no object was read again yet; `cef-trio verify --all` does")
+    ago = duration(max(0.0, now.timestamp() - totals.at_ms / 1000))
+    if not totals.mismatches:
+        return ok("verification", f"{count(totals.objects, 'object')} as recorded, the last verified {ago} ago")
+    return problem(
+        "verification",
+        f"{count(totals.mismatches, 'object')} missing or not as recorded: {', '.join(totals.mismatched)}",
+        "`cef-trio verify ID` shows the difference; upload the recording again if it is still there, or restore the "
+        "object, then repeat `cef-trio verify --all`",
+    )
 
 
 def judge_fleet_reports(fleet: Fleet) -> list[Finding]:

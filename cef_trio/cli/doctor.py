@@ -38,6 +38,7 @@ from cef_trio.cli.checks import (
     judge_refused_write,
     judge_s3_failure,
     judge_streams,
+    judge_verification,
     ok,
     problem,
     warning,
@@ -203,7 +204,8 @@ async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
             add_finding(problem("watch folder", str(error), "correct User= of the unit, or create that user"))
             return
         for finding in judge_folder(facts):
-            add_finding(finding if len(folders) == 1 else replace(finding, says=f"{folder}: {finding.says}"))
+            is_named = len(folders) == 1 or repr(facts.path) in finding.says
+            add_finding(finding if is_named else replace(finding, says=f"{facts.path}: {finding.says}"))
 
 
 async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFinding) -> None:
@@ -221,6 +223,7 @@ async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFin
                 add_finding(judge_refused_write(error, address))
             for finding in judge_streams(await stream_facts(store, folder)):
                 add_finding(finding)
+            add_finding(judge_verification(await store.verifications.totals(), utc_now()))
             for finding in judge_legacy(*await legacy_facts(store)):
                 add_finding(finding)
             other = await claimant(store)

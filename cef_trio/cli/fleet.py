@@ -157,6 +157,8 @@ async def retire(context: RedisContext, *, forget_history: bool, as_json: bool) 
         says = f"retired: {output.count(len(own.reports), 'report')} removed"
         if forget_history:
             forgotten = await _forget_ended(store)
+            if context.verifications is not None:
+                await context.verifications.clear()
             says += f", {output.count(forgotten, 'ended stream')} forgotten"
         elif ended := await _count(store, StreamSet.COMPLETED, StreamSet.FAILED):
             says += f"; the records of {output.count(ended, 'ended stream')} stay (--forget-history removes them)"

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from cef_trio.checkpoint import StreamSummary
 from cef_trio.cli import output
-from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, moment, owner_override
+from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, moment, number, owner_override
 from cef_trio.cli.list_selection import Listed, Selection, Sort, State, relative_path
 from cef_trio.cli.output import Column, Row
 from cef_trio.cli.redis_session import RedisContext, run_on_redis
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reverse", action="store_true", help="in reverse order: the latest or largest first")
     parser.add_argument("--keys", action="store_true", help="show the key of each object in S3 too")
     parser.add_argument(
-        "--limit", type=_number, metavar="N", help="at most N streams: the latest, the largest, or the first by name"
+        "--limit", type=number, metavar="N", help="at most N streams: the latest, the largest, or the first by name"
     )
 
 
@@ -93,12 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
         settings,
         lambda context: list_streams(context, selection, folder, keys=arguments.keys, as_json=arguments.json),
     )
-
-
-def _number(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"takes a number of streams, 1 or more, not {text!r}")
-    return int(text)
 
 
 def _watch_folder(settings: Settings) -> str | None:

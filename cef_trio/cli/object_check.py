@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from cef_trio.checkpoint import Checkpoint
 from cef_trio.s3 import combine_crc64nvme, crc64nvme_from_base64, crc64nvme_to_base64
 from cef_trio.upload import PartPlan
+
+NOT_READ: Final = "not read"
+"""The name of the comparison that says why an object cannot be read at present; that is no difference."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 import trio
 
 from cef_trio.checkpoint import CheckpointStore
-from cef_trio.checkpoint.redis import Owners, parse_address
+from cef_trio.checkpoint.redis import Owners, Verifications, parse_address
 from cef_trio.cli.output import print_error
 from cef_trio.daemon import checkpoint_store, find_owner
 from cef_trio.exceptions import (
@@ -54,6 +54,8 @@ class RedisContext:
     """The owner whose streams the command works on."""
     owners: Owners | None = None
     """All owners behind the same key prefix."""
+    verifications: Verifications | None = None
+    """When the owner's objects were last verified."""
     utc_now: Callable[[], datetime]
 
 
@@ -71,6 +73,7 @@ async def open_redis_context(settings: Settings) -> AsyncIterator[RedisContext]:
             disk=KernelDisk(),
             owner_name=owner,
             owners=store.owners,
+            verifications=store.verifications,
             utc_now=lambda: datetime.now(UTC),
         )
 

@@ -94,6 +94,7 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
             bucket=settings.s3_bucket_name,
             owner_name=owner,
             owners=store.owners,
+            verifications=store.verifications,
             key_template=key_template(settings, owner),
             part_size=known_part_size(settings.chunk_size_bytes),
             equal_parts=settings.s3_equal_parts,

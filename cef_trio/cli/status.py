@@ -18,7 +18,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from cef_trio.checkpoint import Checkpoint, History, Status, StreamSet, StreamSummary
+from cef_trio.checkpoint import Checkpoint, History, Status, StreamSet, StreamSummary, VerificationTotals
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
 from cef_trio.cli.list_selection import relative_path
@@ -101,7 +101,8 @@ class StatusReader:
                     checkpoints[stream_id] = checkpoint
         files = {key: await self._stat(one) for key, one in checkpoints.items()}
         overview = observe(replace(found, checkpoints=checkpoints, files=files), now)
-        return replace(overview, unreadable=store.unreadable.known, newer=store.unreadable.newer)
+        totals = await context.verifications.totals() if context.verifications is not None else None
+        return replace(overview, unreadable=store.unreadable.known, newer=store.unreadable.newer, verification=totals)
 
     async def _completed(self, number: int) -> Collection[StreamSummary] | None:
         """Return the records of the completed streams; ``None`` if they are too many."""
@@ -155,6 +156,7 @@ def document(overview: Overview) -> dict[str, Any]:
         "streams": dict(overview.counts),
         "completed_bytes": overview.completed_bytes,
         "superseded": overview.superseded,
+        "verification": None if overview.verification is None else asdict(overview.verification),
         "bytes_per_second": overview.bytes_per_second,
         "upload_limits": dict(overview.upload_limits),
         "lag_bytes": overview.lag_bytes,
@@ -256,6 +258,8 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
         ("throughput", _throughput(overview)),
         ("lag", _lag(overview)),
     ]
+    if overview.verification is not None:
+        rows.append(("verified", _verification(overview.verification, overview)))
     if counts["retrying"]:
         rows.append(("retrying", _retrying(overview)))
     for report in overview.own.needing_attention():
@@ -270,6 +274,19 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     if counts["deleted"]:
         rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end, or that were let go"))
     return rows
+
+
+def _verification(totals: VerificationTotals, overview: Overview) -> Text:
+    """Return what `verify --all` found, and how long ago."""
+    now_ms = overview.at_utc.timestamp() * 1000
+    last, oldest = (output.duration(max(0.0, (now_ms - at) / 1000)) for at in (totals.at_ms, totals.oldest_ms))
+    says = (
+        f"{totals.objects:,} of {overview.counts['completed']:,} objects, the last {last} ago, the first {oldest} ago"
+    )
+    if not totals.mismatches:
+        return output.safe(says)
+    ids = ", ".join(map(output.short_id, totals.mismatched))
+    return output.safe(f"{output.count(totals.mismatches, 'object')} NOT as recorded: {ids}; {says}", "bold red")
 
 
 def describe_unreadable(unreadable: Mapping[str, str]) -> Text:

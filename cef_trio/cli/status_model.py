@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from cef_trio.checkpoint import ENDED, Checkpoint, Status, StreamMeta, StreamSet, StreamSummary
+from cef_trio.checkpoint import ENDED, Checkpoint, Status, StreamMeta, StreamSet, StreamSummary, VerificationTotals
 from cef_trio.files import FileStat, may_be
 from cef_trio.observability import Fleet, Lag, StreamState, lag_of, streams_by_state, upload_rate
 
@@ -103,6 +103,8 @@ class Overview:
     owner: str = ""
     fleet: Fleet = field(default_factory=Fleet)
     """The daemons of all owners."""
+    verification: VerificationTotals | None = None
+    """The result of ``cef-trio verify --all``; ``None``: it never ran."""
 
     @property
     def upload_limits(self) -> Mapping[str, int]:

@@ -10,14 +10,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from cef_trio.checkpoint import Checkpoint, Status
-from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common, add_owner, owner_override
+from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common, add_owner, age, number, owner_override
 from cef_trio.cli.object_check import (
+    NOT_READ,
     Comparison,
     Content,
     compare_checksums,
@@ -27,6 +29,7 @@ from cef_trio.cli.object_check import (
 )
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.retry_plan import Presence, presence_of
+from cef_trio.cli.scrub import LEAST_RATE, Bounds, Pace, verify_every
 from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.stream_selection import NoSuchStreamError, select_all
 from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError, S3OperationError
@@ -34,7 +37,7 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileSlice, IdentityMatch
 from cef_trio.s3 import ARCHIVED, Crc64Nvme
 from cef_trio.safe_text import printable
-from cef_trio.settings import load_settings
+from cef_trio.settings import SettingsError, load_settings, size_in_bytes
 from cef_trio.upload import MAX_METADATA_BYTES, identify, metadata_key, recognize
 
 _ANOTHER: Final = "not compared: another file has its name"
@@ -54,16 +57,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         examples=(
             "cef-trio verify 0b6f0c4e",
             "cef-trio verify /srv/recordings/a.mp4",
+            "cef-trio verify --all --rate 10MiB --for 6h",
         ),
     )
     add_owner(parser)
-    parser.add_argument("stream", metavar="ID|FILE", help=f"{STREAM_ID_HELP}; or the recording's name")
+    parser.add_argument("stream", nargs="?", metavar="ID|FILE", help=f"{STREAM_ID_HELP}; or the recording's name")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="verify the objects of all completed streams, the one verified the longest ago first; not the recordings",
+    )
+    parser.add_argument("--rate", type=_rate, metavar="RATE", help="with --all: at most so many bytes a second: 10MiB")
+    parser.add_argument("--limit", type=number, metavar="N", help="with --all: at most N objects in this run")
+    parser.add_argument(
+        "--for",
+        type=age,
+        dest="time",
+        metavar="TIME",
+        help="with --all: end after this time: 30m, 6h; the next run goes on",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``verify`` and return its exit code."""
+    bounds = (arguments.rate, arguments.limit, arguments.time)
+    if arguments.all == (arguments.stream is not None):
+        raise SettingsError(["verify takes a stream's id or its recording's name, or --all"])
+    if not arguments.all and any(bound is not None for bound in bounds):
+        raise SettingsError(["--rate, --limit and --for are for `cef-trio verify --all`"])
     settings = load_settings(arguments.env_file, unneeded=NO_FOLDER, **owner_override(arguments))
-    return run_command(settings, lambda context: verify_stream(context, arguments.stream, as_json=arguments.json))
+    if not arguments.all:
+        return run_command(settings, lambda context: verify_stream(context, arguments.stream, as_json=arguments.json))
+    return run_command(
+        settings,
+        lambda context: verify_every(
+            context,
+            partial(compare_object, context, quiet=True),
+            Bounds(
+                bytes_per_second=arguments.rate,
+                objects=arguments.limit,
+                seconds=arguments.time.total_seconds() if arguments.time is not None else None,
+            ),
+            as_json=arguments.json,
+        ),
+    )
+
+
+def _rate(text: str) -> int:
+    try:
+        rate = size_in_bytes(text)
+    except ValueError:
+        rate = None
+    if not isinstance(rate, int) or rate < LEAST_RATE:
+        raise argparse.ArgumentTypeError(f"takes bytes per second, 64KiB or more, such as 10MiB, not {text!r}")
+    return rate
 
 
 async def verify_stream(context: CommandContext, given: str, *, as_json: bool) -> ExitCode:
@@ -101,40 +148,53 @@ async def _find_stream_id(context: CommandContext, given: str) -> str:
 
 
 async def _compare_all(context: CommandContext, checkpoint: Checkpoint, *, quiet: bool) -> list[Comparison]:
+    return await compare_object(context, checkpoint, Pace(), quiet=quiet, with_file=True)
+
+
+async def compare_object(
+    context: CommandContext, checkpoint: Checkpoint, pace: Pace, *, quiet: bool, with_file: bool = False
+) -> list[Comparison]:
+    """Read an object, and compare it with everything on record; with the recording too, if ``with_file``.
+
+    Raises:
+        S3OperationError: the object could not be read to its end.
+    """
     meta = checkpoint.meta
     if meta.object_etag is None:
         return [Comparison("object", False, f"is not complete yet; the stream is {meta.status.value}")]
     if meta.s3_bucket != context.bucket:
-        return [
-            Comparison("object", False, f"is in bucket {meta.s3_bucket!r}, and S3_BUCKET_NAME is {context.bucket!r}")
-        ]
+        says = f"it is in bucket {meta.s3_bucket!r}, and S3_BUCKET_NAME is {context.bucket!r}"
+        return [Comparison(NOT_READ, False, says)]
     try:
         with _progress(meta.verified_size_bytes, quiet=quiet) as progressed:
-            read, stored = await _read_object(context, meta.s3_key_prefix, progressed)
+            read, stored = await _read_object(context, meta.s3_key_prefix, pace, progressed)
     except S3OperationError as error:
         where = f"{meta.s3_bucket}/{meta.s3_key_prefix}"
         if error.code == ARCHIVED:
-            says = f"is in an archive class and cannot be read: restore {where} first, then verify it"
-            return [Comparison("object", False, says)]
+            says = f"it is in an archive class and cannot be read: restore {where} first, then verify it"
+            return [Comparison(NOT_READ, False, says)]
         if error.code not in _NOT_THERE:
             raise
         return [Comparison("object", False, f"does not exist: {where}")]
-    return [
+    comparisons = [
         Comparison("object", None, f"read whole: {read}"),
         compare_checksums("checkpoint", read, recorded_content(checkpoint)),
         compare_checksums("S3's own checksum", read, Content(None, stored)),
         await _compare_metadata(context, checkpoint, read),
-        await _compare_file(context, checkpoint, read, quiet=quiet),
     ]
+    return [*comparisons, await _compare_file(context, checkpoint, read, quiet=quiet)] if with_file else comparisons
 
 
-async def _read_object(context: CommandContext, key: str, progressed: Progressed) -> tuple[Content, int | None]:
+async def _read_object(
+    context: CommandContext, key: str, pace: Pace, progressed: Progressed
+) -> tuple[Content, int | None]:
     crc, size = Crc64Nvme(), 0
     async with context.s3.get_object(key) as (stored, chunks):
         async for chunk in chunks:
             crc.update(chunk)
             size += len(chunk)
             progressed(len(chunk))
+            await pace.wait_after(len(chunk))
     return Content(size, crc.value), stored.crc64nvme
 
 

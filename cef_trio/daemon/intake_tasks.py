@@ -89,7 +89,7 @@ class IntakeTasks:
         self.risks.starting, self.risks.checker = False, self.idle_checker
         nursery.start_soon(self.idle_checker.run)
         services.metrics.last_run_by("idle_checker", lambda: services.unix_time(self.idle_checker.last_run))
-        nursery.start_soon(survey_redis, services.store, services.metrics)
+        nursery.start_soon(survey_redis, services.store, services.metrics, services.verification_totals)
         nursery.start_soon(forget_old_streams, services, rules.retention)
         nursery.start_soon(mend_indexes, services)
 

@@ -51,7 +51,17 @@ StoreT = TypeVar("StoreT", bound=CheckpointStore)
 S3T = TypeVar("S3T", bound=S3Client)
 
 REDIS_NOT_RETRIED: Final = frozenset(
-    {"beat", "count", "forget_reports", "is_persistent", "register_owner", "report", "reports", "save_interrupted"}
+    {
+        "beat",
+        "count",
+        "forget_reports",
+        "is_persistent",
+        "register_owner",
+        "report",
+        "reports",
+        "save_interrupted",
+        "verification",
+    }
 )
 """Redis operations that are not retried: surveys, heartbeats and reports (repeated by their caller; a report that
 waited would have an old time; in a cluster the registry may be on a node that does not work, without which uploads go
@@ -158,6 +168,7 @@ async def open_services(
             owner_name=owner.name,
             owner_claim=store.owner_claim(lease, socket.gethostname(), exclusive=owner.is_derived),
             owners=store.owners,
+            verification_totals=store.verifications.totals,
             legacy=store.legacy,
             ownership=Ownership(machine_id()),
             renew_credentials=partial(_renew, store, s3, webhook, config.credentials),

@@ -210,6 +210,22 @@ FAMILIES: Final = (
         "How far this host's clock is ahead of Redis', at the last report, within about a second; absent before it.",
     ),
     Family(
+        "verification_last_timestamp_seconds",
+        Kind.GAUGE,
+        "Unix time at which `cef-trio verify --all` last verified an object; absent if it never did.",
+    ),
+    Family(
+        "verification_oldest_timestamp_seconds",
+        Kind.GAUGE,
+        "Unix time of the verification that is the longest ago, of the objects that were verified at least once.",
+    ),
+    Family("verified_objects", Kind.GAUGE, "Objects that `cef-trio verify --all` has verified at least once."),
+    Family(
+        "verification_mismatches",
+        Kind.GAUGE,
+        "Objects that were missing or not as recorded when `cef-trio verify --all` last read them.",
+    ),
+    Family(
         "redis_persistent",
         Kind.GAUGE,
         "Whether Redis writes an append-only file, without which its crash loses checkpoints; absent while unknown.",

@@ -174,6 +174,11 @@ class Metrics:
             yield "known_streams", (stream_set.value,), count
         if self.survey.persistent is not None:
             yield "redis_persistent", (), self.survey.persistent
+        if (verified := self.survey.verification) is not None:
+            yield "verification_last_timestamp_seconds", (), verified.at_ms / 1000
+            yield "verification_oldest_timestamp_seconds", (), verified.oldest_ms / 1000
+            yield "verified_objects", (), verified.objects
+            yield "verification_mismatches", (), verified.mismatches
         if self.redis_clock_offset_seconds is not None:
             yield "redis_clock_offset_seconds", (), self.redis_clock_offset_seconds
         for name, last_run in self._last_runs.items():

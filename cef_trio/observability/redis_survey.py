@@ -1,4 +1,4 @@
-"""Periodic reads of Redis for the metrics: the size of each set of streams, and whether Redis is persistent.
+"""Periodic reads of Redis for the metrics: sizes of sets, whether Redis is persistent, verifications.
 
 Never called during a scrape, which must not wait. A call that fails makes its value absent until the next round;
 each has a time limit and is not retried.
@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import structlog
 import trio
 
-from cef_trio.checkpoint import CheckpointStore
+from cef_trio.checkpoint import CheckpointStore, VerificationTotals
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.observability.metrics import Metrics
 from cef_trio.observability.snapshot import RedisSurvey
@@ -25,12 +25,19 @@ PERIOD_SECONDS: Final = 15.0
 _ANSWER_SECONDS: Final = 5.0
 
 
-async def survey_redis(store: CheckpointStore, metrics: Metrics) -> None:
+async def survey_redis(
+    store: CheckpointStore,
+    metrics: Metrics,
+    verification_totals: Callable[[], Awaitable[VerificationTotals | None]] | None = None,
+) -> None:
     """Ask every ``PERIOD_SECONDS`` until cancelled; the values are then absent."""
     try:
         async for _ in Periodic(PERIOD_SECONDS):
             known_streams, persistent = await _ask(store.count), await _ask(store.is_persistent)
-            metrics.survey = RedisSurvey(known_streams=known_streams or {}, persistent=persistent)
+            verification = await _ask(verification_totals) if verification_totals is not None else None
+            metrics.survey = RedisSurvey(
+                known_streams=known_streams or {}, persistent=persistent, verification=verification
+            )
     finally:
         metrics.survey = RedisSurvey()
 

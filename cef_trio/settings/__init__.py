@@ -35,7 +35,7 @@ from cef_trio.settings.model import (
 from cef_trio.settings.object_options import DEFAULT_CONTENT_TYPE, ObjectOptions
 from cef_trio.settings.sources import GivenSetting, given_settings
 from cef_trio.settings.upload_rate import RateTimetable, UploadRate, rate_at
-from cef_trio.settings.values import is_owner_name
+from cef_trio.settings.values import is_owner_name, size_in_bytes
 from cef_trio.settings.watch_exclude import DEFAULT_EXCLUDE, Exclusion
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "rate_at",
     "read_settings",
     "secret_values",
+    "size_in_bytes",
     "split_watch_dir",
     "unfit_rate",
     "without_secrets",

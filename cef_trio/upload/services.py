@@ -11,7 +11,7 @@ from typing import TypeVar
 import trio
 from trio_util import AsyncBool
 
-from cef_trio.checkpoint import CheckpointStore, ExitState, Lease, ShutdownFlush, Status, StreamMeta
+from cef_trio.checkpoint import CheckpointStore, ExitState, Lease, ShutdownFlush, Status, StreamMeta, VerificationTotals
 from cef_trio.checkpoint.redis import LegacyStreams, OwnerClaim, Owners
 from cef_trio.files import Disk, FileStat, Mounts, file_system_named, granularity_wait_seconds, root_of
 from cef_trio.media import MediaInfo
@@ -133,6 +133,8 @@ class Services:
     """The claim of that name; ``None``: without one, as in the laboratory."""
     owners: Owners | None = None
     """All owners behind the same key prefix."""
+    verification_totals: Callable[[], Awaitable[VerificationTotals | None]] | None = None
+    """Reads the result of ``cef-trio verify --all``, for the metrics; ``None``: without it, as in the laboratory."""
     legacy: LegacyStreams | None = None
     """The streams of earlier versions, which have no namespace."""
     ownership: Ownership = field(default_factory=Ownership)

@@ -94,3 +94,19 @@ def test_the_source_follows_the_precedence_of_the_settings(tmp_path: Path, monke
     assert shown["LOG_LEVEL"] == ("DEBUG", str(file))
     assert masked("webhook_secret", "whsec_x") == "***"
     assert masked("redis_url", "redis+sentinel://u:p@h/x?sentinel_password=q") == "redis+sentinel://***@h/x?***"
+
+
+def test_it_counts_what_is_left_out_of_each_folder(tmp_path: Path) -> None:
+    for name in ("a/one.mp4", "a/.hidden/two.mp4", "a/._one.mp4", "b/three.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "link").symlink_to("/etc")
+    settings = {"WATCH_DIR": f"{tmp_path}/a:{tmp_path}/b", "S3_BUCKET_NAME": "recordings", "OWNER_NAME": "x"}
+    document = answer("check", settings={**settings, "WATCH_MIN_SIZE_BYTES": "1"})
+    assert [list(one.values()) for one in document["folders"]] == [
+        [f"{tmp_path}/a", 1, 1, 1, 1, 0],
+        [f"{tmp_path}/b", 1, 1, 0, 0, 1],
+    ]
+    out = command("check", settings=settings).stdout
+    assert f"{tmp_path}/a: 1 recording, and 1 folder and 1 recording excluded by WATCH_EXCLUDE" in out
+    assert "1 symbolic link not followed" in out

@@ -244,3 +244,26 @@ def test_no_command_hangs_with_its_watch_folder(mounted: FuseMount, embedded: St
         findings = answer("doctor", settings=settings, code=5)["findings"]
         (said,) = [one["says"] for one in findings if one["subject"] == "watch folder"]
         assert "did not answer" in said
+
+
+@pytest.mark.parametrize("first", ["the hung one", "the other one"])
+def test_p10_of_two_watch_folders_one_that_hangs_sets_only_itself_aside(
+    mounted: FuseMount, embedded: Store, valkey: ValkeyServer, tmp_path: Path, first: str
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    folders = [mounted.mount, other] if first == "the hung one" else [other, mounted.mount]
+    settings = {**quick(other, embedded, valkey), "WATCH_DIR": ":".join(map(str, folders))}
+    with daemon(settings) as process:
+        for folder in folders:
+            (folder / "before.mp4").write_bytes(os.urandom(MIB))
+        process.wait_for("stream_completed", count=2)
+        with stopped(mounted):
+            process.wait_for("mount_hung")
+            (other / "meanwhile.mp4").write_bytes(os.urandom(MIB))
+            process.wait_for("stream_completed", count=3)
+            assert process.metric("hung_mounts") == 1
+        (mounted.mount / "after.mp4").write_bytes(os.urandom(MIB))
+        process.wait_for("stream_completed", count=4)
+        assert process.count("stream_started") == 4
+        assert process.stop() == 0

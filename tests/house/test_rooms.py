@@ -25,6 +25,7 @@ PURE = sorted(
         "checkpoint.rules",
         "checkpoint.schema",
         "checkpoint.states",
+        "checkpoint.verification",
         "checkpoint.claim_wait",
         "checkpoint.redis.address",
         "checkpoint.redis.codec",

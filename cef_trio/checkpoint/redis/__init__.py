@@ -4,7 +4,8 @@ Open `store.py` for the calls; `scripts/` for the atomic steps; `keys.py` for ke
 encoded; `address.py` for `REDIS_URL`; `client.py` for time-outs, certificates and reconnecting; `connection.py` for
 name resolution; `cluster.py` for how a cluster's nodes are found; `errors.py` for which errors are transient;
 `server_info.py` for the properties of the server; `legacy.py` for the keys of earlier versions; `owner_claim.py` for
-clones; `owners.py` for the names of all owners; `indexes.py` for indexes that Redis lost.
+clones; `owners.py` for the names of all owners; `verifications.py` for when objects were last verified; `indexes.py`
+for indexes that Redis lost.
 """
 
 from cef_trio.checkpoint.redis import codec
@@ -17,6 +18,7 @@ from cef_trio.checkpoint.redis.owner_claim import OwnerClaim
 from cef_trio.checkpoint.redis.owners import Owners
 from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
+from cef_trio.checkpoint.redis.verifications import Verifications
 
 __all__ = [
     "UNKNOWN_POLICY",
@@ -29,6 +31,7 @@ __all__ = [
     "Owners",
     "RedisCheckpointStore",
     "ServerInfo",
+    "Verifications",
     "codec",
     "decode_time",
     "encode_time",

@@ -109,6 +109,16 @@ class Keys:
         return f"{self.prefix}streams:to_abort"
 
     @property
+    def verified(self) -> str:
+        """The hash stream id → when its object was last verified, and what differed (``verifications.py``)."""
+        return f"{self.prefix}verified"
+
+    @property
+    def verification(self) -> str:
+        """The hash with the totals of these."""
+        return f"{self.prefix}verification"
+
+    @property
     def schema(self) -> str:
         """The string with the namespace's schema (``checkpoint/schema.py``)."""
         return f"{self.prefix}schema"

@@ -44,6 +44,7 @@ from cef_trio.checkpoint.redis.owners import Owners
 from cef_trio.checkpoint.redis.scripts import arguments
 from cef_trio.checkpoint.redis.scripts.arguments import Argument
 from cef_trio.checkpoint.redis.server_info import UNKNOWN_POLICY, ServerInfo, replicas_in
+from cef_trio.checkpoint.redis.verifications import Verifications
 from cef_trio.checkpoint.schema import NewerRecord
 from cef_trio.checkpoint.states import ENDED, History, Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
@@ -130,6 +131,11 @@ class RedisCheckpointStore(StreamWrites):
     def owners(self) -> Owners:
         """All owners behind the same key prefix."""
         return Owners(self._redis, self.keys)
+
+    @property
+    def verifications(self) -> Verifications:
+        """When the owner's objects were last verified."""
+        return Verifications(self._redis, self.keys)
 
     def owner_claim(self, lease: Lease, host: str, *, exclusive: bool) -> OwnerClaim:
         """Return the claim of the owner's name by the running system of a lease (:class:`OwnerClaim`)."""

@@ -1,0 +1,119 @@
+"""The verifications of an owner's objects, in two keys (``checkpoint/verification.py``).
+
+A hash stream id → time and result, which ``cef-trio verify --all`` reads; and a small hash with the totals, which the
+daemon reads for its metrics, and ``status`` and ``doctor``. Both are hints: without them the next run begins anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from cef_trio.checkpoint.redis.client import Client, RedisClient
+from cef_trio.checkpoint.redis.keys import Keys
+from cef_trio.checkpoint.verification import VerificationTotals, Verified
+
+_BATCH: Final = 500
+
+
+class Verifications:
+    """The verifications of one owner's objects."""
+
+    def __init__(self, redis: RedisClient, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+
+    async def known(self) -> dict[str, Verified]:
+        """Return all, by stream id. An entry that cannot be read counts as none.
+
+        Raises:
+            RedisOperationError: Redis cannot be read.
+        """
+        raw: Mapping[bytes, bytes] = await self._redis.call(
+            "verifications", lambda client: client.hgetall(self._keys.verified)
+        )
+        found = {}
+        for stream_id, value in raw.items():
+            at, _, mismatch = value.decode(errors="replace").partition(" ")
+            if at.isdecimal():
+                found[stream_id.decode(errors="replace")] = Verified(int(at), mismatch)
+        return found
+
+    async def record(self, stream_id: str, verified: Verified) -> None:
+        """Record a verification.
+
+        Raises:
+            RedisOperationError: Redis refused.
+        """
+        entry = f"{verified.at_ms} {verified.mismatch}".strip()
+        await self._redis.call("record_verification", lambda client: client.hset(self._keys.verified, stream_id, entry))
+
+    async def set_totals(self, totals: VerificationTotals | None) -> None:
+        """Replace the totals.
+
+        Raises:
+            RedisOperationError: Redis refused.
+        """
+
+        def work(client: Client) -> None:
+            if totals is None:
+                client.delete(self._keys.verification)
+            else:
+                client.hset(self._keys.verification, mapping=_encode(totals))
+
+        await self._redis.call("record_verification", work)
+
+    async def clear(self) -> None:
+        """Remove everything.
+
+        Raises:
+            RedisOperationError: Redis refused.
+        """
+        await self._redis.call(
+            "forget_verifications", lambda client: client.delete(self._keys.verified, self._keys.verification)
+        )
+
+    async def forget(self, stream_ids: Collection[str]) -> None:
+        """Remove streams that are no longer completed.
+
+        Raises:
+            RedisOperationError: Redis refused.
+        """
+        ids = sorted(stream_ids)
+
+        def work(client: Client) -> None:
+            for start in range(0, len(ids), _BATCH):
+                client.hdel(self._keys.verified, *ids[start : start + _BATCH])
+
+        await self._redis.call("forget_verifications", work)
+
+    async def totals(self) -> VerificationTotals | None:
+        """Return the totals; ``None`` if nothing was verified, or they cannot be read. Costs one small read.
+
+        Raises:
+            RedisOperationError: Redis cannot be read.
+        """
+        raw: Mapping[bytes, bytes] = await self._redis.call(
+            "verification", lambda client: client.hgetall(self._keys.verification)
+        )
+        text = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in raw.items()}
+        try:
+            return VerificationTotals(
+                at_ms=int(text["at_ms"]),
+                objects=int(text["objects"]),
+                oldest_ms=int(text["oldest_ms"]),
+                mismatches=int(text["mismatches"]),
+                mismatched=tuple(text.get("mismatched", "").split()),
+            )
+        except (KeyError, ValueError):
+            return None
+
+
+def _encode(totals: VerificationTotals) -> dict[str, str]:
+    return {
+        "at_ms": str(totals.at_ms),
+        "objects": str(totals.objects),
+        "oldest_ms": str(totals.oldest_ms),
+        "mismatches": str(totals.mismatches),
+        "mismatched": " ".join(totals.mismatched),
+    }

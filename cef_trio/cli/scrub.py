@@ -1,0 +1,174 @@
+"""``cef-trio verify --all``: read every object again, slowly, the one that was verified the longest ago first.
+
+The time of each verification is recorded in Redis, so a run that was interrupted, or bounded by ``--limit`` or
+``--for``, is continued by the next one. A mismatch stays on record until the object is verified again, or its stream is
+forgotten: the daemon's metrics, ``status`` and ``doctor`` show it, and the exit code is 5. Only objects are read, no
+recordings. Nothing but these records is changed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import trio
+
+from cef_trio.checkpoint import Checkpoint, Status, StreamSet, VerificationTotals, Verified
+from cef_trio.cli import output
+from cef_trio.cli.object_check import NOT_READ, Comparison, is_proven
+from cef_trio.cli.result_lines import Report
+from cef_trio.cli.session import CommandContext
+from cef_trio.exceptions import RecordUnreadableError
+from cef_trio.exit_codes import ExitCode
+
+LEAST_RATE: Final = 64 << 10
+"""Bytes per second: S3 closes a connection from which nothing is read for long."""
+_TOTALS_SECONDS: Final = 5.0
+"""How often the totals in Redis are computed anew; at once after a mismatch, and at the end."""
+_MOST_REASON: Final = 300
+
+
+class Outcome(Enum):
+    """What a verification showed."""
+
+    IDENTICAL = "identical"
+    UNPROVEN = "unproven"
+    """It was read, and nothing on record has a checksum."""
+    MISMATCH = "mismatch"
+    SKIPPED = "skipped"
+    """It was not read: it is in an archive class or in another bucket, or its record has changed meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How much one run does; ``None``: no bound."""
+
+    bytes_per_second: int | None = None
+    objects: int | None = None
+    seconds: float | None = None
+
+
+class Pace:
+    """Delays reading, so that it does not exceed a rate."""
+
+    def __init__(self, bytes_per_second: int | None = None) -> None:
+        self._rate = bytes_per_second
+        self._due = 0.0
+
+    async def wait_after(self, size_bytes: int) -> None:
+        """Wait until the rate allows to go on after this many bytes."""
+        if self._rate is not None:
+            self._due = max(self._due, trio.current_time()) + size_bytes / self._rate
+            await trio.sleep_until(self._due)
+
+
+Compare = Callable[[Checkpoint, Pace], Awaitable[Sequence[Comparison]]]
+"""Reads an object, and compares it with everything on record but the recording."""
+
+
+def in_turn(stream_ids: Iterable[str], known: Mapping[str, Verified]) -> list[str]:
+    """Return the streams in the order of their last verification, those that were never verified first. Pure."""
+    return sorted(stream_ids, key=lambda one: (known[one].at_ms if one in known else 0, one))
+
+
+def outcome_of(comparisons: Sequence[Comparison]) -> Outcome:
+    """Return what the comparisons of one object show. Pure."""
+    if any(one.name == NOT_READ for one in comparisons):
+        return Outcome.SKIPPED
+    if any(one.agrees is False for one in comparisons):
+        return Outcome.MISMATCH
+    return Outcome.IDENTICAL if is_proven(comparisons) else Outcome.UNPROVEN
+
+
+async def verify_every(context: CommandContext, compare: Compare, bounds: Bounds, *, as_json: bool) -> ExitCode:
+    """Verify the objects of all completed streams, within the bounds. ``ANSWER_IS_NO`` if one is not as recorded.
+
+    Mismatches of earlier runs that this one did not come to count too.
+
+    Raises:
+        S3OperationError: S3 is unavailable; what was verified is recorded.
+        RedisOperationError: Redis cannot be read or written.
+    """
+    known = await context.verifications.known() if context.verifications is not None else {}
+    completed = await context.store.members(StreamSet.COMPLETED)
+    if gone := known.keys() - completed:
+        known = {stream_id: one for stream_id, one in known.items() if stream_id in completed}
+        if context.verifications is not None:
+            await context.verifications.forget(gone)
+    counts = dict.fromkeys(Outcome, 0)
+    due = in_turn(completed, known)
+    pace = Pace(bounds.bytes_per_second)
+    totals_at = 0.0
+    with Report(as_json=as_json, completed=len(completed), bounded=False, counts={}, mismatched=[]) as report:
+        with trio.move_on_after(float("inf") if bounds.seconds is None else bounds.seconds) as scope:
+            for number, stream_id in enumerate(due if bounds.objects is None else due[: bounds.objects], 1):
+                _show_progress(number, len(due), quiet=as_json)
+                outcome, says = await _verify(context, compare, stream_id, pace)
+                counts[outcome] += 1
+                report.about["counts"] = {one.value: count for one, count in counts.items()}
+                if outcome is not Outcome.SKIPPED:
+                    wrong = says[:_MOST_REASON] if outcome is Outcome.MISMATCH else ""
+                    at_ms = int(context.utc_now().timestamp() * 1000)
+                    known[stream_id] = Verified(at_ms, wrong)
+                    is_due = bool(wrong) or trio.current_time() - totals_at >= _TOTALS_SECONDS
+                    totals_at = trio.current_time() if is_due else totals_at
+                    await _record(context, stream_id, known, with_totals=is_due)
+                if outcome is not Outcome.IDENTICAL:
+                    report.add(stream_id, f"{outcome.value}: {says}", ok=outcome is not Outcome.MISMATCH)
+        _end_progress(quiet=as_json)
+        await _record(context, None, known, with_totals=True)
+        report.about["bounded"] = scope.cancelled_caught or sum(counts.values()) < len(due)
+        mismatched = sorted(stream_id for stream_id, one in known.items() if one.mismatch)
+        report.about["mismatched"] = mismatched
+        done = output.count(counts[Outcome.IDENTICAL], "object")
+        report.remark(
+            f"{done} identical, {counts[Outcome.MISMATCH]} not as recorded, {counts[Outcome.UNPROVEN]} not proven, "
+            f"{counts[Outcome.SKIPPED]} skipped; of {output.count(len(completed), 'object')}"
+        )
+        if mismatched:
+            report.remark(f"NOT as recorded when last read: {', '.join(map(output.short_id, mismatched))}")
+    return ExitCode.ANSWER_IS_NO if mismatched else ExitCode.DONE
+
+
+async def _verify(context: CommandContext, compare: Compare, stream_id: str, pace: Pace) -> tuple[Outcome, str]:
+    """Verify one object; return what that shows, and why."""
+    try:
+        before = await context.store.load(stream_id)
+        if before is None or before.meta.status is not Status.COMPLETED:
+            return Outcome.SKIPPED, "its stream is not completed any more"
+        comparisons = await compare(before, pace)
+        outcome = outcome_of(comparisons)
+        if outcome is Outcome.MISMATCH:  # a later version, or `gc --superseded`, may have replaced the object meanwhile
+            after = await context.store.load(stream_id)
+            if after is None or after.meta != before.meta:
+                return Outcome.SKIPPED, "its record has changed meanwhile"
+    except RecordUnreadableError as error:
+        return Outcome.SKIPPED, str(error)
+    wanted = [one for one in comparisons if one.agrees is False] or list(comparisons)
+    where = f"{before.meta.s3_bucket}/{before.meta.s3_key_prefix}"
+    return outcome, f"{where}: {'; '.join(f'{one.name} {one.says}' for one in wanted)}"
+
+
+async def _record(
+    context: CommandContext, stream_id: str | None, known: Mapping[str, Verified], *, with_totals: bool
+) -> None:
+    verifications = context.verifications
+    if verifications is not None and stream_id is not None:
+        await verifications.record(stream_id, known[stream_id])
+    if verifications is not None and with_totals:
+        await verifications.set_totals(VerificationTotals.of(known))
+
+
+def _show_progress(number: int, total: int, *, quiet: bool) -> None:
+    if not quiet and sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[Kobject {number:,} of {total:,} …")
+        sys.stderr.flush()
+
+
+def _end_progress(*, quiet: bool) -> None:
+    if not quiet and sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()

@@ -1,0 +1,256 @@
+"""``verify --all``: every object once before any again, within its bounds, and no mismatch is forgotten (P1, P6)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+
+import pytest
+import trio
+from servers.command import answer
+from servers.json_schemas import check_document
+from servers.valkey import valkey_server
+from waiting import completed
+
+from cef_trio.checkpoint import Checkpoint, VerificationTotals, Verified
+from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.cli.checks import Severity, judge_verification
+from cef_trio.cli.object_check import NOT_READ, Comparison
+from cef_trio.cli.scrub import Bounds, Outcome, Pace, in_turn, outcome_of, verify_every
+from cef_trio.cli.session import CommandContext
+from cef_trio.cli.verify import compare_object
+from cef_trio.exceptions import S3OperationError
+from cef_trio.exit_codes import ExitCode
+from cef_trio.lab.world import PART, World
+from cef_trio.s3_endpoint import Fault, Kind
+
+
+class Kept:
+    """What Redis would keep."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Verified] = {}
+        self.last: VerificationTotals | None = None
+
+    async def known(self) -> dict[str, Verified]:
+        return dict(self.entries)
+
+    async def record(self, stream_id: str, verified: Verified) -> None:
+        self.entries[stream_id] = verified
+
+    async def set_totals(self, totals: VerificationTotals | None) -> None:
+        self.last = totals
+
+    async def forget(self, stream_ids: Sequence[str]) -> None:
+        for stream_id in stream_ids:
+            del self.entries[stream_id]
+
+
+async def uploaded(world: World, *names: str) -> list[Checkpoint]:
+    """The completed streams of new recordings, in the order of the names."""
+    for name in names:
+        world.append(2 * PART + 7, name)
+    async with world.daemon() as daemon:
+        for name in names:
+            daemon.closed(name)
+        await trio.sleep(60)
+        found = {one.meta.current_path: one for one in await completed(world)}
+    return [found[world.path(name)] for name in names]
+
+
+@pytest.fixture
+def kept() -> Kept:
+    return Kept()
+
+
+@pytest.fixture
+def scrubbed(context: CommandContext, kept: Kept) -> CommandContext:
+    return replace(context, verifications=kept)  # type: ignore[arg-type]
+
+
+async def run(
+    context: CommandContext, capsys: pytest.CaptureFixture[str], bounds: Bounds | None = None
+) -> tuple[ExitCode, Mapping[str, object]]:
+    capsys.readouterr()
+    compare = partial(compare_object, context, quiet=True)
+    code = await verify_every(context, compare, bounds or Bounds(), as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    check_document("verify", document)
+    return code, document
+
+
+async def test_each_object_is_verified_and_recorded(
+    world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = {one.meta.stream_id for one in await uploaded(world, "a.mp4", "b.mp4", "c.mp4")}
+    code, document = await run(scrubbed, capsys)
+    assert (code, document["completed"], document["bounded"]) == (ExitCode.DONE, 3, False)
+    assert document["counts"] == {"identical": 3, "unproven": 0, "mismatch": 0, "skipped": 0}
+    assert kept.entries.keys() == ids
+    assert kept.last is not None
+    assert (kept.last.objects, kept.last.mismatches) == (3, 0)
+
+
+async def test_a_bounded_run_is_continued_by_the_next(
+    world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = {one.meta.stream_id for one in await uploaded(world, "a.mp4", "b.mp4", "c.mp4")}
+    seen = []
+    for _ in range(3):
+        before = dict(kept.entries)
+        await trio.sleep(60)
+        _, document = await run(scrubbed, capsys, Bounds(objects=1))
+        assert document["bounded"] is True
+        seen += [one for one in kept.entries if kept.entries[one] != before.get(one)]
+    assert sorted(seen) == sorted(ids), "each once before any again"
+    await trio.sleep(60)
+    before = dict(kept.entries)
+    await run(scrubbed, capsys, Bounds(objects=1))
+    assert [one for one in before if before[one] != kept.entries[one]] == seen[:1], "then the one that waited longest"
+
+
+async def test_p1_a_mismatch_is_exit_code_5_until_it_is_mended(
+    world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, whole = await uploaded(world, "a.mp4", "b.mp4")
+    key, content = broken.meta.s3_key_prefix, world.content("a.mp4")
+    changed = bytes([content[0] ^ 1]) + content[1:]
+    await scrubbed.s3.put_object(key, changed, content_type="video/mp4")
+    code, document = await run(scrubbed, capsys)
+    assert (code, document["mismatched"]) == (ExitCode.ANSWER_IS_NO, [broken.meta.stream_id])
+    assert kept.last is not None
+    assert (kept.last.mismatches, kept.last.mismatched) == (1, (broken.meta.stream_id,))
+    await trio.sleep(60)
+    kept.entries[whole.meta.stream_id] = Verified(0)
+    code, document = await run(scrubbed, capsys, Bounds(objects=1))
+    assert document["counts"] == {"identical": 1, "unproven": 0, "mismatch": 0, "skipped": 0}
+    assert code is ExitCode.ANSWER_IS_NO, "a mismatch of an earlier run is not silent"
+    await scrubbed.s3.put_object(key, content, content_type="video/mp4")
+    code, document = await run(scrubbed, capsys)
+    assert (code, document["mismatched"]) == (ExitCode.DONE, [])
+
+
+async def test_a_missing_object_is_a_mismatch_and_one_that_cannot_be_read_now_is_none(
+    world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone, archived = await uploaded(world, "a.mp4", "b.mp4")
+    await scrubbed.s3.delete_object(gone.meta.s3_key_prefix)
+    key = archived.meta.s3_key_prefix
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "GetObject", key=key, code="InvalidObjectState", times=None))
+    code, document = await run(scrubbed, capsys)
+    assert code is ExitCode.ANSWER_IS_NO
+    assert document["counts"] == {"identical": 0, "unproven": 0, "mismatch": 1, "skipped": 1}
+    assert kept.entries.keys() == {gone.meta.stream_id}
+
+
+async def test_an_outage_ends_the_run_and_keeps_what_was_verified(
+    world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    streams = sorted(await uploaded(world, "a.mp4", "b.mp4"), key=lambda one: one.meta.stream_id)
+    key = streams[1].meta.s3_key_prefix
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "GetObject", key=key, code="SlowDown", times=None))
+    with pytest.raises(S3OperationError):
+        await run(scrubbed, capsys)
+    document = json.loads(capsys.readouterr().out)
+    assert (document["finished"], document["counts"]["identical"]) == (False, 1)
+    assert kept.entries.keys() == {streams[0].meta.stream_id}
+
+
+async def test_what_is_no_longer_completed_is_forgotten(
+    world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [stream] = await uploaded(world, "a.mp4")
+    kept.entries["gone"] = Verified(1, "was wrong")
+    code, _ = await run(scrubbed, capsys)
+    assert (code, set(kept.entries)) == (ExitCode.DONE, {stream.meta.stream_id})
+
+
+async def test_the_rate_is_kept_and_the_time_ends_the_run(
+    world: World, scrubbed: CommandContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [stream] = await uploaded(world, "a.mp4")
+    size = stream.meta.verified_size_bytes or 0
+    began = trio.current_time()
+    await run(scrubbed, capsys, Bounds(bytes_per_second=size))
+    assert trio.current_time() - began == pytest.approx(1.0, abs=0.2)
+    began = trio.current_time()
+    _, document = await run(scrubbed, capsys, Bounds(bytes_per_second=size // 100, seconds=5.0))
+    assert trio.current_time() - began == pytest.approx(5.0, abs=0.2)
+    assert document["bounded"] is True
+
+
+async def test_a_record_that_changed_meanwhile_is_no_mismatch(
+    world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [stream] = await uploaded(world, "a.mp4")
+
+    async def compare(_checkpoint: Checkpoint, _pace: Pace) -> list[Comparison]:
+        await world.store.forget(stream.meta.stream_id)
+        return [Comparison("object", False, "does not exist")]
+
+    code = await verify_every(scrubbed, compare, Bounds(), as_json=True)
+    assert (code, kept.entries) == (ExitCode.DONE, {})
+
+
+def test_those_never_verified_come_first_then_the_oldest() -> None:
+    assert in_turn(["a", "b", "c"], {"a": Verified(2), "b": Verified(1)}) == ["c", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("agrees", "outcome"),
+    [
+        ([None, True], Outcome.IDENTICAL),
+        ([None, None], Outcome.UNPROVEN),
+        ([True, False], Outcome.MISMATCH),
+        ([False], Outcome.MISMATCH),
+    ],
+)
+def test_what_comparisons_show(agrees: list[bool | None], outcome: Outcome) -> None:
+    assert outcome_of([Comparison("x", one, "says") for one in agrees]) is outcome
+    assert outcome_of([Comparison(NOT_READ, False, "archived")]) is Outcome.SKIPPED
+
+
+def test_doctor_names_a_mismatch() -> None:
+    now = datetime(2026, 7, 1, tzinfo=UTC)
+    at_ms = int(now.timestamp() * 1000)
+    assert judge_verification(None, now).severity is Severity.OK
+    assert judge_verification(VerificationTotals(at_ms, 3, at_ms, 0), now).severity is Severity.OK
+    found = judge_verification(VerificationTotals(at_ms, 3, at_ms, 1, ("0b6f0c4e",)), now)
+    assert found.severity is Severity.PROBLEM
+    assert "0b6f0c4e" in found.says
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["0b6f", "--all"], ["0b6f", "--rate", "1MiB"], ["--all", "--rate", "1"], ["--all", "--limit", "0"]],
+)
+def test_arguments_that_do_not_fit_together_are_one_error(arguments: list[str]) -> None:
+    assert len(answer("verify", *arguments, settings={}, code=2)["error"]["lines"]) == 1
+
+
+@pytest.mark.real
+async def test_verifications_in_redis() -> None:
+    with valkey_server(tcp=True) as server:
+        async with (
+            RedisCheckpointStore(server.url, owner="node-7") as store,
+            RedisCheckpointStore(server.url, owner="node-8") as other,
+        ):
+            kept = store.verifications
+            assert (await kept.known(), await kept.totals()) == ({}, None)
+            await kept.record("a", Verified(1))
+            await kept.record("b", Verified(2, "checkpoint DIFFERENT: 5 bytes"))
+            known = await kept.known()
+            assert known == {"a": Verified(1), "b": Verified(2, "checkpoint DIFFERENT: 5 bytes")}
+            await kept.set_totals(VerificationTotals.of(known))
+            assert await kept.totals() == VerificationTotals(2, 2, 1, 1, ("b",))
+            assert (await other.verifications.known(), await other.verifications.totals()) == ({}, None)
+            await kept.forget(["b"])
+            assert list(await kept.known()) == ["a"]
+            await kept.set_totals(None)
+            assert await kept.totals() is None
+            await kept.clear()
+            assert await kept.known() == {}
