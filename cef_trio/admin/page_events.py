@@ -38,6 +38,13 @@ class PageState:
     rows: Mapping[str, tuple[StreamRow, str]]
     """Each stream by its key, also as JSON."""
     history: HistoryPage
+    _details: dict[str, str] = field(default_factory=dict)
+
+    def detail(self, stream_id: str) -> str:
+        """Return what is known of one stream, as JSON."""
+        if stream_id not in self._details:
+            self._details[stream_id] = to_json(self.source.detail(stream_id))
+        return self._details[stream_id]
 
     @classmethod
     def of(cls, source: PageSource, before: PageState | None = None) -> PageState:
@@ -69,7 +76,7 @@ class Listener:
         else:
             yield from self._changes(state, self._fields)
         self._fields, self._rows = state.fields, state.rows
-        if self.stream_id is not None and (text := to_json(state.source.detail(self.stream_id))) != self._detail:
+        if self.stream_id is not None and (text := state.detail(self.stream_id)) != self._detail:
             self._detail = text
             yield _event("detail", text)
 

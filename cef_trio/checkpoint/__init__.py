@@ -14,7 +14,17 @@ what a stream does when Redis refuses a write (`upload/failures.py`) or has lost
 from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.claim_wait import RENEWALS, Claimant, ClaimWait, Vacancy
 from cef_trio.checkpoint.commit import Change, ExitState
-from cef_trio.checkpoint.model import NAMELESS, SHARED, Checkpoint, FileIdentity, Lease, Owner, PartRecord, StreamMeta
+from cef_trio.checkpoint.model import (
+    NAMELESS,
+    SHARED,
+    Checkpoint,
+    FileIdentity,
+    Lease,
+    Owner,
+    PartRecord,
+    StreamMeta,
+    WebhookEvent,
+)
 from cef_trio.checkpoint.protocols import (
     Beat,
     CheckpointStore,
@@ -82,6 +92,7 @@ __all__ = [
     "Vacancy",
     "VerificationTotals",
     "Verified",
+    "WebhookEvent",
     "WebhookOutbox",
     "advice_on",
     "ended_streams",

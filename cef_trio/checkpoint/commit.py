@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from cef_trio.checkpoint import schema
-from cef_trio.checkpoint.model import Checkpoint, PartRecord, StreamMeta
+from cef_trio.checkpoint.model import Checkpoint, PartRecord, StreamMeta, WebhookEvent
 from cef_trio.checkpoint.states import HOME, Status, may_follow
 
 DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
@@ -68,6 +68,8 @@ class Commit:
     """The path to set, also in ``streams:by_path``. Not with ``status``."""
     enqueue_webhook: bool = False
     """Add the stream to the webhook outbox. Only with ``status``."""
+    event: WebhookEvent | None = None
+    """An event to add to the webhook outbox. Only with ``status``."""
 
     def __post_init__(self) -> None:
         # Each value has one source, so that the stores need not agree on an order.

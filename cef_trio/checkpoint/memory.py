@@ -24,7 +24,7 @@ import trio
 
 from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState
-from cef_trio.checkpoint.model import Checkpoint, Lease, Owner, PartRecord, StreamMeta
+from cef_trio.checkpoint.model import Checkpoint, Lease, Owner, PartRecord, StreamMeta, WebhookEvent
 from cef_trio.checkpoint.protocols import (
     Beat,
     BeatReply,
@@ -78,6 +78,7 @@ class StoreSnapshot:
     history: Mapping[str, tuple[History, int]] = field(default_factory=dict)
     lease_ends: Mapping[str, int] = field(default_factory=dict)
     abort_requests: frozenset[str] = frozenset()
+    events: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class MemoryCheckpointStore(StreamWrites):
@@ -97,6 +98,7 @@ class MemoryCheckpointStore(StreamWrites):
         self._leases: dict[str, _Held] = {}
         self._pending_webhooks: set[str] = set()
         self._abort_requests: set[str] = set()
+        self._events: dict[str, bytes] = {}
         self._reports: dict[str, StoredReport] = {}
         self._history: dict[str, tuple[History, int]] = {}
         """The history of each ended stream, and its time in it."""
@@ -121,6 +123,7 @@ class MemoryCheckpointStore(StreamWrites):
             dict(self._history),
             dict(self._lease_ends),
             frozenset(self._abort_requests),
+            dict(self._events),
         )
 
     def restore(self, snapshot: StoreSnapshot) -> None:
@@ -134,6 +137,7 @@ class MemoryCheckpointStore(StreamWrites):
         self._history = dict(snapshot.history)
         self._lease_ends = dict(snapshot.lease_ends)
         self._abort_requests = set(snapshot.abort_requests)
+        self._events = dict(snapshot.events)
 
     def clear(self) -> None:
         """Remove all content, as a server does that lost its data."""
@@ -192,6 +196,7 @@ class MemoryCheckpointStore(StreamWrites):
         *,
         replaced_stream_id: str | None = None,
         other_owner_stream_id: str | None = None,
+        event: WebhookEvent | None = None,
     ) -> None:
         """See :meth:`StreamStore.create`."""
         meta = replace(
@@ -225,6 +230,7 @@ class MemoryCheckpointStore(StreamWrites):
             self._index(meta.stream_id)
             self._hold(meta.stream_id, lease)
             self._by_path[leads] = meta.stream_id
+            self._add_event(event)
 
         await self._call("create", effect)
 
@@ -432,6 +438,7 @@ class MemoryCheckpointStore(StreamWrites):
             self._streams[stream_id] = after
             if commit.status is not None:
                 self._index(stream_id)
+                self._add_event(commit.event)
                 if after.meta.status in ENDED or stream.meta.status in FAILED:
                     self._abort_requests.discard(stream_id)
             if commit.enqueue_webhook:
@@ -465,6 +472,22 @@ class MemoryCheckpointStore(StreamWrites):
     async def ack_webhook(self, stream_id: str) -> None:
         """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._call("ack_webhook", lambda: self._pending_webhooks.discard(stream_id))
+
+    async def pending_events(self) -> frozenset[str]:
+        """See :meth:`WebhookOutbox.pending_events`."""
+        return await self._call("pending_events", lambda: frozenset(self._events))
+
+    async def pending_event(self, event_id: str) -> bytes | None:
+        """See :meth:`WebhookOutbox.pending_event`."""
+        return await self._call("pending_event", lambda: self._events.get(event_id))
+
+    async def ack_event(self, event_id: str) -> None:
+        """See :meth:`WebhookOutbox.ack_event`."""
+        await self._call("ack_event", lambda: self._events.pop(event_id, None) and None)
+
+    def _add_event(self, event: WebhookEvent | None) -> None:
+        if event is not None and len(self._events) < rules.MAX_EVENTS:
+            self._events[event.event_id] = event.body
 
     async def request_abort(self, stream_ids: Collection[str]) -> frozenset[str]:
         """See :meth:`AbortRequests.request_abort`."""

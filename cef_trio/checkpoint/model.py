@@ -156,6 +156,14 @@ class StreamMeta:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookEvent:
+    """A webhook of a stream's start or failure: its id, which no other event has, and its body."""
+
+    event_id: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A stream's record, set and parts."""
 

@@ -27,7 +27,7 @@ from typing import Protocol
 
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Change, Commit, ExitState
-from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta, WebhookEvent
 from cef_trio.checkpoint.schema import NewerRecord
 from cef_trio.checkpoint.states import History, Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
@@ -117,17 +117,26 @@ class StreamWrites(Protocol):
         await self._commit(stream_id, lease, rules.start_over(change))
 
     async def transition(
-        self, stream_id: str, lease: Lease, status: Status, change: Change, *, enqueue_webhook: bool = False
+        self,
+        stream_id: str,
+        lease: Lease,
+        status: Status,
+        change: Change,
+        *,
+        enqueue_webhook: bool = False,
+        event: WebhookEvent | None = None,
     ) -> None:
         """Move the stream to ``status`` and to the set of that status (``states.HOME``), and apply ``change``.
 
         ``enqueue_webhook``: add the stream to the :class:`WebhookOutbox` in the same step, so that no crash can come
-        between the two.
+        between the two; ``event``: add this event to it.
 
         Raises:
             ValueError: ``states.TRANSITIONS`` does not allow it; a bug of the caller.
         """
-        await self._commit(stream_id, lease, rules.transition(status, change, enqueue_webhook=enqueue_webhook))
+        await self._commit(
+            stream_id, lease, rules.transition(status, change, enqueue_webhook=enqueue_webhook, event=event)
+        )
 
     async def record_put(self, stream_id: str, lease: Lease, part: PartRecord, change: Change) -> None:
         """Move the stream to ``s3_completed``, apply ``change``, and record the object's only part, which was sent.
@@ -183,6 +192,7 @@ class StreamStore(StreamWrites, Protocol):
         *,
         replaced_stream_id: str | None = None,
         other_owner_stream_id: str | None = None,
+        event: WebhookEvent | None = None,
     ) -> None:
         """Create a stream in one step: record, ``streams:by_path`` entry, set, lease, and the parts already adopted.
 
@@ -195,6 +205,7 @@ class StreamStore(StreamWrites, Protocol):
             replaced_stream_id: the stream that the caller found at the path; its ``streams:by_path`` entry is replaced.
                 An entry whose record is lost is replaced too.
             other_owner_stream_id: a stream of another owner at the same path. Both have an entry then.
+            event: added to the :class:`WebhookOutbox` in the same step.
 
         Raises:
             LeaseLostError: a stream of this id exists under another daemon's lease.
@@ -327,7 +338,10 @@ class LeaseStore(Protocol):
 
 
 class WebhookOutbox(Protocol):
-    """Completed streams whose webhook is not yet delivered. ``StreamStore.transition`` adds to it."""
+    """Completed streams whose webhook is not yet delivered, and events of others. ``StreamStore`` adds to it.
+
+    It keeps ``rules.MAX_EVENTS`` events; one that does not fit is dropped.
+    """
 
     async def pending_webhooks(self) -> frozenset[str]:
         """Return the ids of the streams with a pending webhook."""
@@ -342,6 +356,18 @@ class WebhookOutbox(Protocol):
 
         This write names no lease: a completed stream never enters the outbox again, so removing it is always right.
         """
+        ...
+
+    async def pending_events(self) -> frozenset[str]:
+        """Return the ids of the pending events."""
+        ...
+
+    async def pending_event(self, event_id: str) -> bytes | None:
+        """Return the body of an event; ``None`` if it is not pending. Ask after taking the delivery's job lock."""
+        ...
+
+    async def ack_event(self, event_id: str) -> None:
+        """Remove an event: it was delivered, or delivery has ended."""
         ...
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from cef_trio.checkpoint import schema
 from cef_trio.checkpoint.commit import DEFAULTS, Change, Commit, ExitState
-from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta, WebhookEvent
 from cef_trio.checkpoint.states import FAILED, HOME, INTERRUPTED, TRANSITIONS, History, Status, StreamSet
 from cef_trio.exceptions import LeaseLostError, PathTakenError, RecordUnreadableError
 
@@ -23,6 +23,8 @@ _NOT_BY_CHANGE: Final = frozenset({"stream_id", "status", "current_path", schema
 
 REPORT_SECONDS: Final = 7 * 86400.0
 """How long the registry keeps a daemon's last report."""
+MAX_EVENTS: Final = 10_000
+"""The most events in the webhook outbox; with more, new ones are dropped (P7)."""
 MAX_REPORTS: Final = 5000
 """The most reports in the registry; containers that get a new name at each start leave many."""
 
@@ -89,13 +91,16 @@ def start_over(change: Change) -> Commit:
     return Commit(operation="start_over", status=Status.ACTIVE, fields=changes, keep_to=0)
 
 
-def transition(status: Status, change: Change, *, enqueue_webhook: bool = False) -> Commit:
+def transition(
+    status: Status, change: Change, *, enqueue_webhook: bool = False, event: WebhookEvent | None = None
+) -> Commit:
     """Set the status, and apply ``change``. A completed stream keeps no parts: its metadata JSON has them."""
     return Commit(
         operation="transition",
         status=status,
         fields=_checked(change),
         enqueue_webhook=enqueue_webhook,
+        event=event,
         keep_to=0 if status is Status.COMPLETED else None,
     )
 

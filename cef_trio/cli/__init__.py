@@ -10,9 +10,8 @@ The module of a command has its name: `abort.py`, `check.py`, `completion.py`, `
 of some are pure files of their own: `list_selection.py` for filters and orders of `list`, `retry_plan.py` for how a
 failed stream comes back, `checks.py` for the findings of `doctor` (`probes.py` gathers the facts, `folder_probe.py`
 those of the folder as another user), `object_check.py` for the comparisons of `verify`, `status_model.py` for what
-`status` computes. `superseded.py` is `gc --superseded`, `scrub.py` is
-`verify --all`. `command_line.py` is the command line as data, for completion
-and for `man_page.py`.
+`status` computes. `watch_keys.py` has the keys of `status --watch`. `superseded.py` is `gc --superseded`, `scrub.py`
+is `verify --all`. `command_line.py` is the command line as data, for completion and for `man_page.py`.
 """
 
 from cef_trio.cli.main import main

@@ -20,7 +20,7 @@ from cef_trio.cli.arguments import add_common, add_owner, owner_override
 from cef_trio.cli.checks import FolderFacts
 from cef_trio.cli.output import Column
 from cef_trio.cli.probes import folder_facts
-from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_client, webhook_client
+from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_client, webhook_clients
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.resilience import SingleAttempt
@@ -142,7 +142,7 @@ def _unfit_clients(settings: Settings, owner: OwnerName) -> list[str]:
     makers: tuple[Callable[[], object], ...] = (
         lambda: checkpoint_store(settings, owner.name, SingleAttempt()),
         lambda: s3_client(settings, SingleAttempt()),
-        lambda: webhook_client(settings),
+        lambda: webhook_clients(settings),
     )
     lines = []
     for make in makers:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from cef_trio.checkpoint import StreamSummary
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, moment, number, owner_override
-from cef_trio.cli.list_selection import Listed, Selection, Sort, State, relative_path
+from cef_trio.cli.list_selection import Listed, Selection, Sort, State, folders_of, relative_path
 from cef_trio.cli.output import Column, Row
 from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.exit_codes import ExitCode
@@ -141,7 +141,7 @@ async def read_streams(context: RedisContext, selection: Selection, folder: str 
         ids |= await store.members(stream_set)
     known = (await store.load_metas(ids)).values()
     reports = read_fleet(await store.reports()).of_owner(context.owner_name).reports if not folder else ()
-    folders = {folder} if folder else {one.folder for one in reports if one.folder}
+    folders = folders_of([folder] if folder else [one.folder for one in reports])
     holders = await store.holders([one.meta.stream_id for one in known]) if selection.at_risk else {}
     matching = [one for one in known if selection.matches(one, folders, holders)]
     chosen = selection.order(matching)

@@ -166,6 +166,11 @@ class Listed:
     """The watch folders that are known."""
 
 
+def folders_of(texts: Iterable[str]) -> frozenset[str]:
+    """Return the folders of several ``WATCH_DIR``, each a folder or several between colons."""
+    return frozenset(folder for text in texts for folder in text.split(":") if folder)
+
+
 def relative_path(path: str, folders: Collection[str]) -> str:
     """Return the path below the only watch folder; the whole path if it is elsewhere, or there are several folders."""
     if len(folders) != 1:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from typing import Any, Final
 
+import trio
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
@@ -21,10 +22,11 @@ from rich.text import Text
 from cef_trio.checkpoint import Checkpoint, History, Status, StreamSet, StreamSummary, VerificationTotals
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
-from cef_trio.cli.list_selection import relative_path
+from cef_trio.cli.list_selection import folders_of, relative_path
 from cef_trio.cli.output import Column, Lines
 from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.cli.status_model import MAX_COMPLETED, Found, OpenStream, Overview, choose, observe
+from cef_trio.cli.watch_keys import View, has_keys, keys, single_keys
 from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, RedisOperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileStat
@@ -58,7 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     add_owner(parser)
-    parser.add_argument("--watch", action="store_true", help="keep it on the screen until Ctrl-C (not with --json)")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="keep it on the screen until q or Ctrl-C; ? shows the keys (not with --json)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -133,18 +139,64 @@ async def show_status(context: RedisContext, *, watch: bool, as_json: bool) -> E
 
 
 async def _watch(reader: StatusReader) -> None:
+    """Show the status until a signal, or the key q, ends it. The terminal is restored in any case."""
     out: Console = output.console()
-    shown: RenderableType = Text("asking Redis …")
-    with Live(shown, console=out, auto_refresh=False, screen=out.is_terminal) as live:
+    first = Text("asking Redis …")
+    with (
+        single_keys() if has_keys() else nullcontext() as descriptor,
+        Live(first, console=out, auto_refresh=False, screen=out.is_terminal) as live,
+    ):
+        screen = _Screen(reader, live, first, height=lambda: out.height if out.is_terminal else None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(screen.keep_up_to_date)
+            if descriptor is not None:
+                await screen.follow(descriptor)
+                nursery.cancel_scope.cancel()
+
+
+class _Screen:
+    """What is on the screen, and how it changes."""
+
+    def __init__(
+        self, reader: StatusReader, live: Live, first: RenderableType, *, height: Callable[[], int | None]
+    ) -> None:
+        self._reader, self._live, self._height = reader, live, height
+        self._view = View()
+        self._first = first
+        self._overview: Overview | None = None
+        self._trouble: RedisOperationError | None = None
+
+    async def keep_up_to_date(self) -> None:
+        """Read and draw, every ``_WATCH_SECONDS`` unless paused."""
         async for _ in Periodic(_WATCH_SECONDS):
+            if self._view.paused:
+                continue
             try:
-                shown = render(await reader.read(), height=out.height if out.is_terminal else None)
-                live.update(shown, refresh=True)
+                self._overview = await self._reader.read()
+                self._trouble = None
             except RedisOperationError as error:
                 if not error.transient:
                     raise
-                trouble = output.safe(f"Out of date: {error}", "bold red")
-                live.update(Group(trouble, Text(), shown), refresh=True)
+                self._trouble = error
+            self._draw()
+
+    async def follow(self, descriptor: int) -> None:
+        """Do what the keys say, until it is to quit. If the terminal is gone, wait for a signal."""
+        async for key in keys(descriptor):
+            view = self._view.press(key)
+            if view is None:
+                return
+            self._view = view
+            self._draw()
+        await trio.sleep_forever()
+
+    def _draw(self) -> None:
+        shown = self._first
+        if self._overview is not None:
+            shown = render(self._overview, height=self._height(), view=self._view)
+        if self._trouble is not None:
+            shown = Group(output.safe(f"Out of date: {self._trouble}", "bold red"), Text(), shown)
+        self._live.update(shown, refresh=True)
 
 
 def document(overview: Overview) -> dict[str, Any]:
@@ -205,17 +257,21 @@ def _stream_document(stream: OpenStream) -> dict[str, Any]:
     }
 
 
-def render(overview: Overview, *, height: int | None = None) -> RenderableType:
+def render(overview: Overview, *, height: int | None = None, view: View | None = None) -> RenderableType:
     """Render the status for a terminal; with ``height``, in at most that many lines if they are wide enough."""
+    view = view or View()
     totals = _totals(overview)
-    shown: Sequence[OpenStream] = overview.open_streams
+    chosen: Sequence[OpenStream] = view.select(overview.open_streams)
+    shown = chosen
     if height is not None:
-        shown = most_urgent(shown, max(1, height - len(totals) - _LINES_AROUND))
+        shown = most_urgent(shown, max(1, height - len(totals) - _LINES_AROUND - bool(view.says)))
     parts: list[RenderableType] = [output.facts(totals)]
     if shown:
-        parts += [Text(), _streams(shown, {one.folder for one in overview.own.reports if one.folder})]
-    if left_out := overview.left_out + len(overview.open_streams) - len(shown):
+        parts += [Text(), _streams(shown, folders_of(one.folder for one in overview.own.reports))]
+    if left_out := overview.left_out + len(chosen) - len(shown):
         parts.append(Text(f"and {left_out:,} more, which lag less{_ALL if overview.left_out else ''}", style="dim"))
+    if view.says:
+        parts.append(Text(view.says, style="bold cyan"))
     return Group(*parts)
 
 

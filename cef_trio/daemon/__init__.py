@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cef_trio.daemon.redis_store import checkpoint_store
     from cef_trio.daemon.reload import SettingsSource
     from cef_trio.daemon.start_checks import warn_of_world_readable_secrets
-    from cef_trio.daemon.wiring import key_template, s3_client, s3_config, s3_proxy, webhook_client
+    from cef_trio.daemon.wiring import key_template, s3_client, s3_config, s3_proxy, webhook_clients
 else:
     __getattr__ = lazy_door(__name__)
 
@@ -45,5 +45,5 @@ __all__ = [
     "s3_config",
     "s3_proxy",
     "warn_of_world_readable_secrets",
-    "webhook_client",
+    "webhook_clients",
 ]

@@ -6,7 +6,7 @@ the source of file events differs: the watcher, or a test's script.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random
@@ -16,10 +16,29 @@ import trio
 from cef_trio.daemon.owner_claim import ClaimKeeper
 from cef_trio.daemon.upgrade import Upgrade
 from cef_trio.observability import survey_redis
-from cef_trio.postprocess import AfterUpload, WebhookDeliverer, forget_old_streams, mend_indexes
+from cef_trio.postprocess import (
+    AfterUpload,
+    Completions,
+    Events,
+    Source,
+    WebhookDeliverer,
+    forget_old_streams,
+    mend_indexes,
+)
 from cef_trio.settings import KEEP_RECORDING, AfterUploadRule
-from cef_trio.upload import Heartbeat, IdleChecker, Observer, Reporter, RiskObserver, Services, StreamSupervisor
+from cef_trio.upload import (
+    FAILED_EVENT,
+    STARTED_EVENT,
+    Heartbeat,
+    IdleChecker,
+    Observer,
+    Reporter,
+    RiskObserver,
+    Services,
+    StreamSupervisor,
+)
 from cef_trio.watch import PathMatcher, Watcher
+from cef_trio.webhook import WebhookClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +98,9 @@ class IntakeTasks:
         nursery.start_soon(self.supervisor.run, self._after_upload.offer)
         nursery.start_soon(self._reporter.run)
         nursery.start_soon(self._after_upload.run)
-        if services.webhook is not None:
-            deliverer = WebhookDeliverer(
-                services, services.webhook, retry_seconds=rules.webhook_retry_seconds, random=rules.random
-            )
-            services.metrics.pending_webhooks_by(lambda: deliverer.pending)
+        if deliverers := tuple(self._deliverers()):
+            services.metrics.pending_webhooks_by(lambda: sum(one.pending for one in deliverers))
+        for deliverer in deliverers:
             nursery.start_soon(deliverer.run)
         await watch()
         self.risks.starting, self.risks.checker = False, self.idle_checker
@@ -92,6 +109,20 @@ class IntakeTasks:
         nursery.start_soon(survey_redis, services.store, services.metrics, services.verification_totals)
         nursery.start_soon(forget_old_streams, services, rules.retention)
         nursery.start_soon(mend_indexes, services)
+
+    def _deliverers(self) -> Iterator[WebhookDeliverer]:
+        """Yield the tasks that deliver webhooks, one for each receiver."""
+        services, rules = self.services, self._rules
+        receivers: list[tuple[WebhookClient | None, Source]] = [
+            (services.webhook, Completions(services)),
+            (services.start_webhook, Events(services, STARTED_EVENT)),
+            (services.failure_webhook, Events(services, FAILED_EVENT)),
+        ]
+        for client, source in receivers:
+            if client is not None:
+                yield WebhookDeliverer(
+                    services, client, retry_seconds=rules.webhook_retry_seconds, random=rules.random, source=source
+                )
 
     def _last_turns(self) -> dict[str, float]:
         turns = {"idle_checker_at": self.idle_checker.last_run}

@@ -17,7 +17,7 @@
             ├─ retention         forgets ended streams, COMPLETED_RETENTION_DAYS after their files are gone
             ├─ reporter          writes the daemon's report into the registry, for commands and pages
             ├─ Redis survey      reads what metrics need from Redis
-            ├─ status source     reads ended streams and the fleet from Redis, while someone looks at the pages
+            ├─ status source     samples the last hour; while someone looks, reads ended streams and the fleet
             └─ watchdog          notifies systemd while the loop, the watcher and the idle checker make progress
 
 ``README.md`` and ``docs/architecture.md`` copy this tree; ``tests/house/test_nursery_tree.py`` compares them.

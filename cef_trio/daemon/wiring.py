@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -143,9 +143,13 @@ async def open_services(
     )
     store, s3 = clients.store, clients.s3
     lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds, boot_id())
-    webhook = webhook_client(settings)
+    webhooks = webhook_clients(settings)
     mounts = Mounts(timeout_seconds=settings.file_system_timeout_seconds)
-    async with store, s3, webhook or nullcontext():
+    async with AsyncExitStack() as opened:
+        await opened.enter_async_context(store)
+        await opened.enter_async_context(s3)
+        for webhook in webhooks.values():
+            await opened.enter_async_context(webhook)
         yield Services(
             store=store,
             s3=s3,
@@ -164,14 +168,16 @@ async def open_services(
             new_stream_id=lambda: str(uuid4()),
             metrics=clients.metrics,
             rate_limiter=clients.rate_limiter,
-            webhook=webhook,
+            webhook=webhooks.get("ON_COMPLETE_WEBHOOK"),
+            start_webhook=webhooks.get("ON_START_WEBHOOK"),
+            failure_webhook=webhooks.get("ON_FAILURE_WEBHOOK"),
             owner_name=owner.name,
             owner_claim=store.owner_claim(lease, socket.gethostname(), exclusive=owner.is_derived),
             owners=store.owners,
             verification_totals=store.verifications.totals,
             legacy=store.legacy,
             ownership=Ownership(machine_id()),
-            renew_credentials=partial(_renew, store, s3, webhook, config.credentials),
+            renew_credentials=partial(_renew, store, s3, tuple(webhooks.values()), config.credentials),
         )
 
 
@@ -187,7 +193,7 @@ def _reread_settings(read_again: Callable[[], Settings]) -> Settings | None:
 def _renew(
     store: RedisCheckpointStore,
     s3: S3Client,
-    webhook: WebhookClient | None,
+    webhooks: Sequence[WebhookClient],
     credentials: CredentialsProvider,
     settings: Settings,
 ) -> None:
@@ -196,9 +202,10 @@ def _renew(
     Connections are reopened too, since certificates are read when a connection is opened and may have changed.
     """
     store.renew_login(settings.redis_url.get_secret_value())
-    for client in (store, s3, webhook):
-        if client is not None:
-            client.renew_connections()
+    store.renew_connections()
+    s3.renew_connections()
+    for webhook in webhooks:
+        webhook.renew_connections()
     keys = _keys(settings)
     if isinstance(credentials, StaticCredentials) and keys is not None:
         credentials.renew(keys)
@@ -217,27 +224,35 @@ def key_template(settings: Settings, owner: str) -> KeyTemplate:
     )
 
 
-def webhook_client(settings: Settings) -> WebhookClient | None:
-    """Return the webhook client of the settings; ``None`` without a webhook.
+def webhook_clients(settings: Settings) -> dict[str, WebhookClient]:
+    """Return the webhook clients of the settings, by the setting that has their URL.
 
     Raises:
         SettingsError: the CA file holds no certificates.
     """
-    if settings.on_complete_webhook is None:
-        return None
+    urls = {
+        "ON_COMPLETE_WEBHOOK": settings.on_complete_webhook,
+        "ON_START_WEBHOOK": settings.on_start_webhook,
+        "ON_FAILURE_WEBHOOK": settings.on_failure_webhook,
+    }
     with as_settings_error():
-        return WebhookClient(
-            settings.on_complete_webhook.get_secret_value(),
-            secret=_text(settings.webhook_secret),
-            timeout_seconds=settings.webhook_timeout_seconds,
-            now=lambda: datetime.now(UTC),
-            ca_file=settings.webhook_ca_file,
-            proxy=HttpProxy.of_url(
-                _text(settings.webhook_proxy_url),
-                setting="WEBHOOK_PROXY_URL",
-                tls=settings.on_complete_webhook.get_secret_value().lower().startswith("https:"),
-            ),
-        )
+        return {
+            name: WebhookClient(
+                url.get_secret_value(),
+                secret=_text(settings.webhook_secret),
+                timeout_seconds=settings.webhook_timeout_seconds,
+                now=lambda: datetime.now(UTC),
+                ca_file=settings.webhook_ca_file,
+                setting=name,
+                proxy=HttpProxy.of_url(
+                    _text(settings.webhook_proxy_url),
+                    setting="WEBHOOK_PROXY_URL",
+                    tls=url.get_secret_value().lower().startswith("https:"),
+                ),
+            )
+            for name, url in urls.items()
+            if url is not None
+        }
 
 
 def s3_client(

@@ -238,6 +238,8 @@ class World:
         self._most_used_bytes = 0
         self.webhook = False
         """Whether the daemons have the webhook :attr:`receiver`."""
+        self.webhooks_of_events = False
+        """Whether it also gets the starts and failures."""
         self.webhook_retry_seconds = 86_400.0
         self.receiver = Receiver()
         self.proxy = Proxy()
@@ -562,7 +564,8 @@ class World:
         s3.completed = lambda key: self.completed.append(self.objects(bucket).get(key, b""))
         lease = Lease(instance, f"{random.getrandbits(64):016x}", 30.0, host.system)
         webhook = self._webhook_client(life) if self.webhook else None
-        async with s3, webhook or nullcontext():
+        event_webhook = self._webhook_client(life) if self.webhooks_of_events else None
+        async with s3, webhook or nullcontext(), event_webhook or nullcontext():
             yield Services(
                 store=store,
                 s3=s3,
@@ -598,6 +601,8 @@ class World:
                 metrics=clients.metrics,
                 rate_limiter=clients.rate_limiter,
                 webhook=webhook,
+                start_webhook=event_webhook,
+                failure_webhook=event_webhook,
                 owner_name=self.owner.name if self.owner is not None else "",
                 owner_claim=self._claim(lease, host, life),
                 ownership=Ownership(host.machine),

@@ -6,6 +6,6 @@ whose end is missing; `metadata.py` for the JSON document.
 
 from cef_trio.media import ffprobe
 from cef_trio.media.ffprobe import probe
-from cef_trio.media.metadata import MediaInfo, metadata_json, object_crc64nvme
+from cef_trio.media.metadata import MediaInfo, metadata_json, object_crc64nvme, path_fields
 
-__all__ = ["MediaInfo", "ffprobe", "metadata_json", "object_crc64nvme", "probe"]
+__all__ = ["MediaInfo", "ffprobe", "metadata_json", "object_crc64nvme", "path_fields", "probe"]

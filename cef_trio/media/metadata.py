@@ -89,7 +89,7 @@ def metadata_json(
     if meta.verified_size_bytes not in {None, size_bytes}:
         parts, size_bytes, crc = [], meta.verified_size_bytes or 0, object_crc64nvme(meta)
     document: dict[str, Any] = {"stream_id": meta.stream_id}
-    document |= _path("original_file_path", meta.original_path)
+    document |= path_fields("original_file_path", meta.original_path)
     document |= {
         "s3_bucket": meta.s3_bucket,
         "s3_key_prefix": meta.s3_key_prefix,
@@ -118,7 +118,7 @@ def metadata_json(
     if meta.supersedes_stream_id is not None:
         document["supersedes"] = {"stream_id": meta.supersedes_stream_id, "s3_key_prefix": meta.supersedes_key}
     if relative_path is not None:
-        document |= _path("relative_path", relative_path)
+        document |= path_fields("relative_path", relative_path)
     if meta.recording_began_at_utc is not None:
         document["recording_began_at_utc"] = encode_time(meta.recording_began_at_utc)
     return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
@@ -129,7 +129,8 @@ def object_crc64nvme(meta: StreamMeta) -> int | None:
     return meta.object_crc64nvme if meta.object_crc64nvme is not None else meta.verified_crc64nvme
 
 
-def _path(name: str, path: str) -> dict[str, str]:
+def path_fields(name: str, path: str) -> dict[str, str]:
+    """Return a path as the field ``name``; if it is not UTF-8, also its bytes as ``<name>_base64``."""
     raw = os.fsencode(path)
     shown = raw.decode("utf-8", "replace")
     if os.fsencode(shown) == raw:

@@ -16,7 +16,7 @@ Daemons that share the folder take turns by a lease.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -26,7 +26,7 @@ from trio_util import move_on_when
 
 from cef_trio.checkpoint.redis import job_lock_name
 from cef_trio.exceptions import AfterUploadError, CefMp4ProcessorError, FileAccessError, RecordingChangedError
-from cef_trio.files import DiskSpace, is_below, is_same_mount
+from cef_trio.files import DiskSpace, FolderMount, is_below, is_same_mount
 from cef_trio.observability import Waiting
 from cef_trio.postprocess.after_upload_rules import BACKOFF
 from cef_trio.postprocess.disposal import NotAsVerifiedError
@@ -56,6 +56,14 @@ _OBSTACLES: Final = {
 }
 _MEASURE_SECONDS: Final = 1.0
 """How often a file system is measured after deletions that have freed nothing yet."""
+
+
+_Places = Mapping[str, FolderMount]
+"""The folders of one file system where recordings are, and the mount of each when it was measured."""
+
+
+def _devices(places: _Places) -> set[int]:
+    return {place.file_dev for place in places.values()}
 
 
 class Dispose(Protocol):
@@ -133,11 +141,25 @@ class FreeSpace:
             self._kept.drop_unsettled()
             kept = {one.path for one in self._kept}
             self._looks = {path: look for path, look in self._looks.items() if path in kept}
-            folders = self._folders()
-            self._systems = {folder: self._systems.get(folder, _FileSystem()) for folder in folders}
-            for folder in folders:
-                if not self._services.mounts.hangs(folder):
-                    await self._check(folder, self._systems[folder])
+            groups = await self._file_systems()
+            self._systems = {folder: self._systems.get(folder, _FileSystem()) for folder in groups}
+            for folder, places in groups.items():
+                await self._check(folder, self._systems[folder], places)
+
+    async def _file_systems(self) -> Mapping[str, _Places]:
+        """Return the watched file systems that respond, each by the first folder where it is measured."""
+        groups: dict[str, dict[str, FolderMount]] = {}
+        for folder in self._folders():
+            if self._services.mounts.hangs(folder):
+                continue
+            try:
+                place = (await self._services.disk.space(folder)).place
+            except CefMp4ProcessorError:
+                groups[folder] = {}  # it is measured again, and its error reported
+                continue
+            same = (first for first, places in groups.items() if place.file_dev in _devices(places))
+            groups.setdefault(next(same, folder), {})[folder] = place
+        return groups
 
     def _folders(self) -> list[str]:
         """Return the folders where to measure: the watch folder, and mount points below it with kept recordings."""
@@ -149,7 +171,7 @@ class FreeSpace:
 
     # -- one file system -----------------------------------------------------------------------------------------------
 
-    async def _check(self, folder: str, system: _FileSystem) -> None:
+    async def _check(self, folder: str, system: _FileSystem, places: _Places) -> None:
         """Measure a file system, and make space if it is short. No failure reaches the caller."""
         system.obstacle, acted = "", False
         try:
@@ -159,7 +181,7 @@ class FreeSpace:
                     move_on_when(self._services.s3_breaker.up.wait_value, False),
                     move_on_when(self._services.redis_breaker.up.wait_value, False),
                 ):
-                    acted = await self._take_turn(folder, system)
+                    acted = await self._take_turn(folder, system, places)
                 down = [one for one in (self._services.s3_breaker, self._services.redis_breaker) if not one.up.value]
                 system.obstacle = system.obstacle or _OBSTACLES.get(down[0].service, "") if down else system.obstacle
         except CefMp4ProcessorError as error:
@@ -169,11 +191,11 @@ class FreeSpace:
             system.obstacle = repr(error)
         self._report(folder, system, acted=acted)
 
-    async def _take_turn(self, folder: str, system: _FileSystem) -> bool:
+    async def _take_turn(self, folder: str, system: _FileSystem, places: _Places) -> bool:
         """Make space, unless another daemon of this folder does it now; return whether recordings went or will go."""
         name = job_lock_name(self._services.work_group or "folder", _JOB)
         async with hold_lease(self._services.store, name, self._services.lease) as lease:
-            return lease is None or await self._make_space(folder, system, lease)
+            return lease is None or await self._make_space(folder, system, places, lease)
 
     async def _measure(self, folder: str, system: _FileSystem) -> DiskSpace | None:
         """Measure and judge; return the space if it is short and may be made free."""
@@ -201,7 +223,7 @@ class FreeSpace:
         system.unknown = state is SpaceState.UNKNOWN
         return space if state is SpaceState.SHORT else None
 
-    async def _make_space(self, folder: str, system: _FileSystem, lease: HeldLease) -> bool:
+    async def _make_space(self, folder: str, system: _FileSystem, places: _Places, lease: HeldLease) -> bool:
         """Let recordings go until enough is free, as far as the rules allow; return whether one went or will."""
         space = await self._measure(folder, system)
         if space is None:
@@ -217,7 +239,8 @@ class FreeSpace:
         for recording in oldest_first(self._kept, trio.current_time()):
             if not now_round.may_go_on:
                 break
-            if self._folder_of(recording) != folder or not is_same_mount(recording.identity, space.place):
+            place = places.get(self._folder_of(recording))
+            if place is None or not is_same_mount(recording.identity, place):
                 continue
             now_round.looked_at += 1
             await lease.renew_if_due()

@@ -22,7 +22,16 @@ from cef_trio.checkpoint import FAILED, History, OldStreams, Status, StreamMeta,
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
 from cef_trio.files import is_same_mount
 from cef_trio.resilience import Periodic
-from cef_trio.upload import Services, abort_uploads, bucket_changed, endpoint_changed, hold_lease
+from cef_trio.upload import (
+    FAILED_EVENT,
+    STARTED_EVENT,
+    Services,
+    abort_uploads,
+    bucket_changed,
+    endpoint_changed,
+    hold_lease,
+    stream_of,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +81,7 @@ class Retention:
             RedisOperationError: Redis is unavailable.
         """
         services, forgotten = self._services, dict.fromkeys(History, 0)
-        self._pending = await services.store.pending_webhooks() if services.webhook is not None else frozenset()
+        self._pending = await self._with_pending_webhooks()
         self._now_ms = rules.unix_ms(services.utc_now())
         for walk in self._walks:
 
@@ -98,6 +107,17 @@ class Retention:
             log.info("streams_forgotten", streams=sum(forgotten.values()), **by_end)
         return sum(forgotten.values())
 
+    async def _with_pending_webhooks(self) -> frozenset[str]:
+        """Return the streams with a webhook that is still to be delivered, as far as there are receivers."""
+        services, pending = self._services, frozenset[str]()
+        if services.webhook is not None:
+            pending |= await services.store.pending_webhooks()
+        kinds = {STARTED_EVENT: services.start_webhook, FAILED_EVENT: services.failure_webhook}
+        if any(client is not None for client in kinds.values()):
+            events = [stream_of(event_id) for event_id in await services.store.pending_events()]
+            pending |= {stream_id for kind, stream_id in events if kinds.get(kind) is not None}
+        return pending
+
     async def _forget_completed(self, meta: StreamMeta) -> bool:
         if meta.stream_id in self._pending or not await self._is_gone(meta):
             return False
@@ -111,6 +131,8 @@ class Retention:
         the record has changed since, or Redis could not read its time.
         """
         store, since = self._services.store, rules.ended_at_ms(meta)
+        if meta.stream_id in self._pending:
+            return None
         if not await self._is_gone(meta):
             if at_ms == since or not self._services.is_ours(meta):
                 return None

@@ -271,6 +271,10 @@ class Settings(BaseSettings):
     (with move:DIR, moved) until it is, also before AFTER_UPLOAD_KEEP_DAYS and with keep; 0: never."""
     on_complete_webhook: Annotated[SecretStr, AfterValidator(values.webhook_url)] | None = None
     """URL that receives the metadata JSON of each completed recording by POST, at least once."""
+    on_start_webhook: Annotated[SecretStr, AfterValidator(values.webhook_url)] | None = None
+    """URL that receives a POST for each recording whose upload begins, at least once."""
+    on_failure_webhook: Annotated[SecretStr, AfterValidator(values.webhook_url)] | None = None
+    """URL that receives a POST for each upload that failed permanently, at least once."""
     webhook_secret: Annotated[SecretStr, AfterValidator(values.webhook_secret)] | None = None
     """Key of the signature (Standard Webhooks): whsec_ and base64; empty sends no signature."""
     webhook_ca_file: NamedPath | None = None
@@ -280,7 +284,7 @@ class Settings(BaseSettings):
     webhook_timeout_seconds: Seconds = 15.0
     """How long the webhook receiver may take to respond."""
     webhook_retry_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24.0
-    """How long after the completion a webhook is retried."""
+    """How long after the completion, start or failure a webhook is retried."""
 
     prom_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Address of the admin server: metrics, health and the status page, read-only and without a login."""
@@ -325,8 +329,9 @@ class Settings(BaseSettings):
             raise ValueError(
                 "AFTER_UPLOAD_KEEP_DAYS needs AFTER_UPLOAD=delete or move:DIR; with keep, recordings stay for ever"
             )
-        if self.webhook_secret is not None and self.on_complete_webhook is None:
-            raise ValueError("WEBHOOK_SECRET needs ON_COMPLETE_WEBHOOK, which is missing")
+        webhooks = (self.on_complete_webhook, self.on_start_webhook, self.on_failure_webhook)
+        if self.webhook_secret is not None and webhooks == (None, None, None):
+            raise ValueError("WEBHOOK_SECRET needs ON_COMPLETE_WEBHOOK, which is missing, or another webhook")
         if self.retry_initial_seconds > self.retry_max_seconds:
             raise ValueError(
                 f"RETRY_INITIAL_SECONDS ({self.retry_initial_seconds:g}) must be at most RETRY_MAX_SECONDS "

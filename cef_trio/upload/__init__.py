@@ -14,7 +14,8 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
   `CHUNK_SIZE_BYTES=auto`; `send_parts.py` for parts in flight; `sparse_file_lag.py` for the lag of preallocated files;
   `object_key.py` for keys
 - `idle_checker.py`, `idle_rules.py` for what the watcher cannot see: recordings without a close, streams without a task
-- `finalize.py` for verifying, completing and the metadata JSON
+- `finalize.py` for verifying, completing and the metadata JSON; `webhook_events.py` for the webhooks of a start and a
+  failure
 - `failures.py`, `repeated_errors.py` for which error ends a stream, and when S3 lost an upload (`NoSuchUpload`)
 - `missed_renames.py` for renames while no daemon ran; `completed_parts.py`, `copy_from_previous.py`,
   `unchanged_content.py` for a completed recording that changed
@@ -51,13 +52,16 @@ from cef_trio.upload.session import STREAM_ID_METADATA, abort_uploads
 from cef_trio.upload.start_minimum import StartMinimum
 from cef_trio.upload.supervisor import StreamSupervisor
 from cef_trio.upload.unchanged_content import correct_if_unchanged
+from cef_trio.upload.webhook_events import FAILED_EVENT, STARTED_EVENT, stream_of
 
 __all__ = [
     "EXAMPLE_BEGAN",
+    "FAILED_EVENT",
     "FILE_WAS_GONE",
     "KEEPS_ITS_UPLOAD",
     "MAX_METADATA_BYTES",
     "MIN_PART_BYTES",
+    "STARTED_EVENT",
     "STREAM_ID_METADATA",
     "AutoPartSize",
     "Claim",
@@ -92,5 +96,6 @@ __all__ = [
     "metadata_key",
     "names_a_server",
     "recognize",
+    "stream_of",
     "survey_disks",
 ]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
 from typing import Any, Final
@@ -37,7 +37,7 @@ from cef_trio.exceptions import (
 )
 from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, is_same_file
 from cef_trio.resilience import Progress, shielded
-from cef_trio.upload import recovery
+from cef_trio.upload import recovery, webhook_events
 from cef_trio.upload.bucket_change import bucket_changed, endpoint_changed
 from cef_trio.upload.failures import (
     KEEPS_ITS_UPLOAD,
@@ -114,6 +114,8 @@ class StreamProcessor:
         """Whether the stream's lease is lost; then nothing may be saved."""
         self._logged_error: BaseException | None = None
         """The final error that was logged already."""
+        self._failed_at: datetime | None = None
+        """When it was; recording it may be repeated, and is one failure all the same."""
         self.unreadable: FileAccessError | None = None
         """Why the file cannot be read at present, if it cannot."""
         self._file_changed = AsyncBool(False)
@@ -583,7 +585,7 @@ class StreamProcessor:
                     raise
                 error, reason = refused, reason_of_error(refused)
         if self._logged_error is not error:
-            self._logged_error = error
+            self._logged_error, self._failed_at = error, self._services.utc_now()
             log.error("stream_failed", reason=reason.value, error=str(error), exc_info=error)
         upload = self.upload
         if upload is None and self.stream_id is not None:
@@ -595,7 +597,12 @@ class StreamProcessor:
             )
         if reason not in KEEPS_ITS_UPLOAD:
             await upload.abort()
-        await upload.transition(Status.failed(reason), failure_reason=f"{SENTENCES[reason]} {error}")
+        event = None
+        if self._services.failure_webhook is not None:
+            event = webhook_events.failed(upload.meta, reason, error, self._failed_at or self._services.utc_now())
+        await upload.transition(Status.failed(reason), failure_reason=f"{SENTENCES[reason]} {error}", event=event)
+        if event is not None:
+            self._services.event_enqueued[webhook_events.FAILED_EVENT].value = True
         await self._services.store.release([upload.stream_id], self._services.lease)
         self._services.metrics.stream_failed(reason.value)  # last, as everything above may be repeated
         return Outcome.FAILED

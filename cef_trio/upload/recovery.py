@@ -49,7 +49,7 @@ from cef_trio.files import (
     on_another_file_system,
 )
 from cef_trio.s3 import ListedPart
-from cef_trio.upload import bucket_change
+from cef_trio.upload import bucket_change, webhook_events
 from cef_trio.upload.failures import ResumeError
 from cef_trio.upload.file_state import FileState
 from cef_trio.upload.object_key import recording_start
@@ -133,7 +133,7 @@ async def begin(
             next_part_to_upload=max(part.part_number for part in parts) + 1,
         )
     try:
-        upload = await create_stream(services, meta, parts, on_stream_id=on_stream_id, history=history)
+        upload = await create_stream(services, meta, parts, on_stream_id=on_stream_id, history=history, announced=True)
     finally:
         if adopted:
             unknown.release(adopted)
@@ -151,23 +151,29 @@ async def create_stream(
     *,
     on_stream_id: Callable[[str], None],
     history: FileHistory,
+    announced: bool = False,
 ) -> StreamUpload:
     """Create the record of a stream that has these parts in S3.
 
     ``on_stream_id`` is called with the stream ID before the record exists, so that the supervisor knows its task.
+    ``announced``: enqueue its ``ON_START_WEBHOOK`` in the same step.
 
     Raises:
         PathTakenError: another stream was recorded for the path meanwhile.
         LeaseLostError: another daemon created a stream of this ID.
     """
     on_stream_id(meta.stream_id)
+    event = webhook_events.started(meta) if announced and services.start_webhook is not None else None
     await services.store.create(
         meta,
         services.lease,
         parts,
         replaced_stream_id=history.replaced_stream_id,
         other_owner_stream_id=history.other_owner_stream_id,
+        event=event,
     )
+    if event is not None:
+        services.event_enqueued[webhook_events.STARTED_EVENT].value = True
     records = {part.part_number: part for part in parts}
     is_new = meta.s3_upload_id is None and meta.object_etag is None
     return StreamUpload(services, Checkpoint(meta, rules.default_set(meta.status), records), is_new=is_new)

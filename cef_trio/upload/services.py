@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
@@ -27,6 +27,7 @@ from cef_trio.upload.part_size import AutoPartSize
 from cef_trio.upload.scan_history import ScanHistory
 from cef_trio.upload.setting_hints import Advice
 from cef_trio.upload.start_minimum import StartMinimum
+from cef_trio.upload.webhook_events import FAILED_EVENT, STARTED_EVENT
 from cef_trio.upload.work_division import Peers, work_group
 from cef_trio.webhook import WebhookClient
 
@@ -123,6 +124,10 @@ class Services:
     """Applies the S3 and Redis credentials of reloaded settings."""
     webhook: WebhookClient | None = None
     """The webhook for completed recordings; ``None``: no webhook is configured."""
+    start_webhook: WebhookClient | None = None
+    """The webhook for new streams."""
+    failure_webhook: WebhookClient | None = None
+    """The webhook for failed streams."""
     best_effort: BestEffort = field(default_factory=BestEffort)
     """Optional S3 calls, and which of them fail at present."""
     orphan_cleanup: OrphanCleanup = field(default_factory=OrphanCleanup)
@@ -149,6 +154,10 @@ class Services:
     """The last scan of the watch folder."""
     webhook_enqueued: AsyncBool = field(default_factory=lambda: AsyncBool(False))
     """Set when a completed stream enqueued a webhook; reset by the delivery task."""
+    event_enqueued: Mapping[str, AsyncBool] = field(
+        default_factory=lambda: {kind: AsyncBool(False) for kind in (STARTED_EVENT, FAILED_EVENT)}
+    )
+    """The same for the events of ``webhook_events.py``."""
 
     async def attempt(self, operation: str, call: Callable[[], Awaitable[T]]) -> T | None:
         """Make an optional S3 call; return ``None`` if it is suspended (:meth:`BestEffort.attempt`)."""

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 import trio
 
-from cef_trio.checkpoint import ENDED, Change, Checkpoint, PartRecord, Status, StreamMeta, rules
+from cef_trio.checkpoint import ENDED, Change, Checkpoint, PartRecord, Status, StreamMeta, WebhookEvent, rules
 from cef_trio.exceptions import S3OperationError
 from cef_trio.files import FileSlice, FileStat, OpenRecording
 from cef_trio.observability import PartState
@@ -151,14 +151,19 @@ class StreamUpload:
         self.meta = rules.update(change).meta_after(self.meta)
         await self._services.store.update(self.stream_id, self._services.lease, change)
 
-    async def transition(self, status: Status, *, enqueue_webhook: bool = False, **fields: Any) -> None:
-        """Change the status, in memory and in Redis; ``enqueue_webhook`` enqueues the webhook in the same write."""
+    async def transition(
+        self, status: Status, *, enqueue_webhook: bool = False, event: WebhookEvent | None = None, **fields: Any
+    ) -> None:
+        """Change the status, in memory and in Redis.
+
+        ``enqueue_webhook`` enqueues the webhook in the same write, ``event`` this event.
+        """
         if status in ENDED:
             fields.setdefault("last_activity_at_utc", self._services.utc_now())  # when it ended
         change = Change(fields)
         self.meta = rules.transition(status, change).meta_after(self.meta)
         await self._services.store.transition(
-            self.stream_id, self._services.lease, status, change, enqueue_webhook=enqueue_webhook
+            self.stream_id, self._services.lease, status, change, enqueue_webhook=enqueue_webhook, event=event
         )
 
     async def rename(self, path: str) -> None:

@@ -66,7 +66,10 @@ class WebhookClient:
         ca_file: Path | None = None,
         proxy: HttpProxy | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        setting: str = "ON_COMPLETE_WEBHOOK",
     ) -> None:
+        """``setting``: where the URL is from, for messages."""
+        self._setting = setting
         self._url = httpx.URL(url)
         self._key = None if secret is None else decode_secret(secret)
         self._timeout_seconds = timeout_seconds
@@ -123,7 +126,7 @@ class WebhookClient:
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # the last two: malformed bytes
             self.renew_connections()
             refused = tls.explain_refused_certificate(
-                error, ca_setting="WEBHOOK_CA_FILE", address_setting="ON_COMPLETE_WEBHOOK"
+                error, ca_setting="WEBHOOK_CA_FILE", address_setting=self._setting
             )
             text = (refused or str(error)) + ("" if isinstance(error, httpx.ProxyError) else self._via)
             raise self._no_response(f"{type(error).__name__}: {text}" if text else type(error).__name__) from error

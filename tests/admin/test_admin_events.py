@@ -123,7 +123,8 @@ def test_a_detail_is_sent_to_those_who_named_the_stream_and_when_it_changes() ->
     assert [name for name, _ in received(listener, state)] == ["", "detail"]
     assert received(listener, state) == []
     source.details["a"] = Detail(stream_id="a", file="<b>.mp4", why="line\nbreak")
-    ((name, data),) = received(listener, state)
+    assert received(listener, state) == []  # asked once a tick, for all listeners
+    ((name, data),) = received(listener, PageState.of(source, state))
     assert (name, data["file"], data["why"], data["known"]) == ("detail", "<b>.mp4", "line\nbreak", None)
 
 

@@ -28,6 +28,10 @@ VARIABLES = file_variables(Settings)
 SHAPED = {
     "redis_url": f"redis://:{HIDDEN}@localhost/0",
     "on_complete_webhook": f"https://example.com/completed?token={HIDDEN}",
+    "on_start_webhook": f"https://example.com/started?token={HIDDEN}",
+    "on_failure_webhook": f"https://example.com/failed?token={HIDDEN}",
+    "s3_proxy_url": f"http://user:{HIDDEN}@proxy.example.com:3128",
+    "webhook_proxy_url": f"http://user:{HIDDEN}@proxy.example.com:3128",
     "webhook_secret": "whsec_" + base64.b64encode(HIDDEN.encode() * 2).decode(),
 }
 VALUES = {name: SHAPED.get(name, HIDDEN) for name in VARIABLES}

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers.bare_machine import bare_image
 from servers.daemon import settings_for
 from servers.endpoints import Endpoint
-from servers.podman import IMAGE, podman
+from servers.podman import IMAGE
 from servers.systemd_machine import Machine, machine
 from servers.valkey import valkey_server
 from waiting import wait_until
@@ -26,18 +27,6 @@ import cef_trio
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "deploy" / "debian" / "build"
 SETTINGS = "/etc/cef-trio/cef-trio.env"
-WITH_SYSTEMD = "localhost/cef-trio-bare-systemd"
-CONTAINERFILE = f"""
-FROM {IMAGE}
-USER 0
-RUN apt-get update \\
- && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends systemd python3 init-system-helpers \\
- && rm -rf /opt/cef-trio /etc/cef-trio /var/lib/cef-trio && sed -i /^cef-trio:/d /etc/passwd /etc/group
-ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-WORKDIR /
-ENTRYPOINT ["/lib/systemd/systemd"]
-CMD []
-"""
 pytestmark = [
     pytest.mark.real,
     pytest.mark.slow,
@@ -74,12 +63,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bare(tmp_path: Path, package: Path) -> Iterator[Machine]:
     """A machine without cef-trio; the package's folder is /packages."""
-    context, watch_dir = tmp_path / "context", tmp_path / "watch"
-    for folder in (context, watch_dir):
-        folder.mkdir(mode=0o755)
-    (context / "Containerfile").write_text(CONTAINERFILE)
-    podman("build", "--network=host", "--tag", WITH_SYSTEMD, str(context), seconds=300)
-    with machine(WITH_SYSTEMD, watch_dir, f"--volume={package.parent}:/packages:ro") as booted:
+    watch_dir = tmp_path / "watch"
+    watch_dir.mkdir(mode=0o755)
+    with machine(bare_image(tmp_path), watch_dir, f"--volume={package.parent}:/packages:ro") as booted:
         booted.run("apt-get", "update", seconds=300)
         yield booted
 

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any, Final
 
@@ -383,6 +384,14 @@ def test_the_image_is_of_this_version_and_copies_what_the_builder_is_sent() -> N
     }
     assert copied == sent
     assert all(list(ROOT.glob(name)) for name in sent)
+
+
+def test_the_builder_is_sent_what_the_wheel_is_made_of() -> None:
+    hatch = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]
+    wheel = hatch["build"]["targets"]["wheel"]
+    needed = [*wheel["packages"], *wheel.get("shared-data", {}), "README.md", "LICENSE", "pyproject.toml"]
+    sent = re.findall(r"^!(.*)$", (ROOT / ".containerignore").read_text(), re.MULTILINE)
+    assert [name for name in needed if not any(f"{name}/".startswith(f"{folder}/") for folder in sent)] == []
 
 
 def test_every_image_is_named_with_its_registry() -> None:

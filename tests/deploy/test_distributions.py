@@ -97,10 +97,13 @@ def test_the_index_page_has_addresses_and_no_link_that_leads_nowhere(wheel: Path
 
 def test_the_wheel_holds_the_package_alone_and_the_sdist_the_pages_and_tests_too(wheel: Path, sdist: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        assert {name.split("/")[0] for name in archive.namelist()} == {
-            "cef_trio",
-            f"cef_trio-{cef_trio.__version__}.dist-info",
-        }
+        files = archive.namelist()
+    version = cef_trio.__version__
+    assert {name.split("/")[0] for name in files} == {
+        "cef_trio",
+        *(f"cef_trio-{version}.{it}" for it in ("dist-info", "data")),
+    }
+    assert f"cef_trio-{version}.data/data/share/man/man1/cef-trio.1" in files
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"docs/operations.md", "CHANGELOG.md", "LICENSE", "deploy/kubernetes.yaml", "tests/conftest.py"} <= names

@@ -92,6 +92,7 @@ PURE = sorted(
         "upload.part_plan",
         "upload.start_minimum",
         "upload.part_size",
+        "upload.webhook_events",
         "upload.work_division",
         "watch.events",
         "watch.patterns",

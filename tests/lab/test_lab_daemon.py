@@ -21,10 +21,12 @@ ONLY_IN_A_PROCESS = {
     "cef_trio.daemon.reload.SettingsReloader.run",
     "cef_trio.daemon.systemd.ServiceNotifier.watch",
     "cef_trio.admin.page_source.DaemonSource._read_while",
+    "cef_trio.admin.page_source.DaemonSource._record_history",
     "cef_trio.admin.page_source.DaemonSource.run",
+    "cef_trio.upload.disk_survey.survey_disks",
 }
-"""Signals, reload of settings, systemd, the status page. The tasks of the admin server are left out too, since no
-stream depends on them."""
+"""Signals, reload of settings, systemd, the status page, the space of disks. The tasks of the admin server are left
+out too, since no stream depends on them."""
 
 
 def names(tasks: Iterable[trio.lowlevel.Task]) -> set[str]:

@@ -103,6 +103,7 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
                 arm(s3, {"kind": "error", "operation": operation, "code": "AccessDenied", "times": None})
         url = f"redis://cef-trio:{PASSWORD}@127.0.0.1:{redis.port}/0"
         more = {"s3_create_bucket": "false", "close_grace_seconds": 0.2, "stale_check_seconds": 0.5}
+        more["on_start_webhook"] = "http://127.0.0.1:9/nobody"
         yield Servers(redis, s3, settings_for(watch_dir, s3, url, **more))
 
 

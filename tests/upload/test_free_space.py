@@ -150,6 +150,20 @@ async def test_p8_the_oldest_go_until_there_is_space_and_no_more(
     assert not events(logged, "disk_space_cannot_be_freed")
 
 
+async def test_the_oldest_of_all_folders_of_a_disk_go_first(world: World) -> None:
+    world.watched_below = ("first", "second")
+    for name in world.watched_below:
+        Path(world.path(name)).mkdir()
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "second/a.mp4", "first/b.mp4", "second/c.mp4", "first/d.mp4")
+        everything = sum(entry.stat().st_blocks * 512 for entry in world.folder.rglob("*.mp4"))
+        world.disk_bytes = int(everything * 1.2)
+        await until(lambda: len(list(world.folder.rglob("*.mp4"))) == 2)
+        await quiet(world)
+    assert sorted(entry.name for entry in world.folder.rglob("*.mp4")) == ["c.mp4", "d.mp4"]
+
+
 async def test_p8_what_is_not_verified_stays_and_is_named(world: World, logged: list[EventDict]) -> None:
     """P10: the disk will fill up, and all signals say so."""
     world.after_upload = replace(KEEP_RECORDING, min_free=FREE)

@@ -20,7 +20,7 @@ from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.lab.receiver import Received
 from cef_trio.lab.world import BUCKET, PART, WEBHOOK_SECRET, World
 from cef_trio.postprocess.retention import Retention
-from cef_trio.postprocess.webhooks import WebhookDeliverer
+from cef_trio.postprocess.webhook_sources import Completions
 from cef_trio.s3_endpoint import Fault, Kind, Moment
 from cef_trio.upload.object_key import metadata_key
 
@@ -341,15 +341,15 @@ async def test_p6_an_unexpected_error_of_one_delivery_ends_neither_the_others_no
     world: World, logged: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await record_one(world)
-    body, failed_ids = WebhookDeliverer._body, list[str]()
+    body, failed_ids = Completions._body, list[str]()
 
-    async def unforeseen(self: WebhookDeliverer, meta: StreamMeta) -> bytes:
+    async def unforeseen(self: Completions, meta: StreamMeta) -> bytes:
         if not failed_ids:
             failed_ids.append(meta.stream_id)
             raise KeyError("unforeseen")
         return await body(self, meta)
 
-    monkeypatch.setattr(WebhookDeliverer, "_body", unforeseen)
+    monkeypatch.setattr(Completions, "_body", unforeseen)
     world.append(10, "b.mp4")
     async with world.daemon() as daemon:
         daemon.closed("b.mp4")

@@ -104,6 +104,11 @@ class Keys:
         return f"{self.prefix}webhooks:owed"
 
     @property
+    def webhook_events(self) -> str:
+        """The hash event id → body of the events that are not yet delivered."""
+        return f"{self.prefix}webhooks:events"
+
+    @property
     def abort_requests(self) -> str:
         """The set of ids of open streams that an operator wants aborted."""
         return f"{self.prefix}streams:to_abort"

@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 
 from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState, not_allowed
-from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta, WebhookEvent
 from cef_trio.checkpoint.protocols import (
     Beat,
     BeatReply,
@@ -489,11 +489,12 @@ class RedisCheckpointStore(StreamWrites):
         *,
         replaced_stream_id: str | None = None,
         other_owner_stream_id: str | None = None,
+        event: WebhookEvent | None = None,
     ) -> None:
         """See :meth:`StreamStore.create`."""
         fields = codec.encode_meta(replace(meta, schema=schema.CURRENT))
         fields["next_part_to_upload"] = b"%d" % max(meta.next_part_to_upload, rules.next_part_number(parts))
-        keys = [*self._keys_of(meta.stream_id), self.keys.by_path, *self.keys.homes]
+        keys = [*self._keys_of(meta.stream_id), self.keys.by_path, *self.keys.homes, self.keys.webhook_events]
         before: list[Argument] = [
             lease.value,
             lease.holder,
@@ -506,6 +507,7 @@ class RedisCheckpointStore(StreamWrites):
         following: list[Argument] = [
             meta.owner.name if meta.owner is not None else "",
             other_owner_stream_id or "",
+            *arguments.of_event(event),
             *arguments.of_fields(fields),
             *arguments.of_parts(() if meta.status is Status.COMPLETED else parts),
         ]
@@ -527,6 +529,7 @@ class RedisCheckpointStore(StreamWrites):
         keys = [*self._keys_of(stream_id), self.keys.by_path]
         if commit.status is not None or commit.fields.keys() & _INDEXED_FIELDS:
             keys += [*self.keys.homes, self.keys.pending_webhooks, self.keys.abort_requests]
+            keys.append(self.keys.webhook_events)
         given = list(arguments.of_commit(stream_id, lease, commit))
 
         def work(client: Client) -> Sequence[bytes]:
@@ -573,6 +576,28 @@ class RedisCheckpointStore(StreamWrites):
     async def ack_webhook(self, stream_id: str) -> None:
         """See :meth:`WebhookOutbox.ack_webhook`."""
         await self._redis.call("ack_webhook", lambda client: client.srem(self.keys.pending_webhooks, stream_id))
+
+    async def pending_events(self) -> frozenset[str]:
+        """See :meth:`WebhookOutbox.pending_events`."""
+        key = self.keys.webhook_events
+
+        def work(client: Client) -> frozenset[str]:
+            return frozenset(map(_text, self._unless_wrong_type(key, lambda: client.hkeys(key)) or ()))
+
+        return await self._redis.call("pending_events", work)
+
+    async def pending_event(self, event_id: str) -> bytes | None:
+        """See :meth:`WebhookOutbox.pending_event`."""
+
+        def work(client: Client) -> bytes | None:
+            body: bytes | None = client.hget(self.keys.webhook_events, event_id)
+            return body
+
+        return await self._redis.call("pending_event", work)
+
+    async def ack_event(self, event_id: str) -> None:
+        """See :meth:`WebhookOutbox.ack_event`."""
+        await self._redis.call("ack_event", lambda client: client.hdel(self.keys.webhook_events, event_id))
 
     async def request_abort(self, stream_ids: Collection[str]) -> frozenset[str]:
         """See :meth:`AbortRequests.request_abort`."""

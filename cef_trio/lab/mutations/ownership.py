@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -66,10 +67,10 @@ def _newer_record_counts_as_lost(stack: ExitStack) -> None:
 def _every_folder_is_own(stack: ExitStack) -> None:
     """A stream of another folder is assigned to a file with its inode number."""
 
-    def always(_path: str, _watch_folder: str) -> bool:
-        return True
+    def always(_path: str, folders: Sequence[str]) -> str:
+        return folders[0]
 
-    replace_in(stack, services, "is_below", always)
+    replace_in(stack, services, "root_of", always)
     replace_in(stack, services.Services, "watched", "")  # the folder by which the store selects records
 
 

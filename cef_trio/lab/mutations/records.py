@@ -12,7 +12,7 @@ import trio
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Change, Commit
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
-from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta, WebhookEvent
 from cef_trio.checkpoint.states import Status
 from cef_trio.exceptions import OutdatedError, StreamEndedError
 from cef_trio.files.reader import OpenRecording
@@ -101,8 +101,8 @@ def _parts_kept(stack: ExitStack) -> None:
     """The parts of a completed stream stay in Redis."""
     transition = rules.transition
 
-    def kept(status: Status, change: Change, *, enqueue_webhook: bool = False) -> Commit:
-        return replace(transition(status, change, enqueue_webhook=enqueue_webhook), keep_to=None)
+    def kept(status: Status, change: Change, **more: Any) -> Commit:
+        return replace(transition(status, change, **more), keep_to=None)
 
     replace_in(stack, rules, "transition", kept)
 
@@ -275,8 +275,9 @@ def _pending_webhook_recorded_late(stack: ExitStack) -> None:
         change: Change,
         *,
         enqueue_webhook: bool = False,
+        event: WebhookEvent | None = None,
     ) -> None:
-        await transition(self, stream_id, lease, status, change)
+        await transition(self, stream_id, lease, status, change, event=event)
         if enqueue_webhook:
             await trio.lowlevel.checkpoint()
             await transition(self, stream_id, lease, status, change, enqueue_webhook=True)

@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
 
-from cef_trio.checkpoint import schema
+from cef_trio.checkpoint import rules, schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Script:
 def _read(name: str) -> Script:
     folder = files(__name__)
     texts = [(folder / f"{part}.lua").read_text() for part in ("prelude", name)]
-    names = f"local SCHEMA, COUNT_FIELD = {schema.CURRENT}, '\\0streams'\n"
+    names = f"local SCHEMA, COUNT_FIELD, MAX_EVENTS = {schema.CURRENT}, '\\0streams', {rules.MAX_EVENTS}\n"
     source = "".join([names, *texts])
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 

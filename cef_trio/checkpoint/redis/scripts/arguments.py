@@ -8,7 +8,7 @@ from typing import Any
 
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Commit
-from cef_trio.checkpoint.model import Lease, PartRecord
+from cef_trio.checkpoint.model import Lease, PartRecord, WebhookEvent
 from cef_trio.checkpoint.redis import codec
 from cef_trio.checkpoint.states import HOME, Status, StreamSet
 
@@ -49,6 +49,12 @@ def of_fields(fields: Mapping[str, bytes]) -> Iterator[Argument]:
     return _of_pairs(fields)
 
 
+def of_event(event: WebhookEvent | None) -> Iterator[Argument]:
+    """Return the id and body of an event; empty if there is none."""
+    yield event.event_id if event is not None else ""
+    yield event.body if event is not None else ""
+
+
 def of_commit(stream_id: str, lease: Lease, commit: Commit, there: str = "") -> Iterator[Argument]:
     """Return the arguments of ``commit.lua``; ``there``: the stream at the new path.
 
@@ -70,6 +76,7 @@ def of_commit(stream_id: str, lease: Lease, commit: Commit, there: str = "") -> 
     yield int(commit.enqueue_webhook)
     yield "" if commit.new_path is None else codec.encode_path(commit.new_path)
     yield there
+    yield from of_event(commit.event)
     yield from _of_pairs({name: value for fields in encoded for name, value in fields.items()})
     yield from _of_pairs(commit.add)
     yield from of_parts(commit.parts)

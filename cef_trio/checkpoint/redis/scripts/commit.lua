@@ -1,10 +1,10 @@
 -- Carry out a Commit (commit.py).
 -- KEYS: lease, meta, parts, by_path, then with a status or a field of an index the four sets, the indexes, the pending
---       webhooks and the requested aborts, or with a new path the meta of the stream that is there, once it is named
+--       webhooks, the requested aborts and the webhook events, or with a new path the meta of the stream that is there, once it is named
 -- ARGV: ours, id, status ('': as it is), its home (0: where it is), its home if it is nowhere, statuses it may follow,
 --       least next_part_to_upload, '1' if the part may be recorded already, highest part number that stays ('': all),
 --       '1' if its webhook is pending from now on, new path ('': as it is), the stream at the new path ('': not known
---       yet); then number and pairs of the fields to set, of the numbers to add and of the parts to record; then the
+--       yet), id of a webhook event ('': none) and its body; then number and pairs of the fields to set, of the numbers to add and of the parts to record; then the
 --       fields to remove
 -- Returns {'taken', id} if the new path has an entry, to be called again with that stream's meta.
 local holder = holder_of(KEYS[1])
@@ -15,7 +15,7 @@ if redis.call('EXISTS', KEYS[2]) == 0 then
   return {'gone'}
 end
 local id, status, path = ARGV[2], ARGV[3], ARGV[11]
-local sets = pairs_at(13)
+local sets = pairs_at(15)
 local adds = pairs_at(sets.next)
 local parts = pairs_at(adds.next)
 
@@ -102,5 +102,8 @@ if ARGV[10] == '1' then
 end
 if home_after and (home_after > 2 or string.find(current, '^failed_')) then
   try('SREM', KEYS[16], id) -- it has ended, or is retried
+end
+if home_after then
+  add_event(KEYS[17], ARGV[13], ARGV[14])
 end
 return {'ok'}

@@ -1,7 +1,9 @@
--- KEYS: lease, meta, parts, by_path, the four sets and the indexes, and the meta of the lost stream if one is named
+-- KEYS: lease, meta, parts, by_path, the four sets and the indexes, the webhook events, and the meta of the lost stream if
+--       one is named
 -- ARGV: ours, instance, TTL in ms, id, path, home, the stream that the caller saw at the path ('': none), a stream whose
 --       record may be lost ('': none), the name of the owner ('': none), the stream of another owner that the caller saw
---       at the path ('': none), number and pairs of the fields, number and pairs of the parts
+--       at the path ('': none), id of a webhook event ('': none) and its body, number and pairs of the fields, number and
+--       pairs of the parts
 local holder = holder_of(KEYS[1])
 if redis.call('EXISTS', KEYS[2]) == 1 then
   if holder ~= ARGV[1] then
@@ -24,13 +26,13 @@ if ARGV[9] ~= '' then
 end
 local there = redis.call('HGET', KEYS[4], field)
 if there and there ~= ARGV[4] and there ~= ARGV[7] then
-  if there ~= ARGV[8] or redis.call('EXISTS', KEYS[15]) == 1 then
+  if there ~= ARGV[8] or redis.call('EXISTS', KEYS[16]) == 1 then
     return {'taken', there}
   end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 redis.call('DEL', KEYS[3])
-local fields = pairs_at(11)
+local fields = pairs_at(13)
 set_all(KEYS[2], fields)
 set_all(KEYS[3], pairs_at(fields.next))
 if home_of(ARGV[4], 5) == 0 then
@@ -39,4 +41,5 @@ end
 settle(ARGV[4], 5, tonumber(ARGV[6]), KEYS[2])
 index_leases(KEYS[14], now_ms(ARGV[3]), {ARGV[4]})
 redis.call('HSET', KEYS[4], field, ARGV[4])
+add_event(KEYS[15], ARGV[11], ARGV[12])
 return {'ok'}

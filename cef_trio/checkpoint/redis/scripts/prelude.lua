@@ -183,6 +183,13 @@ local function pairs_at(at)
   return {first = at + 1, last = last, next = last + 1}
 end
 
+-- Add an event to the outbox; nothing for the id ''. One that is there already is replaced, and repeated thereby.
+local function add_event(events, event_id, body)
+  if event_id ~= '' and (try('HLEN', events) or MAX_EVENTS) < MAX_EVENTS then
+    redis.call('HSET', events, event_id, body)
+  end
+end
+
 -- Set these fields of a hash.
 local function set_all(key, fields)
   for i = fields.first, fields.last, 2 do
