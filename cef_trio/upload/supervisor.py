@@ -198,7 +198,7 @@ class StreamSupervisor:
     def unverified(self) -> tuple[str, ...]:
         """The paths of recordings that are not proved to be in S3: of live, failed, unknown and unreadable streams."""
         failed = (path for path in self._failed_files if path in self._settled)
-        waiting = chain(failed, self._unknown, self._deferred, self._set_aside)
+        waiting = chain(failed, self._unknown, self._deferred, self._set_aside, self._below_minimum)
         return tuple(dict.fromkeys((*(live.path for live in self._live.values()), *waiting)))
 
     def has_settled(self, path: str) -> bool:

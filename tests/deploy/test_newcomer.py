@@ -104,7 +104,7 @@ class Newcomer:
             "valkey-server": "redis-server",
             "valkey-cli": "redis-cli",
             "cef-trio status --watch ": f"(timeout {WATCH_SECONDS} cef-trio status --watch || test $? = 124) ",
-            "verify ID": "verify $(cef-trio list --state completed --json | grep -oE '[0-9a-f]{32}' | head -1)",
+            "verify ID": "verify $(cef-trio list --state completed --json | grep -oE '[0-9a-f-]{36}' | head -1)",
         }
         for old, new in given.items():
             text = text.replace(old, new)
@@ -143,6 +143,9 @@ def fresh(tmp_path: Path) -> Iterator[Machine]:
         booted.run("sh", "-c", "mkdir /clone && tar -C /clone -xf /clone.tar")
         booted.run("sh", "-c", "echo 'APT::Get::Assume-Yes \"true\";' >/etc/apt/apt.conf.d/yes")
         booted.run("sh", "-c", "echo force-unsafe-io >/etc/dpkg/dpkg.cfg.d/quick")
+        # Debian's Redis wants a user namespace of its own, which a nested container does not give (217/USER).
+        redis = "/etc/systemd/system/redis-server.service.d"
+        booted.run("sh", "-c", f"mkdir {redis} && printf '[Service]\\nPrivateUsers=no\\n' >{redis}/nested.conf")
         booted.run("apt-get", "update", seconds=300)
         yield booted
 
