@@ -160,23 +160,26 @@ async def collect(
             return report.code
         records = await context.store.load_metas({key for upload in uploads if (key := _id_in(context, upload))})
         elsewhere = await _known_elsewhere(context, uploads, records)
-        for upload in uploads:
-            judgement = _first_judgement(context, upload, records, elsewhere, born_before)
-            refusal = None
-            if judgement.abort and not dry_run:
-                judgement, refusal = await _abort(context, upload, born_before)
-            aborted += judgement.abort
-            kept[judgement.why] += not judgement.abort and refusal is None
-            report.add(
-                upload.key,
-                refusal or f"{_verb(judgement, dry_run=dry_run)}: {judgement.why}",
-                ok=refusal is None,
-                shown=judgement.abort or refusal is not None,
-                upload_id=upload.upload_id,
-                initiated_at_utc=upload.initiated_at_utc,
-                aborted=judgement.abort and not dry_run,
-                abort=judgement.abort,
-            )
+        with output.ProgressLine("upload", len(uploads), quiet=as_json) as progress:
+            for number, upload in enumerate(uploads, 1):
+                progress.show(number)
+                judgement = _first_judgement(context, upload, records, elsewhere, born_before)
+                refusal = None
+                if judgement.abort and not dry_run:
+                    judgement, refusal = await _abort(context, upload, born_before)
+                aborted += judgement.abort
+                kept[judgement.why] += not judgement.abort and refusal is None
+                progress.erase()
+                report.add(
+                    upload.key,
+                    refusal or f"{_verb(judgement, dry_run=dry_run)}: {judgement.why}",
+                    ok=refusal is None,
+                    shown=judgement.abort or refusal is not None,
+                    upload_id=upload.upload_id,
+                    initiated_at_utc=upload.initiated_at_utc,
+                    aborted=judgement.abort and not dry_run,
+                    abort=judgement.abort,
+                )
         verb = "would be aborted" if dry_run else "aborted"
         uploads_in_all = output.count(len(uploads), "open upload")
         report.remark(f"{uploads_in_all} under {context.key_template.prefix!r}: {aborted} {verb}")

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderResult
@@ -92,6 +92,33 @@ def waiting_message(text: str) -> Iterator[None]:
         if shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+
+class ProgressLine:
+    """A line such as ``object 3 of 40 …`` on standard error, on a terminal only; a context manager that erases it."""
+
+    def __init__(self, what: str, total: int, *, quiet: bool) -> None:
+        self._what, self._total = what, total
+        self._shown = not quiet and sys.stderr.isatty()
+
+    def show(self, number: int) -> None:
+        """Show that work on the item of this number begins."""
+        self._write(f"\r\x1b[K{self._what} {number:,} of {self._total:,} …")
+
+    def erase(self) -> None:
+        """Make room for a line of the results."""
+        self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        if self._shown:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.erase()
 
 
 def short_id(stream_id: str) -> str:

@@ -8,7 +8,6 @@ recordings. Nothing but these records is changed.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -103,9 +102,12 @@ async def verify_every(context: CommandContext, compare: Compare, bounds: Bounds
     pace = Pace(bounds.bytes_per_second)
     totals_at = 0.0
     with Report(as_json=as_json, completed=len(completed), bounded=False, counts={}, mismatched=[]) as report:
-        with trio.move_on_after(float("inf") if bounds.seconds is None else bounds.seconds) as scope:
+        with (
+            output.ProgressLine("object", len(due), quiet=as_json) as progress,
+            trio.move_on_after(float("inf") if bounds.seconds is None else bounds.seconds) as scope,
+        ):
             for number, stream_id in enumerate(due if bounds.objects is None else due[: bounds.objects], 1):
-                _show_progress(number, len(due), quiet=as_json)
+                progress.show(number)
                 outcome, says = await _verify(context, compare, stream_id, pace)
                 counts[outcome] += 1
                 report.about["counts"] = {one.value: count for one, count in counts.items()}
@@ -116,9 +118,9 @@ async def verify_every(context: CommandContext, compare: Compare, bounds: Bounds
                     is_due = bool(wrong) or trio.current_time() - totals_at >= _TOTALS_SECONDS
                     totals_at = trio.current_time() if is_due else totals_at
                     await _record(context, stream_id, known, with_totals=is_due)
+                progress.erase()
                 if outcome is not Outcome.IDENTICAL:
                     report.add(stream_id, f"{outcome.value}: {says}", ok=outcome is not Outcome.MISMATCH)
-        _end_progress(quiet=as_json)
         await _record(context, None, known, with_totals=True)
         report.about["bounded"] = scope.cancelled_caught or sum(counts.values()) < len(due)
         mismatched = sorted(stream_id for stream_id, one in known.items() if one.mismatch)
@@ -160,15 +162,3 @@ async def _record(
         await verifications.record(stream_id, known[stream_id])
     if verifications is not None and with_totals:
         await verifications.set_totals(VerificationTotals.of(known))
-
-
-def _show_progress(number: int, total: int, *, quiet: bool) -> None:
-    if not quiet and sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[Kobject {number:,} of {total:,} …")
-        sys.stderr.flush()
-
-
-def _end_progress(*, quiet: bool) -> None:
-    if not quiet and sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()

@@ -51,6 +51,8 @@ class IntakeRules:
     after_upload: AfterUploadRule = KEEP_RECORDING
     webhook_retry_seconds: float = 86_400.0
     retention: timedelta = timedelta(days=30)
+    failed_retention: timedelta | None = None
+    """``FAILED_RETENTION_DAYS``; ``None``: as ``retention``."""
     random: Random = field(default_factory=Random)
 
 
@@ -107,7 +109,7 @@ class IntakeTasks:
         nursery.start_soon(self.idle_checker.run)
         services.metrics.last_run_by("idle_checker", lambda: services.unix_time(self.idle_checker.last_run))
         nursery.start_soon(survey_redis, services.store, services.metrics, services.verification_totals)
-        nursery.start_soon(forget_old_streams, services, rules.retention)
+        nursery.start_soon(forget_old_streams, services, rules.retention, rules.failed_retention)
         nursery.start_soon(mend_indexes, services)
 
     def _deliverers(self) -> Iterator[WebhookDeliverer]:

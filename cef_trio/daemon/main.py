@@ -342,6 +342,7 @@ def _intake_rules(settings: Settings) -> IntakeRules:
         after_upload=settings.after_upload_rule,
         webhook_retry_seconds=settings.webhook_retry_hours * 3600,
         retention=timedelta(days=settings.completed_retention_days),
+        failed_retention=timedelta(days=settings.failed_retention_days) if settings.failed_retention_days else None,
     )
 
 

@@ -23,8 +23,9 @@ _TEMPLATES: Final = (
     "streams/{stream_id}/{file_name}",
     "streams/other/{stream_id}/{file_name}",
     "elsewhere/{stream_id}",
-    "by/{relative_dir}/{year}-{month}-{day}/{hour}/{file_stem}-{stream_id}{file_ext}",
 )
+_LONG_TEMPLATE: Final = "by/{relative_dir}/{year}-{month}-{day}/{hour}/{file_stem}-{stream_id}{file_ext}"
+_LONG_SHARE: Final = 0.25
 SETTINGS: Final = ("part size", "equal parts", "checksum", "key template", "bucket")
 
 
@@ -72,7 +73,9 @@ class ChangingSettings:
                 case "checksum":
                     world.checksum = random.choice(list(ChecksumMode))
                 case "key template":
-                    world.key_template = random.choice(_TEMPLATES)
+                    template = random.choice(_TEMPLATES)
+                    coin = Random(derived(self.seed, "long template", life)).random()  # noqa: S311 - as above
+                    world.key_template = _LONG_TEMPLATE if coin < _LONG_SHARE else template
                 case _:
                     world.bucket = random.choice((BUCKET, OTHER_BUCKET))
             context.hits[f"setting: {setting}"] += before != _settings_of(world)

@@ -272,7 +272,8 @@ def at_rest(world: World) -> bool:
             return False
     if world.after_upload.action is AfterUploadAction.KEEP or len(world.buckets_used) > 1:
         return True  # a recording whose object is in another bucket is not deleted
-    return not any(world.folder.rglob("*.mp4"))
+    aborted = [checkpoint for checkpoint in known if checkpoint.meta.status is Status.FAILED_ABORTED]
+    return all(any(_is_of(world, one, file) for one in aborted) for file in world.folder.rglob("*.mp4"))
 
 
 def _is_of(world: World, checkpoint: Checkpoint, file: Path) -> bool:
@@ -432,6 +433,8 @@ def left_uploads(world: World, scenario: Scenario) -> list[str]:
         status_of = known_ids.get(upload_id)
         if status_of is None and world.buckets_used > {world.bucket}:
             continue  # left when the bucket setting changed, and named in the log
+        if status_of is None and not parts and len(world.templates_used) > 1:
+            continue  # a lost creation below an earlier prefix: `cef-trio gc` with that template (operations.md)
         if status_of is None and world.redis_lost and (not parts or scenario.starts_over):
             continue  # it matches no file: P5 leaves it to `cef-trio gc`
         if status_of is None or status_of is Status.COMPLETED:

@@ -117,16 +117,23 @@ def simulated(seed: int) -> Scenario:
     )
 
 
+_PROCESS_ENDS: Final = tuple(fault for fault in FaultKind if fault is not FaultKind.ABORT)
+"""What ends a daemon. Dice of their own decide about newer faults, so that the worlds of a seed stay what they were."""
+
+
 def injections_of(seed: int) -> tuple[Injection, ...]:
     """Return the injections of a seed's world, into up to four consecutive daemons."""
     random = Random(derived(seed, "strikes"))
     injections = []
     for life in range(1, random.randint(1, 4) + 1):
-        fault = random.choice(list(FaultKind))
+        fault = random.choice(_PROCESS_ENDS)
         at = random.randint(1, 40 if fault in FATAL and fault is not FaultKind.KILL else 250)
         injections.append(Injection(fault, at, life))
         if fault is FaultKind.DRAIN and random.random() < 0.5:
             injections.append(Injection(FaultKind.CANCEL, at + random.randint(1, 30), life))
+    aborts = Random(derived(seed, "aborts"))
+    if aborts.random() < 0.2:
+        injections.append(Injection(FaultKind.ABORT, aborts.randint(1, 250), aborts.randint(1, life)))
     return tuple(injections)
 
 

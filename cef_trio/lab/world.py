@@ -195,6 +195,7 @@ class World:
         self.bucket = BUCKET
         """The bucket of the next daemon."""
         self.buckets_used: set[str] = set()
+        self.templates_used: set[str] = set()
         """The buckets of all daemons so far."""
         self.s3_name = ""
         """The name of the S3 endpoint that the next daemon records; empty: none."""
@@ -521,6 +522,7 @@ class World:
         host = host or self.host
         self.daemons_started += 1
         self.buckets_used.add(self.bucket)
+        self.templates_used.add(self.key_template)
         acknowledgements = acknowledgements or self.acknowledgements
         self.life = life = life or Life()
         random = Random(self.random.getrandbits(64))  # noqa: S311 - as above

@@ -52,9 +52,12 @@ async def mend_indexes(services: Services) -> None:
             log.warning("retention_failed", error=str(error))
 
 
-async def forget_old_streams(services: Services, retention: timedelta) -> None:
-    """Forget, every hour, the streams that ended longer ago than ``retention`` and have no file."""
-    walks = Retention(services, retention)
+async def forget_old_streams(services: Services, retention: timedelta, of_failed: timedelta | None = None) -> None:
+    """Forget, every hour, the streams that ended longer ago than ``retention`` and have no file.
+
+    ``of_failed``: the same for failed streams, and those whose recording was deleted; ``None``: ``retention``.
+    """
+    walks = Retention(services, retention, of_failed)
     async for _ in Periodic(_PERIOD_SECONDS):
         try:
             await services.store.mend_history()
@@ -66,9 +69,10 @@ async def forget_old_streams(services: Services, retention: timedelta) -> None:
 class Retention:
     """Walks through the ended streams, and forgets those that nothing needs."""
 
-    def __init__(self, services: Services, retention: timedelta) -> None:
+    def __init__(self, services: Services, retention: timedelta, of_failed: timedelta | None = None) -> None:
         self._services = services
-        self._retention_ms = retention // _MILLISECOND
+        kept = dict.fromkeys(History, retention if of_failed is None else of_failed) | {History.COMPLETED: retention}
+        self._retention_ms = {history: time // _MILLISECOND for history, time in kept.items()}
         self._walks = [OldStreams(history) for history in History]
         self._pending: frozenset[str] = frozenset()
         """Streams with a pending webhook."""
@@ -101,7 +105,7 @@ class Retention:
                 else:
                     return outcome is not None
 
-            await walk.walk(services.store, self._now_ms - self._retention_ms, take_out)
+            await walk.walk(services.store, self._now_ms - self._retention_ms[walk.history], take_out)
         if any(forgotten.values()):
             by_end = {history.value: number for history, number in forgotten.items()}
             log.info("streams_forgotten", streams=sum(forgotten.values()), **by_end)

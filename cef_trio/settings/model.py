@@ -243,6 +243,8 @@ class Settings(BaseSettings):
 
     completed_retention_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     """How long an ended stream is remembered after its file is gone."""
+    failed_retention_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """The same for failed streams, whose kept uploads are aborted then; empty: as COMPLETED_RETENTION_DAYS."""
 
     retry_attempts: Annotated[int, Field(ge=1, le=100)] = 5
     """Attempts of a call to S3 or Redis before it counts as an outage or a failure."""

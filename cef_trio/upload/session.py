@@ -362,6 +362,8 @@ class StreamUpload:
         if self.meta.s3_upload_id is not None:
             await self._services.s3.abort_multipart_upload(self.meta.s3_key_prefix, self.meta.s3_upload_id)
         await abort_listed(self._services, self.meta.s3_key_prefix)
+        if self._may_have_strays:
+            self._services.orphan_cleanup.request()  # a creation whose response was lost may take effect later
 
     async def abort_orphans(self) -> None:
         """Abort other uploads under a completed stream's key, left when the reply to their creation was lost.

@@ -22,7 +22,7 @@ from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import HOME, Status, StreamSet
 from cef_trio.cli.arguments import moment
 from cef_trio.cli.list_selection import Selection, Sort, State, in_state, is_at_risk, relative_path
-from cef_trio.cli.output import Column, Row, duration, facts, safe, size, table
+from cef_trio.cli.output import Column, ProgressLine, Row, duration, facts, safe, size, table
 from cef_trio.cli.stream_selection import NoSuchStreamError, select
 from cef_trio.safe_text import printable
 
@@ -327,3 +327,16 @@ def test_facts_lose_nothing_in_a_narrow_terminal() -> None:
         "b       one two three four",
         "        five six",
     ]
+
+
+@pytest.mark.parametrize(("terminal", "quiet"), [(True, False), (True, True), (False, False)])
+def test_progress_is_for_a_terminal_only_and_is_erased(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, quiet: bool
+) -> None:
+    error = StringIO()
+    monkeypatch.setattr(error, "isatty", lambda: terminal)
+    monkeypatch.setattr("sys.stderr", error)
+    with ProgressLine("object", 1200, quiet=quiet) as progress:
+        progress.show(3)
+    expected = "\r\x1b[Kobject 3 of 1,200 …\r\x1b[K" if terminal and not quiet else ""
+    assert error.getvalue() == expected

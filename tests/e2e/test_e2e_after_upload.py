@@ -18,8 +18,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from servers.command import answer
 from servers.daemon import daemon, settings_for
-from servers.s3_control import arm
+from servers.s3_control import arm, disarm
 from servers.store import Store
 from servers.valkey import ValkeyServer
 
@@ -124,6 +125,41 @@ def test_p8_recordings_are_deleted_once_in_s3_and_delivered_to_a_receiver_that_f
         assert taken.headers["webhook-id"] == f"completed_{json.loads(document)['stream_id']}"
     assert "t0ken" not in text
     assert SECRET not in text
+
+
+def test_a_start_and_a_failure_are_delivered_and_the_failed_stream_is_let_go_beside_its_daemon(
+    watch_dir: Path, embedded: Store, valkey: ValkeyServer
+) -> None:
+    with receiver(failures=0) as receiving:
+        settings = settings_for(
+            watch_dir,
+            embedded.endpoint,
+            valkey.url,
+            close_grace_seconds=0.3,
+            on_start_webhook=receiving.url,
+            on_failure_webhook=receiving.url,
+            webhook_secret=SECRET,
+        )
+        refused = {"kind": "error", "operation": "CompleteMultipartUpload", "code": "AccessDenied", "times": None}
+        fault = arm(embedded.endpoint, refused)
+        with daemon(settings) as process:
+            write(watch_dir / "a.mp4", 11 * MIB)
+            process.wait_for("stream_failed")
+            process.wait_for("webhook_delivered", count=2)
+            disarm(embedded.endpoint, fault)
+            assert len(embedded.open_uploads()) == 1
+            [done] = answer("forget", "--failed", "--yes", settings=settings)["results"]
+            assert (done["ok"], done["record"]) == (True, "kept")
+            assert embedded.open_uploads() == []
+            assert answer("list", settings=settings)["streams"] == []
+            assert process.stop() == 0
+    posts = {post.headers["webhook-id"].partition("_")[0]: json.loads(post.body) for post in receiving.posts.queue}
+    assert {name: document["type"] for name, document in posts.items()} == {
+        "started": "stream.started",
+        "failed": "stream.failed",
+    }
+    assert posts["failed"]["data"]["reason"] == "access_denied"
+    assert posts["failed"]["data"]["stream_id"] == posts["started"]["data"]["stream_id"] == done["subject"]
 
 
 @pytest.mark.parametrize("checksum", ["auto", "sha256", "md5"])

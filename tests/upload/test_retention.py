@@ -57,6 +57,19 @@ async def test_p7_a_failed_stream_is_forgotten_when_its_file_was_gone_for_that_l
         assert {"event": "streams_forgotten", "streams": 1, "failed": 1}.items() <= logs[-1].items()
 
 
+async def test_failed_streams_may_have_a_retention_of_their_own(world: World) -> None:
+    async with a_failed_recording(world) as daemon:
+        longer = Retention(daemon.services, TWO_MINUTES, of_failed=timedelta(hours=1))
+        shorter = Retention(daemon.services, timedelta(hours=1), of_failed=TWO_MINUTES)
+        await trio.sleep(5 * MINUTE)
+        Path(world.path()).unlink()
+        assert await shorter.forget_now() == 0  # it is gone since now
+        await trio.sleep(3 * MINUTE)
+        assert await longer.forget_now() == 0
+        assert await shorter.forget_now() == 1
+        assert world.open_uploads() == []
+
+
 async def test_p6_a_failed_stream_whose_file_came_back_is_kept_with_its_upload(world: World) -> None:
     async with a_failed_recording(world) as daemon:
         retention, aside = Retention(daemon.services, TWO_MINUTES), Path(world.path()).with_name("aside")
