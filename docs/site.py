@@ -18,6 +18,8 @@ ROOT_PAGES = {
     "SECURITY.md": "security.md",
 }
 """A file of the repository's root, and its page on the site."""
+_PICTURE = re.compile(r'(\b(?:src|srcset)=")docs/')
+"""A picture in HTML, on a page of the root."""
 _LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
 
@@ -54,4 +56,4 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
             return path.removeprefix("docs/") + anchor
         return f"{config.repo_url}blob/main/{path}{anchor}"
 
-    return _LINK.sub(place, markdown)
+    return _PICTURE.sub(r"\1", _LINK.sub(place, markdown))

@@ -84,7 +84,7 @@ def test_the_index_page_has_addresses_and_no_link_that_leads_nowhere(wheel: Path
     assert set(urls) == {"Homepage", "Documentation", "Source", "Changelog", "Issues"}
     page = metadata.get_payload()
     assert isinstance(page, str)
-    links = re.findall(r"\]\(([^)]+)\)", page)
+    links = re.findall(r"\]\(([^)]+)\)", page) + re.findall(r'\bsrc(?:set)?="([^"]+)"', page)
     assert len(links) > 10
     assert [link for link in links if not re.match(r"https?://|#", link)] == []
     ours = [link for link in links if link.startswith(urls["Homepage"])]
