@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -564,7 +565,7 @@ def test_each_help_has_an_example(command: str, capsys: pytest.CaptureFixture[st
     examples = capsys.readouterr().out.partition("Examples:\n")[2].splitlines()
     assert examples
     for example in examples:
-        words = shlex.split(example.partition("|")[0])
+        words = shlex.split(re.split(r"[|>]", example)[0])
         assert words[:2] == ["cef-trio", command]
         no_file = {"--env-file", "/etc/cef-trio/cef-trio.env"}  # it need not exist here
         make_parser([command]).parse_args([word for word in words[1:] if word not in no_file])

@@ -170,7 +170,8 @@ def look_at_page(port: int) -> None:
     """Read the status page until it has what only Redis knows."""
     with httpx.stream("GET", f"http://127.0.0.1:{port}/events", trust_env=False, timeout=60) as events:
         for line in events.iter_lines():
-            if line.startswith("data: {") and json.loads(line[6:])["totals"]["completed"] is not None:
+            changed = json.loads(line[6:]) if line.startswith("data: {") else {}
+            if changed.get("totals", {}).get("completed") is not None:
                 return
 
 
