@@ -106,6 +106,8 @@ def test_a_daemon_that_cannot_begin_files_does_not_count_and_one_with_a_failed_r
         Reason.FILE_UNREADABLE,
         Reason.RECORD_UNREADABLE,
         Reason.RECORD_NEWER,
+        Reason.CHECKER_SILENT,
+        Reason.DISK_SHORT,
     }
     assert takes_files(report("b2", risks=(Risk(reason, 1.0, 1, 1, "why"),))) is counts
     assert not takes_files(report("b2", waits_for=("s3",)))
