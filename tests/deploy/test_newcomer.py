@@ -117,7 +117,10 @@ class Newcomer:
             command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS
         )
         self._write(f"## {block.place}\n{commands}\n# exit code {done.returncode}\n{done.stdout}\n")
-        assert done.returncode == 0, f"{block.place}: {done.stdout[-3000:]}"
+        if done.returncode != 0:
+            log = self._at.run("sh", "-c", "journalctl --no-pager --unit=cef-trio | tail -n 40")
+            self._write(f"# the journal\n{log}\n")
+            pytest.fail(f"{block.place}: {done.stdout[-3000:]}{log}")
 
     def _background(self) -> str:
         return self._at.run("sh", "-c", "cat /tmp/background 2>/dev/null || true")
