@@ -44,21 +44,21 @@ async def context(world: World) -> AsyncIterator[CommandContext]:
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+def healthy_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     with embedded_s3_server(tmp_path_factory.mktemp("s3"), bucket="recordings") as running:
         yield running
 
 
 @pytest.fixture
-def settings(tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer) -> dict[str, str]:
+def healthy_settings(tmp_path: Path, healthy_endpoint: Endpoint, valkey: ValkeyServer) -> dict[str, str]:
     probe = tmp_path / "ffprobe"
     probe.write_text("#!/bin/sh\necho ffprobe version 99\n")
     probe.chmod(0o755)
     return {
         "WATCH_DIR": str(tmp_path),
-        "S3_ENDPOINT_URL": endpoint.url,
-        "S3_ACCESS_KEY_ID": endpoint.access_key,
-        "S3_SECRET_ACCESS_KEY": endpoint.secret_key,
+        "S3_ENDPOINT_URL": healthy_endpoint.url,
+        "S3_ACCESS_KEY_ID": healthy_endpoint.access_key,
+        "S3_SECRET_ACCESS_KEY": healthy_endpoint.secret_key,
         "S3_BUCKET_NAME": "recordings",
         "REDIS_URL": valkey.url,
         "FFPROBE_PATH": str(probe),

@@ -31,6 +31,16 @@ from cef_trio.settings.object_options import ObjectOptions
 PART_CALLS = ["UploadPart", "ListParts", "ListMultipartUploads", "HeadObject", "AbortMultipartUpload"]
 
 
+@pytest.fixture
+def endpoint(healthy_endpoint: Endpoint) -> Endpoint:
+    return healthy_endpoint
+
+
+@pytest.fixture
+def settings(healthy_settings: dict[str, str]) -> dict[str, str]:
+    return healthy_settings
+
+
 def by_subject(document: Any) -> dict[str, tuple[str, str]]:
     return {one["subject"]: (one["severity"], one["says"]) for one in document["findings"]}
 

@@ -45,13 +45,17 @@ class Machine:
 
 
 @pytest.fixture
-def machine(settings: dict[str, str], tmp_path: Path, endpoint: Endpoint) -> Iterator[Machine]:
+def machine(healthy_settings: dict[str, str], tmp_path: Path, healthy_endpoint: Endpoint) -> Iterator[Machine]:
     watched = tmp_path / "watched"
     watched.mkdir()
     with ExitStack() as stack:
         server = stack.enter_context(valkey_server(tcp=True, append_only=True))
         yield Machine(
-            {**settings, "WATCH_DIR": str(watched), "REDIS_URL": server.url}, tmp_path, server, endpoint, stack
+            {**healthy_settings, "WATCH_DIR": str(watched), "REDIS_URL": server.url},
+            tmp_path,
+            server,
+            healthy_endpoint,
+            stack,
         )
 
 
