@@ -69,6 +69,8 @@ class Reporter:
         self._made_at = 0.0
         """When it was made, in Unix time."""
         self._runs = False
+        self._was_starting = False
+        """Whether the last report has the daemon as starting."""
         self._refusal = ""
         """The error that is logged already."""
         self._unused: frozenset[str] = frozenset()
@@ -97,7 +99,8 @@ class Reporter:
         """Report if no heartbeat has; forget the names that are not used any more; register the owner's name."""
         store, now = self._services.store, trio.current_time()
         try:
-            if now >= self._reported_at + (1 + _LATE) * PERIOD_SECONDS:
+            has_started = self._was_starting and self._observer().judgement.state is not State.STARTING
+            if has_started or now >= self._reported_at + (1 + _LATE) * PERIOD_SECONDS:
                 name, text, ours = self._report()
                 self.reported(await store.report(name, text, beginning=ours))
             if self._unused:
@@ -130,7 +133,7 @@ class Reporter:
 
     def _report(self) -> tuple[str, str, str]:
         report = self._current()
-        self._made_at = report.at
+        self._made_at, self._was_starting = report.at, report.starting
         return report.instance, daemon_report.encode(report), self._ours
 
     def _current(self) -> DaemonReport:
