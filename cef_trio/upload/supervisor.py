@@ -511,6 +511,7 @@ class StreamSupervisor:
             return dict.fromkeys(waiting, "")
         if waiting:
             await self._read_peers()
+        waiting = [path for path in waiting if path in self._unknown]  # not renamed or deleted during the await
         peers = services.peers.living(trio.current_time())
         if not waiting or not peers:
             return {}
