@@ -144,7 +144,7 @@ class ChainCredentials:
 def _places(session: Any) -> str:
     """Return where the chain looked, in its order."""
     names: list[str] = []
-    for one in session.get_component("credential_provider").providers:
+    for one in getattr(session.get_component("credential_provider"), "providers", ()):
         files = (getattr(one, name, None) for name in ("_creds_filename", "_config_filename"))
         file = next((os.path.expanduser(file) for file in files if isinstance(file, str)), "")  # noqa: PTH111 - text
         names.append(file or _PLACES.get(one.METHOD, one.METHOD))

@@ -20,7 +20,7 @@ class Store:
         self.open: set[str] = set()
         self.part_asked, self.take_part = trio.Event(), trio.Event()
         self.part_error = part_error
-        self.options = SimpleNamespace(content_type="video/mp4", for_recording=dict)
+        self.options = SimpleNamespace(content_type_of=lambda _: "video/mp4", for_recording=dict)
 
     def renew_connections(self) -> None:
         pass
