@@ -76,7 +76,9 @@ class Upgrade:
             await trio.sleep(_PAUSE_SECONDS)
             await self._services.determine_owner()
         known = await legacy.remembered() == self._remembered(counts)
-        total = await self._passes(legacy, _OF_OPEN if known else tuple(LegacyPlace), there, report)
+        places = _OF_OPEN if known else tuple(LegacyPlace)
+        total = await self._passes(legacy, places, there, report)
+        waits = bool(total.held)
         self._held, waits_until = total.held, trio.current_time() + self._services.lease.ttl_seconds
         if self._held:
             log.info("legacy_streams_waiting", streams=len(self._held), holders=self._holders())
@@ -84,6 +86,10 @@ class Upgrade:
         while self._held and trio.current_time() < waits_until:
             await trio.sleep(_PAUSE_SECONDS)
             done = await self._pass(legacy, _OF_OPEN, there, report)
+            self._held = done.held
+            total.add(done)
+        if waits:  # ended streams may have been held too: their daemon was killed just after their end
+            done = await self._pass(legacy, places, there, report)
             self._held = done.held
             total.add(done)
         self._left = left = await legacy.counts()
@@ -106,7 +112,7 @@ class Upgrade:
             up_since = breaker.up_since
             try:
                 if self._held:
-                    await self._move_again(legacy, _OF_OPEN)
+                    await self._move_again(legacy, tuple(LegacyPlace))
                 elif up_since != self._redis_up_since or trio.current_time() >= count_at:
                     counts = await legacy.counts()
                     if any(now > before for now, before in zip(counts, self._left, strict=True)):

@@ -67,7 +67,7 @@ def services_of(legacy: Any, lease: Lease, ownership: Ownership | None = None) -
         legacy=legacy,
         lease=lease,
         ownership=ownership,
-        rules=SimpleNamespace(watch_folder="/rec"),
+        rules=SimpleNamespace(watch_folder="/rec", described_folders="/rec", folders=()),
         redis_breaker=SimpleNamespace(up_since=-inf),
         determine_owner=trio.lowlevel.checkpoint,
     )

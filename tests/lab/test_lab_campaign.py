@@ -19,10 +19,10 @@ from cef_trio.lab.scenarios import EXPECTED_BROKEN, EXPLORED, SCENARIOS, streams
 PROCESSES = os.cpu_count() or 1
 WORLDS = 600
 EVERY = {
-    name: 24 if scenario in streams.SCENARIOS else 768 if scenario.fleet is not None else 288
+    name: 48 if scenario in streams.SCENARIOS else 1536 if scenario.fleet is not None else 576
     for name, scenario in SCENARIOS.items()
 }
-"""The distance of the injections: 24 steps in the scenarios of one recording, 288 in the longer ones, 768 in fleets.
+"""The distance of the injections: 48 steps in the scenarios of one recording, 576 in the longer ones, 1536 in fleets.
 
 The long campaign (`.ci/campaign`) injects at each step."""
 KINDS = {
