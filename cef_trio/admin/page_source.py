@@ -343,13 +343,15 @@ class DaemonSource:
     async def _refresh(self) -> None:
         store = self.services.store
         counts = await store.count_ended()
-        ids = [
-            *await store.latest(EndedStreams.FAILED, MAX_ENDED),
-            *await store.latest(EndedStreams.COMPLETED, MAX_ENDED),
-        ]
-        known = await store.load_metas(ids)
+        failed = await store.latest(EndedStreams.FAILED, MAX_ENDED)
+        completed = await store.latest(EndedStreams.COMPLETED, MAX_ENDED)
+        before = self._ended.metas if self._ended else {}  # a completed stream stays as it is
+        same = [meta for one in completed if (meta := before.get(one)) is not None and meta.status is Status.COMPLETED]
+        known = await store.load_metas([*failed, *set(completed).difference(meta.stream_id for meta in same)])
         metas = sorted(
-            (one.meta for one in known.values()), key=lambda meta: (_ended_at(meta), meta.stream_id), reverse=True
+            [*same, *(one.meta for one in known.values())],
+            key=lambda meta: (_ended_at(meta), meta.stream_id),
+            reverse=True,
         )
         self._ended = _Ended(
             completed=counts.get(EndedStreams.COMPLETED, 0),

@@ -3,6 +3,7 @@ advice says, and is well again."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -224,8 +225,17 @@ DRILLS = {
 }
 
 
+SHORT = {secret_for_all, redis_has_no_memory, redis_has_no_replica, a_key_is_broken, no_credentials}
+LONG = pytest.mark.skipif(not os.environ.get("CEF_TRIO_LONG"), reason="takes long: set CEF_TRIO_LONG=1")
+
+
 @pytest.mark.parametrize(
-    ("subject", "drill"), [pytest.param(subject, one, id=one.__name__) for subject in DRILLS for one in DRILLS[subject]]
+    ("subject", "drill"),
+    [
+        pytest.param(subject, one, id=one.__name__, marks=() if one in SHORT else LONG)
+        for subject in DRILLS
+        for one in DRILLS[subject]
+    ],
 )
 def test_p10_the_advice_of_doctor_mends_what_it_found(
     machine: Machine, subject: str, drill: Callable[[Machine], Mend]

@@ -18,7 +18,7 @@ import trio
 from servers.valkey import ValkeyServer
 from waiting import until_idle
 
-from cef_trio.admin.page_source import DaemonSource
+from cef_trio.admin.page_source import MAX_ENDED, DaemonSource
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import History, Status
@@ -118,7 +118,8 @@ async def test_p7_a_round_of_each_periodic_task_costs_the_same_beside_a_long_his
         name: cost.commands for name, cost in beside.items()
     }
     for name, cost in alone.items():
-        assert abs(beside[name].size_bytes - cost.size_bytes) <= 0.1 * cost.size_bytes, (name, cost, beside[name])
+        ids = MAX_ENDED * 70 if name == "status page" else 0  # of the latest completed streams, however many there are
+        assert abs(beside[name].size_bytes - cost.size_bytes) <= 0.1 * cost.size_bytes + ids, (name, cost, beside[name])
 
 
 @pytest.mark.parametrize("seconds_before", [1, 20, 200])

@@ -19,10 +19,10 @@ from cef_trio.lab.scenarios import EXPECTED_BROKEN, EXPLORED, SCENARIOS, streams
 PROCESSES = os.cpu_count() or 1
 WORLDS = 600
 EVERY = {
-    name: 48 if scenario in streams.SCENARIOS else 1536 if scenario.fleet is not None else 576
+    name: 96 if scenario in streams.SCENARIOS else 3072 if scenario.fleet is not None else 1152
     for name, scenario in SCENARIOS.items()
 }
-"""The distance of the injections: 48 steps in the scenarios of one recording, 576 in the longer ones, 1536 in fleets.
+"""The distance of the injections: 96 steps in the scenarios of one recording, 1152 in the longer ones, 3072 in fleets.
 
 The long campaign (`.ci/campaign`) injects at each step."""
 KINDS = {
