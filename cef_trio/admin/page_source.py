@@ -19,6 +19,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from math import inf
 from typing import Final, Protocol
 
 import structlog
@@ -69,6 +70,8 @@ MAX_ENDED: Final = 50
 MAX_TEXT: Final = 500
 REFRESH_SECONDS: Final = 5.0
 """Least interval of reading ended streams from Redis, which is only done while someone looks at the page."""
+COMPLETED_SECONDS: Final = 60.0
+"""How long the record of a completed stream is used before it is read again."""
 FLEET_REFRESH_SECONDS: Final = 5.0
 """The same for the fleet."""
 MAX_FLEET_AGE_SECONDS: Final = 30.0
@@ -133,6 +136,8 @@ class _Ended:
     completions: tuple[CompletedStream, ...] = ()
     metas: Mapping[str, StreamMeta] = field(default_factory=dict)
     """Records of both."""
+    read_at: float = -inf
+    """When all completed streams were read, by ``trio.current_time()``."""
 
 
 @dataclass(eq=False, slots=True)
@@ -345,7 +350,10 @@ class DaemonSource:
         counts = await store.count_ended()
         failed = await store.latest(EndedStreams.FAILED, MAX_ENDED)
         completed = await store.latest(EndedStreams.COMPLETED, MAX_ENDED)
-        before = self._ended.metas if self._ended else {}  # a completed stream stays as it is
+        # A completed stream stays as it is, but for its file's name: all are read again once a minute.
+        read_at = self._ended.read_at if self._ended else -inf
+        is_recent = trio.current_time() < read_at + COMPLETED_SECONDS
+        before = self._ended.metas if self._ended and is_recent else {}
         same = [meta for one in completed if (meta := before.get(one)) is not None and meta.status is Status.COMPLETED]
         known = await store.load_metas([*failed, *set(completed).difference(meta.stream_id for meta in same)])
         metas = sorted(
@@ -359,6 +367,7 @@ class DaemonSource:
             failures=tuple(self._failed(meta) for meta in metas if meta.status in FAILED),
             completions=tuple(self._completed(meta) for meta in metas if meta.status is Status.COMPLETED),
             metas={meta.stream_id: meta for meta in metas},
+            read_at=read_at if is_recent else trio.current_time(),
         )
 
     def _failed(self, meta: StreamMeta) -> FailedStream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import trio
@@ -11,7 +12,7 @@ import trio.testing
 from waiting import completed, until_idle
 
 from cef_trio.admin import page_source as source_module
-from cef_trio.admin.page_source import DaemonSource, IntakeTask
+from cef_trio.admin.page_source import COMPLETED_SECONDS, DaemonSource, IntakeTask
 from cef_trio.admin.status_page import Detail, Phase, judge_health, judge_ready
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
@@ -249,6 +250,14 @@ async def test_a_streams_detail_has_its_object_parts_requests_retries_and_log(wo
         assert (ended.known.status, ended.known.parts_rewritten) == ("completed", 1)
         assert ended.known.completed_at == pytest.approx(done.at, abs=0.1)
         assert ended.lag_bytes == ()
+
+        Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+        daemon.moved("a.mp4", "b.mp4")
+        await trio.sleep(COMPLETED_SECONDS)
+        source.page()
+        await trio.sleep(6)
+        (done,) = source.page().completed
+        assert (done.stream_id, done.file) == (stream_id, "b.mp4")
         nursery.cancel_scope.cancel()
 
 
