@@ -148,8 +148,17 @@ class StreamSupervisor:
         live = (live for live in self._live.values() if not live.file_state.value.needs_check)
         return frozenset(one.processor.stream_id for one in live if one.processor.stream_id)
 
+    @property
+    def _waiting(self) -> tuple[dict[str, _Unknown], ...]:
+        """The files that have no task here yet, and may get one. A file is in one of them at most."""
+        return self._unknown, self._deferred, self._below_minimum
+
     def _without_task(self) -> Iterator[tuple[str, _Unknown]]:
-        return chain(self._unknown.items(), self._deferred.items(), self._below_minimum.items())
+        return chain.from_iterable(files.items() for files in self._waiting)
+
+    def _pop_without_task(self, path: str) -> _Unknown | None:
+        popped = [files.pop(path) for files in self._waiting if path in files]
+        return popped[0] if popped else None
 
     def _pending_lookups(self) -> Iterator[_Unknown]:
         return (unknown for path, unknown in self._unknown.items() if path not in self._set_aside)
@@ -255,8 +264,8 @@ class StreamSupervisor:
         self._settled.pop(old_path, None)
         self._set_aside.pop(old_path, None)
         held = self._held.pop(old_path, None)
-        below = self._below_minimum.pop(old_path, None)
-        unknown = self._unknown.pop(old_path, self._deferred.pop(old_path, below or held))
+        below = self._below_minimum.get(old_path)
+        unknown = self._pop_without_task(old_path) or held
         self._queue_rename(old_path, new_path, stat)
         self._seen(new_path, stat, closed=unknown is not None and unknown.closed)
         if unknown is not None and new_path in self._unknown:  # a rename does not prolong the wait
@@ -268,9 +277,7 @@ class StreamSupervisor:
         self._settled.pop(path, None)
         self._set_aside.pop(path, None)
         self._held.pop(path, None)
-        self._deferred.pop(path, None)
-        self._below_minimum.pop(path, None)
-        self._unknown.pop(path, None)
+        self._pop_without_task(path)
         live = self._live.get(path)
         if live is not None:
             live.update(file_events.gone(live.file_state.value))
@@ -733,11 +740,10 @@ class StreamSupervisor:
             return  # the caller repeats the call
         path = meta.current_path
         if stat is None and not abort:
-            renamed = next((new for new, one in self._without_task() if one.stat.inode == meta.identity.inode), None)
-            if renamed is not None:
-                queues = (self._unknown, self._deferred, self._below_minimum)
-                unknown = next(queue.pop(renamed) for queue in queues if renamed in queue)
-                self._start(renamed, unknown, meta.stream_id)
+            files = (entry for entry in self._without_task() if entry[1].stat.inode == meta.identity.inode)
+            if (renamed := next(files, None)) is not None:
+                self._pop_without_task(renamed[0])
+                self._start(*renamed, meta.stream_id)
                 return
             if not detached and any(True for _ in self._pending_lookups()):
                 return  # one of those files may be its own, renamed; only the bytes decide

@@ -14,7 +14,7 @@ import trio
 from waiting import completed, until
 
 from cef_trio.checkpoint.commit import Change
-from cef_trio.checkpoint.model import Lease, StreamMeta
+from cef_trio.checkpoint.model import Checkpoint, Lease, StreamMeta
 from cef_trio.lab.world import EPOCH, PART, World
 from cef_trio.resilience.best_effort import PAUSE_SECONDS
 from cef_trio.upload.object_key import metadata_key
@@ -30,6 +30,14 @@ TEMPLATES = (
 )
 NAMES = ("a.mp4", "cam1/a.mp4", "cam1/front door/a.mp4", "cäm%41\n/a.mp4")
 SENDS = ("CreateMultipartUpload", "UploadPart", "UploadPartCopy", "CompleteMultipartUpload", "PutObject")
+
+
+async def uploaded(world: World) -> Checkpoint:
+    """Let a daemon upload the recording of the first camera, which is closed."""
+    async with world.daemon() as daemon:
+        daemon.closed("cam1/a.mp4")
+        (checkpoint,) = await completed(world)
+    return checkpoint
 
 
 @pytest.fixture
@@ -151,9 +159,7 @@ async def test_a_recording_that_is_moved_while_no_daemon_runs_has_the_key_of_its
     async with world.daemon():
         await until(world.known)
     move(world, "tmp/a.mp4", "cam1/a.mp4")
-    async with world.daemon() as daemon:
-        daemon.closed("cam1/a.mp4")
-        await completed(world)
+    await uploaded(world)
     meta = record(world)
     assert meta.s3_key_prefix == key(meta, "cam1")
 
@@ -178,9 +184,7 @@ async def test_the_date_is_that_of_the_recordings_start_whenever_its_upload_is_c
         await trio.sleep(1)
     await trio.sleep(DAY)
     world.append(10, "cam1/a.mp4")
-    async with world.daemon() as daemon:
-        daemon.closed("cam1/a.mp4")
-        await completed(world)
+    await uploaded(world)
     meta = record(world)
     assert meta.s3_key_prefix == key(meta, "cam1")
 
@@ -195,9 +199,7 @@ async def test_a_record_of_an_earlier_version_is_dated_by_its_birth_or_the_begin
     await world.store.release([stream_id], ANOTHER)
     assert record(world).recording_began_at_utc is None
     await trio.sleep(DAY)
-    async with world.daemon() as daemon:
-        daemon.closed("cam1/a.mp4")
-        await completed(world)
+    await uploaded(world)
     meta = record(world)
     assert meta.s3_key_prefix == key(meta, "cam1")
 
@@ -221,9 +223,7 @@ async def test_an_upload_that_s3_lost_is_begun_again_under_the_same_date(world: 
         await until_parts(world, 2)
     await world.abort_open_uploads()
     await trio.sleep(DAY)
-    async with world.daemon() as daemon:
-        daemon.closed("cam1/a.mp4")
-        await completed(world)
+    await uploaded(world)
     meta = record(world)
     assert meta.s3_key_prefix == key(meta, "cam1")
 
@@ -231,9 +231,7 @@ async def test_an_upload_that_s3_lost_is_begun_again_under_the_same_date(world: 
 async def test_p9_an_upload_whose_file_is_called_like_an_ended_stream_is_not_aborted(world: World) -> None:
     """The cleanup would take it for an orphan of that stream."""
     world.append(10, "cam1/a.mp4")
-    async with world.daemon() as daemon:
-        daemon.closed("cam1/a.mp4")
-        (ended,) = await completed(world)
+    ended = await uploaded(world)
     names = [f"b-{ended.meta.stream_id}.mp4", f"{ended.meta.stream_id}.mp4", f"c-{ended.meta.stream_id}-.mp4"]
     world.stream_timeout_seconds = 10 * PERIOD_SECONDS
     for name in names:
