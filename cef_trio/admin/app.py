@@ -36,6 +36,7 @@ from cef_trio.admin.page_events import Listener, PageState
 from cef_trio.admin.page_source import PageSource
 from cef_trio.admin.status_page import Fact, judge_health, judge_ready
 from cef_trio.http import HTTPRequest
+from cef_trio.safe_text import printable
 
 MAX_LISTENERS: Final = 32
 MAX_LISTENERS_OF_A_CLIENT: Final = 8
@@ -194,5 +195,5 @@ def _fleet(document: str | None) -> Response:
 
 
 def _facts(facts: tuple[Fact, ...]) -> Response:
-    lines = "".join(f"{'ok' if fact.good else 'NOT OK'}: {fact.says}\n" for fact in facts)
+    lines = "".join(f"{'ok' if fact.good else 'NOT OK'}: {printable(fact.says)}\n" for fact in facts)
     return Response(lines.encode(), status=200 if all(fact.good for fact in facts) else 503)

@@ -26,6 +26,7 @@ from cef_trio.observability.metric_families import BY_NAME, FAMILIES, Family, Ki
 from cef_trio.observability.metric_labels import OUTCOMES, REASONS, FreedBy, WebhookOutcome, error_label
 from cef_trio.observability.snapshot import RedisSurvey, Snapshot
 from cef_trio.resilience import FailedAttempt, is_transient, stall
+from cef_trio.safe_text import printable
 
 TakeSnapshot = Callable[[], Snapshot]
 PeriodicTask = Literal["watcher", "idle_checker"]
@@ -247,7 +248,8 @@ class _Read(Collector):
     def collect(self) -> Iterable[Metric]:
         found = {family.short_name: self._empty(family) for family in FAMILIES if family.is_read}
         for name, labels, value in self._metrics.read_values():
-            found[name].add_metric(labels, value)
+            # A folder's name may be no UTF-8, which the text format demands.
+            found[name].add_metric([printable(label) for label in labels], value)
         return [metric for metric in found.values() if metric.samples]
 
     def describe(self) -> Iterable[Metric]:

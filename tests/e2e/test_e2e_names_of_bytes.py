@@ -15,11 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from servers.command import ROOT, answer
 from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.store import Store
 from servers.valkey import ValkeyServer
+from waiting import wait_until
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
@@ -63,6 +65,22 @@ def snapshot(process: DaemonProcess) -> Any:
             if line.startswith(b"data: {"):
                 return json.loads(line.removeprefix(b"data: "))
     raise AssertionError("no snapshot")
+
+
+def read_pages(process: DaemonProcess) -> None:
+    """Read every page of the admin server: a folder that is no UTF-8 may stand in each of them."""
+    port = process.wait_for("admin_server_started")["port"]
+
+    def get(path: str) -> httpx.Response:
+        return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=60, trust_env=False)
+
+    for path in ("/", "/metrics", "/healthz", "/readyz", "/fleet"):
+        response = get(path)
+        assert response.status_code == 200
+        assert response.content.decode()
+    get("/fleet.json")  # begins to read the hosts
+    wait_until(lambda: get("/fleet.json").status_code == 200)
+    assert get("/fleet.json").json()
 
 
 def printed(settings: Mapping[str, str], *arguments: str | bytes) -> str:
@@ -167,6 +185,7 @@ def test_p8_a_recording_of_any_bytes_is_moved_and_its_folder_is_named_everywhere
         process.wait_for("recording_moved_after_upload")
         (one,) = answer("fleet", settings=settings)["daemons"]
         assert one["folder"] == str(watched)
+        read_pages(process)
         assert printed(settings, "fleet")
         findings = answer("doctor", settings=settings, code=None)["findings"]
         assert not [one for one in findings if one["subject"] == "watch folder" and one["severity"] == "PROBLEM"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import cef_trio
 from cef_trio.lab.checks import CHECKS
 from cef_trio.lab.mutation_check import check_mutation
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
+from cef_trio.lab.mutations.model import replace_in
 from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scenarios import SCENARIOS
 
@@ -86,3 +88,20 @@ def test_each_shield_of_a_stream_has_a_mutation() -> None:
                 named |= {word.value for word in node.args if isinstance(word, ast.Constant)}
     taken = {name.removeprefix("no shield: ") for name in MUTATIONS if name.startswith("no shield: ")}
     assert named == taken | OUTSIDE
+
+
+def test_a_replacement_that_lacks_a_parameter_is_refused() -> None:
+    class Owner:
+        def method(self, one: int, *, two: int = 2) -> None: ...
+
+    def lacks_two(_self: Owner, _one: int) -> None: ...
+    def lacks_one(_self: Owner, *, two: int) -> None: ...
+    def takes_all(_self: Owner, *_: int, **__: int) -> None: ...
+
+    with ExitStack() as stack:
+        for replacement, lacking in ((lacks_two, "two"), (lacks_one, "one")):
+            with pytest.raises(TypeError, match=f"lacks parameters of .*: {lacking}$"):
+                replace_in(stack, Owner, "method", replacement)
+        replace_in(stack, Owner, "method", takes_all)
+        assert vars(Owner)["method"] is takes_all
+    assert vars(Owner)["method"] is not takes_all

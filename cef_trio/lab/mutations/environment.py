@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
-from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta
+from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta, WebhookEvent
 from cef_trio.exceptions import FileAccessError
 from cef_trio.files import file_system, writers
 from cef_trio.files.writers import WriterState
@@ -131,10 +131,19 @@ def _created_despite_other_stream(stack: ExitStack) -> None:
         *,
         replaced_stream_id: str | None = None,
         other_owner_stream_id: str | None = None,
+        event: WebhookEvent | None = None,
     ) -> None:
         del replaced_stream_id
         known = self.snapshot().by_path.get(meta.current_path)
-        await create(self, meta, lease, parts, replaced_stream_id=known, other_owner_stream_id=other_owner_stream_id)
+        await create(
+            self,
+            meta,
+            lease,
+            parts,
+            replaced_stream_id=known,
+            other_owner_stream_id=other_owner_stream_id,
+            event=event,
+        )
 
     replace_in(stack, MemoryCheckpointStore, "create", create_always)
 

@@ -32,7 +32,7 @@ def _one_namespace(stack: ExitStack) -> None:
 def _claim_ignored(stack: ExitStack) -> None:
     """A clone of a running machine works in its namespace."""
 
-    async def at_once(_self: ClaimKeeper, _waiting: object) -> None:
+    async def at_once(_self: ClaimKeeper, *_: object) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, ClaimKeeper, "take", at_once)

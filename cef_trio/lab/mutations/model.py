@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Final
 
 from cef_trio.lab.faults import FaultKind
 
 Apply = Callable[[ExitStack], None]
+_BY_POSITION: Final = frozenset({inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD})
+_REST: Final = frozenset({inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +46,36 @@ def mutation(
 
 
 def replace_in(stack: ExitStack, owner: object, name: str, value: object) -> None:
-    """Replace an attribute of a module or class until the stack is closed."""
+    """Replace an attribute of a module or class until the stack is closed.
+
+    Raises:
+        AttributeError: there is no such attribute.
+        TypeError: the replacement of a function lacks one of its parameters. Called with that one it would fail, and
+            the run would detect this instead of the missing safeguard.
+    """
     before = vars(owner).get(name)
-    if before is None:
-        getattr(owner, name)  # inherited; raises if there is no such attribute
+    replaced = getattr(owner, name)
+    if inspect.isfunction(replaced) and inspect.isfunction(value) and (lacking := _lacking(value, replaced)):
+        raise TypeError(f"{value.__qualname__} lacks parameters of {replaced.__qualname__}: {', '.join(lacking)}")
+    if before is None:  # inherited
         stack.callback(delattr, owner, name)
     else:
         stack.callback(setattr, owner, name, before)
     setattr(owner, name, value)
+
+
+def _lacking(replacement: Callable[..., object], replaced: Callable[..., object]) -> list[str]:
+    """Return the parameters of a function that its replacement does not take, by name or by position."""
+    takes = inspect.signature(replacement).parameters.values()
+    kinds = {parameter.kind for parameter in takes}
+    names = {parameter.name for parameter in takes if parameter.kind is not parameter.POSITIONAL_ONLY}
+    positions = sum(parameter.kind in _BY_POSITION for parameter in takes)
+    lacking = []
+    for index, parameter in enumerate(inspect.signature(replaced).parameters.values()):
+        by_position = parameter.kind in _BY_POSITION
+        enough = inspect.Parameter.VAR_POSITIONAL in kinds or index < positions
+        named = inspect.Parameter.VAR_KEYWORD in kinds or parameter.name in names
+        if parameter.kind in _REST or (named and not by_position) or (by_position and enough):
+            continue
+        lacking.append(parameter.name)
+    return lacking
