@@ -19,7 +19,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from cef_trio.checkpoint import Checkpoint, History, Status, StreamSet, StreamSummary, VerificationTotals
+from cef_trio.checkpoint import Checkpoint, Status, StreamSet, StreamSummary, VerificationTotals, count_known
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
 from cef_trio.cli.list_selection import folders_of, relative_path
@@ -88,11 +88,10 @@ class StatusReader:
             RedisOperationError: Redis cannot be read.
         """
         context, store, now = self._context, self._context.store, self._context.utc_now()
-        counts = await store.count()
+        counts = count_known(await store.count(), await store.count_ended())
         open_ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
         found = Found(
             counts=counts,
-            deleted=(await store.count_ended()).get(History.DELETED, 0),
             open_ids=open_ids,
             holders=await store.holders(open_ids),
             completed=await self._completed(counts.get(StreamSet.COMPLETED, 0)),
