@@ -236,7 +236,7 @@ def _risk_document(report: DaemonReport, now: float) -> dict[str, Any]:
         "reported_at": report.at,
         "silent": report.is_silent(now),
         "risks": [asdict(risk) for risk in report.risks],
-        "says": describe_problems(report, now),
+        "says": [one.says for one in describe_problems(report, now)],
     }
 
 
@@ -318,10 +318,11 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     if counts["retrying"]:
         rows.append(("retrying", _retrying(overview)))
     for report in overview.own.needing_attention():
-        rows += [
-            ("AT RISK", output.safe(f"{report.instance_id}: {sentence}", "bold red"))
-            for sentence in describe_problems(report, overview.fleet.now)
-        ]
+        for one in describe_problems(report, overview.fleet.now):
+            rows += [
+                ("AT RISK", output.safe(f"{report.instance_id}: {one.says}", "bold red")),
+                ("what to do", output.safe(one.advice)),
+            ]
     if overview.unreadable:
         rows.append(("unreadable", describe_unreadable(overview.unreadable)))
     if overview.newer:

@@ -32,7 +32,7 @@ from cef_trio.cli.status import StatusReader, document, render
 from cef_trio.cli.status_model import MAX_SHOWN, Found, Overview, choose, observe
 from cef_trio.files.file_stat import FileStat
 from cef_trio.lab.world import World
-from cef_trio.observability.at_risk import Reason, Risk
+from cef_trio.observability.at_risk import RISK_ADVICE, Reason, Risk
 from cef_trio.observability.daemon_report import DaemonReport
 from cef_trio.observability.fleet import Fleet
 from cef_trio.observability.lag import Lag
@@ -354,3 +354,15 @@ def test_the_command_prints_it_and_watching_ends_at_ctrl_c_with_130() -> None:
             process.send_signal(signal.SIGINT)
             process.stdout.read()
             assert (process.wait(20), process.stderr.read()) == (130, b"")
+
+
+def test_p10_each_reason_of_a_risk_is_shown_with_what_to_do_about_it() -> None:
+    risks = tuple(Risk(reason, NOW.timestamp() - 90, 1, 1, "why") for reason in Reason)
+    overview = observe(Found(fleet=Fleet((a_report(1, risks=risks),), NOW.timestamp()), owner="o"), NOW)
+    [at_risk] = document(overview)["at_risk"]
+    assert {risk["reason"]: risk["advice"] for risk in at_risk["risks"]} == RISK_ADVICE
+    out = StringIO()
+    Console(file=out, width=10_000).print(render(overview))
+    assert [line.split("what to do  ")[1] for line in out.getvalue().splitlines() if "what to do" in line] == [
+        *RISK_ADVICE.values()
+    ]
