@@ -13,7 +13,7 @@ from waiting import wait_until
 
 _BOOT = ["sh", "-c", "mount --make-rshared / && exec /lib/systemd/systemd"]
 """systemd shares mounts at its start, but in a container it leaves that to the manager; podman does not. Without it the
-folder of LoadCredential=, which a helper mounts in a namespace of its own, is empty, and the service may not enter it."""
+folder of LoadCredential=, which a helper mounts in a namespace of its own, is empty and closed to the service."""
 LOG_IN = (
     "env",
     "--ignore-environment",
