@@ -105,15 +105,15 @@ class RiskObserver:
                 if one.processor.progress.waiting and (size_bytes := _missing_bytes(one, now)) > 0
             ),
             last_progress_at=max((one.processor.progress.last_progress_at for one in live), default=-float("inf")),
-            not_looked_up=self.supervisor.pending_lookups,
+            not_looked_up=self.supervisor.files.pending_lookups,
             failed=tuple(replace(one, since=one.since - offset) for one in self.supervisor.failed_files),
             unreadable_files=tuple(waiting[one] for one in refused if one not in on_hung),
             hung_mounts=(
                 *(Waiting(since, why=_describe_mount(point, live)) for point, since in hung.items()),
                 *(replace(waiting[one], why="") for one in on_hung),
             ),
-            unreadable_records=self.supervisor.set_aside,
-            newer_records=self.supervisor.left_to_newer,
+            unreadable_records=self.supervisor.files.set_aside,
+            newer_records=self.supervisor.files.left_to_newer,
             unreadable_folders=tuple(
                 Waiting(since, why=folder)
                 for folder, since in self.supervisor.unreadable_folders.items()
