@@ -344,17 +344,15 @@ def _judge_fleet(fleet: Fleet) -> list[Finding]:
 
 
 def _judge_risks(fleet: Fleet) -> list[Finding]:
-    todo = "see docs/operations.md for each; the daemon continues by itself once that is fixed"
-    of_silent = "start it, or retire its owner (`fleet`, above)"
     at_risk = [one for one in fleet.needing_attention() if one.risks]  # of a silent one, what it reported last
     found = [
         problem(
             "at risk",
-            f"{report.instance_id} ({report.folder}): {sentence}",
-            of_silent if report.is_silent(fleet.now) else todo,
+            f"{report.instance_id} ({report.folder}): {one.says}",
+            one.advice,
         )
         for report in at_risk[:_MOST_DAEMONS]
-        for sentence in describe_problems(report, fleet.now)
+        for one in describe_problems(report, fleet.now)
     ]
     found += [
         warning("at risk", f"{report.instance_id} ({report.folder}): {report.judgement.describe()}", _PASSING)
