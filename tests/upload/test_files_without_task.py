@@ -162,8 +162,9 @@ def test_deferred_files_are_looked_up_together() -> None:
     known.put("deferred", "a", stat_of(1))
     known.now = 2
     known.put("deferred", "b", stat_of(2))
-    known.now = 3
+    known.now, known.woken = 3, False
     known.files.retry_due()
+    assert known.woken
     assert set(known.files.unknown) == {"a", "b"}
     assert not known.files.deferred
 
