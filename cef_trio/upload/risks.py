@@ -111,7 +111,7 @@ class RiskObserver:
                 if one not in hung_since
             ),
             last_progress_at=max((one.processor.progress.last_progress_at for one in live), default=-float("inf")),
-            not_looked_up=self.supervisor.pending_lookups,
+            not_looked_up=self.supervisor.files.pending_lookups,
             failed=tuple(replace(one, since=one.since - offset) for one in self.supervisor.failed_files),
             unreadable_files=tuple(waiting[one] for one in refused if one not in on_hung),
             hung_mounts=(
@@ -119,8 +119,8 @@ class RiskObserver:
                 *(replace(waiting[one], why="") for one in on_hung),
                 *(Waiting(hung_since[one], size_bytes) for one, size_bytes in growing if one in hung_since),
             ),
-            unreadable_records=self.supervisor.set_aside,
-            newer_records=self.supervisor.left_to_newer,
+            unreadable_records=self.supervisor.files.set_aside,
+            newer_records=self.supervisor.files.left_to_newer,
             unreadable_folders=tuple(
                 Waiting(since, why=folder)
                 for folder, since in self.supervisor.unreadable_folders.items()
