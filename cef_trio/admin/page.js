@@ -372,7 +372,7 @@ function noticed() {
     for (const risk of page.at_risk) found.push({
       key: `risk ${risk.reason}`, bad: true, title: risk.recordings ? `${size(risk.size_bytes)} of ${many(risk.recordings, "recording")} do not get to S3` : "Recordings are at risk",
       text: `Since ${clock(risk.since)}, for ${span(now - risk.since)}.`,
-      detail: name(risk.why),
+      detail: name(risk.why), advice: risk.advice,
     });
     if (page.phase === "draining") found.push({ key: "drain", title: "The daemon is shutting down", text: "Parts in flight are finished; no new ones are started. Every stream resumes at the next start." });
   }

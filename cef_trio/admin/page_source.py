@@ -41,7 +41,7 @@ from cef_trio.admin.status_page import (
     Totals,
     judge_health,
 )
-from cef_trio.checkpoint import FAILED, SENTENCES, FailureReason, Status, StreamMeta, advice_on
+from cef_trio.checkpoint import FAILED, SENTENCES, FailureReason, Status, StreamMeta, advice_on, count_known
 from cef_trio.checkpoint import History as EndedStreams
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.observability import (
@@ -347,7 +347,7 @@ class DaemonSource:
 
     async def _refresh(self) -> None:
         store = self.services.store
-        counts = await store.count_ended()
+        counts = count_known(await store.count(), await store.count_ended())
         failed = await store.latest(EndedStreams.FAILED, MAX_ENDED)
         completed = await store.latest(EndedStreams.COMPLETED, MAX_ENDED)
         # A completed stream stays as it is, but for its file's name: all are read again once a minute.
@@ -362,8 +362,8 @@ class DaemonSource:
             reverse=True,
         )
         self._ended = _Ended(
-            completed=counts.get(EndedStreams.COMPLETED, 0),
-            failed=counts.get(EndedStreams.FAILED, 0),
+            completed=counts.get("completed", 0),
+            failed=counts.get("failed", 0),
             failures=tuple(self._failed(meta) for meta in metas if meta.status in FAILED),
             completions=tuple(self._completed(meta) for meta in metas if meta.status is Status.COMPLETED),
             metas={meta.stream_id: meta for meta in metas},

@@ -51,6 +51,7 @@ from cef_trio.checkpoint.states import (
     Status,
     StreamSet,
     advice_on,
+    count_known,
 )
 from cef_trio.checkpoint.verification import VerificationTotals, Verified
 
@@ -95,6 +96,7 @@ __all__ = [
     "WebhookEvent",
     "WebhookOutbox",
     "advice_on",
+    "count_known",
     "ended_streams",
     "rules",
     "schema",

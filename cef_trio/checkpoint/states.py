@@ -33,6 +33,19 @@ class History(StrEnum):
     that an operator let go (``StreamMeta.let_go_at_utc``)."""
 
 
+def count_known(sets: Mapping[StreamSet, int], histories: Mapping[History, int]) -> dict[str, int]:
+    """Return the number of streams as people count them: by set, with ``deleted`` apart from ``failed``.
+
+    ``deleted`` are the streams of :attr:`History.DELETED`, which need nobody. A stream that is in no index counts as
+    failed. A set that could not be counted is absent.
+    """
+    known = {stream_set.value: count for stream_set, count in sets.items()}
+    if StreamSet.FAILED in sets:
+        deleted = min(histories.get(History.DELETED, 0), sets[StreamSet.FAILED])
+        known |= {"failed": sets[StreamSet.FAILED] - deleted, "deleted": deleted}
+    return known
+
+
 class FailureReason(StrEnum):
     """Why a stream failed permanently. ``SENTENCES`` has a sentence for each, ``ADVICE`` what to do."""
 

@@ -17,6 +17,7 @@ from typing import Final
 from cef_trio.checkpoint import StreamSet, VerificationTotals
 from cef_trio.checkpoint.redis import UNKNOWN_POLICY, ServerInfo
 from cef_trio.cli.output import count, duration, size
+from cef_trio.daemon import LET_READ_BOOT_ID
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.observability import Fleet, State, describe_problems, judge_fleet
 from cef_trio.s3 import HINTS, AbortRule, ChecksumAlgorithm
@@ -268,11 +269,17 @@ def judge_host(template: str, host: str, *, is_default: bool) -> list[Finding]:
     return [warning("owner", says, "set INSTANCE_ID to a name that lasts")]
 
 
-def judge_claimant(owner: str, host: str, since: str, *, is_derived: bool) -> Finding:
+def judge_claimant(owner: str, host: str, since: str, *, is_derived: bool, is_known: bool = True) -> Finding:
     """Report another running system that has derived this owner's name, so that a daemon here waits for it.
 
     ``is_derived``: the name was derived here too, so that one is a clone of the other; else it is this ``OWNER_NAME``.
+    ``is_known``: it has read its boot id; else it may be this system.
     """
+    if not is_known:
+        says = (
+            f"the daemon of host {host} has the name {owner!r}, and could not read its boot id: clones are not noticed"
+        )
+        return warning("owner", says, LET_READ_BOOT_ID)
     if is_derived:
         says = f"the running host {host} has the name {owner!r} too, since {since}: one is a clone"
         todo = "give one a machine-id of its own (rm /etc/machine-id; systemd-machine-id-setup), or an OWNER_NAME"
@@ -344,17 +351,15 @@ def _judge_fleet(fleet: Fleet) -> list[Finding]:
 
 
 def _judge_risks(fleet: Fleet) -> list[Finding]:
-    todo = "see docs/operations.md for each; the daemon continues by itself once that is fixed"
-    of_silent = "start it, or retire its owner (`fleet`, above)"
     at_risk = [one for one in fleet.needing_attention() if one.risks]  # of a silent one, what it reported last
     found = [
         problem(
             "at risk",
-            f"{report.instance_id} ({report.folder}): {sentence}",
-            of_silent if report.is_silent(fleet.now) else todo,
+            f"{report.instance_id} ({report.folder}): {one.says}",
+            one.advice,
         )
         for report in at_risk[:_MOST_DAEMONS]
-        for sentence in describe_problems(report, fleet.now)
+        for one in describe_problems(report, fleet.now)
     ]
     found += [
         warning("at risk", f"{report.instance_id} ({report.folder}): {report.judgement.describe()}", _PASSING)

@@ -57,7 +57,7 @@ from cef_trio.cli.probes import (
     watch_folders,
 )
 from cef_trio.cli.redis_session import run_cancellable
-from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_config, s3_proxy
+from cef_trio.daemon import UNKNOWN_BOOT, OwnerName, checkpoint_store, find_owner, key_template, s3_config, s3_proxy
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.media import ffprobe
@@ -230,7 +230,9 @@ async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFin
                 add_finding(finding)
             other = await claimant(store)
             if other is not None:
-                add_finding(judge_claimant(owner.name, other.host, other.since, is_derived=owner.is_derived))
+                is_known = other.system != UNKNOWN_BOOT
+                given = (owner.name, other.host, other.since)
+                add_finding(judge_claimant(*given, is_derived=owner.is_derived, is_known=is_known))
         except RedisOperationError as error:
             add_finding(judge_redis_failure(error, address))
 

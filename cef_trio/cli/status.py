@@ -19,7 +19,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from cef_trio.checkpoint import Checkpoint, History, Status, StreamSet, StreamSummary, VerificationTotals
+from cef_trio.checkpoint import Checkpoint, Status, StreamSet, StreamSummary, VerificationTotals, count_known
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
 from cef_trio.cli.list_selection import folders_of, relative_path
@@ -88,11 +88,10 @@ class StatusReader:
             RedisOperationError: Redis cannot be read.
         """
         context, store, now = self._context, self._context.store, self._context.utc_now()
-        counts = await store.count()
+        counts = count_known(await store.count(), await store.count_ended())
         open_ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
         found = Found(
             counts=counts,
-            deleted=(await store.count_ended()).get(History.DELETED, 0),
             open_ids=open_ids,
             holders=await store.holders(open_ids),
             completed=await self._completed(counts.get(StreamSet.COMPLETED, 0)),
@@ -237,7 +236,7 @@ def _risk_document(report: DaemonReport, now: float) -> dict[str, Any]:
         "reported_at": report.at,
         "silent": report.is_silent(now),
         "risks": [asdict(risk) for risk in report.risks],
-        "says": describe_problems(report, now),
+        "says": [one.says for one in describe_problems(report, now)],
     }
 
 
@@ -319,10 +318,11 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
     if counts["retrying"]:
         rows.append(("retrying", _retrying(overview)))
     for report in overview.own.needing_attention():
-        rows += [
-            ("AT RISK", output.safe(f"{report.instance_id}: {sentence}", "bold red"))
-            for sentence in describe_problems(report, overview.fleet.now)
-        ]
+        for one in describe_problems(report, overview.fleet.now):
+            rows += [
+                ("AT RISK", output.safe(f"{report.instance_id}: {one.says}", "bold red")),
+                ("what to do", output.safe(one.advice)),
+            ]
     if overview.unreadable:
         rows.append(("unreadable", describe_unreadable(overview.unreadable)))
     if overview.newer:

@@ -25,6 +25,7 @@ MAX_SHOWN: Final = 50
 """The most open streams that are read and shown one by one; ``cef-trio list`` shows all."""
 MAX_COMPLETED: Final = 500
 """The most completed streams whose records are read, for their sizes."""
+_COUNTED: Final = (*(stream_set.value for stream_set in StreamSet), "deleted")
 _HOST: Final = re.compile(r"@[0-9a-f]{12}\Z")
 """The boot id in a lease's value (``Lease.host``), which is not shown."""
 
@@ -125,13 +126,12 @@ class Found:
     here, ``None`` or absent if there is none) of the chosen ones; ``completed`` is ``None`` if it is too many.
     """
 
-    counts: Mapping[StreamSet, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """By :func:`~cef_trio.checkpoint.count_known`."""
     open_ids: Collection[str] = ()
     holders: Mapping[str, str] = field(default_factory=dict)
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
     files: Mapping[str, FileStat | None] = field(default_factory=dict)
-    deleted: int = 0
-    """Streams of the failed ones whose recording was deleted, or that were let go."""
     completed: Collection[StreamSummary] | None = ()
     fleet: Fleet = field(default_factory=Fleet)
     owner: str = ""
@@ -165,7 +165,7 @@ def observe(found: Found, now: datetime) -> Overview:
     totals = _of_all(streams) if left_out <= 0 else _of_reports(own, now)
     return Overview(
         at_utc=now,
-        counts={**_counts(found), "retrying": totals.retrying},
+        counts={**dict.fromkeys(_COUNTED, 0), **found.counts, "retrying": totals.retrying},
         completed_bytes=_completed_bytes(found.completed),
         superseded=_superseded(found.completed),
         bytes_per_second=totals.bytes_per_second,
@@ -207,11 +207,6 @@ def _of_reports(own: Fleet, now: datetime) -> _Totals:
         lag_seconds=lag.seconds(now.timestamp()),
         retrying=streams_by_state(own.living).get(StreamState.RETRYING, 0),
     )
-
-
-def _counts(found: Found) -> dict[str, int]:
-    counts = {stream_set.value: found.counts.get(stream_set, 0) for stream_set in StreamSet}
-    return {**counts, "failed": max(0, counts["failed"] - found.deleted), "deleted": found.deleted}
 
 
 def _superseded(completed: Iterable[StreamSummary] | None) -> int | None:

@@ -17,7 +17,7 @@ from cef_trio.lazy_door import lazy_door
 
 if TYPE_CHECKING:
     from cef_trio.daemon.exit_watchdog import ExitWatchdog
-    from cef_trio.daemon.machine import boot_id, machine_id
+    from cef_trio.daemon.machine import LET_READ_BOOT_ID, UNKNOWN_BOOT, boot_id, machine_id
     from cef_trio.daemon.main import RunningDaemon, main_daemon, run_daemon
     from cef_trio.daemon.owner_name import OwnerName, OwnerSource, find_owner, owner_of_machine
     from cef_trio.daemon.redis_store import checkpoint_store
@@ -28,6 +28,8 @@ else:
     __getattr__ = lazy_door(__name__)
 
 __all__ = [
+    "LET_READ_BOOT_ID",
+    "UNKNOWN_BOOT",
     "ExitWatchdog",
     "OwnerName",
     "OwnerSource",

@@ -18,6 +18,10 @@ from typing import Final
 _MACHINE_IDS: Final = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+UNKNOWN_BOOT: Final = "unknown"
+"""What ``boot_id`` returns if the id cannot be read: two such systems cannot be told apart."""
+LET_READ_BOOT_ID: Final = f"let the daemon read {_BOOT_ID}: no ProcSubset=pid in its unit"
+"""The remedy."""
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -46,8 +50,8 @@ def is_of_this_boot(mountinfo: str, path: str) -> bool:
 
 
 def boot_id() -> str:
-    """Return the id of the kernel's current boot (``unknown`` if it cannot be read). Containers share their host's."""
-    return _read_line(_BOOT_ID).replace("-", "")[:12] or "unknown"
+    """Return the id of the kernel's current boot, or ``UNKNOWN_BOOT``. Containers share their host's."""
+    return _read_line(_BOOT_ID).replace("-", "")[:12] or UNKNOWN_BOOT
 
 
 def _read_line(path: Path) -> str:

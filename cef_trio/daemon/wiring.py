@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from cef_trio.checkpoint import CheckpointStore, Lease, ShutdownFlush
 from cef_trio.checkpoint.redis import RedisCheckpointStore
-from cef_trio.daemon.machine import boot_id, machine_id
+from cef_trio.daemon.machine import LET_READ_BOOT_ID, UNKNOWN_BOOT, boot_id, machine_id
 from cef_trio.daemon.owner_name import find_owner
 from cef_trio.daemon.redis_store import as_settings_error, checkpoint_store
 from cef_trio.files import KernelDisk, Mounts, WriterState, writer_state
@@ -130,6 +130,9 @@ async def open_services(
     """
     owner = await find_owner(settings)
     log.info("owner_determined", owner=owner.name, source=owner.source.value)
+    system = boot_id()
+    if owner.is_derived and system == UNKNOWN_BOOT:
+        log.warning("boot_id_not_readable", owner=owner.name, todo=LET_READ_BOOT_ID)
     template = key_template(settings, owner.name)
     reread_settings = partial(_reread_settings, read_again) if read_again is not None else None
     config = s3_config(settings, reread_settings)
@@ -142,7 +145,7 @@ async def open_services(
         idle_seconds=IDLE_SECONDS,
     )
     store, s3 = clients.store, clients.s3
-    lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds, boot_id())
+    lease = Lease(settings.instance_id, uuid4().hex, settings.lease_seconds, system)
     webhooks = webhook_clients(settings)
     mounts = Mounts(timeout_seconds=settings.file_system_timeout_seconds)
     async with AsyncExitStack() as opened:

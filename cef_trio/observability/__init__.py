@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cef_trio.observability import daemon_report, logs
     from cef_trio.observability.at_risk import (
         NOT_JUDGED,
+        RISK_ADVICE,
         SENTENCES,
         Facts,
         Judgement,
@@ -78,6 +79,7 @@ __all__ = [
     "NOT_JUDGED",
     "OUTAGE_ADVICE",
     "RATE_WINDOW",
+    "RISK_ADVICE",
     "SENTENCES",
     "DaemonReport",
     "DiskUse",

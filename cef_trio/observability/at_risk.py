@@ -14,7 +14,7 @@ of a part that is not full.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
@@ -52,11 +52,11 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.REDIS_DOWN: "Redis cannot be reached, or takes no writes",
         Reason.NOT_MOVING: "uploads stand still",
         Reason.NOT_LOOKED_UP: "new files wait: they cannot be looked up in Redis or S3",
-        Reason.FAILED: "uploads failed for good, and their files are still here; `cef-trio retry` retries them",
+        Reason.FAILED: "uploads failed for good, and their files are still here",
         Reason.FILE_UNREADABLE: "recordings cannot be read: the file system refuses",
         Reason.MOUNT_HUNG: "a mount does not answer, so recordings on it are neither read nor seen",
-        Reason.RECORD_UNREADABLE: "records in Redis cannot be read; `cef-trio doctor` names them",
-        Reason.RECORD_NEWER: "records in Redis are of a newer version, and no daemon works on them: upgrade this one",
+        Reason.RECORD_UNREADABLE: "records in Redis cannot be read",
+        Reason.RECORD_NEWER: "records in Redis are of a newer version, and no daemon works on them",
         Reason.FOLDER_UNREADABLE: "folders cannot be read, so recordings in them are not seen",
         Reason.FOLDER_LOST: "the watch folder cannot be read, so recordings are not seen",
         Reason.NOT_STARTED: "the daemon waits before it begins, so recordings are not seen",
@@ -65,6 +65,54 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
     }
 )
 """No file names, since ``/readyz`` is public."""
+
+RISK_ADVICE: Final[Mapping[Reason, str]] = MappingProxyType(
+    {
+        Reason.S3_DOWN: (
+            "check the server, its address and the network, or what it refuses: credentials, a permission, a quota, "
+            "the bucket; `cef-trio doctor` tries each step"
+        ),
+        Reason.REDIS_DOWN: (
+            "check the server, its address and the network, or what it refuses: its password, ACL, memory, disk; "
+            "`cef-trio doctor` tries each step"
+        ),
+        Reason.NOT_MOVING: (
+            "the error names the cause: one key that the store refuses, a disk that hangs, a lost connection; the "
+            "daemon keeps trying"
+        ),
+        Reason.NOT_LOOKED_UP: "correct what the error names; the daemon keeps trying",
+        Reason.FAILED: (
+            "`cef-trio list --failed` shows what to do about each; then `cef-trio retry`, or `cef-trio forget` for "
+            "those that are not needed"
+        ),
+        Reason.FILE_UNREADABLE: (
+            "check the recording's mode, its mount (FUSE shows other users nothing without `allow_other`) and its "
+            "disk; the daemon tries again when the file changes and at each scan"
+        ),
+        Reason.MOUNT_HUNG: (
+            "repair the mount's server (a stopped FUSE server, a hard NFS mount), or unmount it; the daemon continues "
+            "by itself when it responds or is replaced"
+        ),
+        Reason.RECORD_UNREADABLE: "`cef-trio doctor` names each key of Redis, and how to repair it",
+        Reason.RECORD_NEWER: "upgrade this daemon, or start the newer one again",
+        Reason.FOLDER_UNREADABLE: (
+            "let the daemon's user read and enter the folder, or leave it out by `WATCH_EXCLUDE`"
+        ),
+        Reason.FOLDER_LOST: (
+            "check the disk or the mount of `WATCH_DIR`; the daemon continues by itself when the folder is back"
+        ),
+        Reason.NOT_STARTED: (
+            "if another running system has the owner's name, stop it, or give one of both an `OWNER_NAME`; if streams "
+            "of an earlier version are moved, wait"
+        ),
+        Reason.CHECKER_SILENT: (
+            "look for a disk that hangs (`dmesg`, the mount's server); otherwise restart the daemon, and report it "
+            "with its log"
+        ),
+        Reason.DISK_SHORT: "make room on the disk, or mend what keeps the recordings that it names from S3",
+    }
+)
+"""What to do about each: on the status page, in ``status``, ``doctor``, and in ``docs/operations.md``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +178,11 @@ class Risk:
     recordings: int
     why: str
     """Explanation for the operator; may name files."""
+    advice: str = field(init=False)
+    """What to do: of ``RISK_ADVICE``."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "advice", RISK_ADVICE[self.reason])
 
 
 class State(StrEnum):

@@ -232,24 +232,43 @@ _REASONS: Final = frozenset(one.value for one in Reason)
 """A newer version may report others."""
 
 
-def describe_problems(report: DaemonReport, now: float) -> list[str]:
-    """Return a sentence for each problem of a daemon; ``now`` by Redis' clock."""
+@dataclass(frozen=True, slots=True)
+class DaemonProblem:
+    """What is wrong with a daemon, and what to do."""
+
+    says: str
+    advice: str
+
+
+def describe_problems(report: DaemonReport, now: float) -> list[DaemonProblem]:
+    """Describe each problem of a daemon; ``now`` by Redis' clock."""
     found = [
-        f"{describe_amount(one)}, for {max(0.0, now - report.by_redis_clock(one.since)):.0f} s: {one.why}"
+        DaemonProblem(
+            f"{describe_amount(one)}, for {max(0.0, now - report.by_redis_clock(one.since)):.0f} s: {one.why}",
+            one.advice,
+        )
         for one in report.risks
     ]
     if report.name_taken_by:
         found.append(
-            f"has stopped, as the running system of {report.taken_on or 'another host'} took its owner's name "
-            f"{report.owner!r}: one of both is a clone, or it could not renew its claim"
+            DaemonProblem(
+                f"has stopped, as the running system of {report.taken_on or 'another host'} took its owner's name "
+                f"{report.owner!r}: one of both is a clone, or it could not renew its claim",
+                NAME_LOST_ADVICE,
+            )
         )
     if report.is_silent(now):
-        found.insert(
-            0,
-            f"has not reported for {now - report.seen_at:.0f} s: it was killed, hangs, or cannot write to Redis"
-            f"{'; its last report:' if found else ''}",
-        )
+        says = f"has not reported for {now - report.seen_at:.0f} s: it was killed, hangs, or cannot write to Redis"
+        last = "; its last report:" if found else ""
+        found.insert(0, DaemonProblem(says + last, SILENT_ADVICE))
     return found
+
+
+SILENT_ADVICE: Final = "start it, or look at its host, its log and its way to Redis"
+NAME_LOST_ADVICE: Final = (
+    "give one of both a machine-id of its own (rm /etc/machine-id; systemd-machine-id-setup), or an OWNER_NAME, and "
+    "start the daemon again"
+)
 
 
 def stopped(report: DaemonReport, taken_by: tuple[str, str] | None = None) -> DaemonReport:

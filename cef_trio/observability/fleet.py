@@ -15,7 +15,14 @@ from typing import Any, Final
 
 from cef_trio.checkpoint import StoredReports
 from cef_trio.observability.at_risk import Judgement, State, judge
-from cef_trio.observability.daemon_report import OLD_SECONDS, DaemonReport, decode, describe_problems
+from cef_trio.observability.daemon_report import (
+    NAME_LOST_ADVICE,
+    OLD_SECONDS,
+    SILENT_ADVICE,
+    DaemonReport,
+    decode,
+    describe_problems,
+)
 from cef_trio.observability.lag import Lag
 
 MAX_CLOCK_SECONDS: Final = 5.0
@@ -233,7 +240,7 @@ def _daemon_document(one: DaemonReport, fleet: Fleet) -> dict[str, Any]:
         "bytes_at_risk": one.judgement.size_bytes,
         "recordings_at_risk": one.judgement.recordings,
         "risks": [risk.reason.value for risk in one.risks],
-        "says": describe_problems(one, fleet.now),
+        "says": [problem.says for problem in describe_problems(one, fleet.now)],
     }
 
 
@@ -251,8 +258,7 @@ def _judge_silence(fleet: Fleet) -> Iterable[FleetFinding]:
             FleetProblem.SILENT,
             f"{_count(len(silent), 'daemon')} reported no more, and "
             f"{'was' if len(silent) == 1 else 'were'} not stopped: {says}",
-            "start it, or look at its host, its log and its way to Redis; of a host that is gone for good, "
-            f"`cef-trio fleet retire {retire}",
+            f"{SILENT_ADVICE}; of a host that is gone for good, `cef-trio fleet retire {retire}",
             True,
         )
 
@@ -269,8 +275,7 @@ def _judge_lost_names(fleet: Fleet) -> Iterable[FleetFinding]:
         yield FleetFinding(
             FleetProblem.NAME_LOST,
             f"{_count(len(lost), 'daemon')} stopped, as another running system took the owner's name: {says}",
-            "give one of both a machine-id of its own (rm /etc/machine-id; systemd-machine-id-setup), or an "
-            "OWNER_NAME, and start the daemon again",
+            NAME_LOST_ADVICE,
             True,
         )
 

@@ -79,7 +79,8 @@ FAMILIES: Final = (
     Family(
         "known_streams",
         Kind.GAUGE,
-        "Streams of this owner in each set in Redis; absent while Redis does not respond.",
+        "Streams of this owner in Redis, by set; absent while Redis does not respond. `failed` are those that were "
+        "neither retried nor let go; `deleted` those that were let go, or whose recording was deleted before its end.",
         ("set",),
     ),
     Family(
@@ -287,7 +288,7 @@ LABELS: Final = {
     "reason": _listed(REASONS),
     "risk": _listed(Reason),
     "state": _listed(StreamState),
-    "set": _listed(StreamSet),
+    "set": _listed([*StreamSet, "deleted"]),
     "cause": _listed(FreedBy),
     "folder": "a watched folder (`WATCH_DIR`)",
     "limiter": _listed(["streams", "parts"]),

@@ -172,7 +172,7 @@ class Metrics:
     def _gauges(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
         yield "build_info", (__version__, platform.python_version(), trio.__version__), 1
         for stream_set, count in self.survey.known_streams.items():
-            yield "known_streams", (stream_set.value,), count
+            yield "known_streams", (stream_set,), count
         if self.survey.persistent is not None:
             yield "redis_persistent", (), self.survey.persistent
         if (verified := self.survey.verification) is not None:

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import structlog
 import trio
 
-from cef_trio.checkpoint import CheckpointStore, VerificationTotals
+from cef_trio.checkpoint import CheckpointStore, VerificationTotals, count_known
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.observability.metrics import Metrics
 from cef_trio.observability.snapshot import RedisSurvey
@@ -33,10 +33,13 @@ async def survey_redis(
     """Ask every ``PERIOD_SECONDS`` until cancelled; the values are then absent."""
     try:
         async for _ in Periodic(PERIOD_SECONDS):
-            known_streams, persistent = await _ask(store.count), await _ask(store.is_persistent)
+            sets, histories = await _ask(store.count), await _ask(store.count_ended)
+            persistent = await _ask(store.is_persistent)
             verification = await _ask(verification_totals) if verification_totals is not None else None
             metrics.survey = RedisSurvey(
-                known_streams=known_streams or {}, persistent=persistent, verification=verification
+                known_streams=count_known(sets, histories) if sets is not None and histories is not None else {},
+                persistent=persistent,
+                verification=verification,
             )
     finally:
         metrics.survey = RedisSurvey()

@@ -12,7 +12,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from cef_trio.checkpoint import Status, StreamSet, VerificationTotals
+from cef_trio.checkpoint import Status, VerificationTotals
 from cef_trio.observability.at_risk import NOT_JUDGED, Judgement, Risk
 from cef_trio.observability.lag import Lag, total
 from cef_trio.observability.metric_labels import StreamState
@@ -199,7 +199,8 @@ class Snapshot:
 class RedisSurvey:
     """Last responses of Redis; empty where a query failed."""
 
-    known_streams: Mapping[StreamSet, int] = field(default_factory=dict)
+    known_streams: Mapping[str, int] = field(default_factory=dict)
+    """By :func:`~cef_trio.checkpoint.count_known`."""
     persistent: bool | None = None
     verification: VerificationTotals | None = None
     """The result of ``cef-trio verify --all``; ``None``: it never ran."""

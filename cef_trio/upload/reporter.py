@@ -146,7 +146,7 @@ def make_report(
 ) -> DaemonReport:
     """Return the current report; the times are Unix time."""
     services, now = observer.services, observer()
-    lease, owner, ended = services.lease, services.ownership.owner, services.metrics.survey.known_streams
+    lease, owner, known = services.lease, services.ownership.owner, services.metrics.survey.known_streams
     folder = services.rules.watch_folder
     return DaemonReport(
         instance=others.reported_as,
@@ -176,8 +176,8 @@ def make_report(
         schema=schema.CURRENT,
         newer_records=now.newer_records or None,
         streams={state.value: count for state, count in now.active_streams.items() if count},
-        completed=ended.get(StreamSet.COMPLETED),
-        failed=ended.get(StreamSet.FAILED),
+        completed=known.get(StreamSet.COMPLETED),
+        failed=known.get(StreamSet.FAILED),
         behind=now.lag,
         bytes_per_second=now.bytes_per_second,
         upload_limit=now.upload_limit or None,

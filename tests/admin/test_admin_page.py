@@ -146,6 +146,8 @@ async def test_p10_what_is_at_risk_is_shown_with_its_size_its_reason_and_since_w
         text = await tab.evaluate("document.getElementById('notices').innerText")
         assert "6.0 MiB of 2 recordings do not get to S3" in text
         assert "Recordings are at risk" in text
+        for risk in (still, folder):
+            assert f"What to do: {risk.advice}.".replace("`", "") in text
         source.change(at_risk=())
         await tab.until(f"{PHASE} === 'ready' && document.querySelectorAll('.notice').length === 0")
         assert tab.console == []

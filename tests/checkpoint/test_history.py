@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from cef_trio.checkpoint.pruning import MAX_KEPT, OldStreams
 from cef_trio.checkpoint.redis import codec, indexes
 from cef_trio.checkpoint.redis.keys import Keys, job_lock_name
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
-from cef_trio.checkpoint.states import ENDED, FAILED, History, Status, StreamSet
+from cef_trio.checkpoint.states import ENDED, FAILED, History, Status, StreamSet, count_known
 
 FAR = 10**13
 START_MS = rules.ended_at_ms(meta())
@@ -37,6 +37,16 @@ async def histories(store: CheckpointStore, stream_id: str = "s1") -> dict[Histo
 async def complete(store: CheckpointStore, stream_id: str, **fields: Any) -> None:
     await store.create(meta(stream_id, status=Status.S3_COMPLETED, **fields), OURS)
     await store.transition(stream_id, OURS, Status.COMPLETED, Change({}))
+
+
+@pytest.mark.parametrize("sizes", [*product(range(3), repeat=2)])
+def test_a_stream_counts_as_failed_unless_the_index_shows_that_it_was_deleted_or_let_go(sizes: tuple[int, int]) -> None:
+    failed, deleted = sizes
+    sets = {StreamSet.ACTIVE: 4, StreamSet.FAILED: failed}
+    known = count_known(sets, {History.DELETED: deleted})
+    assert known == {"active": 4, "failed": max(0, failed - deleted), "deleted": min(failed, deleted)}
+    assert count_known(sets, {}) == {"active": 4, "failed": failed, "deleted": 0}  # without an index
+    assert count_known({StreamSet.ACTIVE: 4}, {History.DELETED: deleted}) == {"active": 4}  # a set of a wrong type
 
 
 # ---- ended streams ---------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -13,22 +14,28 @@ from servers.stream_records import DAEMON, a_stream, stream_id
 from store_faults import CancelledAt
 from waiting import completed
 
+from cef_trio.admin.page_source import DaemonSource
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import Checkpoint
-from cef_trio.checkpoint.states import ENDED, FAILED, FailureReason, History, Status
+from cef_trio.checkpoint.states import ENDED, FAILED, FailureReason, History, Status, StreamSet
 from cef_trio.cli.forget import End, Wanted, end_of, forget_streams, why_not
 from cef_trio.cli.list_selection import State, in_state
+from cef_trio.cli.redis_session import RedisContext
 from cef_trio.cli.retry import retry_stream
 from cef_trio.cli.retry_plan import Presence
 from cef_trio.cli.session import CommandContext
+from cef_trio.cli.status import StatusReader
 from cef_trio.exceptions import S3OperationError
 from cef_trio.exit_codes import ExitCode
+from cef_trio.lab.disk import InlineDisk
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
+from cef_trio.observability.redis_survey import survey_redis
 from cef_trio.s3_endpoint import Fault, Kind
 from cef_trio.upload.file_triage import FILE_WAS_GONE
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.ownership_rules import Claim
+from cef_trio.upload.reporter import OtherDaemons, make_report
 
 BY_ID = Wanted()
 ALL_FAILED = Wanted(failed=True)
@@ -168,6 +175,42 @@ async def test_it_is_listed_only_if_it_is_asked_for(world: World, context: Comma
     assert await forget(context, stream) is ExitCode.DONE
     known = (await world.store.load_metas([stream]))[stream]
     assert [state for state in (None, *State) if in_state(known, state)] == [State.LET_GO]
+
+
+async def test_p10_metric_status_page_report_and_list_count_it_as_no_failure(
+    world: World, context: CommandContext
+) -> None:
+    async with world.daemon() as daemon, trio.open_nursery() as nursery:
+        stream = (await fails(world, daemon)).meta.stream_id
+        assert daemon.observer is not None
+        source = DaemonSource(daemon.services, str(world.folder), lambda: False)
+        source.observer = observer = daemon.observer
+        nursery.start_soon(survey_redis, daemon.services.store, daemon.services.metrics)
+        nursery.start_soon(source.run)
+        redis = RedisContext(store=world.store, disk=InlineDisk(), owner_name="", utc_now=world.utc_now)
+
+        async def failed() -> dict[str, object]:
+            source.page()  # someone looks, so that it is read
+            await trio.sleep(60)  # virtual: longer than any of them is read again
+            page, metrics = source.page(), daemon.services.metrics
+            overview = await StatusReader(redis).read()
+            known = (await world.store.load_metas(await world.store.members(StreamSet.FAILED))).values()
+            of_set = partial(metrics.registry.get_sample_value, "cef_trio_known_streams")
+            return {
+                "metric": of_set({"set": "failed"}),
+                "let go, in the metric": of_set({"set": "deleted"}),
+                "status": overview.counts["failed"],
+                "page": page.totals.failed,
+                "page, one by one": len(page.failed),
+                "report": make_report(observer, OtherDaemons(daemon.services, "/rec")).failed,
+                "list": sum(in_state(one, State.FAILED) for one in known),
+                "alert": metrics.registry.get_sample_value("cef_trio_failed_recordings"),
+            }
+
+        assert await failed() == {**dict.fromkeys(await failed(), 1), "let go, in the metric": 0}
+        assert await forget(context, stream) is ExitCode.DONE
+        assert await failed() == {**dict.fromkeys(await failed(), 0), "let go, in the metric": 1}
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_s3_refuses_is_said_and_the_stream_still_counts_as_failed(

@@ -26,13 +26,13 @@ from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.model import Checkpoint, StreamMeta
 from cef_trio.checkpoint.protocols import StreamSummary
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
-from cef_trio.checkpoint.states import ENDED, HOME, Status, StreamSet
+from cef_trio.checkpoint.states import ENDED, HOME, History, Status, StreamSet, count_known
 from cef_trio.cli.session import CommandContext
 from cef_trio.cli.status import StatusReader, document, render
 from cef_trio.cli.status_model import MAX_SHOWN, Found, Overview, choose, observe
 from cef_trio.files.file_stat import FileStat
 from cef_trio.lab.world import World
-from cef_trio.observability.at_risk import Reason, Risk
+from cef_trio.observability.at_risk import RISK_ADVICE, Reason, Risk
 from cef_trio.observability.daemon_report import DaemonReport
 from cef_trio.observability.fleet import Fleet
 from cef_trio.observability.lag import Lag
@@ -54,12 +54,18 @@ def observed(
     known = [StreamSummary(one.meta, one.stream_set) for one in checkpoints.values()]
     opened = {key: one for key, one in checkpoints.items() if one.meta.status not in ENDED}
     found = Found(
-        counts=Counter(one.stream_set for one in known),
+        counts=count_known(
+            Counter(one.stream_set for one in known),
+            {
+                History.DELETED: sum(
+                    one.meta.status in {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS} for one in known
+                )
+            },
+        ),
         open_ids=opened.keys(),
         holders=holders or {},
         checkpoints=opened,
         files=files or {},
-        deleted=sum(one.meta.status in {Status.DELETED_LOCALLY, Status.ABORTED_NO_PARTS} for one in known),
         completed=[one for one in known if one.stream_set is StreamSet.COMPLETED],
         fleet=Fleet(tuple(reports or ()), NOW.timestamp()),
     )
@@ -98,10 +104,9 @@ MANY = 10_000
 def many(reports: list[DaemonReport], *, without_daemon: int = 0) -> Found:
     ids = [stream_id(number) for number in range(MANY)]
     return Found(
-        counts={StreamSet.ACTIVE: MANY, StreamSet.COMPLETED: 3_000_000, StreamSet.FAILED: 7},
+        counts={"active": MANY, "completed": 3_000_000, "failed": 5, "deleted": 2},
         open_ids=ids,
         holders=dict.fromkeys(ids[without_daemon:], "cam-1@0123456789ab/t"),
-        deleted=2,
         completed=None,
         fleet=Fleet(tuple(reports), NOW.timestamp()),
         owner="o",
@@ -349,3 +354,15 @@ def test_the_command_prints_it_and_watching_ends_at_ctrl_c_with_130() -> None:
             process.send_signal(signal.SIGINT)
             process.stdout.read()
             assert (process.wait(20), process.stderr.read()) == (130, b"")
+
+
+def test_p10_each_reason_of_a_risk_is_shown_with_what_to_do_about_it() -> None:
+    risks = tuple(Risk(reason, NOW.timestamp() - 90, 1, 1, "why") for reason in Reason)
+    overview = observe(Found(fleet=Fleet((a_report(1, risks=risks),), NOW.timestamp()), owner="o"), NOW)
+    [at_risk] = document(overview)["at_risk"]
+    assert {risk["reason"]: risk["advice"] for risk in at_risk["risks"]} == RISK_ADVICE
+    out = StringIO()
+    Console(file=out, width=10_000).print(render(overview))
+    assert [line.split("what to do  ")[1] for line in out.getvalue().splitlines() if "what to do" in line] == [
+        *RISK_ADVICE.values()
+    ]

@@ -404,6 +404,11 @@ def test_every_image_is_named_with_its_registry() -> None:
         assert image.startswith(("docker.io/", "localhost/")), image
 
 
+def test_the_unit_lets_the_daemon_read_its_boot_id() -> None:
+    """Clones of a machine are told apart by it (P9), and process_start_time_seconds needs /proc/stat."""
+    assert values(SERVICE, "Service", "ProcSubset") == []
+
+
 @pytest.mark.real
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
 def test_systemd_understands_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:

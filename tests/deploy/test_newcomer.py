@@ -24,7 +24,7 @@ from servers.endpoints import Endpoint
 from servers.page_commands import MACHINES, ROOT, Block, blocks, blocks_of
 from servers.podman import IMAGE, podman
 from servers.recordings import make
-from servers.systemd_machine import Machine, machine
+from servers.systemd_machine import LOG_IN, Machine, machine
 from servers.valkey import ValkeyServer
 from waiting import wait_until
 
@@ -112,7 +112,7 @@ class Newcomer:
 
     def _shell(self, block: Block, commands: str) -> None:
         script = SHELL.format(commands=commands)
-        command = ["podman", "exec", self._at.name, "bash", "-c", script]
+        command = ["podman", "exec", self._at.name, *LOG_IN, "bash", "-c", script]
         done = subprocess.run(
             command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS
         )

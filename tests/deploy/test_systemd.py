@@ -32,7 +32,6 @@ USER 0
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends systemd
 COPY cef-trio.service /etc/systemd/system/
 COPY cef-trio.sysusers /usr/lib/sysusers.d/cef-trio.conf
-ENTRYPOINT ["/lib/systemd/systemd"]
 CMD []
 """
 STOP_SECONDS = 10.0

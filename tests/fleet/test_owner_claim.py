@@ -24,6 +24,7 @@ from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.owner_claim import OwnerClaim
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.cli.checks import Severity, judge_claimant
+from cef_trio.daemon import LET_READ_BOOT_ID
 
 pytestmark = pytest.mark.real
 
@@ -84,8 +85,16 @@ def test_doctor_names_the_other_system() -> None:
         assert says in found.says
 
 
+def test_doctor_takes_a_system_that_could_not_read_its_boot_id_for_no_clone() -> None:
+    found = judge_claimant(OWNER, "one", SINCE, is_derived=True, is_known=False)
+    assert (found.severity, found.todo) == (Severity.WARNING, LET_READ_BOOT_ID)
+
+
 class Machine:
-    """A mount namespace with a machine-id and a boot id of its own; the clone has the same machine-id."""
+    """A mount namespace with a machine-id and a boot id of its own; the clone has the same machine-id.
+
+    Without ``boot`` its boot id cannot be read.
+    """
 
     def __init__(self, folder: Path, boot: str, settings: dict[str, str]) -> None:
         folder.mkdir()
@@ -95,7 +104,7 @@ class Machine:
         mounts = []
         for target, text in (
             ("/etc/machine-id", f"{7:032x}"),
-            ("/proc/sys/kernel/random/boot_id", f"{boot}-0000-4000-8000-000000000000"),
+            ("/proc/sys/kernel/random/boot_id", f"{boot}-0000-4000-8000-000000000000" if boot else ""),
         ):
             file = folder / target.rpartition("/")[2]
             file.write_text(f"{text}\n")
@@ -130,6 +139,24 @@ def machines(tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer) -> Iterat
     finally:
         one.close()
         clone.close()
+
+
+def test_a_daemon_that_cannot_read_its_boot_id_says_so_and_doctor_names_no_clone(
+    tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer
+) -> None:
+    if os.geteuid() != 0 or shutil.which("unshare") is None or not Path("/etc/machine-id").exists():
+        pytest.skip("mount namespaces need root and unshare(1), and this machine a machine-id to replace")
+    machine = Machine(tmp_path / "m", "", settings_for(tmp_path, endpoint, valkey.url, owner_name=""))
+    try:
+        if not machine.is_mounted:
+            pytest.skip("this machine permits no such mount in an own namespace")
+        with machine.daemon() as process:
+            name = process.wait_for("boot_id_not_readable")["owner"]
+            found = answer("doctor", settings={**machine.settings, "OWNER_NAME": name})["findings"]
+            [says] = [one["says"] for one in found if one["subject"] == "owner" and one["severity"] == "warning"]
+            assert "could not read its boot id" in says
+    finally:
+        machine.close()
 
 
 def waiting_reports(valkey: ValkeyServer) -> list[str]:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from cef_trio.checkpoint.states import ADVICE, FailureReason
-from cef_trio.observability import OUTAGE_ADVICE
+from cef_trio.observability import OUTAGE_ADVICE, RISK_ADVICE, Reason
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 
@@ -22,6 +22,14 @@ def test_every_failure_has_advice_and_the_documentation_has_the_same() -> None:
     documented = {name: row[1] for row in rows("recordings have failed") for name in re.findall(r"`(\w+)`", row[0])}
     assert documented == {reason.value: advice for reason, advice in ADVICE.items()}
     assert set(ADVICE) == set(FailureReason)
+
+
+def test_every_risk_has_advice_and_the_documentation_has_the_same() -> None:
+    _, _, table = PAGE.partition("\n| risk | what to do |\n|---|---|\n")
+    told = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table.partition("\n\n")[0], re.MULTILINE))
+    without_links = {name: re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", advice) for name, advice in told.items()}
+    assert without_links == {reason.value: advice for reason, advice in RISK_ADVICE.items()}
+    assert set(RISK_ADVICE) == set(Reason)
 
 
 def test_the_advice_on_an_outage_is_the_documentations() -> None:

@@ -11,6 +11,7 @@ from cef_trio.admin.status_page import Phase, ReadyFacts, judge_ready
 from cef_trio.checkpoint.protocols import StoredReport, StoredReports
 from cef_trio.observability import daemon_report
 from cef_trio.observability.at_risk import (
+    RISK_ADVICE,
     SENTENCES,
     Facts,
     Reason,
@@ -228,8 +229,10 @@ def test_p10_a_daemon_that_reports_no_more_needs_attention_unless_it_was_stopped
     well = replace(REPORT, risks=())
     assert Fleet((well,), NOW + 60).needing_attention() == []
     assert Fleet((well,), NOW + 61).needing_attention() == [well]
-    assert "has not reported for 61 s" in daemon_report.describe_problems(well, NOW + 61)[0]
+    assert "has not reported for 61 s" in daemon_report.describe_problems(well, NOW + 61)[0].says
     stopped = daemon_report.stopped(REPORT)
     assert Fleet((stopped,), NOW + 9999).needing_attention() == []
     assert Fleet((REPORT,), NOW).needing_attention() == [REPORT]
-    assert daemon_report.describe_problems(REPORT, NOW) == ["7 B of 1 recording do not get to S3, for 99 s: why"]
+    [problem] = daemon_report.describe_problems(REPORT, NOW)
+    assert problem.says == "7 B of 1 recording do not get to S3, for 99 s: why"
+    assert problem.advice == RISK_ADVICE[REPORT.risks[0].reason]

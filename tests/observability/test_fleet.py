@@ -128,7 +128,7 @@ def test_a_daemon_that_lost_its_name_is_named_until_one_works_in_its_place() -> 
     clone = a_daemon(2, owner="owner-1", name="cam-1")
     fleet = Fleet((lost, clone), NOW)
     assert fleet.state_of(lost) == "lost its name"
-    assert "host-2 took its owner's name" in describe_problems(lost, NOW)[0]
+    assert "host-2 took its owner's name" in describe_problems(lost, NOW)[0].says
     [found] = judge_fleet(fleet)
     assert (found.problem, found.is_urgent) == (FleetProblem.NAME_LOST, True)
     assert "/srv/recordings on host-1 to host-2" in found.says

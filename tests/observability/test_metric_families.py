@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cef_trio.checkpoint.states import FailureReason, StreamSet
+from cef_trio.checkpoint.states import FailureReason
 from cef_trio.checkpoint.verification import VerificationTotals
 from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.observability.at_risk import Reason, Risk, judge
@@ -36,7 +36,7 @@ def filled() -> Metrics:
         metrics.attempt_failed(FailedAttempt("s3", "upload_part", error, retried))
     metrics.redis_clock_offset_seconds = 0.5
     metrics.survey = RedisSurvey(
-        known_streams=dict.fromkeys(StreamSet, 1), persistent=True, verification=VerificationTotals(1, 2, 1, 0)
+        known_streams={"active": 1, "deleted": 1}, persistent=True, verification=VerificationTotals(1, 2, 1, 0)
     )
     metrics.pending_webhooks_by(lambda: 2)
     metrics.missing_space_by(lambda: 3)

@@ -1,4 +1,4 @@
-"""An image of Debian with systemd as process 1 and nothing of cef-trio, made of the image under test."""
+"""An image of Debian with systemd and nothing of cef-trio, made of the image under test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ RUN apt-get update \\
 COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 WORKDIR /
-ENTRYPOINT ["/lib/systemd/systemd"]
 CMD []
 """
 

@@ -11,6 +11,17 @@ from typing import Any
 from servers.podman import container, podman
 from waiting import wait_until
 
+_BOOT = ["sh", "-c", "mount --make-rshared / && exec /lib/systemd/systemd"]
+"""systemd shares mounts at its start, but in a container it leaves that to the manager; podman does not. Without it the
+folder of LoadCredential=, which a helper mounts in a namespace of its own, is empty and closed to the service."""
+LOG_IN = (
+    "env",
+    "--ignore-environment",
+    "HOME=/root",
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+)
+"""What gives a command the environment in which a person starts, without that of the machine's image."""
+
 
 class Machine:
     """A container whose process 1 is systemd; ``watch_dir`` is the folder that its service cef-trio watches."""
@@ -39,12 +50,13 @@ class Machine:
 
 @contextmanager
 def machine(image: str, watch_dir: Path, *options: str) -> Iterator[Machine]:
-    """Boot a container of an image whose entry point is systemd, in the host's network.
+    """Boot a container of an image that has systemd, in the host's network.
 
     ``watch_dir`` is mounted at /srv/recordings; ``options`` are those of ``podman run``.
     """
     mount = f"--volume={watch_dir}:/srv/recordings:ro"
-    with container("--systemd=always", "--cap-add=SYS_ADMIN", "--network=host", mount, *options, image) as name:
+    boot = ("--systemd=always", "--cap-add=SYS_ADMIN", f"--entrypoint={json.dumps(_BOOT)}")
+    with container(*boot, "--network=host", mount, *options, image) as name:
         wait_until(
             lambda: "running" in podman("exec", name, "sh", "-c", "systemctl is-system-running 2>/dev/null || true")
         )
