@@ -29,7 +29,7 @@ _NAME_13 = "localhost/cef-trio-bare-systemd-13"
 _CONTAINERFILE_13 = f"""
 FROM {DEBIAN_13}
 RUN apt-get update \\
- && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends systemd \\
+ && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends systemd dbus \\
  && systemctl mask systemd-modules-load.service  # the host's kernel is not this machine's
 CMD []
 """
