@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Final
 
-from cef_trio.checkpoint import StreamSummary
+from cef_trio.checkpoint import ENDED, StreamSummary
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, moment, number, owner_override
-from cef_trio.cli.list_selection import Listed, Selection, Sort, State, folders_of, relative_path
+from cef_trio.cli.list_selection import Listed, Selection, Sort, State, advice_about, folders_of, relative_path
 from cef_trio.cli.output import Column, Row
 from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.exit_codes import ExitCode
@@ -112,7 +111,7 @@ async def list_streams(
     if as_json:
         output.print_json(
             {
-                "streams": [summary(one, listed.folders) for one in listed.streams],
+                "streams": [summary(one, listed) for one in listed.streams],
                 "left_out": listed.left_out,
                 "unreadable": [{"key": key, "why": why} for key, why in unreadable.known.items()],
                 "newer": [{"key": key, "why": why} for key, why in unreadable.newer.items()],
@@ -122,7 +121,7 @@ async def list_streams(
     out, now = output.console(), context.utc_now()
     if listed.streams:
         columns = (*_COLUMNS, *((Column("object", flexible=True),) if keys else ()))
-        out.print(output.table(columns, [_row(one, now, listed.folders, keys=keys) for one in listed.streams]))
+        out.print(output.table(columns, [_row(one, now, listed, keys=keys) for one in listed.streams]))
     else:
         out.print(f"No {selection.state.value} streams." if selection.state else "No streams.")
     if listed.left_out and out.is_terminal:
@@ -142,22 +141,24 @@ async def read_streams(context: RedisContext, selection: Selection, folder: str 
     known = (await store.load_metas(ids)).values()
     reports = read_fleet(await store.reports()).of_owner(context.owner_name).reports if not folder else ()
     folders = folders_of([folder] if folder else [one.folder for one in reports])
-    holders = await store.holders([one.meta.stream_id for one in known]) if selection.at_risk else {}
+    opened = [one.meta.stream_id for one in known if one.meta.status not in ENDED]
+    holders = await store.holders(opened) if selection.at_risk else opened
     matching = [one for one in known if selection.matches(one, folders, holders)]
     chosen = selection.order(matching)
-    return Listed(chosen, len(matching) - len(chosen), folders)
+    return Listed(streams=chosen, holders=holders, left_out=len(matching) - len(chosen), folders=folders)
 
 
-def summary(known: StreamSummary, folders: Collection[str] = ()) -> dict[str, Any]:
-    """Return one stream for ``--json``: the fields of its record, and its set."""
+def summary(known: StreamSummary, listed: Listed) -> dict[str, Any]:
+    """Return one stream for ``--json``: the fields of its record, its set, and what to do about it, if anything."""
     meta = known.meta
     return {
         "stream_id": meta.stream_id,
         "state": known.stream_set.value,
         "status": meta.status.value,
         "failure_reason": meta.failure_reason,
+        "advice": advice_about(meta, has_daemon=meta.stream_id in listed.holders),
         "path": meta.current_path,
-        "relative_path": relative_path(meta.current_path, folders),
+        "relative_path": relative_path(meta.current_path, listed.folders),
         "s3_key": meta.s3_key_prefix,
         "total_bytes_sent": meta.total_bytes_sent,
         "size_bytes": meta.verified_size_bytes,
@@ -179,16 +180,18 @@ _COLUMNS: Final = (
 )
 
 
-def _row(one: StreamSummary, now: datetime, folders: Collection[str], *, keys: bool) -> Row:
+def _row(one: StreamSummary, now: datetime, listed: Listed, *, keys: bool) -> Row:
     note = one.meta.failure_reason or (f"BROKEN: {one.meta.broken}" if one.meta.broken else None)
+    advice = advice_about(one.meta, has_daemon=one.meta.stream_id in listed.holders)
     return Row(
         (
             output.short_id(one.meta.stream_id),
             output.status(one.meta.status, one.stream_set),
             output.size(one.meta.total_bytes_sent),
             output.duration((now - one.meta.last_activity_at_utc).total_seconds()),
-            output.safe(relative_path(one.meta.current_path, folders)),
+            output.safe(relative_path(one.meta.current_path, listed.folders)),
             *((output.safe(one.meta.s3_key_prefix),) if keys else ()),
         ),
         note=output.safe(note) if note else None,
+        advice=output.safe(f"→ {advice}") if advice else None,
     )

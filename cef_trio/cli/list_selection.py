@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any, Final
 
-from cef_trio.checkpoint import ENDED, FAILED, Status, StreamSet, StreamSummary
+from cef_trio.checkpoint import ENDED, FAILED, Status, StreamMeta, StreamSet, StreamSummary, advice_on
+from cef_trio.observability import RISK_ADVICE, Reason
 
 
 class State(StrEnum):
@@ -107,6 +108,18 @@ def is_at_risk(known: StreamSummary, *, has_daemon: bool) -> bool:
     return status not in ENDED and (status is Status.RETRYING or not has_daemon)
 
 
+def advice_about(meta: StreamMeta, *, has_daemon: bool) -> str | None:
+    """Return what to do about a stream that failed, waits after an error, or is open without a daemon."""
+    if meta.status in FAILED:
+        return advice_on(meta.status)
+    if meta.status in ENDED or (has_daemon and meta.status is not Status.RETRYING):
+        return None
+    return RISK_ADVICE[Reason.NOT_MOVING] if has_daemon else _START_A_DAEMON
+
+
+_START_A_DAEMON: Final = "no daemon works on it: start its daemon, or look at its log; `cef-trio fleet` shows all"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """The arguments of ``list``."""
@@ -160,6 +173,8 @@ class Listed:
     """What ``list`` shows."""
 
     streams: Sequence[StreamSummary] = ()
+    holders: Collection[str] = ()
+    """The open ones among them that a daemon works on, as far as that was asked for; else all."""
     left_out: int = 0
     """Streams that match, beyond the limit."""
     folders: Collection[str] = field(default_factory=tuple)

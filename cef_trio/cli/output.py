@@ -144,11 +144,13 @@ class Column:
 class Row:
     """A row; its cells are :func:`safe` texts or trusted strings.
 
-    ``note`` is printed below it, indented, on two lines at most; in a pipe at the end of the line.
+    ``note`` is printed below it, indented, on two lines at most; ``advice`` below that, whole, and once below rows that
+    follow each other with the same. In a pipe both are at the end of the line.
     """
 
     cells: Sequence[Text | str]
     note: Text | None = None
+    advice: Text | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,15 +169,18 @@ class Lines:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = self._fit(options.max_width)
         yield _line([Text(one.column.name, style="bold") for one in shown], shown)
-        for row in self._rows:
+        for row, following in zip(self._rows, (*self._rows[1:], None), strict=True):
             line = _line([_as_text(row.cells[one.number]) for one in shown], shown)
-            if row.note is None:
-                yield line
-            elif options.max_width >= _PIPE_WIDTH:
-                yield line.append(" " * _GAP).append_text(row.note)
-            else:
-                yield line
-                yield from _indented(row.note, shown[0].width + _GAP, console, options.max_width, most=2)
+            if options.max_width >= _PIPE_WIDTH:
+                more = [text for text in (row.note, row.advice) if text is not None]
+                yield Text(" " * _GAP).join([line, *more])
+                continue
+            yield line
+            indent = shown[0].width + _GAP
+            if row.note is not None:
+                yield from _indented(row.note, indent, console, options.max_width, most=2)
+            if row.advice is not None and (following is None or following.advice != row.advice):
+                yield from _indented(row.advice, indent, console, options.max_width)
 
     def _fit(self, width: int) -> list[_Shown]:
         """Return the columns to show, with their widths."""

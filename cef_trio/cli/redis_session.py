@@ -30,7 +30,7 @@ from cef_trio.exceptions import (
     RedisOperationError,
 )
 from cef_trio.exit_codes import ExitCode
-from cef_trio.files import Disk, KernelDisk
+from cef_trio.files import Disk, KernelDisk, Mounts
 from cef_trio.observability import configure
 from cef_trio.resilience import RetryPolicy
 from cef_trio.settings import Settings, secret_values
@@ -40,6 +40,8 @@ ContextT = TypeVar("ContextT")
 
 _MOST_ATTEMPTS: Final = 3
 _LONGEST_WAIT_SECONDS: Final = 2.0
+_LONGEST_FILE_SYSTEM_SECONDS: Final = 2.0
+"""How long a command waits for a mount that does not respond, even if FILE_SYSTEM_TIMEOUT_SECONDS is longer."""
 _SIGNALLED: Final = 128
 """A shell's exit code of a process that a signal ended is this and the signal's number."""
 
@@ -70,7 +72,9 @@ async def open_redis_context(settings: Settings) -> AsyncIterator[RedisContext]:
     async with checkpoint_store(settings, owner, limited_retry(settings)) as store:
         yield RedisContext(
             store=store,
-            disk=KernelDisk(),
+            disk=KernelDisk(
+                Mounts(timeout_seconds=min(settings.file_system_timeout_seconds, _LONGEST_FILE_SYSTEM_SECONDS))
+            ),
             owner_name=owner,
             owners=store.owners,
             verifications=store.verifications,

@@ -25,7 +25,7 @@ from cef_trio.cli.redis_session import RedisContext, limited_retry, run_with
 from cef_trio.daemon import checkpoint_store, find_owner, key_template, machine_id, s3_client
 from cef_trio.exceptions import S3OperationError
 from cef_trio.exit_codes import ExitCode
-from cef_trio.files import Disk, KernelDisk
+from cef_trio.files import Disk, KernelDisk, Mounts
 from cef_trio.resilience import run_in_thread
 from cef_trio.s3 import S3Client
 from cef_trio.settings import Settings, split_watch_dir
@@ -81,7 +81,7 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
         SettingsError: a URL or the bucket's name is invalid, or no owner's name can be derived.
     """
     retrier = limited_retry(settings)
-    disk = KernelDisk()
+    disk = KernelDisk(Mounts(timeout_seconds=settings.file_system_timeout_seconds))
     owner = (await find_owner(settings)).name
     ownership = await _ownership(disk, settings.watch_dir)
     async with checkpoint_store(settings, owner, retrier) as store, s3_client(settings, retrier) as s3:

@@ -9,9 +9,10 @@ from typing import Any
 
 from rich.text import Text
 
-from cef_trio.checkpoint import Checkpoint, Status, StreamMeta, advice_on
+from cef_trio.checkpoint import Checkpoint, Status, StreamMeta
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common, add_owner, owner_override
+from cef_trio.cli.list_selection import advice_about
 from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.cli.stream_selection import NoSuchStreamError, select_all
 from cef_trio.exit_codes import ExitCode
@@ -70,6 +71,7 @@ def details(checkpoint: Checkpoint, holder: str | None) -> dict[str, Any]:
     document["state"] = checkpoint.stream_set.value
     document["object_crc64nvme"] = _checksum(checkpoint.meta.object_crc64nvme)
     document["lease"] = holder
+    document["advice"] = advice_about(checkpoint.meta, has_daemon=holder is not None)
     document["parts"] = [
         {**asdict(part), "crc64nvme": _checksum(part.crc64nvme)} for _, part in sorted(checkpoint.parts.items())
     ]
@@ -93,7 +95,7 @@ def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tu
         ("stream", meta.stream_id),
         ("status", output.status(meta.status, checkpoint.stream_set)),
         ("why", meta.failure_reason),
-        ("what to do", advice_on(meta.status)),
+        ("what to do", advice_about(meta, has_daemon=holder is not None)),
         ("file", meta.current_path),
         ("was", meta.original_path if meta.original_path != meta.current_path else None),
         ("object", f"{meta.s3_bucket}/{meta.s3_key_prefix}"),

@@ -86,7 +86,7 @@ class IntakeTasks:
             ask_expired=heartbeat.expired,
         )
         self._after_upload = AfterUpload(
-            services, rules.after_upload, self.supervisor.has_settled, lambda: self.supervisor.unverified
+            services, rules.after_upload, self.supervisor.files.has_settled, lambda: self.supervisor.unverified
         )
         free_space = self._after_upload.free_space
         if free_space is not None:

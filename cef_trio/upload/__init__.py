@@ -2,10 +2,10 @@
 
 Decisions are pure functions that tests enumerate; the other files carry them out. Open
 
-- `supervisor.py` for which file belongs to which stream, files that wait for one, renames while the daemon runs and
-  lease renewal; `file_triage.py` for what a file's record decides; `start_minimum.py` for its least age and size;
-  `lost_records.py` for what is searched before a file counts as new; `scan_history.py` for waiting until a file is
-  known to be gone
+- `supervisor.py` for which file belongs to which stream, renames while the daemon runs and lease renewal;
+  `files_without_task.py` for files that wait for a stream; `file_triage.py` for what a file's record decides;
+  `start_minimum.py` for its least age and size; `lost_records.py` for what is searched before a file counts as new;
+  `scan_history.py` for waiting until a file is known to be gone
 - `start_stream.py`, `recovery.py` for how a stream begins and resumes; `recognition.py` for whether a file is the
   stream's; `bucket_change.py` for a changed bucket or endpoint
 - `processor.py` for a stream's loop, the wait after a transient error and the grace after a close; `next_action.py`

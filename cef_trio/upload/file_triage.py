@@ -1,7 +1,7 @@
 """Decide what to do about a file that has no task: from its stat and its stream in Redis. Pure.
 
 Used by ``supervisor.py`` for each file that it looks up. Not here: which files are looked up at all, and which wait
-(``supervisor.py``: ``_unknown``, ``_settled``, ``_set_aside``), and whether a recording is idle (``idle_rules.py``).
+(``files_without_task.py``), and whether a recording is idle (``idle_rules.py``).
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ class IdleChecker:
         store = self._services.store
         await self._services.determine_owner()
         await self._retry_unreadable()
-        self._supervisor.retry_set_aside()
+        self._supervisor.files.retry_set_aside()
         await self._supervisor.retry_held()
         await self._supervisor.review_failed()
         had_task, self._had_task = self._had_task, self._supervisor.live_ids

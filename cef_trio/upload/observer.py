@@ -42,7 +42,7 @@ class Observer:
     def __call__(self) -> Snapshot:
         """Return the current snapshot."""
         services, supervisor, now = self.services, self.supervisor, trio.current_time()
-        pending = supervisor.pending_lookups
+        pending = supervisor.files.pending_lookups
         first_seen = min((one.since for one in pending), default=None)  # the age counts from then, also in a stream
         leaving_since = self.leaving_since()
         outages = {one.service: self._outage(one) for one in (services.s3_breaker, services.redis_breaker)}
@@ -51,7 +51,7 @@ class Observer:
             at=services.unix_time(now),
             streams=tuple(self._stream(one, now, held=held) for one in supervisor.live),
             not_looked_up=self._unix(Lag(sum(one.size_bytes for one in pending), first_seen)),
-            below_minimum={"size": supervisor.too_small, "age": supervisor.too_young},
+            below_minimum={"size": supervisor.files.too_small, "age": supervisor.files.too_young},
             outages=outages,
             past_outages=self._past_outages(),
             judgement=self.risks.judgement(),

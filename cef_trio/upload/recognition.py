@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import structlog
+
 from cef_trio.checkpoint import ENDED, FileIdentity, PartRecord, StreamMeta
+from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import (
     FileStat,
     IdentityMatch,
@@ -17,13 +20,17 @@ from cef_trio.files import (
     compare_identity,
     head_of,
     identity_of,
+    may_be,
     same_fs_id,
 )
+from cef_trio.observability import read_fleet
 from cef_trio.s3 import crc64nvme
 from cef_trio.upload.completed_parts import parts_of
 from cef_trio.upload.part_matching import has_bytes_of
 from cef_trio.upload.part_plan import PartPlan
 from cef_trio.upload.services import Services
+
+log = structlog.get_logger(__name__)
 
 _SAME_FILE_PARTS: Final = 3
 """The maximum number of recorded parts to compare with a file whose first bytes changed."""
@@ -122,3 +129,37 @@ async def recognize_at(services: Services, meta: StreamMeta, path: str) -> Ident
     if identity_match is not IdentityMatch.ASK_BYTES:
         return identity_match
     return IdentityMatch.REPLACED if meta.status in ENDED else IdentityMatch.SAME
+
+
+async def recognize_found(
+    services: Services, meta: StreamMeta, path: str, stat: FileStat, *, is_ours: bool
+) -> IdentityMatch | None:
+    """Return whether a file that was found at the path of a stream is the stream's; ``None`` if that cannot be checked.
+
+    ``is_ours``: the stream belongs to this host.
+
+    Raises:
+        RedisOperationError, S3OperationError: the parts or the reports could not be loaded.
+    """
+    try:
+        if not is_ours:
+            is_it = not await _owner_lives(services, meta) and await is_proved(services, meta, path)
+            return IdentityMatch.SAME if is_it else IdentityMatch.REPLACED
+        return await recognize_at(services, meta, path)
+    except RecordingChangedError:
+        return None  # deleted meanwhile
+    except ChunkProcessingError as error:
+        if not (isinstance(error, FileAccessError) and error.denied):
+            log.warning("recording_check_failed", error=str(error))
+            return None
+        if not is_ours:
+            return IdentityMatch.REPLACED
+        # The file is not readable: compare its stat only.
+        return IdentityMatch.SAME if may_be(meta.identity, stat) else IdentityMatch.REPLACED
+
+
+async def _owner_lives(services: Services, meta: StreamMeta) -> bool:
+    """Return whether another daemon of the stream's owner is running; then equal bytes prove nothing."""
+    fleet = read_fleet(await services.store.reports(beginning=f"{services.owner_name}/"))
+    living = {one.place for one in fleet.living if one.process != services.lease.token}
+    return meta.owner is not None and meta.owner.name in living

@@ -96,24 +96,31 @@ class RiskObserver:
             for one in refused
         }
         on_hung = [one for one in refused if any(is_on(one.path, point) for point in hung)]
+        growing = [
+            (one, size_bytes)
+            for one in live
+            if one.processor.progress.waiting and (size_bytes := _missing_bytes(one, now)) > 0
+        ]
+        hung_since = {one: since for one, _ in growing for point, since in hung.items() if is_on(one.path, point)}
         return Facts(
             outages=self._outages(),
             uploads=tuple(_upload(one, now, queues=queues) for one in busy if one.unreadable is None),
             growing=tuple(
                 Waiting(one.processor.progress.last_progress_at, size_bytes)
-                for one in live
-                if one.processor.progress.waiting and (size_bytes := _missing_bytes(one, now)) > 0
+                for one, size_bytes in growing
+                if one not in hung_since
             ),
             last_progress_at=max((one.processor.progress.last_progress_at for one in live), default=-float("inf")),
-            not_looked_up=self.supervisor.pending_lookups,
+            not_looked_up=self.supervisor.files.pending_lookups,
             failed=tuple(replace(one, since=one.since - offset) for one in self.supervisor.failed_files),
             unreadable_files=tuple(waiting[one] for one in refused if one not in on_hung),
             hung_mounts=(
                 *(Waiting(since, why=_describe_mount(point, live)) for point, since in hung.items()),
                 *(replace(waiting[one], why="") for one in on_hung),
+                *(Waiting(hung_since[one], size_bytes) for one, size_bytes in growing if one in hung_since),
             ),
-            unreadable_records=self.supervisor.set_aside,
-            newer_records=self.supervisor.left_to_newer,
+            unreadable_records=self.supervisor.files.set_aside,
+            newer_records=self.supervisor.files.left_to_newer,
             unreadable_folders=tuple(
                 Waiting(since, why=folder)
                 for folder, since in self.supervisor.unreadable_folders.items()

@@ -1,22 +1,17 @@
 """Assign files to streams, and start the tasks of streams.
 
 File events arrive through :meth:`StreamSupervisor.handle_event`, which is synchronous. Redis is queried in batches by
-:meth:`StreamSupervisor.run`: is the file known, complete, or another daemon's? At any time a file is either *live* (a
-task works on it), *unknown* (its lookup in Redis is pending), *settled* (nothing to do until it changes), *set aside*
-(its record cannot be read; it is looked up again periodically), *held* (another daemon works on its stream; it is
-looked up again once that has ended, even if it changes), *deferred* (it has no record, and another daemon of the
-shared folder is to begin it; it is looked up again every few seconds, and begun here if that daemon does not) or
-*below the minimum* (it has no record, and is yet too small or too young to be begun).
+:meth:`StreamSupervisor.run`: is the file known, complete, or another daemon's? A file is either *live* (a task works on
+it), or among the files without a task (``files_without_task.py``).
 
 Stream tasks run in the daemon's processor nursery. No exception of one task reaches the others.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from math import inf
 
@@ -24,21 +19,22 @@ import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue
 
-from cef_trio.checkpoint import FAILED, Change, NewerRecord, Records, Status, StreamMeta, StreamSummary, rules
-from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, FileAccessError, RecordingChangedError
+from cef_trio.checkpoint import Change, Status, StreamMeta, StreamSummary, rules
+from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.files import FileStat, IdentityMatch, may_be
 from cef_trio.observability import FirstSeenTimes, Waiting, read_fleet
 from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.file_triage import FileTriage, must_be_recognized, triage
+from cef_trio.upload.files_without_task import DEFERRED_SECONDS, FilesWithoutTask, WaitingFile, is_risk
 from cef_trio.upload.lease_context import hold_lease
 from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.lost_records import LostRecords
 from cef_trio.upload.processor import Outcome, StreamProcessor
-from cef_trio.upload.recognition import is_proved, recognize_at
+from cef_trio.upload.recognition import recognize_found
 from cef_trio.upload.recovery import NO_HISTORY, FileHistory
 from cef_trio.upload.services import Services
-from cef_trio.upload.work_division import divide, wait_seconds
+from cef_trio.upload.work_division import begun_by_others, wait_seconds
 from cef_trio.watch import Closed, FileEvent, Gone, Moved, Scanned, Seen
 
 log = structlog.get_logger(__name__)
@@ -48,33 +44,10 @@ _RECOGNIZE_SECONDS = 5.0
 """The time limit for recognizing one file, so that it does not delay the others."""
 _PAUSE_SECONDS = 1.0
 """The pause after a failed lookup, and before the file of an ended task is checked again."""
-_NEWER_SECONDS = 60.0
-"""The pause before a file is looked up again whose record is of a newer schema."""
-_DEFERRED_SECONDS = 3.0
-"""How often deferred files are looked up, and the other daemons' reports read at most."""
 _JOIN_SECONDS = 2.0
 """How long new files of a shared folder wait after the start, so that daemons that start together see each other."""
 _FAILED_SECONDS = 30.0
 """How often the records of failed streams with a file are read."""
-_HELD_SECONDS = 60.0
-"""How often the leases of the streams that other daemons work on are read."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Unknown:
-    stat: FileStat
-    closed: bool = False
-    since: float = field(default_factory=trio.current_time)
-    """``trio.current_time()`` when the file was first seen."""
-    newer: NewerRecord | None = None
-    """Its record, if that is only of a newer schema."""
-    again_at: float = 0.0
-    """``trio.current_time()`` from when a file is looked up again (set aside, deferred, below the minimum) or asked for
-    (held)."""
-    begun_here_at: float = inf
-    """``trio.current_time()`` from when it is begun here, whichever daemon is to begin it."""
-    stream_id: str = ""
-    """The stream of a file that is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,35 +67,20 @@ class StreamSupervisor:
     def __init__(self, services: Services, processors: trio.Nursery, matches: Callable[[str], bool]) -> None:
         self._services = services
         self._processors = processors
-        self._matches = matches
         self._lost_records = LostRecords(services, lambda: self.live_ids, self._ids_at_their_paths)
         self._draining = AsyncBool(False)
         self._live: dict[str, LiveStream] = {}
-        self._settled: dict[str, FileStat] = {}
-        self._unknown: dict[str, _Unknown] = {}
-        self._failed_files: dict[str, Waiting] = {}
-        """Settled files whose streams failed permanently."""
-        self._failed_ids: dict[str, str] = {}
-        """The streams of these files."""
+        self.files = FilesWithoutTask(
+            matches, services.rules.minimum, now=trio.current_time, utc_now=services.utc_now, wake=self._wake
+        )
         self._failed_read_at = trio.current_time()
-        """When their records were read, by ``trio.current_time()``."""
-        self.lookup_error: str | None = None
-        """The error of the last lookup; ``None`` if it succeeded."""
+        """When the records of failed files were read, by ``trio.current_time()``."""
         self.unreadable_folders: dict[str, float] = {}
         """Folders that the last scan could not read, and since when, by ``trio.current_time()``."""
         self.links_not_followed = 0
         """Symbolic links that the last scan did not follow."""
-        self._set_aside: dict[str, _Unknown] = {}
-        """Files whose records cannot be read; retried periodically (:meth:`retry_set_aside`)."""
-        self._held: dict[str, _Unknown] = {}
-        """Files whose streams other daemons work on; settled too (:meth:`retry_held`)."""
-        self._deferred: dict[str, _Unknown] = {}
-        """Files that other daemons of the shared folder are to begin (:meth:`_others_files`)."""
-        self._below_minimum: dict[str, _Unknown] = {}
-        """Files that are too small or too young to be begun (``start_minimum.py``)."""
         self._joined_at = -inf
         """When the wait after the start is over, by ``trio.current_time()``."""
-        self._renamed: list[tuple[str, str, FileStat]] = []
         self._rechecked_paths: set[str] = set()
         """Paths of ended tasks that wait for their recheck: one each, however many tasks ended."""
         self._renaming: str | None = None
@@ -130,6 +88,9 @@ class StreamSupervisor:
         self._work = AsyncBool(False)
         self._renewed_at = -inf
         """When the last renewal of the leases began, by ``trio.current_time()``."""
+
+    def _wake(self) -> None:
+        self._work.value = True
 
     # -- observable state ---------------------------------------------------------------------------------------------
 
@@ -149,70 +110,14 @@ class StreamSupervisor:
         return frozenset(one.processor.stream_id for one in live if one.processor.stream_id)
 
     @property
-    def _waiting(self) -> tuple[dict[str, _Unknown], ...]:
-        """The files that have no task here yet, and may get one. A file is in one of them at most."""
-        return self._unknown, self._deferred, self._below_minimum
-
-    def _without_task(self) -> Iterator[tuple[str, _Unknown]]:
-        return chain.from_iterable(files.items() for files in self._waiting)
-
-    def _pop_without_task(self, path: str) -> _Unknown | None:
-        popped = [files.pop(path) for files in self._waiting if path in files]
-        return popped[0] if popped else None
-
-    def _pending_lookups(self) -> Iterator[_Unknown]:
-        return (unknown for path, unknown in self._unknown.items() if path not in self._set_aside)
-
-    @property
-    def pending_lookups(self) -> tuple[Waiting, ...]:
-        """The nonempty files whose lookup is pending, by ``trio.current_time()`` when each was first seen."""
-        why = self.lookup_error or ""
-        pending = chain(self._pending_lookups(), self._deferred.values())
-        return tuple(Waiting(one.since, one.stat.size_bytes, why) for one in pending if one.stat.size_bytes)
-
-    @property
-    def too_small(self) -> int:
-        """The number of files that are smaller than ``WATCH_MIN_SIZE_BYTES`` and not begun."""
-        minimum = self._services.rules.minimum
-        return sum(minimum.is_small(one.stat) for one in self._below_minimum.values())
-
-    @property
-    def too_young(self) -> int:
-        """The number of files that are younger than ``WATCH_MIN_AGE_SECONDS`` and not begun."""
-        return len(self._below_minimum) - self.too_small
-
-    @property
-    def set_aside(self) -> tuple[Waiting, ...]:
-        """The files whose records cannot be read, by ``trio.current_time()``."""
-        found = ((path, one) for path, one in self._set_aside.items() if one.newer is None)
-        return tuple(Waiting(one.since, one.stat.size_bytes, path) for path, one in found)
-
-    @property
-    def left_to_newer(self) -> tuple[Waiting, ...]:
-        """The files whose records are of a newer schema, and that no daemon works on, by ``trio.current_time()``."""
-        return tuple(
-            Waiting(one.since, one.stat.size_bytes, path)
-            for path, one in self._set_aside.items()
-            if one.newer is not None and one.newer.is_waiting
-        )
-
-    @property
     def failed_files(self) -> tuple[Waiting, ...]:
         """The existing files whose streams failed permanently, by Unix time."""
-        return tuple(
-            one for path, one in self._failed_files.items() if path in self._settled and path not in self._live
-        )
+        return tuple(failed for path, (_, failed) in self.files.failed.items() if path not in self._live)
 
     @property
     def unverified(self) -> tuple[str, ...]:
         """The paths of recordings that are not proved to be in S3: of live, failed, unknown and unreadable streams."""
-        failed = (path for path in self._failed_files if path in self._settled)
-        waiting = chain(failed, self._unknown, self._deferred, self._set_aside, self._below_minimum)
-        return tuple(dict.fromkeys((*(live.path for live in self._live.values()), *waiting)))
-
-    def has_settled(self, path: str) -> bool:
-        """Return whether the file at a path is settled and, as far as is known, still there and unchanged."""
-        return path in self._settled and path not in self._unknown
+        return tuple(dict.fromkeys((*(live.path for live in self._live.values()), *self.files.unverified)))
 
     @property
     def unreadable(self) -> Mapping[str, str]:
@@ -248,8 +153,8 @@ class StreamSupervisor:
         if live is not None:
             event = file_events.closed if closed else file_events.seen
             live.update(event(live.file_state.value, stat))
-        elif self._settled.get(path) != stat and self._matches(path):
-            self._queue_lookup(path, stat, closed=closed)
+        else:
+            self.files.seen(path, stat, closed=closed)
 
     def _moved(self, old_path: str, new_path: str, stat: FileStat) -> None:
         live = self._live.get(old_path)
@@ -261,23 +166,13 @@ class StreamSupervisor:
             self._live[new_path] = live
             live.update(file_events.moved(live.file_state.value, new_path, stat))
             return
-        self._settled.pop(old_path, None)
-        self._set_aside.pop(old_path, None)
-        held = self._held.pop(old_path, None)
-        below = self._below_minimum.get(old_path)
-        unknown = self._pop_without_task(old_path) or held
-        self._queue_rename(old_path, new_path, stat)
-        self._seen(new_path, stat, closed=unknown is not None and unknown.closed)
-        if unknown is not None and new_path in self._unknown:  # a rename does not prolong the wait
-            self._unknown[new_path] = replace(self._unknown[new_path], begun_here_at=unknown.begun_here_at)
-        if below is not None and new_path in self._unknown and below.stat.inode == stat.inode:
-            self._unknown[new_path] = replace(self._unknown[new_path], since=below.since)
+        has_task = new_path in self._live
+        was_closed = self.files.moved(old_path, new_path, stat, has_task=has_task)
+        if has_task:
+            self._seen(new_path, stat, closed=was_closed)
 
     def _gone(self, path: str) -> None:
-        self._settled.pop(path, None)
-        self._set_aside.pop(path, None)
-        self._held.pop(path, None)
-        self._pop_without_task(path)
+        self.files.forget(path)
         live = self._live.get(path)
         if live is not None:
             live.update(file_events.gone(live.file_state.value))
@@ -285,7 +180,6 @@ class StreamSupervisor:
     def _scanned(self, files: Mapping[str, FileStat], unreadable: frozenset[str]) -> None:
         now = trio.current_time()
         self.unreadable_folders = {folder: self.unreadable_folders.get(folder, now) for folder in unreadable}
-        self._failed_files = {path: one for path, one in self._failed_files.items() if path in self._settled}
 
         def is_missing(path: str) -> bool:
             return path not in files and not any(path.startswith(f"{folder}/") for folder in unreadable)
@@ -294,13 +188,13 @@ class StreamSupervisor:
         missing = {path: live for path, live in self._live.items() if is_missing(path)}
         replaced = {path: live for path, live in self._live.items() if path in files and live.is_replaced(files[path])}
         # So may one whose lookup is pending: its record has the old path.
-        pending = {path: unknown.stat for path, unknown in self._unknown.items() if is_missing(path)}
+        pending = {path: unknown.stat for path, unknown in self.files.unknown.items() if is_missing(path)}
         if missing or replaced or pending:
             has_its_own = self._live.keys() - replaced.keys()
             unclaimed = {
                 stat.inode: path
                 for path, stat in files.items()
-                if path not in has_its_own and not self._is_settled(path, stat)
+                if path not in has_its_own and not self.files.is_settled_one(path, stat)
             }
             stats = {path: live.file_state.value.stat for path, live in {**missing, **replaced}.items()} | pending
             for path, stat in stats.items():
@@ -309,53 +203,14 @@ class StreamSupervisor:
                     self._moved(path, new_path, files[new_path])
                 elif path in missing:  # a pending one may be younger than the scan
                     self._gone(path)
-        for known in (self._settled, self._set_aside, self._held, self._deferred, self._below_minimum):
-            for path in [path for path in known if is_missing(path)]:
-                del known[path]
+        self.files.forget_missing(is_missing)
         for path, stat in files.items():
             self._seen(path, stat)
-
-    def _is_settled(self, path: str, stat: FileStat) -> bool:
-        """Return whether the file at a path is still the settled one, possibly changed, and not one renamed to it."""
-        settled = self._settled.get(path)
-        return settled is not None and settled.inode == stat.inode
 
     def _detach(self, live: LiveStream, path: str) -> None:
         """Keep a stream whose path was taken by another stream's file, under a unique key; it checks its file."""
         self._live[f"{path}\0{id(live)}"] = live
         live.update(file_events.gone(live.file_state.value))
-
-    def _queue_rename(self, old_path: str, new_path: str, stat: FileStat) -> None:
-        """Queue the rename of a file without a task; Redis may have a record with the old path."""
-        if self._matches(old_path) and self._matches(new_path):
-            self._renamed.append((old_path, new_path, stat))
-            self._work.value = True
-
-    def _queue_lookup(self, path: str, stat: FileStat, *, closed: bool) -> None:
-        """Queue the lookup of a file; for one that is set aside, held, deferred or below the minimum, only remember its
-        stat."""
-        for one in (self._held, self._below_minimum):
-            if path in one and one[path].stat.inode != stat.inode:
-                del one[path]  # another file
-        waiting = (self._set_aside, self._held, self._deferred, self._below_minimum)
-        queue = next((one for one in waiting if path in one), self._unknown)
-        before = queue.get(path)
-        if before is None:
-            queue[path] = _Unknown(stat, closed)
-        else:
-            is_closed = closed or (before.closed and before.stat == stat)
-            queue[path] = replace(before, stat=stat, closed=is_closed)
-        if queue is self._below_minimum and self._wait_of(queue[path]) == 0:  # it has grown
-            self._unknown[path] = queue.pop(path)
-            queue = self._unknown
-        self._work.value |= queue is self._unknown
-
-    def retry_set_aside(self) -> None:
-        """Queue the lookup of the files whose records could not be read; of newer records, once a minute."""
-        now = trio.current_time()
-        due = {path: one for path, one in self._set_aside.items() if one.again_at <= now}
-        self._unknown = {**due, **self._unknown}
-        self._work.value |= bool(due)
 
     async def retry_held(self) -> None:
         """Queue the lookup of the files that other daemons worked on, where they do so no more. Once a minute.
@@ -366,22 +221,12 @@ class StreamSupervisor:
         Raises:
             RedisOperationError: Redis is unavailable.
         """
-        now, services = trio.current_time(), self._services
-        due = {path: one.stream_id for path, one in self._held.items() if one.again_at <= now}
+        due, services = self.files.due_held(), self._services
         if not due:
             return
         holders = await services.store.holders(set(due.values()))
-        for path, stream_id in due.items():
-            held = self._held.get(path)
-            if held is None or held.stream_id != stream_id:
-                continue  # it changed meanwhile
-            if rules.may_take(holders.get(stream_id), services.lease):
-                del self._held[path]
-                if path not in self._live:
-                    self._unknown.setdefault(path, _Unknown(held.stat, held.closed))
-                    self._work.value = True
-            else:
-                self._held[path] = replace(held, again_at=now + _HELD_SECONDS)
+        free = {stream_id for stream_id in due.values() if rules.may_take(holders.get(stream_id), services.lease)}
+        self.files.retry_held(due, free, self._live)
 
     async def review_failed(self) -> None:
         """Read the failed streams that have a file, now and then: an operator may have let one go, or aborted it.
@@ -389,15 +234,15 @@ class StreamSupervisor:
         Raises:
             RedisOperationError: Redis is unavailable.
         """
-        now, ids = trio.current_time(), {path: self._failed_ids[path] for path in self._failed_files}
+        now, ids = trio.current_time(), {path: stream_id for path, (stream_id, _) in self.files.failed.items()}
         if not ids or now < self._failed_read_at + _FAILED_SECONDS:
             return
-        self._failed_read_at, self._failed_ids = now, ids
+        self._failed_read_at = now
         known = await self._services.store.load_metas(set(ids.values()))
         for path, stream_id in ids.items():
-            has_failed = stream_id in known.unreadable or (stream_id in known and _is_risk(known[stream_id].meta))
-            if not has_failed and self._failed_ids.get(path) == stream_id:
-                self._failed_files.pop(path, None)
+            has_failed = stream_id in known.unreadable or (stream_id in known and is_risk(known[stream_id].meta))
+            if not has_failed:
+                self.files.failed_no_more(path, stream_id)
 
     # -- lookups ------------------------------------------------------------------------------------------------------
 
@@ -410,37 +255,35 @@ class StreamSupervisor:
         if self._services.shares_folder:
             self._joined_at = trio.current_time() + _JOIN_SECONDS
         while True:
-            later = chain(self._deferred.values(), self._below_minimum.values())
-            with trio.move_on_at(min((one.again_at for one in later), default=inf)):
+            with trio.move_on_at(self.files.due_at):
                 await self._work.wait_value(True)
-            self._retry_deferred()
-            self._retry_below_minimum()
+            self.files.retry_due()
             try:
                 await self._rename_known()
                 await self._resolve_some(on_uploaded)
-                self.lookup_error = None
+                self.files.lookup_error = None
             except CefMp4ProcessorError as error:
-                if str(error) != self.lookup_error:  # logged once per error, not per retry
+                if str(error) != self.files.lookup_error:  # logged once per error, not per retry
                     log.warning("path_lookup_failed", error=str(error))
-                self.lookup_error = str(error)
+                self.files.lookup_error = str(error)
                 await trio.sleep(_PAUSE_SECONDS)
                 await self._services.redis_breaker.wait_up()
                 await self._services.s3_breaker.wait_up()
-            self._work.value = bool(self._unknown or self._renamed)
+            self._work.value = bool(self.files.unknown or self.files.renamed)
 
     async def _resolve_some(self, on_uploaded: Callable[[StreamMeta], object]) -> None:
-        asked = dict(islice(self._unknown.items(), _BATCH))
+        asked = dict(islice(self.files.unknown.items(), _BATCH))
         ownership = self._services.ownership
         found = await self._services.store.find_by_path(list(asked), owner=ownership.name)
         known, others = ownership.divide(found)
-        self._update_set_aside(asked, found)
+        self.files.update_set_aside(asked, found)
         fresh, recorded = [], {}
         for path in asked:
-            unknown = self._still_unknown(path, asked)
+            unknown = self.files.still_unknown(path, asked)
             if unknown is None:
                 continue
             triaged = await self._triage(path, unknown.stat, known.get(path))
-            judged, unknown = unknown, self._still_unknown(path, asked)
+            judged, unknown = unknown, self.files.still_unknown(path, asked)
             if triaged is None or unknown is None or unknown.stat != judged.stat:
                 continue  # it could not be checked, or it changed meanwhile and is looked up again
             if triaged is FileTriage.OTHER_OWNER:
@@ -448,7 +291,7 @@ class StreamSupervisor:
             if triaged in {FileTriage.NEW, FileTriage.REPLACED, FileTriage.OTHER_OWNER}:
                 fresh.append(path)
             if triaged is FileTriage.SETTLED:
-                self._settle(path, known[path])
+                self.files.settle(path, known[path])
                 if known[path].meta.status is Status.COMPLETED:
                     on_uploaded(known[path].meta)
                 await self._record_owner(known[path].meta)
@@ -462,7 +305,7 @@ class StreamSupervisor:
             replaced = {path: known[path].meta.stream_id if path in known else None for path in fresh}
             await self._begin_all({path: FileHistory(replaced[path], others.get(path)) for path in fresh}, asked)
 
-    async def _resume_free(self, recorded: Mapping[str, str], asked: Mapping[str, _Unknown]) -> None:
+    async def _resume_free(self, recorded: Mapping[str, str], asked: Mapping[str, WaitingFile]) -> None:
         """Start the tasks of files with open streams; a stream that another daemon works on is left to it.
 
         Its file is then held: the idle checker resumes the stream when its lease has expired or was released.
@@ -470,38 +313,37 @@ class StreamSupervisor:
         services = self._services
         holders = await services.store.holders(recorded.values())
         for path, stream_id in recorded.items():
-            unknown = self._still_unknown(path, asked)
-            if unknown is None:
+            if self.files.still_unknown(path, asked) is None:
                 continue
             if rules.may_take(holders.get(stream_id), services.lease):
-                self._start(path, self._unknown.pop(path), stream_id)
+                self._start(path, self.files.unknown.pop(path), stream_id)
             else:
-                del self._unknown[path]
-                self._settled[path] = unknown.stat
-                again_at = trio.current_time() + _HELD_SECONDS
-                self._held[path] = replace(unknown, again_at=again_at, stream_id=stream_id)
+                self.files.hold(path, stream_id)
                 log.debug("stream_held_elsewhere", stream_id=stream_id, path=path, holder=holders.get(stream_id))
 
-    async def _begin_all(self, fresh: Mapping[str, FileHistory], asked: Mapping[str, _Unknown]) -> None:
+    async def _begin_all(self, fresh: Mapping[str, FileHistory], asked: Mapping[str, WaitingFile]) -> None:
         """Start streams for files that Redis has no usable record of at these paths."""
         lost = self._lost_records
-        if any(path in self._settled and history.replaced_stream_id is None for path, history in fresh.items()):
+        if any(path in self.files.settled and history.replaced_stream_id is None for path, history in fresh.items()):
             lost.request_search()  # a settled file had a record
-        await lost.search(lambda: {path: unknown.stat for path, unknown in self._unknown.items()})
+        await lost.search(lambda: {path: unknown.stat for path, unknown in self.files.unknown.items()})
         others_files = await self._others_files([path for path, history in fresh.items() if history == NO_HISTORY])
         for path, history in fresh.items():
-            if (unknown := self._still_unknown(path, asked)) is None:
+            if (unknown := self.files.still_unknown(path, asked)) is None:
                 continue
             stream_id = await lost.moved_files.claim(path, unknown.stat)
-            if (unknown := self._still_unknown(path, asked)) is not None:
-                del self._unknown[path]
-                if stream_id is None and (wait := self._wait_of(unknown)) > 0:
-                    self._below_minimum[path] = replace(unknown, again_at=trio.current_time() + wait)
+            if (unknown := self.files.still_unknown(path, asked)) is not None:
+                if stream_id is None and (wait := self.files.begins_in(unknown)) > 0:
+                    self.files.wait_to_begin(path, wait)
                     log.debug("recording_below_minimum", path=path, size_bytes=unknown.stat.size_bytes, seconds=wait)
                     continue
                 if stream_id is None and path in others_files:
-                    self._defer(path, unknown, others_files[path])
+                    limit = wait_seconds(self._services.rules.rescan_seconds)
+                    self.files.defer(path, joined_at=self._joined_at, wait_seconds=limit)
+                    if others_files[path]:
+                        log.debug("recording_left_to_another_daemon", path=path, process=others_files[path])
                     continue
+                del self.files.unknown[path]
                 if lost.may_include(unknown.stat):
                     renamed = lost.moved_files.claim_completed(path, unknown.stat)
                     history = replace(history, renamed=renamed, may_be_stored=True)  # noqa: PLW2901
@@ -512,43 +354,34 @@ class StreamSupervisor:
 
         A daemon that knows no other one makes no call for this.
         """
-        services, ours = self._services, self._services.lease.token
-        waiting = [path for path in paths if path in self._unknown and not self._is_begun_here(self._unknown[path])]
+        services, files = self._services, self.files
+        waiting = [path for path in paths if path in files.unknown and not files.is_begun_here(path)]
         if trio.current_time() < self._joined_at:
             return dict.fromkeys(waiting, "")
         if waiting:
             await self._read_peers()
-        waiting = [path for path in waiting if path in self._unknown]  # not renamed or deleted during the await
+        waiting = [path for path in waiting if path in files.unknown]  # not renamed or deleted during the await
         peers = services.peers.living(trio.current_time())
         if not waiting or not peers:
             return {}
-        may_be_of = {path: self._lost_records.moved_files.may_be_of(self._unknown[path].stat) for path in waiting}
-        held = {one.stream_id for one in self._held.values()}
+        may_be_of = {path: self._lost_records.moved_files.may_be_of(files.unknown[path].stat) for path in waiting}
+        held = files.held_ids
         asked = held.union(*may_be_of.values())
         holders = await services.store.holders(asked) if asked else {}
         processes = {stream_id: holder.rpartition("/")[2] for stream_id, holder in holders.items()}
-        loads = Counter({ours: len(self._live), **dict.fromkeys(peers, 0)})
-        loads.update(processes[stream_id] for stream_id in held if processes.get(stream_id) in peers)
-        names = {path: path.removeprefix(services.rules.root_of(path)) for path in chain(waiting, self._deferred)}
-        division = divide(list(names.values()), loads)
-        chosen = {path: division[names[path]] for path in waiting}
-        # A daemon whose stream misses its file has that file open, and recognizes it by its next scan.
-        chosen |= {
-            path: processes[stream_id]
-            for path, ids in may_be_of.items()
-            for stream_id in ids
-            if processes.get(stream_id) in peers
-        }
-        return {path: process for path, process in chosen.items() if process != ours}
-
-    @staticmethod
-    def _is_begun_here(unknown: _Unknown) -> bool:
-        return unknown.begun_here_at <= trio.current_time()
+        return begun_by_others(
+            {path: path.removeprefix(services.rules.root_of(path)) for path in chain(waiting, files.deferred)},
+            {path: [processes.get(stream_id, "") for stream_id in ids] for path, ids in may_be_of.items()},
+            process=services.lease.token,
+            streams=len(self._live),
+            peers=peers,
+            held_by=[processes.get(stream_id, "") for stream_id in held],
+        )
 
     async def _read_peers(self) -> None:
         """Read the reports of our owner's daemons, if others may work on this folder and those at hand are old."""
         services, peers, now = self._services, self._services.peers, trio.current_time()
-        if now < peers.read_at + _DEFERRED_SECONDS and peers.read_at >= self._joined_at:
+        if now < peers.read_at + DEFERRED_SECONDS and peers.read_at >= self._joined_at:
             return
         if not peers.living(now) and (not services.shares_folder or peers.read_at >= self._joined_at):
             return  # the reporter finds later ones
@@ -557,38 +390,6 @@ class StreamSupervisor:
             peers.update(fleet, services.work_group, services.lease.token, now)
         peers.read_at = now
 
-    def _defer(self, path: str, unknown: _Unknown, daemon: str) -> None:
-        """Leave a file to the daemon that is to begin it, for a limited time in all."""
-        now, begun_here_at = trio.current_time(), unknown.begun_here_at
-        if now < self._joined_at:
-            self._deferred[path] = replace(unknown, again_at=self._joined_at)
-            return
-        begun_here_at = min(begun_here_at, now + wait_seconds(self._services.rules.rescan_seconds))
-        again_at = min(now + _DEFERRED_SECONDS, begun_here_at)
-        self._deferred[path] = replace(unknown, again_at=again_at, begun_here_at=begun_here_at)
-        log.debug("recording_left_to_another_daemon", path=path, process=daemon)
-
-    def _retry_deferred(self) -> None:
-        """Queue the lookup of all deferred files once one is due, so that they are divided together."""
-        if any(one.again_at <= trio.current_time() for one in self._deferred.values()):
-            self._unknown = {**self._deferred, **self._unknown}
-            self._deferred = {}
-            self._work.value = True
-
-    def _wait_of(self, unknown: _Unknown) -> float:
-        """Return in how many seconds a file may be begun (:meth:`StartMinimum.wait_seconds`)."""
-        now_ns = int(self._services.utc_now().timestamp() * 1e9)
-        # One whose task has ended here was old enough before.
-        seen_for = inf if self._is_begun_here(unknown) else trio.current_time() - unknown.since
-        return self._services.rules.minimum.wait_seconds(unknown.stat, seen_for_seconds=seen_for, now_ns=now_ns)
-
-    def _retry_below_minimum(self) -> None:
-        """Queue the lookup of the files that have become old enough."""
-        now = trio.current_time()
-        for path in [path for path, one in self._below_minimum.items() if one.again_at <= now]:
-            self._unknown.setdefault(path, self._below_minimum.pop(path))
-            self._work.value = True
-
     async def _triage(self, path: str, stat: FileStat, known: StreamSummary | None) -> FileTriage | None:
         """Decide what to do about a file; ``None`` if it could not be checked in time and is left to the next scan."""
         is_ours = known is None or self._services.ownership.is_ours(known.meta)
@@ -596,52 +397,13 @@ class StreamSupervisor:
             return triage(known, stat)
         identity_match = None
         with trio.move_on_after(_RECOGNIZE_SECONDS) as scope:
-            identity_match = await self._recognize(path, stat, known.meta, is_ours=is_ours)
+            identity_match = await recognize_found(self._services, known.meta, path, stat, is_ours=is_ours)
         if scope.cancelled_caught or identity_match is None:
-            self._unknown.pop(path, None)
+            self.files.unknown.pop(path, None)
             return None
         if not is_ours and identity_match is not IdentityMatch.SAME:
             return FileTriage.OTHER_OWNER
         return triage(known, stat, identity_match)
-
-    async def _recognize(self, path: str, stat: FileStat, meta: StreamMeta, *, is_ours: bool) -> IdentityMatch | None:
-        try:
-            if not is_ours:
-                is_it = not await self._owner_lives(meta) and await is_proved(self._services, meta, path)
-                return IdentityMatch.SAME if is_it else IdentityMatch.REPLACED
-            return await recognize_at(self._services, meta, path)
-        except RecordingChangedError:
-            return None  # deleted meanwhile
-        except ChunkProcessingError as error:
-            if not (isinstance(error, FileAccessError) and error.denied):
-                log.warning("recording_check_failed", error=str(error))
-                return None
-            if not is_ours:
-                return IdentityMatch.REPLACED
-            # The file is not readable: compare its stat only.
-            return IdentityMatch.SAME if may_be(meta.identity, stat) else IdentityMatch.REPLACED
-
-    async def _owner_lives(self, meta: StreamMeta) -> bool:
-        """Return whether another daemon of the stream's owner is running; then equal bytes prove nothing."""
-        fleet = read_fleet(await self._services.store.reports(beginning=f"{self._services.owner_name}/"))
-        living = {one.place for one in fleet.living if one.process != self._services.lease.token}
-        return meta.owner is not None and meta.owner.name in living
-
-    def _update_set_aside(self, asked: Collection[str], found: Records) -> None:
-        """Set aside the files whose records cannot be read, and take back those whose records can."""
-        for path in asked:
-            if path not in found.unreadable:
-                self._set_aside.pop(path, None)
-            elif path in self._unknown:
-                if path in found.newer:
-                    self._leave_to_newer(path, found.newer[path])
-                else:
-                    self._set_aside[path] = replace(self._unknown.pop(path), newer=None, again_at=0.0)
-
-    def _leave_to_newer(self, path: str, newer: NewerRecord) -> None:
-        """Set aside a file whose record is of a newer schema."""
-        again_at = trio.current_time() + _NEWER_SECONDS
-        self._set_aside[path] = replace(self._unknown.pop(path), newer=newer, again_at=again_at)
 
     async def _record_owner(self, meta: StreamMeta) -> None:
         """Record this host as the owner of an ended stream, once its file was proved to be on this host."""
@@ -653,28 +415,7 @@ class StreamSupervisor:
             if held is not None:
                 await store.update(meta.stream_id, lease, Change({"owner": ownership.owner}))
 
-    def _settle(self, path: str, known: StreamSummary) -> None:
-        """Settle a file until it changes, and note a failed stream."""
-        self._settled[path] = self._unknown.pop(path).stat
-        self._failed_files.pop(path, None)
-        meta = known.meta
-        if _is_risk(meta):
-            self._failed_ids[path] = meta.stream_id
-            since, why = meta.last_activity_at_utc.timestamp(), meta.failure_reason or meta.status.value
-            self._failed_files[path] = Waiting(since, self._settled[path].size_bytes, why)
-
-    def _still_unknown(self, path: str, asked: Mapping[str, _Unknown]) -> _Unknown | None:
-        """Return the unknown file at a path after a lookup; ``None`` if the result does not apply to it.
-
-        During the lookup the file may have been deleted or replaced, or a rename to its path may have been queued. Then
-        it is looked up again.
-        """
-        unknown = self._unknown.get(path)
-        if unknown is None or unknown.stat.inode != asked[path].stat.inode:
-            return None
-        return None if any(new_path == path for _, new_path, _ in self._renamed) else unknown
-
-    def _begin(self, path: str, unknown: _Unknown, stream_id: str | None, history: FileHistory) -> None:
+    def _begin(self, path: str, unknown: WaitingFile, stream_id: str | None, history: FileHistory) -> None:
         """Start the task of a file without a record at its path: of a new stream, or of a renamed file's stream."""
         key = next(
             (key for key, live in self._live.items() if stream_id and live.processor.stream_id == stream_id), None
@@ -687,11 +428,12 @@ class StreamSupervisor:
     async def _rename_known(self) -> None:
         """Record queued renames before lookups, which go by path."""
         store = self._services.store
-        while self._renamed:
-            old_path, new_path, stat = self._renamed[0]
+        while self.files.renamed:
+            old_path, new_path, stat = self.files.renamed[0]
             known = await store.find_by_path([old_path, new_path], owner=self._services.ownership.name)
-            if old_path in known.newer and new_path in self._unknown:
-                self._leave_to_newer(new_path, known.newer[old_path])  # a newer daemon records the new name
+            if old_path in known.newer and new_path in self.files.unknown:
+                # A newer daemon records the new name.
+                self.files.put_aside(new_path, self.files.unknown.pop(new_path), known.newer[old_path])
             meta = known[old_path].meta if old_path in known else None
             if meta is not None and not self._services.ownership.is_ours(meta):
                 meta = None  # another host may have a file with the same path and inode number (P9)
@@ -708,7 +450,7 @@ class StreamSupervisor:
                     log.warning("rename_not_recorded", stream_id=meta.stream_id, path=new_path, error=str(error))
                 finally:
                     self._renaming = None
-            del self._renamed[0]
+            del self.files.renamed[0]
 
     async def _record_name(self, stream_id: str, old_path: str, path: str) -> None:
         store, lease = self._services.store, self._services.lease
@@ -740,12 +482,10 @@ class StreamSupervisor:
             return  # the caller repeats the call
         path = meta.current_path
         if stat is None and not abort:
-            files = (entry for entry in self._without_task() if entry[1].stat.inode == meta.identity.inode)
-            if (renamed := next(files, None)) is not None:
-                self._pop_without_task(renamed[0])
+            if (renamed := self.files.pop_inode(meta.identity.inode)) is not None:
                 self._start(*renamed, meta.stream_id)
                 return
-            if not detached and any(True for _ in self._pending_lookups()):
+            if not detached and self.files.is_any_pending:
                 return  # one of those files may be its own, renamed; only the bytes decide
         if path in self._live or detached:
             path = f"{path}\0{meta.stream_id}"
@@ -760,7 +500,7 @@ class StreamSupervisor:
             if live.processor.stream_id in stream_ids:
                 live.processor.request_abort()
 
-    def _start(self, path: str, unknown: _Unknown, stream_id: str | None, history: FileHistory = NO_HISTORY) -> None:
+    def _start(self, path: str, unknown: WaitingFile, stream_id: str | None, history: FileHistory = NO_HISTORY) -> None:
         if self._draining.value or path in self._live or (stream_id is not None and stream_id in self.live_ids):
             return
         ending = Ending.CLOSED if unknown.closed else Ending.NOT
@@ -775,9 +515,7 @@ class StreamSupervisor:
         *,
         seen_at: float | None = None,
     ) -> LiveStream:
-        # Rechecked when this task has ended.
-        for settled in (self._settled, self._failed_files, self._held, self._deferred, self._below_minimum):
-            settled.pop(file_state.path, None)
+        self.files.begun(file_state.path)
         value = AsyncValue(file_state)
         processor = StreamProcessor(self._services, self._lost_records, value, stream_id, history)
         live = LiveStream(processor, value, trio.current_time())
@@ -814,14 +552,14 @@ class StreamSupervisor:
             self._services.shutdown_flush.unsaved.discard(live.processor.stream_id)
         upload = live.processor.upload
         if upload is not None and upload.meta.current_path != live.path:  # renamed after the task's last check
-            self._queue_rename(upload.meta.current_path, live.path, live.file_state.value.stat)
+            self.files.queue_rename(upload.meta.current_path, live.path, live.file_state.value.stat)
         if outcome is Outcome.SET_ASIDE:
             file_state = live.file_state.value
             if not file_state.needs_check:  # else the file may not be at that path
                 closed = file_state.ending is not Ending.NOT
                 oldest = live.first_seen.oldest()
                 since = live.changed_at if oldest is None else oldest
-                self._set_aside[live.path] = _Unknown(file_state.stat, closed, since)
+                self.files.put_aside(live.path, WaitingFile(file_state.stat, closed, since))
             return
         if outcome is not Outcome.PARKED and not self._draining.value and live.path not in self._rechecked_paths:
             path = live.path
@@ -848,8 +586,7 @@ class StreamSupervisor:
             return
         if stat is not None:
             self._seen(path, stat)
-            if path in self._unknown:  # it was begun here: if its record is lost, it is found again here
-                self._unknown[path] = replace(self._unknown[path], begun_here_at=trio.current_time())
+            self.files.begin_here(path)  # it was begun here: if its record is lost, it is found again here
 
     # -- leases -------------------------------------------------------------------------------------------------------
 
@@ -895,8 +632,3 @@ class StreamSupervisor:
             log.warning("leases_not_renewed", error=str(error))
         else:
             self.renewed(renewal, lost)
-
-
-def _is_risk(meta: StreamMeta) -> bool:
-    """Return whether a stream failed, and no operator decided that its file is not to be uploaded."""
-    return meta.status in FAILED - {Status.FAILED_ABORTED}

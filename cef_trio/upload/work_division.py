@@ -3,12 +3,13 @@
 Each daemon decides for itself, from what all of them see alike: which daemons live (their reports in Redis), who holds
 which lease, and which files have no record yet. Equal views lead to one answer. The answer is only a hint: a file that
 another daemon is to begin waits a limited time, and creating a stream is conditional by path, so unequal views cost a
-wait or a lost race, and never a recording (``supervisor.py``: ``_deferred``).
+wait or a lost race, and never a recording (``files_without_task.py``: ``defer``).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from math import ceil, inf
 from typing import Final
@@ -74,6 +75,30 @@ def divide(paths: Collection[str], loads: Mapping[str, int]) -> dict[str, str]:
         busy[chosen] += 1
         division[path] = chosen
     return division
+
+
+def begun_by_others(
+    names: Mapping[str, str],
+    openers: Mapping[str, Iterable[str]],
+    *,
+    process: str,
+    streams: int,
+    peers: Collection[str],
+    held_by: Iterable[str],
+) -> dict[str, str]:
+    """Return which files another daemon is to begin, with that daemon.
+
+    ``names``: the files that no daemon has begun yet, by path, with the path that all daemons know them by.
+    ``openers``: those to decide about, each with the daemons that miss the file of a stream that it may be.
+    ``process``: our daemon, which has that many ``streams``. ``held_by``: the daemon of each stream that is not ours.
+    """
+    loads = Counter({process: streams, **dict.fromkeys(peers, 0)})
+    loads.update(daemon for daemon in held_by if daemon in peers)
+    division = divide(list(names.values()), loads)
+    chosen = {path: division[names[path]] for path in openers}
+    # A daemon whose stream misses its file has that file open, and recognizes it by its next scan.
+    chosen |= {path: daemon for path, daemons in openers.items() for daemon in daemons if daemon in peers}
+    return {path: daemon for path, daemon in chosen.items() if daemon != process}
 
 
 class Peers:

@@ -17,12 +17,25 @@ from servers.stream_records import DAEMON, a_part, a_stream, stream_id
 from servers.valkey import ValkeyServer, valkey_server
 
 from cef_trio.checkpoint.commit import Change
+from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.protocols import StreamSummary
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
-from cef_trio.checkpoint.states import HOME, Status, StreamSet
+from cef_trio.checkpoint.states import ADVICE, FAILED, HOME, FailureReason, Status, StreamSet
+from cef_trio.cli import output
 from cef_trio.cli.arguments import moment
-from cef_trio.cli.list_selection import Selection, Sort, State, in_state, is_at_risk, relative_path
+from cef_trio.cli.list import _COLUMNS, _row, summary
+from cef_trio.cli.list_selection import (
+    Listed,
+    Selection,
+    Sort,
+    State,
+    advice_about,
+    in_state,
+    is_at_risk,
+    relative_path,
+)
 from cef_trio.cli.output import Column, ProgressLine, Row, duration, facts, safe, size, table
+from cef_trio.cli.show import details
 from cef_trio.cli.stream_selection import NoSuchStreamError, select
 from cef_trio.safe_text import printable
 
@@ -340,3 +353,45 @@ def test_progress_is_for_a_terminal_only_and_is_erased(
         progress.show(3)
     expected = "\r\x1b[Kobject 3 of 1,200 …\r\x1b[K" if terminal and not quiet else ""
     assert error.getvalue() == expected
+
+
+def test_p10_each_failed_stream_is_listed_with_the_advice_that_show_has(capsys: pytest.CaptureFixture[str]) -> None:
+    known = [
+        StreamSummary(a_stream(number, status=Status.failed(reason), failure_reason="why"), StreamSet.FAILED)
+        for number, reason in enumerate(FailureReason)
+    ]
+    listed = Listed(streams=known)
+    for one, reason in zip(known, FailureReason, strict=True):
+        assert summary(one, listed)["advice"] == ADVICE[reason]
+        assert details(Checkpoint(one.meta, one.stream_set), None)["advice"] == ADVICE[reason]
+        [_, line] = lines_of([one], 1_000_000)
+        assert line.endswith(f"why → {ADVICE[reason]}"), "in a pipe on its own line, whole"
+        [_, _, note, *advice] = lines_of([one], 70)
+        assert note.strip() == "why"
+        assert " ".join(" ".join(advice).split()) == f"→ {ADVICE[reason]}", "on a terminal below it, whole"
+
+
+def test_an_advice_is_shown_once_below_the_streams_that_it_is_for() -> None:
+    known = [
+        StreamSummary(a_stream(number, status=status, failure_reason="why"), StreamSet.FAILED)
+        for number, status in enumerate([Status.FAILED_ABORTED, *[Status.FAILED_REDIS_UPDATE] * 3])
+    ]
+    advice = [number for number, line in enumerate(lines_of(known, 200)) if line.strip().startswith("→")]
+    assert advice == [3, 10]
+    assert sum("→" in line for line in lines_of(known, 1_000_000)) == 4
+
+
+@pytest.mark.parametrize("status", sorted(frozenset(Status) - FAILED))
+@pytest.mark.parametrize("has_daemon", [True, False])
+def test_p10_an_open_stream_that_is_at_risk_has_advice_and_no_other_has(status: Status, has_daemon: bool) -> None:
+    known = StreamSummary(a_stream(status=status), StreamSet.ACTIVE)
+    advice = advice_about(known.meta, has_daemon=has_daemon)
+    assert (advice is not None) == is_at_risk(known, has_daemon=has_daemon)
+
+
+def lines_of(known: list[StreamSummary], width: int) -> list[str]:
+    listed = Listed(streams=known)
+    rows = [_row(one, NOW, listed, keys=False) for one in known]
+    out = StringIO()
+    Console(file=out, width=width).print(output.table(_COLUMNS, rows))
+    return out.getvalue().splitlines()

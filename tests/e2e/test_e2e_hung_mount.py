@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -29,22 +27,6 @@ MIB = 1024 * 1024
 def mounted(tmp_path: Path) -> Iterator[FuseMount]:
     with fuse_mount(tmp_path, tmp_path / "watch" / "mount") as found:
         yield found
-
-
-def _server_of(mounted: FuseMount) -> int:
-    said = subprocess.run(["pgrep", "-f", f"bindfs {mounted.behind} "], capture_output=True, text=True, check=True)
-    return int(said.stdout.split()[0])
-
-
-@contextmanager
-def stopped(mounted: FuseMount) -> Iterator[None]:
-    """The mount's server does not respond; callers wait in the kernel."""
-    server = _server_of(mounted)
-    os.kill(server, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server, signal.SIGCONT)
 
 
 def quick(watched: Path, embedded: Store, valkey: ValkeyServer) -> dict[str, str]:
@@ -75,7 +57,7 @@ def test_p8_p10_a_mount_that_hangs_is_set_aside_others_go_on_and_it_comes_back(
         with hidden.open("ab", buffering=0) as writer:
             writer.write(os.urandom(6 * MIB))
             process.wait_for("part_uploaded", file=str(hidden))
-            with stopped(mounted):
+            with mounted.stopped():
                 process.wait_for("mount_hung", mount=str(mounted.mount))
                 before = threads(process)
                 # Beside it a recording begins, ends and is completed, and one is deleted: a scan decides that.
@@ -115,7 +97,7 @@ def test_p4_a_daemon_leaves_in_time_while_a_mount_hangs(
     with daemon(settings) as process, (mounted.mount / "hidden.mp4").open("ab", buffering=0) as writer:
         writer.write(os.urandom(6 * MIB))
         process.wait_for("part_uploaded")
-        with stopped(mounted):
+        with mounted.stopped():
             process.wait_for("mount_hung")
             began = time.monotonic()
             assert process.stop() == 0, process.tail()
@@ -141,7 +123,7 @@ def test_p10_a_start_on_a_hung_watch_folder_says_so_waits_and_goes_on_by_itself(
     settings = settings_for(
         watched, embedded.endpoint, valkey.url, file_system_timeout_seconds=0.5, stream_timeout_seconds=1
     )
-    with stopped(mounted), daemon(settings, wait_started=False) as process:
+    with mounted.stopped() as server, daemon(settings, wait_started=False) as process:
         said = process.wait_for("watch_folder_not_responding")
         assert said["folders"] == [f"WATCH_DIR {str(watched)!r}"]
         port = process.wait_for("admin_server_started")["port"]
@@ -157,7 +139,7 @@ def test_p10_a_start_on_a_hung_watch_folder_says_so_waits_and_goes_on_by_itself(
         ], "and nothing of Redis and S3, which were not asked"
         assert get("/").status_code == 200
         assert process.metric("hung_mounts") == 1
-        os.kill(_server_of(mounted), signal.SIGCONT)
+        os.kill(server, signal.SIGCONT)
         process.wait_for("daemon_started")
         process.wait_for("stream_completed")
         assert process.count("watch_folder_not_responding") == 1
@@ -171,7 +153,7 @@ def test_p4_a_signal_ends_a_daemon_that_waits_for_its_watch_folder(
     mounted: FuseMount, embedded: Store, valkey: ValkeyServer, number: signal.Signals
 ) -> None:
     settings = settings_for(mounted.mount, embedded.endpoint, valkey.url, file_system_timeout_seconds=0.5)
-    with stopped(mounted), daemon(settings, wait_started=False) as process:
+    with mounted.stopped(), daemon(settings, wait_started=False) as process:
         process.wait_for("watch_folder_not_responding")
         began = time.monotonic()
         process.signal(number)
@@ -184,9 +166,9 @@ def test_p4_a_second_daemon_is_refused_once_the_watch_folder_responds(
     mounted: FuseMount, embedded: Store, valkey: ValkeyServer
 ) -> None:
     settings = settings_for(mounted.mount, embedded.endpoint, valkey.url, file_system_timeout_seconds=0.5)
-    with daemon(settings) as first, stopped(mounted), daemon(settings, wait_started=False) as second:
+    with daemon(settings) as first, mounted.stopped() as server, daemon(settings, wait_started=False) as second:
         second.wait_for("watch_folder_not_responding")
-        os.kill(_server_of(mounted), signal.SIGCONT)
+        os.kill(server, signal.SIGCONT)
         assert second.wait() == 2, second.tail()
         assert "is watched by another cef-trio" in second.tail()
         assert first.running
@@ -199,11 +181,11 @@ def test_p8_a_start_beside_a_hung_sub_mount_uploads_what_is_not_on_it(
     for path in (hidden, beside):
         path.write_bytes(os.urandom(MIB))
     settings = quick(mounted.mount.parent, embedded, valkey)
-    with stopped(mounted), daemon(settings) as process:
+    with mounted.stopped() as server, daemon(settings) as process:
         process.wait_for("mount_hung", mount=str(mounted.mount))
         process.wait_for("stream_completed", file=str(beside))
         assert process.metric("hung_mounts") == 1
-        os.kill(_server_of(mounted), signal.SIGCONT)
+        os.kill(server, signal.SIGCONT)
         process.wait_for("stream_completed", file=str(hidden))
         assert process.stop() == 0
     embedded.assert_identical(hidden)
@@ -217,7 +199,7 @@ def test_a_reload_does_not_wait_for_the_watch_folder(
     del settings["LOG_LEVEL"]
     file = tmp_path / "settings.env"
     file.write_text("MAX_UPLOAD_RATE=1MiB\n")
-    with daemon(settings, arguments=["--env-file", str(file)]) as process, stopped(mounted):
+    with daemon(settings, arguments=["--env-file", str(file)]) as process, mounted.stopped():
         file.write_text("MAX_UPLOAD_RATE=2MiB\n")
         process.signal(signal.SIGHUP)
         process.wait_for("settings_reloaded", needs_restart=[])
@@ -234,7 +216,7 @@ def test_no_command_hangs_with_its_watch_folder(mounted: FuseMount, embedded: St
         (mounted.mount / "a.mp4").write_bytes(os.urandom(MIB))
         stream_id = process.wait_for("stream_completed")["stream_id"]
         assert process.stop() == 0
-    with stopped(mounted):
+    with mounted.stopped():
         (listed,) = answer("list", settings=settings)["streams"]
         assert listed["stream_id"] == stream_id
         assert answer("show", stream_id, settings=settings)["stream_id"] == stream_id
@@ -258,7 +240,7 @@ def test_p10_of_two_watch_folders_one_that_hangs_sets_only_itself_aside(
         for folder in folders:
             (folder / "before.mp4").write_bytes(os.urandom(MIB))
         process.wait_for("stream_completed", count=2)
-        with stopped(mounted):
+        with mounted.stopped():
             process.wait_for("mount_hung")
             (other / "meanwhile.mp4").write_bytes(os.urandom(MIB))
             process.wait_for("stream_completed", count=3)

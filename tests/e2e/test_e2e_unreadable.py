@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 from servers.daemon import daemon, settings_for
 from servers.endpoints import Endpoint
+from servers.ordinary_user import ORDINARY
 from servers.valkey import ValkeyServer
 
 pytestmark = pytest.mark.real
-RIGHTS = "-dac_override,-dac_read_search"
-ORDINARY = ["setpriv", f"--inh-caps={RIGHTS}", f"--bounding-set={RIGHTS}"] if os.geteuid() == 0 else []
-"""Root reads every file by two capabilities; without them it has the rights that a file's mode gives."""
 
 
 @pytest.mark.skipif(bool(ORDINARY) and shutil.which("setpriv") is None, reason="root needs setpriv (util-linux)")

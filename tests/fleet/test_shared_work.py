@@ -15,7 +15,7 @@ from cef_trio.lab.fleet_run import FleetRun, run_fleet
 from cef_trio.lab.scenarios.model import Scenario
 from cef_trio.lab.scheduler import run_virtual
 from cef_trio.lab.world import PART
-from cef_trio.upload import supervisor
+from cef_trio.upload import work_division
 from cef_trio.upload.supervisor import StreamSupervisor
 from cef_trio.upload.work_division import ranked, wait_seconds
 
@@ -137,7 +137,7 @@ def test_two_daemons_that_leave_a_file_to_each_other_begin_it_within_the_limit(
 ) -> None:
     async def others(_self: StreamSupervisor, paths: list[str]) -> dict[str, str]:
         await trio.lowlevel.checkpoint()
-        waiting = [path for path in paths if not _self._is_begun_here(_self._unknown[path])]
+        waiting = [path for path in paths if not _self.files.is_begun_here(path)]
         return dict.fromkeys(waiting, "the other one")
 
     monkeypatch.setattr(StreamSupervisor, "_others_files", others)
@@ -164,7 +164,7 @@ def test_p2_a_renamed_recording_that_its_bytes_do_not_prove_is_left_to_the_daemo
         writers.append(PART + 10, name)
         await trio.sleep(RESCAN_SECONDS + START_SECONDS)
         assert [host for _, host in begun(fleet)] == ["h1"]
-        monkeypatch.setattr(supervisor, "divide", lambda paths, loads: dict.fromkeys(paths, next(iter(loads))))
+        monkeypatch.setattr(work_division, "divide", lambda paths, loads: dict.fromkeys(paths, next(iter(loads))))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fleet.restart, "h0", 1.0)
             await trio.sleep(0.5)

@@ -85,6 +85,7 @@ PURE = sorted(
         "upload.failures",
         "upload.file_state",
         "upload.file_triage",
+        "upload.files_without_task",
         "upload.sparse_file_lag",
         "upload.idle_rules",
         "upload.next_action",

@@ -20,10 +20,15 @@ from cef_trio.s3_endpoint import DEFAULT_ACCESS_KEY_ID, DEFAULT_REGION, DEFAULT_
 
 @contextlib.contextmanager
 def embedded_s3_server(
-    folder: Path, *, data: Path | None = None, bucket: str = "cef-trio-test", arguments: Sequence[str] = ()
+    folder: Path,
+    *,
+    data: Path | None = None,
+    bucket: str = "cef-trio-test",
+    port: int | None = None,
+    arguments: Sequence[str] = (),
 ) -> Iterator[Endpoint]:
-    """The endpoint, ready, with a bucket in it; its log is in ``folder``."""
-    port = free_port()
+    """The endpoint, ready, with a bucket in it; its log is in ``folder``. ``port``: of one that has ended."""
+    port = port or free_port()
     command = [sys.executable, "-m", "cef_trio.s3_endpoint", "--port", str(port), "--bucket", bucket, *arguments]
     if data is not None:
         command += ["--data", str(data)]

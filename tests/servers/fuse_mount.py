@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,17 @@ class FuseMount:
 
     behind: Path
     mount: Path
+
+    @contextmanager
+    def stopped(self) -> Iterator[int]:
+        """The server of a mount by bindfs, its process, does not respond: callers wait in the kernel."""
+        found = subprocess.run(["pgrep", "-f", f"bindfs {self.behind} "], capture_output=True, text=True, check=True)
+        server = int(found.stdout.split()[0])
+        os.kill(server, signal.SIGSTOP)
+        try:
+            yield server
+        finally:
+            os.kill(server, signal.SIGCONT)
 
 
 @contextmanager

@@ -17,6 +17,9 @@ from functools import cache
 import pytest
 
 _NOBODY = 65534
+_RIGHTS = "-dac_override,-dac_read_search"
+ORDINARY = ["setpriv", f"--inh-caps={_RIGHTS}", f"--bounding-set={_RIGHTS}"] if os.geteuid() == 0 else []
+"""Root reads every file by two capabilities; started under this it has the rights that a file's mode gives."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ async def test_p10_a_stream_that_fails_under_another_daemon_is_a_failed_file_her
         daemon.seen()
         await trio.sleep(100)
         assert not daemon.supervisor.failed_files
-        assert not daemon.supervisor.pending_lookups
+        assert not daemon.supervisor.files.pending_lookups
         await world.store.transition(stream_id, ANOTHER, Status.FAILED_FINALIZATION, Change({}))
         await world.store.release([stream_id], ANOTHER)
         await trio.sleep(70)

@@ -15,7 +15,7 @@ from waiting import completed
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.daemon.main import _report_wait
-from cef_trio.exceptions import RedisOperationError
+from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.lab.world import PART, World, WorldDaemon
 from cef_trio.observability.at_risk import Reason, Risk
 from cef_trio.s3_endpoint import Fault, Kind
@@ -51,6 +51,32 @@ async def test_p10_a_slow_recording_and_an_idle_one_are_no_risk(world: World) ->
         await trio.sleep(30)
         assert risks() == ()
     assert len(world.recordings()) == 2
+
+
+async def test_p10_a_hung_mount_counts_what_is_on_the_disk_only_also_less_than_a_part(world: World) -> None:
+    world.stream_timeout_seconds = 1e6
+    (world.folder / "camera").mkdir()
+    world.append(PART + 300, "camera/slow.mp4")
+    world.append(200, "beside.mp4")
+    async with world.daemon() as daemon:
+        risks = observer(daemon)
+        daemon.seen("camera/slow.mp4")
+        daemon.seen("beside.mp4")
+        await trio.sleep(100)
+        assert risks() == ()
+        daemon.services.mounts.hung.value = {world.path("camera"): trio.current_time()}
+        await trio.sleep(50)
+        assert risks() == ()
+        await trio.sleep(11)
+        [risk] = risks()
+        assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.MOUNT_HUNG, 300, 1)
+        daemon.services.s3_breaker.trip(S3OperationError("ping", "no answer", transient=True))
+        world.endpoint.faults.arm(Fault(Kind.RESET, "*", times=None))
+        await trio.sleep(61)
+        found = {risk.reason: risk.size_bytes for risk in risks()}
+        assert found == {Reason.S3_DOWN: 200, Reason.MOUNT_HUNG: 300}, "each byte counts once"
+        daemon.services.mounts.hung.value = {}
+        assert {risk.reason: risk.size_bytes for risk in risks()} == {Reason.S3_DOWN: 500}
 
 
 async def test_p10_neither_a_slow_upload_nor_one_that_waits_for_a_slot_is_a_risk(world: World) -> None:

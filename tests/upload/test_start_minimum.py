@@ -39,14 +39,14 @@ async def test_p10_a_small_recording_is_skipped_without_a_risk_and_begun_when_it
         await trio.sleep(300)
         assert not world.known()
         assert daemon.at_risk == ()
-        assert daemon.supervisor.too_small == 1
+        assert daemon.supervisor.files.too_small == 1
         assert daemon.observer is not None
         assert daemon.observer().below_minimum == {"size": 1, "age": 0}
         assert daemon.observer().lag.size_bytes == 0
         world.append(1)
         daemon.closed()
         await completed(world, 30)
-        assert daemon.supervisor.too_small == 0
+        assert daemon.supervisor.files.too_small == 0
     assert world.content() in world.recordings()
 
 
@@ -61,7 +61,7 @@ async def test_a_young_recording_is_begun_when_it_is_old_enough_and_one_that_is_
         await trio.sleep(50)
         assert not world.known()
         assert daemon.at_risk == ()
-        assert daemon.supervisor.too_young == 2
+        assert daemon.supervisor.files.too_young == 2
         (world.folder / "deleted.mp4").unlink()
         daemon.gone("deleted.mp4")
         (world.folder / "a.mp4").rename(world.folder / "b.mp4")
@@ -69,7 +69,7 @@ async def test_a_young_recording_is_begun_when_it_is_old_enough_and_one_that_is_
         await trio.sleep(9)
         assert not world.known()
         await completed(world, 15)  # a rename does not prolong the wait
-        assert daemon.supervisor.too_young == 0
+        assert daemon.supervisor.files.too_young == 0
     assert list(world.recordings()) == [world.content("b.mp4")]
 
 
@@ -101,5 +101,5 @@ async def test_p7_a_recording_below_the_minimum_is_not_looked_up_at_each_write(w
             daemon.seen()
             await trio.sleep(0.1)
         world.store.fault = None
-        assert daemon.supervisor.too_small == 1
+        assert daemon.supervisor.files.too_small == 1
     assert asked < 10

@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from cef_trio.observability import DaemonReport, Fleet, Reason, Risk
-from cef_trio.upload.work_division import Peers, divide, ranked, takes_files, wait_seconds, work_group
+from cef_trio.upload.work_division import Peers, begun_by_others, divide, ranked, takes_files, wait_seconds, work_group
 
 DAEMONS = ("a1", "b2", "c3", "d4", "e5")
 
@@ -123,3 +123,28 @@ def test_daemons_divide_the_work_only_if_they_see_the_same_files_under_the_same_
         work_group("/rec", ["*.mp4", "*.mov"], "", "nfs nas:/rec /"),
     }
     assert len({group, *others}) == 5
+
+
+@pytest.mark.parametrize("process", DAEMONS[:3])
+def test_of_the_files_without_a_record_all_daemons_name_the_same_one_to_begin_each(process: str) -> None:
+    """``deferred`` files are counted, but not decided about again."""
+    waiting, deferred = names(10), [f"/deferred-{number}.mp4" for number in range(5)]
+    others = begun_by_others(
+        {f"/mnt{path}": path for path in (*waiting, *deferred)},
+        {f"/mnt{path}": () for path in waiting},
+        process=process,
+        streams=2,
+        peers=[one for one in DAEMONS[:3] if one != process],
+        held_by=[*(one for one in DAEMONS[:3] * 2 if one != process), "", "not a peer"],
+    )
+    division = divide([*waiting, *deferred], dict.fromkeys(DAEMONS[:3], 2))
+    assert others == {f"/mnt{path}": division[path] for path in waiting if division[path] != process}
+
+
+def test_a_file_that_a_peers_stream_misses_is_begun_by_that_peer() -> None:
+    for path, peer in itertools.product(names(20), DAEMONS[1:]):
+        openers = {path: ["", DAEMONS[0], "not a peer", peer]}
+        others = begun_by_others(
+            {path: path}, openers, process=DAEMONS[0], streams=0, peers=DAEMONS[1:], held_by=[peer] * 50
+        )
+        assert others == {path: peer}

@@ -14,9 +14,9 @@ from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.s3.client import S3Client
 from cef_trio.upload import services, session
+from cef_trio.upload.files_without_task import FilesWithoutTask
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.ownership_rules import Claim
-from cef_trio.upload.supervisor import StreamSupervisor
 
 
 @mutation("unchecked: unreadable record in a batch", "record-unreadable", "P6", fault=None, kind="9")
@@ -36,7 +36,7 @@ def _unreadable_record_fails_batch(stack: ExitStack) -> None:
 @mutation("unreported: unreadable record", "record-unreadable", "P10", fault=None, kind="P10")
 def _unreadable_not_reported(stack: ExitStack) -> None:
     """A file with an unreadable record is not reported as at risk."""
-    replace_in(stack, StreamSupervisor, "set_aside", ())
+    replace_in(stack, FilesWithoutTask, "set_aside", ())
 
 
 @mutation("unchecked: newer record", "record-newer", "P9", fault=None, kind="9")
