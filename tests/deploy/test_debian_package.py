@@ -7,9 +7,11 @@ time, to compare.
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +60,23 @@ def with_version(package: Path, version: str) -> Path:
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(tmp_path_factory.mktemp("package"))
+
+
+def test_it_has_the_man_page_and_the_completion_of_each_shell(package: Path, tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True)
+    share = tmp_path / "usr" / "share"
+    page = gzip.decompress((share / "man" / "man1" / "cef-trio.1.gz").read_bytes())
+    assert page == (ROOT / "docs" / "man" / "cef-trio.1").read_bytes()
+    installed = {
+        "bash": "bash-completion/completions/cef-trio",
+        "zsh": "zsh/vendor-completions/_cef-trio",
+        "fish": "fish/vendor_completions.d/cef-trio.fish",
+    }
+    for shell, file in installed.items():
+        script = subprocess.run(
+            [sys.executable, "-m", "cef_trio", "completion", shell], check=True, capture_output=True
+        )
+        assert (share / file).read_bytes() == script.stdout, shell
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_the_wheel_holds_the_package_alone_and_the_sdist_the_pages_and_tests_too
 
 
 def test_the_addresses_agree() -> None:
-    """They are to be replaced at the first publication, in all places."""
+    """They are to be replaced at the first publication, as CONTRIBUTING.md says; nothing that runs has one."""
     text = (ROOT / "pyproject.toml").read_text()
     urls = PYPROJECT["project"]["urls"]
     assert set(re.findall(r"https://[^/\s\"']+", " ".join(urls.values()) + text.split("fancy-pypi-readme]", 1)[1])) == {
@@ -121,6 +121,10 @@ def test_the_addresses_agree() -> None:
     site = (ROOT / "mkdocs.yml").read_text()
     assert f"site_url: {urls['Documentation']}\n" in site
     assert f"repo_url: {urls['Source']}\n" in site
+    address = urls["Homepage"].encode()
+    files = [path for name in SOURCES for path in (ROOT / name, *(ROOT / name).rglob("*")) if path.is_file()]
+    having = {path.name for path in files if path.suffix != ".pyc" and address in path.read_bytes()}
+    assert having == {"CONTRIBUTING.md", "mkdocs.yml"}, "and pyproject.toml"
 
 
 @pytest.mark.slow

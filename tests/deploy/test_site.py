@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("mkdocs")
 ROOT = Path(__file__).parents[2]
-SOURCE = "https://cef-trio.example/source/"
+SOURCE = "https://source.example/"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = ("README.md", "docs/operations.md")
-MACHINES: Final = ("clone", "systemd", "package")
+MACHINES: Final = ("clone", "systemd", "package", "podman")
 _BLOCK: Final = re.compile(r"^( *)```sh\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _MARK: Final = re.compile(r" *<!-- (run|not run): (.*?) -->")
 _IN_BACKGROUND: Final = "the last command in the background"

@@ -49,12 +49,12 @@ class Machine:
 
 
 @contextmanager
-def machine(image: str, watch_dir: Path, *options: str) -> Iterator[Machine]:
+def machine(image: str, watch_dir: Path, *options: str, writable: bool = False) -> Iterator[Machine]:
     """Boot a container of an image that has systemd, in the host's network.
 
-    ``watch_dir`` is mounted at /srv/recordings; ``options`` are those of ``podman run``.
+    ``watch_dir`` is mounted at /srv/recordings, read-only unless ``writable``; ``options`` are those of ``podman run``.
     """
-    mount = f"--volume={watch_dir}:/srv/recordings:ro"
+    mount = f"--volume={watch_dir}:/srv/recordings:{'rw' if writable else 'ro'}"
     boot = ("--systemd=always", "--cap-add=SYS_ADMIN", f"--entrypoint={json.dumps(_BOOT)}")
     with container(*boot, "--network=host", mount, *options, image) as name:
         wait_until(
