@@ -3,7 +3,8 @@
 Open `main.py` for the entry point and the table of commands; `redis_session.py` for what a command works with and how
 it ends, `session.py` for those that need S3 too; `arguments.py`, `stream_selection.py`, `output.py`,
 `json_document.py`, `result_lines.py` and `findings.py` for what the commands share; `installed_service.py` for the
-settings of the systemd unit, which they use without exports.
+settings of the systemd unit, which they use without exports; `slow_files.py` for the line about a file that does not
+respond.
 
 The module of a command has its name: `abort.py`, `check.py`, `completion.py`, `demo.py`, `doctor.py`, `fleet.py`,
 `forget.py`, `gc.py`, `health.py`, `list.py`, `retry.py`, `run.py`, `show.py`, `status.py`, `verify.py`. The decisions

@@ -23,14 +23,14 @@ import trio
 
 from cef_trio.checkpoint import ENDED, Change, Status, StreamMeta
 from cef_trio.cli import output
-from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common, add_owner, owner_override
+from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common, add_owner
+from cef_trio.cli.redis_session import command_settings
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.session import CommandContext, aborting_until, run_command
 from cef_trio.cli.status_model import instance_of
 from cef_trio.cli.stream_selection import select_all
 from cef_trio.exceptions import S3OperationError
 from cef_trio.exit_codes import ExitCode
-from cef_trio.settings import load_settings
 from cef_trio.upload import STREAM_ID_METADATA, abort_uploads, aborted_because
 
 _HALF_ABORTED: Final = (
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``abort`` and return its exit code."""
-    settings = load_settings(arguments.env_file, unneeded=NO_FOLDER, **owner_override(arguments))
+    settings = command_settings(arguments, NO_FOLDER)
     return run_command(
         settings,
         lambda context: abort_streams(context, arguments.streams, wait_seconds=arguments.wait, as_json=arguments.json),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,8 @@ REDIS_ONLY: Final = frozenset({"watch_dir", "s3_bucket_name"})
 """Settings that a command does not need which reads only Redis."""
 NO_FOLDER: Final = frozenset({"watch_dir"})
 _UNITS: Final[Mapping[str, str]] = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_MOST_DAYS: Final = 36_500
+"""The highest age; a date before the year 1 does not exist."""
 ALL_EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 a bug, 2 wrong settings or arguments, 3 something could not be saved, "
     "4 S3 or Redis refused access, 5 a negative result (see the command's help)."
@@ -99,27 +102,29 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def age(text: str) -> timedelta:
-    """Parse an age such as ``90s``, ``30m``, ``24h`` or ``7d``; for ``type=``."""
-    match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"takes an age such as 90s, 30m, 24h or 7d, not {text!r}")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    """Parse an age such as ``90s``, ``30m``, ``24h`` or ``7d``, 100 years at most; for ``type=``."""
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip(), re.ASCII)
+    found = timedelta(**{_UNITS[match[2]]: int(match[1])}) if match is not None else None
+    if found is None or found.days > _MOST_DAYS:
+        raise argparse.ArgumentTypeError(
+            f"takes an age such as 90s, 30m, 24h or 7d, {_MOST_DAYS}d at most, not {text!r}"
+        )
+    return found
 
 
 def moment(text: str) -> datetime:
     """Parse a moment in the past: an age, or a date or time in ISO 8601, in UTC unless it has an offset."""
-    now = datetime.now(UTC)
     try:
-        return now - age(text)
-    except (argparse.ArgumentTypeError, OverflowError):
+        return datetime.now(UTC) - age(text)
+    except argparse.ArgumentTypeError:
         pass
     try:
         found = datetime.fromisoformat(text.strip())
-    except ValueError:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):  # OverflowError: before the year 1 or after 9999, in UTC
         raise argparse.ArgumentTypeError(
             f"takes an age such as 90s, 30m, 24h or 7d, or a time in UTC such as 2026-07-01T12:30, not {text!r}"
         ) from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def number(text: str) -> int:
@@ -131,6 +136,15 @@ def number(text: str) -> int:
 
 def _file(text: str) -> Path:
     # The default may be missing; a file that is named on the command line may not.
-    if not os.path.exists(text) or os.path.isdir(text):  # noqa: PTH110, PTH112 - Path's raise for a name too long
-        raise argparse.ArgumentTypeError(f"takes a file that exists, not {text!r}")
+    try:
+        mode = os.stat(text).st_mode  # noqa: PTH116 - an empty text is no path
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "that is no path"
+        raise argparse.ArgumentTypeError(f"takes a file that exists, not {text!r} ({why})") from None
+    if stat.S_ISDIR(mode):
+        raise argparse.ArgumentTypeError(f"takes a file, not the folder {text!r}")
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        raise argparse.ArgumentTypeError(
+            f"takes a file that can be read again, not the pipe {text!r}: write the settings into a file, mode 0600"
+        )
     return Path(text)

@@ -7,8 +7,10 @@ network: that is what ``cef-trio doctor`` does.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +22,11 @@ from cef_trio.cli.arguments import add_common, add_owner, owner_override
 from cef_trio.cli.checks import FolderFacts
 from cef_trio.cli.output import Column
 from cef_trio.cli.probes import folder_facts
+from cef_trio.cli.redis_session import files_of_settings
 from cef_trio.daemon import OwnerName, checkpoint_store, find_owner, key_template, s3_client, webhook_clients
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
-from cef_trio.resilience import SingleAttempt
+from cef_trio.resilience import SingleAttempt, run_in_thread
 from cef_trio.settings import (
     GivenSetting,
     Settings,
@@ -82,13 +85,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _settings(env_file: Path, overrides: dict[str, Any]) -> tuple[Settings | None, list[str]]:
     try:
-        settings = read_settings(env_file, **overrides)
+        with files_of_settings(env_file):
+            settings = read_settings(env_file, **overrides)
     except SettingsError as error:
         return None, error.lines
-    try:
-        return check_folders(settings), []
-    except SettingsError as error:
-        return settings, error.lines
+    return trio.run(_check_folders, settings)
+
+
+async def _check_folders(settings: Settings) -> tuple[Settings, list[str]]:
+    with trio.move_on_after(settings.file_system_timeout_seconds):
+        try:
+            # May be abandoned: it only reads, and a mount may hang.
+            return await run_in_thread(partial(check_folders, settings), abandon_on_cancel=True), []
+        except SettingsError as error:
+            return settings, error.lines
+    given = os.fspath(settings.watch_dir)
+    return settings, [f"WATCH_DIR {given!r}, or another folder of the settings, does not respond: repair its mount"]
 
 
 async def _look_into_folders(settings: Settings) -> list[FolderFacts]:

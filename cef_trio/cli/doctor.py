@@ -56,7 +56,7 @@ from cef_trio.cli.probes import (
     utc_now,
     watch_folders,
 )
-from cef_trio.cli.redis_session import run_cancellable
+from cef_trio.cli.redis_session import files_of_settings, run_cancellable
 from cef_trio.daemon import UNKNOWN_BOOT, OwnerName, checkpoint_store, find_owner, key_template, s3_config, s3_proxy
 from cef_trio.exceptions import CefMp4ProcessorError, FFprobeError, RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
@@ -120,7 +120,8 @@ def run(arguments: argparse.Namespace) -> int:
 def read_settings(env_file: Path, overrides: Mapping[str, str] = NO_OVERRIDES) -> tuple[Settings | None, list[Finding]]:
     """Return the settings and the findings about them; ``None`` if they are invalid."""
     try:
-        settings = load_settings(env_file, unneeded=STAND_INS, **overrides)
+        with files_of_settings(env_file):
+            settings = load_settings(env_file, unneeded=STAND_INS, **overrides)
     except SettingsError as error:
         return None, [problem("settings", line, "docs/settings.md lists all settings") for line in error.lines]
     exposed = [

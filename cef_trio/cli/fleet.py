@@ -21,11 +21,11 @@ from cef_trio.cli.arguments import REDIS_ONLY, add_common
 from cef_trio.cli.checks import judge_fleet_reports
 from cef_trio.cli.findings import print_findings
 from cef_trio.cli.output import Column
-from cef_trio.cli.redis_session import RedisContext, run_on_redis
+from cef_trio.cli.redis_session import RedisContext, command_settings, run_on_redis
 from cef_trio.cli.result_lines import Report
 from cef_trio.exit_codes import ExitCode
 from cef_trio.observability import DaemonReport, Fleet, fleet_document, is_urgent, read_fleet
-from cef_trio.settings import SettingsError, is_owner_name, load_settings
+from cef_trio.settings import SettingsError, is_owner_name
 
 _RETIRE: Final = "retire"
 _NO_OWNER: Final = "none"
@@ -75,8 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
     elif forget and instance is not None:
         raise SettingsError(["--instance removes one daemon of an owner, --forget-history is for the whole owner"])
     elif name is None or not is_owner_name(name):
-        raise SettingsError([f"fleet retire takes the name of an owner, as `cef-trio fleet` shows it, not {name!r}"])
-    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, owner_name=name or _NO_OWNER)
+        given = "" if name is None else f", not {name!r}"
+        raise SettingsError([f"fleet retire takes the name of an owner, as `cef-trio fleet` shows it{given}"])
+    settings = command_settings(arguments, REDIS_ONLY, owner_name=name or _NO_OWNER)
     if arguments.action is None:
         return run_on_redis(settings, lambda context: show_fleet(context, as_json=arguments.json))
     if instance is not None:

@@ -33,7 +33,8 @@ from cef_trio.checkpoint import (
     ended_streams,
 )
 from cef_trio.cli import output
-from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common, add_owner, age, owner_override
+from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common, add_owner, age
+from cef_trio.cli.redis_session import command_settings
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.retry import find_file
 from cef_trio.cli.retry_plan import Presence, reason_of_status
@@ -47,7 +48,7 @@ from cef_trio.exceptions import (
 )
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileStat
-from cef_trio.settings import SettingsError, load_settings
+from cef_trio.settings import SettingsError
 from cef_trio.upload import FILE_WAS_GONE, Claim, abort_uploads
 
 _SENTENCE: Final = "An operator let the stream go (cef-trio forget)."
@@ -133,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError(["--older-than and --reason are for --failed and --deleted"])
     if many and not (arguments.yes or arguments.dry_run):
         raise SettingsError([_MANY_NEED_YES])
-    settings = load_settings(arguments.env_file, unneeded=NO_FOLDER, **owner_override(arguments))
+    settings = command_settings(arguments, NO_FOLDER)
     older_than: timedelta | None = arguments.older_than
 
     async def work(context: CommandContext) -> ExitCode:

@@ -25,14 +25,14 @@ from typing import Final
 
 from cef_trio.checkpoint import ENDED, Records, StreamMeta
 from cef_trio.cli import output
-from cef_trio.cli.arguments import NO_FOLDER, add_common, add_owner, age, owner_override
+from cef_trio.cli.arguments import NO_FOLDER, add_common, add_owner, age
+from cef_trio.cli.redis_session import command_settings
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.session import CommandContext, aborting_until, run_command
 from cef_trio.cli.superseded import collect_superseded
 from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.s3 import ListedUpload
-from cef_trio.settings import load_settings
 from cef_trio.upload import is_orphan
 
 _EMPTY: Final = (
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``gc`` and return its exit code."""
-    settings = load_settings(arguments.env_file, unneeded=NO_FOLDER, **owner_override(arguments))
+    settings = command_settings(arguments, NO_FOLDER)
     if arguments.superseded:
         return run_command(
             settings,

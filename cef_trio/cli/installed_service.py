@@ -69,7 +69,7 @@ def use_installed_service(arguments: argparse.Namespace) -> None:
         return
     arguments.service = service = find_installed_service()
     if service is None or not (
-        env_file in service.environment_files or (env_file is DEFAULT_ENV_FILE and not env_file.exists())
+        env_file in service.environment_files or (env_file is DEFAULT_ENV_FILE and not _exists(env_file))
     ):
         return
     os.environ.update(service.missing_in(os.environ))
@@ -77,6 +77,10 @@ def use_installed_service(arguments: argparse.Namespace) -> None:
         arguments.env_file = service.settings_file
     for file in service.unreadable:
         sys.stderr.write(f"cef-trio: this user may not read {file}, the settings of {service.unit.name}: use sudo\n")
+
+
+def _exists(file: Path) -> bool:
+    return os.path.exists(file)  # noqa: PTH110 - Path's raises in a folder that this user may not enter
 
 
 def find_installed_service(root: Path = Path("/")) -> InstalledService | None:

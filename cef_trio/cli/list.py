@@ -9,12 +9,12 @@ from typing import Any, Final
 
 from cef_trio.checkpoint import ENDED, StreamSummary
 from cef_trio.cli import output
-from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, moment, number, owner_override
+from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, moment, number
 from cef_trio.cli.list_selection import Listed, Selection, Sort, State, advice_about, folders_of, relative_path
 from cef_trio.cli.output import Column, Row
-from cef_trio.cli.redis_session import RedisContext, run_on_redis
+from cef_trio.cli.redis_session import RedisContext, command_settings, run_on_redis
 from cef_trio.exit_codes import ExitCode
-from cef_trio.settings import STAND_INS, Settings, SettingsError, load_settings
+from cef_trio.settings import STAND_INS, Settings, SettingsError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``list`` and return its exit code."""
-    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
+    settings = command_settings(arguments, REDIS_ONLY)
     selection = Selection(
         state=State(arguments.state) if arguments.state else None,
         at_risk=arguments.at_risk,
@@ -123,6 +123,12 @@ async def list_streams(
         out.print(output.table(columns, [_row(one, now, listed, keys=keys) for one in listed.streams]))
     else:
         out.print(f"No {selection.state.value} streams." if selection.state else "No streams.")
+        if not listed.known and context.owners is not None and not await context.owners.has(context.owner_name):
+            out.print(
+                f"No daemon has ever worked as owner {context.owner_name}; `cef-trio fleet` shows the owners, and "
+                "--owner chooses one.",
+                soft_wrap=True,
+            )
     if listed.left_out and out.is_terminal:
         out.print(output.safe(f"and {listed.left_out:,} more", "dim"))
     for why in unreadable.known.values():
@@ -143,7 +149,9 @@ async def read_streams(context: RedisContext, selection: Selection, folder: str 
     holders = await store.holders(opened) if selection.at_risk else opened
     matching = [one for one in known if selection.matches(one, folders, holders)]
     chosen = selection.order(matching)
-    return Listed(streams=chosen, holders=holders, left_out=len(matching) - len(chosen), folders=folders)
+    return Listed(
+        known=len(known), streams=chosen, holders=holders, left_out=len(matching) - len(chosen), folders=folders
+    )
 
 
 async def _reported_folders(context: RedisContext) -> list[str]:

@@ -175,6 +175,8 @@ class Listed:
     streams: Sequence[StreamSummary] = ()
     holders: Collection[str] = ()
     """The open ones among them that a daemon works on, as far as that was asked for; else all."""
+    known: int = 0
+    """Streams that were read, also those that do not match."""
     left_out: int = 0
     """Streams that match, beyond the limit."""
     folders: Collection[str] = field(default_factory=tuple)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import gc
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from types import ModuleType
 from typing import Final, NoReturn, TextIO
 
@@ -21,8 +23,10 @@ from cef_trio import __version__
 from cef_trio.cli import json_document
 from cef_trio.cli.arguments import ALL_EXIT_CODES
 from cef_trio.cli.installed_service import use_installed_service
+from cef_trio.cli.slow_files import notice_if_slow
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.exit_codes import ExitCode
+from cef_trio.safe_text import printable
 
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "watch a folder and upload, until a signal ends it",
@@ -95,20 +99,31 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are noted for ``--json``, and end with the exit code of a wrong argument."""
+    """A parser whose errors are one line, noted for ``--json``, and end with the exit code of a wrong argument."""
 
     def error(self, message: str) -> NoReturn:
-        json_document.note_error(message)
-        self.print_usage(sys.stderr)
-        sys.stderr.write(f"{self.prog}: error: {message}\n")
+        line = f"{printable(message)}; `{self.prog} --help` shows the arguments"
+        json_document.note_error(line)
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"{self.prog}: {line}\n")
         raise _WrongArgumentsError
+
+    def check_command(self, arguments: Sequence[str]) -> None:
+        """Refuse a first argument that is neither a command nor an option of all commands; else argparse lists all."""
+        first = next(iter(arguments), "--help")
+        if first.startswith("-"):
+            if not any(option.startswith(first) for option in ("-h", "--help", "--version")):
+                self.error(f"the command comes first, as in `cef-trio list {first}`")
+        elif first not in COMMANDS:
+            close = difflib.get_close_matches(first, COMMANDS, n=1)
+            self.error(f"{first!r} is not a command{f'; did you mean {close[0]!r}?' if close else ''}")
 
 
 class _WrongArgumentsError(Exception):
     """The command line cannot be parsed; the error was printed."""
 
 
-def make_parser(modules: Iterable[str]) -> argparse.ArgumentParser:
+def make_parser(modules: Iterable[str]) -> _Parser:
     """Return the parser of all commands; those of ``modules`` have their arguments."""
     parser = _Parser(
         prog="cef-trio",
@@ -143,13 +158,17 @@ def _parse(arguments: Sequence[str]) -> Callable[[], int]:
         from cef_trio.lab import run_lab
 
         return lambda: run_lab(arguments[1:])
-    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    chosen = next(iter(arguments), "")
     try:
-        parsed = make_parser([chosen] if chosen is not None else ()).parse_args(arguments)
+        parser = make_parser([chosen])
+        parser.check_command(arguments)
+        with notice_if_slow("the file of --env-file"):
+            parsed = parser.parse_args(arguments)
     except _WrongArgumentsError:
         return lambda: ExitCode.BAD_SETTINGS
     if chosen not in _OWN_SETTINGS:
-        use_installed_service(parsed)
+        with notice_if_slow("the installed systemd unit and its settings"):
+            use_installed_service(parsed)
     return lambda: parsed.run(parsed)
 
 
@@ -162,6 +181,8 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    if isinstance(sys.stdout, TextIOWrapper):  # LANG=C: a name that the encoding lacks is escaped, as on standard error
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _flush_standard_error() -> None:

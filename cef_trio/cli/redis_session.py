@@ -9,18 +9,22 @@ code 4. Ctrl-C and SIGTERM cancel it: the current step is finished or not begun,
 
 from __future__ import annotations
 
+import argparse
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final, TypeVar
 
 import trio
 
 from cef_trio.checkpoint import CheckpointStore
 from cef_trio.checkpoint.redis import Owners, Verifications, parse_address
+from cef_trio.cli.arguments import owner_override
 from cef_trio.cli.output import print_error
+from cef_trio.cli.slow_files import notice_if_slow
 from cef_trio.daemon import checkpoint_store, find_owner
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
@@ -33,7 +37,7 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.files import Disk, KernelDisk, Mounts
 from cef_trio.observability import configure
 from cef_trio.resilience import RetryPolicy
-from cef_trio.settings import Settings, secret_values
+from cef_trio.settings import Settings, load_settings, secret_values
 
 T = TypeVar("T")
 ContextT = TypeVar("ContextT")
@@ -80,6 +84,21 @@ async def open_redis_context(settings: Settings) -> AsyncIterator[RedisContext]:
             verifications=store.verifications,
             utc_now=lambda: datetime.now(UTC),
         )
+
+
+def command_settings(arguments: argparse.Namespace, unneeded: Collection[str], **overrides: str) -> Settings:
+    """Return the settings of a command; ``unneeded``: those that it does not use. ``--owner`` overrides them.
+
+    Raises:
+        SettingsError: a setting is missing or wrong.
+    """
+    with files_of_settings(arguments.env_file):
+        return load_settings(arguments.env_file, unneeded=unneeded, **(overrides or owner_override(arguments)))
+
+
+def files_of_settings(env_file: Path) -> AbstractContextManager[None]:
+    """Say so if reading the settings takes long."""
+    return notice_if_slow(f"the settings: for {env_file}, or for a file of a secret or of certificates that they name")
 
 
 def limited_retry(settings: Settings) -> LimitedRetry:
@@ -134,7 +153,9 @@ def run_with(
             async with open_context(settings) as context:
                 return await work(context)
         except RedisOperationError as error:
-            print_error(f"{error} [{parse_address(settings.redis_url.get_secret_value())}]")
+            address = parse_address(settings.redis_url.get_secret_value())
+            source = "" if "redis_url" in settings.model_fields_set else ", because REDIS_URL is not set"
+            print_error(f"{error} [{address}{source}]")
             return ExitCode.REFUSED
 
     configure(settings.app_env, "WARNING", secrets=secret_values(settings))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 
 from cef_trio.checkpoint import FAILED, Change, Checkpoint, History, Status, ended_streams
-from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common, add_owner, owner_override
+from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common, add_owner
+from cef_trio.cli.redis_session import command_settings
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.retry_plan import Presence, RetryPath, RetryPlan, plan_retry, presence_of, reason_of_status
 from cef_trio.cli.session import CommandContext, run_command
@@ -24,7 +25,6 @@ from cef_trio.exceptions import (
 )
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileStat, is_same_mount
-from cef_trio.settings import load_settings
 from cef_trio.upload import KEEPS_ITS_UPLOAD, Claim, abort_uploads, identify, recognize
 
 
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``retry`` and return its exit code."""
-    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
+    settings = command_settings(arguments, REDIS_ONLY)
     return run_command(
         settings, lambda context: retry_streams(context, arguments.streams, every=arguments.all, as_json=arguments.json)
     )

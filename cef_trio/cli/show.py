@@ -11,12 +11,11 @@ from rich.text import Text
 
 from cef_trio.checkpoint import Checkpoint, Status, StreamMeta
 from cef_trio.cli import output
-from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common, add_owner, owner_override
+from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common, add_owner
 from cef_trio.cli.list_selection import advice_about
-from cef_trio.cli.redis_session import RedisContext, run_on_redis
+from cef_trio.cli.redis_session import RedisContext, command_settings, run_on_redis
 from cef_trio.cli.stream_selection import NoSuchStreamError, select_all
 from cef_trio.exit_codes import ExitCode
-from cef_trio.settings import load_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run ``show`` and return its exit code."""
-    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
+    settings = command_settings(arguments, REDIS_ONLY)
     return run_on_redis(settings, lambda context: show_stream(context, arguments.stream, as_json=arguments.json))
 
 

@@ -21,10 +21,10 @@ from rich.text import Text
 
 from cef_trio.checkpoint import Checkpoint, Status, StreamSet, StreamSummary, VerificationTotals, count_known
 from cef_trio.cli import output
-from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, owner_override
+from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner
 from cef_trio.cli.list_selection import folders_of, relative_path
 from cef_trio.cli.output import Column, Lines
-from cef_trio.cli.redis_session import RedisContext, run_on_redis
+from cef_trio.cli.redis_session import RedisContext, command_settings, run_on_redis
 from cef_trio.cli.status_model import MAX_COMPLETED, Found, OpenStream, Overview, choose, observe
 from cef_trio.cli.watch_keys import View, has_keys, keys, single_keys
 from cef_trio.exceptions import ChunkProcessingError, RecordUnreadableError, RedisOperationError
@@ -32,7 +32,7 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileStat
 from cef_trio.observability import DaemonReport, Fleet, State, describe_problems, judge_fleet, read_fleet
 from cef_trio.resilience import Periodic
-from cef_trio.settings import SettingsError, load_settings
+from cef_trio.settings import SettingsError
 
 _WATCH_SECONDS: Final = 2.0
 _NOT_SHOWN: Final = {"meta", "stream_set", "at", "reported_lag"}
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run ``status`` and return its exit code."""
     if arguments.watch and arguments.json:
         raise SettingsError(["--watch is for a terminal: it cannot be combined with --json"])
-    settings = load_settings(arguments.env_file, unneeded=REDIS_ONLY, **owner_override(arguments))
+    settings = command_settings(arguments, REDIS_ONLY)
     return run_on_redis(settings, lambda context: show_status(context, watch=arguments.watch, as_json=arguments.json))
 
 

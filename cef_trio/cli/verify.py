@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from cef_trio.checkpoint import Checkpoint, Status
-from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common, add_owner, age, number, owner_override
+from cef_trio.cli.arguments import NO_FOLDER, STREAM_ID_HELP, add_common, add_owner, age, number
 from cef_trio.cli.object_check import (
     NOT_READ,
     Comparison,
@@ -27,6 +27,7 @@ from cef_trio.cli.object_check import (
     metadata_content,
     recorded_content,
 )
+from cef_trio.cli.redis_session import command_settings
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.retry_plan import Presence, presence_of
 from cef_trio.cli.scrub import LEAST_RATE, Bounds, Pace, verify_every
@@ -37,7 +38,7 @@ from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileSlice, IdentityMatch
 from cef_trio.s3 import ARCHIVED, Crc64Nvme
 from cef_trio.safe_text import printable
-from cef_trio.settings import SettingsError, load_settings, size_in_bytes
+from cef_trio.settings import SettingsError, size_in_bytes
 from cef_trio.upload import MAX_METADATA_BYTES, identify, metadata_key, recognize
 
 _ANOTHER: Final = "not compared: another file has its name"
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError(["verify takes a stream's id or its recording's name, or --all"])
     if not arguments.all and any(bound is not None for bound in bounds):
         raise SettingsError(["--rate, --limit and --for are for `cef-trio verify --all`"])
-    settings = load_settings(arguments.env_file, unneeded=NO_FOLDER, **owner_override(arguments))
+    settings = command_settings(arguments, NO_FOLDER)
     if not arguments.all:
         return run_command(settings, lambda context: verify_stream(context, arguments.stream, as_json=arguments.json))
     return run_command(

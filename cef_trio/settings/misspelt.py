@@ -100,8 +100,8 @@ def near_misses(
     given = {name.upper(): value or "" for name, value in variables.items()}
     meant = _of_environment(names) if shared else _of_file(names)
     for variable in variables:
-        name, value = variable.upper(), variables[variable] or ""
-        if name in names or (shared and not value):
+        name, value = _plain(variable), variables[variable] or ""
+        if variable.upper() in names or (shared and not value):
             continue
         setting = meant(name)
         if setting is None:
@@ -110,6 +110,11 @@ def near_misses(
         if shared and (setting in elsewhere or in_file or _is_part(value, given.get(setting))):
             continue
         yield variable, setting
+
+
+def _plain(variable: str) -> str:
+    """Return a name without what containers and shells let slip in: blanks around it, hyphens and dots in it."""
+    return variable.strip().upper().replace("-", "_").replace(".", "_")
 
 
 def _is_part(value: str, of: str | None) -> bool:

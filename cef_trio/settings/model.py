@@ -8,6 +8,7 @@ line with the variable, the value (never a secret) and what it takes. ``secret_f
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import re
 import socket
@@ -22,6 +23,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import parse_qsl, unquote
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -84,6 +86,9 @@ _TAKES: Final = {
     "finite_number": "takes a finite number",
 }
 """Replacements of pydantic's messages."""
+
+
+logging.getLogger("dotenv").setLevel(logging.ERROR)  # it warns of lines that _no_assignments refuses
 
 
 class SettingsError(CefMp4ProcessorError):
@@ -417,9 +422,13 @@ def read_settings(
         SettingsError: a setting is missing or wrong.
     """
     try:
+        if lines := _no_assignments(env_file):
+            raise SettingsError(lines)
         lines = _misspelt(env_file, overrides)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError([f"{env_file} cannot be read as settings: {error}"]) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError([f"{env_file} is not UTF-8 text: see its byte {error.start + 1}"]) from error
+    except OSError as error:
+        raise SettingsError([f"{env_file} cannot be read as settings: {error.strerror or error}"]) from error
     try:
         settings = _validated(env_file, frozenset(unneeded), overrides)
     except ValidationError as error:
@@ -576,19 +585,35 @@ def _unfit_certificates(settings: Settings) -> list[str]:
     return lines
 
 
+def _no_assignments(env_file: Path | None) -> list[str]:
+    """Return a line for each line of the settings file that assigns nothing; dotenv would leave it out."""
+    if env_file is None or not os.path.exists(env_file):  # noqa: PTH110 - Path's raises where it may not look
+        return []
+    with env_file.open(encoding="utf-8") as stream:
+        return [
+            f"{env_file}, line {one.original.line}: takes NAME=value, with quotation marks in pairs; else it is ignored"
+            for one in parse_stream(stream)
+            if one.error or (one.key is not None and one.value is None)
+        ]
+
+
 def _misspelt(env_file: Path | None, overridden: Collection[str]) -> list[str]:
     """Return a line for each variable that is nearly the name of a setting; it would be ignored."""
     names = [*(name.upper() for name in Settings.model_fields), *file_variables(Settings).values()]
     in_file = dotenv_values(env_file) if env_file else {}
     lines = [
-        f"{variable} in {env_file} is not a setting; did you mean {meant}?"
+        f"{_shown(variable)} in {env_file} is not a setting; did you mean {meant}?"
         for variable, meant in near_misses(in_file, names)
     ]
     given_over = {name.upper() for name in overridden}
     return lines + [
-        f"{variable} in the environment is not a setting; did you mean {meant}? Rename it, or unset it"
+        f"{_shown(variable)} in the environment is not a setting; did you mean {meant}? Rename it, or unset it"
         for variable, meant in near_misses(os.environ, names, shared=True, elsewhere=given_over)
     ]
+
+
+def _shown(variable: str) -> str:
+    return variable if variable.isprintable() and " " not in variable else repr(variable)
 
 
 def _line(detail: Any) -> str:

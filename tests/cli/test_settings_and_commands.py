@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,7 +22,9 @@ from servers.json_schemas import FOLDER as SCHEMAS
 from servers.json_schemas import check_document
 
 from cef_trio import __version__
+from cef_trio.cli import check
 from cef_trio.cli.main import COMMANDS, main, make_parser
+from cef_trio.cli.slow_files import notice_if_slow
 from cef_trio.settings.meanings import meanings
 from cef_trio.settings.model import (
     AppEnvironment,
@@ -425,7 +428,7 @@ def test_a_folder_that_cannot_even_be_asked_about_is_one_line(tmp_path: Path, mo
 def test_a_file_of_settings_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_bytes(b"WATCH_DIR=\xff\xfe\n")
-    with pytest.raises(SettingsError, match="cannot be read as settings"):
+    with pytest.raises(SettingsError, match="is not UTF-8 text: see its byte 11"):
         load_settings(file)
 
 
@@ -469,13 +472,115 @@ def test_the_version_is_printed() -> None:
         (["run", "--local", "/no/such/folder"], "cef-trio: --local takes a folder that exists"),
         (["run", "--env-file", "/no/such.env"], "takes a file that exists"),
         (["demo", "--duration", "0"], "takes seconds from 1 to 3600"),
-        (["dance"], "invalid choice"),
+        (["dance"], "'dance' is not a command; `cef-trio --help` shows"),
+        (["lst"], "did you mean 'list'?"),
+        (["--json", "list"], "the command comes first, as in `cef-trio list --json`"),
         ([], "required"),
+        (["list", "--limit", "0"], "argument --limit: takes a number of streams, 1 or more, not '0'"),
+        (["list", "--since", "0001-01-01T00:00+14:00"], "or a time in UTC"),
+        (["list", "--since", "99999d"], "or a time in UTC"),
+        (["gc", "--older-than", "999999d"], "36500d at most"),
+        (["forget", "--failed", "--older-than", "999999d"], "36500d at most"),
+        (["verify", "--all", "--for", "999999d"], "36500d at most"),
+        (["list", "--env-file", "/"], "takes a file, not the folder '/'"),
+        (["list", "--env-file", "x" * 5000], "(File name too long)"),
+        (["list", "--env-file", "x\udcff"], "takes a file that exists"),
+        (["fleet", "retire"], "fleet retire takes the name of an owner, as `cef-trio fleet` shows it"),
     ],
 )
 def test_wrong_input_is_a_clear_line_and_exit_code_2(arguments: list[str], says: str) -> None:
     done = command(*arguments, code=2)
     assert says in done.stderr
+    assert arguments == ["run"] or done.stderr.count("\n") == 1
+
+
+@pytest.mark.real
+def test_settings_from_a_pipe_are_refused_which_can_be_read_only_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "not the pipe" in command("list", "--env-file", str(tmp_path / "pipe"), code=2).stderr
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"OWNER_NAME=a\nREDIS_URL redis://there\n", [2]),
+        (b'S3_ENDPOINT_URL="http://there\nOWNER_NAME=a\n', [1]),
+        (b"REDIS_URL\n# a comment\n\nexport OWNER_NAME=a\nS3_ENDPOINT_URL: http://there\n", [1, 5]),
+    ],
+)
+def test_a_line_of_the_settings_file_that_assigns_nothing_is_refused(
+    tmp_path: Path, content: bytes, lines: list[int]
+) -> None:
+    """It would be ignored, and its setting have the default: another Redis, or AWS."""
+    file = tmp_path / "its.env"
+    file.write_bytes(content)
+    said = command("list", "--env-file", str(file), code=2).stderr.splitlines()
+    assert said == [
+        f"cef-trio: {file}, line {number}: takes NAME=value, with quotation marks in pairs; else it is ignored"
+        for number in lines
+    ]
+    assert "dotenv" not in command("check", "--env-file", str(file), code=2).stderr
+
+
+@pytest.mark.real
+def test_a_file_that_does_not_respond_is_named_while_a_command_waits_for_it(tmp_path: Path) -> None:
+    """A pipe that nobody has written to stands for a file of a mount that hangs."""
+    pipe = tmp_path / "redis-url"
+    os.mkfifo(pipe)
+    needed = {"OWNER_NAME": "a", "WATCH_DIR": str(tmp_path), "S3_BUCKET_NAME": "recordings"}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "REDIS_URL_FILE": str(pipe), **needed}
+    with subprocess.Popen(
+        [sys.executable, "-m", "cef_trio", "list"], env=environment, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith("cef-trio: still waiting for the settings: for .env, or for a file of a secret")
+        pipe.write_text("redis://127.0.0.1:9/0\n")
+        assert "[redis://127.0.0.1:9/0]" in process.stderr.read()
+    assert process.returncode == 4
+
+
+def test_nothing_is_printed_where_the_files_respond(capsys: pytest.CaptureFixture[str]) -> None:
+    with notice_if_slow("nothing", patience_seconds=3600.0):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_check_ends_if_a_folder_does_not_respond(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    responds = threading.Event()
+    monkeypatch.setattr(check, "check_folders", lambda _: responds.wait())
+    monkeypatch.setattr(os, "environ", {**os.environ, "WATCH_DIR": str(tmp_path), "S3_BUCKET_NAME": "recordings"})
+    monkeypatch.setenv("FILE_SYSTEM_TIMEOUT_SECONDS", "0.1")
+    monkeypatch.setenv("OWNER_NAME", "a")
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert main(["check"]) == 2
+    finally:
+        responds.set()
+    assert (
+        f"WATCH_DIR {str(tmp_path)!r}, or another folder of the settings, does not respond" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("name", ["WATCH_DIR ", " WATCH_DIR", "WATCH-DIR", "watch.dir", "S3-ENDPOINT-URL"])
+def test_blanks_and_hyphens_in_a_variables_name_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    meant = name.strip().upper().replace("-", "_").replace(".", "_")
+    [line] = lines_of(tmp_path, monkeypatch, **{name: "http://there"})
+    shown = repr(name) if " " in name else name
+    assert line == f"{shown} in the environment is not a setting; did you mean {meant}? Rename it, or unset it"
+
+
+@pytest.mark.real
+def test_a_name_that_the_terminals_encoding_lacks_is_escaped(tmp_path: Path) -> None:
+    file = tmp_path / "its.env"
+    file.write_text("WATCH_DIR=/srv/t\u00fcr\U0001f600\n", encoding="utf-8")
+    done = command("check", "--changed", "--env-file", str(file), settings={"PYTHONIOENCODING": "ascii"}, code=2)
+    assert "/srv/t\\xfcr\\U0001f600" in done.stdout
 
 
 @pytest.mark.real
