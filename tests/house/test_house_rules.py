@@ -64,12 +64,12 @@ def test_each_library_is_called_at_its_edge_and_nowhere_else() -> None:
     assert dict(users) == EDGES
 
 
-THREADS = {"daemon/exit_watchdog.py", "observability/log_writer.py"}
+THREADS = {"cli/slow_files.py", "daemon/exit_watchdog.py", "observability/log_writer.py"}
 """What is to work while the loop does not."""
 
 
 def test_no_module_uses_asyncio_events_or_its_own_threads() -> None:
-    """Cancel scopes, nurseries and trio_util's values instead; the threads are trio's workers, and two by name."""
+    """Cancel scopes, nurseries and trio_util's values instead; the threads are trio's workers, and three by name."""
     forbidden = {"Event", "Thread", "Timer", "ThreadPoolExecutor"}
     found = {}
     for name, source in daemon_sources().items():
