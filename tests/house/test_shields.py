@@ -83,6 +83,7 @@ def test_a_call_that_changes_something_is_never_abandoned() -> None:
         "files/reader.py",
         "http/tls.py",
         "media/ffprobe.py",
+        "cli/check.py",
         "cli/probes.py",
         "files/mounts.py",
         "s3/credentials.py",
