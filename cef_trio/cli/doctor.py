@@ -44,7 +44,7 @@ from cef_trio.cli.checks import (
     warning,
 )
 from cef_trio.cli.findings import print_findings
-from cef_trio.cli.installed_service import find_installed_service
+from cef_trio.cli.installed_service import InstalledService
 from cef_trio.cli.probes import (
     ClockSkewTransport,
     NoSuchUserError,
@@ -104,13 +104,14 @@ def run(arguments: argparse.Namespace) -> int:
     if settings is None:
         return show(findings, as_json=arguments.json)
     configure(settings.app_env, "ERROR", secrets=secret_values(settings))
+    service: InstalledService | None = arguments.service
 
     async def work() -> ExitCode:
         owner, about_owner = await determine_owner(settings)
         with output.waiting_message(
             f"asking the folder, Redis, S3 and ffprobe, for {CHECK_SECONDS:.0f} seconds at most …"
         ):
-            found = await run_checks(checks_for(settings, owner))
+            found = await run_checks(checks_for(settings, owner, service))
         return show([*findings, *about_owner, *found], as_json=arguments.json)
 
     return run_cancellable(work)
@@ -141,7 +142,9 @@ async def determine_owner(settings: Settings) -> tuple[OwnerName | None, list[Fi
     ]
 
 
-def checks_for(settings: Settings, owner: OwnerName | None) -> list[tuple[str, Check]]:
+def checks_for(
+    settings: Settings, owner: OwnerName | None, service: InstalledService | None
+) -> list[tuple[str, Check]]:
     """Return the checks, by subject, in the order of the output. Redis and S3 are not checked without an owner."""
     of_owner = (
         []
@@ -152,7 +155,7 @@ def checks_for(settings: Settings, owner: OwnerName | None) -> list[tuple[str, C
         ]
     )
     return [
-        ("watch folder", partial(_check_folder, settings)),
+        ("watch folder", partial(_check_folder, settings, service)),
         *of_owner,
         ("ffprobe", partial(_check_ffprobe, settings)),
     ]
@@ -181,13 +184,12 @@ async def _bounded(subject: str, check: Check, add_finding: AddFinding, timeout_
         add_finding(problem(subject, f"did not answer within {timeout_seconds:g} seconds", "check whether it hangs"))
 
 
-async def _check_folder(settings: Settings, add_finding: AddFinding) -> None:
+async def _check_folder(settings: Settings, service: InstalledService | None, add_finding: AddFinding) -> None:
     if settings.watch_dir == STAND_INS["watch_dir"]:
         add_finding(
             warning("watch folder", "not checked: WATCH_DIR is not set here", "run doctor on the daemon's host too")
         )
         return
-    service = find_installed_service()
     as_service = service if service is not None and os.geteuid() == 0 else None
     folders = await watch_folders(settings.watch_dir)
     for folder in folders:

@@ -58,15 +58,19 @@ class InstalledService:
 
 
 def use_installed_service(arguments: argparse.Namespace) -> None:
-    """Complete this process's environment with that of the service, which does not override it.
+    """Find the service, for ``arguments.service``, and complete this process's environment with that of the service.
 
-    Not if another settings file is given, or is in the working directory.
+    What this process has is not overridden. The environment stays as it is if another settings file is given, or is in
+    the working directory.
     """
+    arguments.service = None
     env_file = getattr(arguments, "env_file", None)
-    if env_file is None or (env_file is DEFAULT_ENV_FILE and env_file.exists()):
+    if env_file is None:
         return
-    service = find_installed_service()
-    if service is None or (env_file is not DEFAULT_ENV_FILE and env_file not in service.environment_files):
+    arguments.service = service = find_installed_service()
+    if service is None or not (
+        env_file in service.environment_files or (env_file is DEFAULT_ENV_FILE and not env_file.exists())
+    ):
         return
     os.environ.update(service.missing_in(os.environ))
     if env_file is DEFAULT_ENV_FILE and service.settings_file is not None:
@@ -124,7 +128,7 @@ def _service(unit: Path, found: Mapping[str, list[str]], root: Path) -> Installe
     credentials = dict(_pair(value, ":") for value in found.get("LoadCredential", ()))
     variables, files, unreadable = dict[str, str](), list[Path](), list[Path]()
     for text in found.get("Environment", ()):
-        for name, value in (_pair(one, "=") for one in shlex.split(text)):
+        for name, value in (_pair(one, "=") for one in _words(text)):
             match = _CREDENTIALS.match(value)
             source = credentials.get(match[1], "") if match else ""
             variables[name] = str(root / source.lstrip("/")) if source else value
@@ -149,6 +153,14 @@ def _service(unit: Path, found: Mapping[str, list[str]], root: Path) -> Installe
         may_lease_all="CAP_LEASE" in _last(found, "AmbientCapabilities", "").split(),
         unreadable=tuple(unreadable),
     )
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a value; none if a quotation mark has no other: systemd ignores the line then."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return []
 
 
 def _variables_of(file: Path) -> dict[str, str]:

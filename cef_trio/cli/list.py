@@ -14,7 +14,6 @@ from cef_trio.cli.list_selection import Listed, Selection, Sort, State, advice_a
 from cef_trio.cli.output import Column, Row
 from cef_trio.cli.redis_session import RedisContext, run_on_redis
 from cef_trio.exit_codes import ExitCode
-from cef_trio.observability import read_fleet
 from cef_trio.settings import STAND_INS, Settings, SettingsError, load_settings
 
 
@@ -139,13 +138,18 @@ async def read_streams(context: RedisContext, selection: Selection, folder: str 
     for stream_set in selection.sets:
         ids |= await store.members(stream_set)
     known = (await store.load_metas(ids)).values()
-    reports = read_fleet(await store.reports()).of_owner(context.owner_name).reports if not folder else ()
-    folders = folders_of([folder] if folder else [one.folder for one in reports])
+    folders = folders_of([folder] if folder else await _reported_folders(context))
     opened = [one.meta.stream_id for one in known if one.meta.status not in ENDED]
     holders = await store.holders(opened) if selection.at_risk else opened
     matching = [one for one in known if selection.matches(one, folders, holders)]
     chosen = selection.order(matching)
     return Listed(streams=chosen, holders=holders, left_out=len(matching) - len(chosen), folders=folders)
+
+
+async def _reported_folders(context: RedisContext) -> list[str]:
+    from cef_trio.observability import read_fleet  # only without WATCH_DIR: the judgement of daemons is large
+
+    return [one.folder for one in read_fleet(await context.store.reports()).of_owner(context.owner_name).reports]
 
 
 def summary(known: StreamSummary, listed: Listed) -> dict[str, Any]:

@@ -6,9 +6,10 @@ start with one line that names the variable, what is wrong and what would be rig
 Open `model.py` for a setting's name, default, check or text; `values.py` for how sizes, durations and URLs are written;
 `after_upload.py` for `AFTER_UPLOAD` and `MIN_FREE_SPACE`; `upload_rate.py` for `MAX_UPLOAD_RATE`; `watch_exclude.py`
 for `WATCH_EXCLUDE`; `secret_files.py` for `<NAME>_FILE`; `misspelt.py` for names that are nearly a setting's;
-`sources.py` for where a value comes from; `reference.py` for the generated pages; `object_options.py` for tags, storage
-class, ACL, encryption and content type. Settings and secrets are read at the start; which of them are read again, and
-when, is in `daemon/reload.py` (SIGHUP), `s3/credentials.py` and `checkpoint/redis/store.py` (refused credentials).
+`sources.py` for where a value comes from; `meanings.py` for how a setting's text is read, `reference.py` for the
+generated pages; `object_options.py` for tags, storage class, ACL, encryption and content type. Settings and secrets are
+read at the start; which of them are read again, and when, is in `daemon/reload.py` (SIGHUP), `s3/credentials.py` and
+`checkpoint/redis/store.py` (refused credentials).
 """
 
 from cef_trio.settings.after_upload import (

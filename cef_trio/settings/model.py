@@ -45,6 +45,7 @@ from cef_trio.settings.after_upload import (
     parse_after_upload,
     parse_min_free_space,
 )
+from cef_trio.settings.meanings import meanings
 from cef_trio.settings.misspelt import near_misses
 from cef_trio.settings.object_options import (
     AUTO_CONTENT_TYPE,
@@ -118,7 +119,7 @@ class Settings(BaseSettings):
     _more_watch_dirs: tuple[Path, ...] = PrivateAttr(())
     """The other folders of ``WATCH_DIR``, once they were checked (:func:`check_folders`)."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     watch_dir: Annotated[NamedPath, AfterValidator(values.watch_dir)]
     """Folder to watch, including its subfolders; or several, separated by colons: /srv/a:/srv/b."""
@@ -598,7 +599,7 @@ def _line(detail: Any) -> str:
     name = str(detail["loc"][0])
     variable = name.upper()
     if detail["type"] == "missing":
-        return f"{variable} is missing: {Settings.model_fields[name].description}"
+        return f"{variable} is missing: {meanings(Settings)[name]}"
     message = re.sub(r"^(Value error, |(Input|String|Tuple|Value) should )", "", str(detail["msg"]))
     message = _TAKES.get(detail["type"]) or re.sub(r"^(be|have) ", r"must \1 ", message)
     # Hide a password in a URL, and the query of a signed URL.

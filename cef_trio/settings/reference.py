@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from cef_trio.settings.meanings import meanings
 from cef_trio.settings.model import Settings
 from cef_trio.settings.secret_files import file_variables
 from cef_trio.settings.sources import default_text
@@ -27,7 +28,7 @@ def example_env() -> str:
     ]
     for name, field in Settings.model_fields.items():
         line = f"{name.upper()}={default_text(field)}"
-        blocks.append(f"# {_meaning(field)}\n{line if field.is_required() else '#' + line}")
+        blocks.append(f"# {_meaning(name, field)}\n{line if field.is_required() else '#' + line}")
     return "\n\n".join(blocks) + "\n"
 
 
@@ -36,7 +37,7 @@ def settings_md() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
         default = "required" if field.is_required() else f"`{default_text(field)}`" if default_text(field) else ""
-        rows.append(f"| `{name.upper()}` | {default} | {_meaning(field)} |")
+        rows.append(f"| `{name.upper()}` | {default} | {_meaning(name, field)} |")
     head = (
         "# Settings\n\n"
         "Made by `python -m cef_trio.settings.reference settings-md`. Set them as environment variables, or as lines\n"
@@ -54,9 +55,9 @@ def settings_md() -> str:
     return head + "\n".join(rows) + "\n"
 
 
-def _meaning(field: FieldInfo) -> str:
+def _meaning(name: str, field: FieldInfo) -> str:
     choices = literal_values(field.annotation)
-    meaning = " ".join(str(field.description).split())
+    meaning = meanings(Settings)[name]
     return f"{meaning} One of: {', '.join(choices)}." if choices else meaning
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cef_trio.cli import installed_service
+from cef_trio.cli import doctor, installed_service
 from cef_trio.cli.arguments import DEFAULT_ENV_FILE
 from cef_trio.cli.installed_service import InstalledService, find_installed_service, settings_of
 from cef_trio.cli.main import main
@@ -136,3 +136,31 @@ def test_a_settings_file_that_this_user_may_not_read_is_named(
     monkeypatch.setattr(installed_service, "find_installed_service", lambda: service)
     main(["check"])
     assert f"this user may not read {file}, the settings of cef-trio.service: use sudo" in capsys.readouterr().err
+
+
+def test_a_line_of_the_unit_that_systemd_ignores_is_ignored(machine: Path) -> None:
+    (machine / "etc/systemd/system/cef-trio.service.d").mkdir(parents=True, exist_ok=True)
+    (machine / "etc/systemd/system/cef-trio.service.d/zz.conf").write_text(
+        '[Service]\nEnvironment="LOG_LEVEL=DEBUG\nEnvironment=S3_REGION_NAME=x\n'
+    )
+    service = find_installed_service(machine)
+    assert service is not None
+    assert service.variables["S3_REGION_NAME"] == "x"
+
+
+def test_the_unit_is_read_once_by_a_command(
+    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", {**os.environ, "REDIS_URL": f"unix://{tmp_path}/none", "OWNER_NAME": "a"})
+    asked: list[InstalledService | None] = []
+
+    def find() -> InstalledService | None:
+        asked.append(find_installed_service(machine))
+        return asked[-1]
+
+    monkeypatch.setattr(installed_service, "find_installed_service", find)
+    monkeypatch.setattr(doctor, "CHECK_SECONDS", 0.0)
+    assert main(["doctor", "--json"]) == 5
+    capsys.readouterr()
+    assert len(asked) == 1

@@ -230,17 +230,16 @@ def test_a_folder_that_may_not_be_read_is_a_problem(settings: dict[str, str], tm
 @pytest.mark.real
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may ask as another user")
 def test_root_asks_for_the_folder_as_the_user_of_the_installed_service(
-    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    settings: dict[str, str], tmp_path: Path
 ) -> None:
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     try:
         service = InstalledService(tmp_path / "cef-trio.service", user="nobody")
-        monkeypatch.setattr(doctor, "find_installed_service", lambda: service)
 
         def found() -> tuple[str, str]:
             findings: list[Finding] = []
             given = load_settings(None, unneeded={"s3_bucket_name"}, watch_dir=folder)
-            trio.run(doctor._check_folder, given, findings.append)
+            trio.run(doctor._check_folder, given, service, findings.append)
             return findings[0].severity, findings[0].says
 
         assert found() == ("problem", f"'{folder}' may not be read by the user nobody")
