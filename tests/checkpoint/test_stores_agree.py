@@ -7,6 +7,7 @@ The in-process store applies commits (``commit.py``), the other sends them to a 
 from __future__ import annotations
 
 import ast
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -153,7 +154,11 @@ async def everything(store: CheckpointStore) -> object:
 
 
 @pytest.mark.real
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300 if os.environ.get("CEF_TRIO_LONG") else 50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(commands=st.lists(steps, min_size=5, max_size=40))
 def test_both_stores_answer_and_hold_the_same_after_any_commands(
     valkey: ValkeyServer, commands: list[tuple[str, tuple[Any, ...], dict[str, Any]]]
