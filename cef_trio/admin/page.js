@@ -115,8 +115,9 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { th
 
 // -- the streams: only the rows in view are in the document ------------------------------------------------------------
 
-const ALL_ROWS = 200;  // so many are all there, so that the browser's own search finds them
+const ALL_ROWS = 100;  // so many are all there, so that the browser's own search finds them
 const MARGIN_ROWS = 10;
+const NEW_ROWS = 25;  // made in one frame, beside those in view: more would delay a key or a scroll
 const SORTS = {
   file: [(one) => one.file.toLowerCase(), 1], state: [(one) => one.state, 1], share: [(one) => one.share, 1],
   bytes_per_second: [(one) => one.bytes_per_second, -1], lag_bytes: [(one) => one.lag_bytes, -1],
@@ -136,12 +137,16 @@ function arrange() {
   }).map((one) => one[2]);
   stale = false;
 }
-// The rows in view, and the one that has the focus: it would lose it if it left the document.
-function indexesInView() {
-  if (shown.length <= ALL_ROWS) return shown.map((_, index) => index);
+function inView() {
   const top = at("streams").getBoundingClientRect().top;
-  const first = Math.max(0, Math.floor(-top / rowHeight) - MARGIN_ROWS);
-  const end = Math.min(shown.length, Math.ceil((innerHeight - top) / rowHeight) + MARGIN_ROWS);
+  return [
+    Math.max(0, Math.floor(-top / rowHeight) - MARGIN_ROWS),
+    Math.min(shown.length, Math.ceil((innerHeight - top) / rowHeight) + MARGIN_ROWS),
+  ];
+}
+// The rows in view, and the one that has the focus: it would lose it if it left the document.
+function indexesToShow(first, end) {
+  if (shown.length <= ALL_ROWS) return shown.map((_, index) => index);
   const indexes = [];
   for (let index = first; index < end; index++) indexes.push(index);
   const row = document.activeElement && document.activeElement.closest("#streams tr");
@@ -213,7 +218,7 @@ function fillStream(row, stream, index) {
 }
 function drawStreams() {
   if (stale) arrange();
-  const body = at("streams"), indexes = indexesInView();
+  const body = at("streams"), [first, end] = inView(), indexes = indexesToShow(first, end);
   const kept = new Map([...body.children].filter((row) => row.dataset.key !== undefined).map((row) => [row.dataset.key, row]));
   const gaps = [...body.children].filter((row) => row.dataset.key === undefined);
   let before = null, previous = -1;
@@ -225,7 +230,10 @@ function drawStreams() {
   const used = new Set(indexes.map((index) => keyOf(shown[index])));
   const spare = [...kept].filter(([key]) => !used.has(key)).map(([, row]) => row);
   for (const row of spare) row.remove();
+  let room = NEW_ROWS;
   for (const index of indexes) {
+    const made = kept.has(keyOf(shown[index]));
+    if (!made && (index < first || index >= end) && --room < 0) { later(); continue; }
     if (index !== previous + 1) place(fillGap(gaps.shift() || gapRow(), index - previous - 1));
     const stream = shown[index], key = keyOf(stream);
     let row = kept.get(key);
@@ -237,8 +245,8 @@ function drawStreams() {
   if (previous < shown.length - 1) place(fillGap(gaps.shift() || gapRow(), shown.length - 1 - previous));
   for (const row of gaps) row.remove();
   at("streams-table").setAttribute("aria-rowcount", String(shown.length + 1));
-  const first = body.querySelector("tr[data-key]");
-  const height = first ? first.getBoundingClientRect().height : rowHeight;
+  const sample = body.querySelector("tr[data-key]");
+  const height = sample ? sample.getBoundingClientRect().height : rowHeight;
   if (height && Math.abs(height - rowHeight) > 0.5) { rowHeight = height; later(); }
   at("streams-scroll").hidden = shown.length === 0;
   at("no-streams").hidden = shown.length > 0;
@@ -372,7 +380,7 @@ function noticed() {
     for (const risk of page.at_risk) found.push({
       key: `risk ${risk.reason}`, bad: true, title: risk.recordings ? `${size(risk.size_bytes)} of ${many(risk.recordings, "recording")} do not get to S3` : "Recordings are at risk",
       text: `Since ${clock(risk.since)}, for ${span(now - risk.since)}.`,
-      detail: name(risk.why), advice: risk.advice,
+      detail: name(risk.why.charAt(0).toUpperCase() + risk.why.slice(1)), advice: risk.advice,
     });
     if (page.phase === "draining") found.push({ key: "drain", title: "The daemon is shutting down", text: "Parts in flight are finished; no new ones are started. Every stream resumes at the next start." });
   }
@@ -418,9 +426,10 @@ function show() {
   if (!page) return;
   const totals = page.totals, count = (number) => (number === null ? "–" : number.toLocaleString());
   set(at("about"), `${name(page.folder)} · ${name(page.instance)} · version ${page.version} · up ${span(now - page.started_at)}`);
-  set(at("working"), `${totals.working} of ${totals.slots}`);
-  const limit = totals.upload_limit_bytes_per_second ? ` of ${size(totals.upload_limit_bytes_per_second)}/s` : "";
-  set(at("rate"), `${size(totals.bytes_per_second)}/s${limit}`);
+  set(at("working"), String(totals.working));
+  set(at("slots"), `of at most ${totals.slots.toLocaleString()}`);
+  set(at("rate"), `${size(totals.bytes_per_second)}/s`);
+  set(at("limit"), totals.upload_limit_bytes_per_second ? `limit ${size(totals.upload_limit_bytes_per_second)}/s` : "");
   set(at("lag"), size(totals.lag_bytes));
   set(at("lag-age"), totals.lag_since === null ? "" : `for ${span(now - totals.lag_since)}`);
   set(at("live"), count(totals.active_streams));
@@ -461,7 +470,7 @@ function facts(stream) {
   if (stream) found.push(["Uploaded", `${size(stream.acknowledged_bytes)} of ${size(stream.size_on_disk_bytes)}`]);
   if (!known) return found;
   found.push(["Object", `${name(known.bucket)}/${name(known.key)}`]);
-  if (known.upload_id) found.push(["Upload", name(known.upload_id)]);
+  if (known.upload_id) found.push(["Upload id", name(known.upload_id)]);
   found.push(["Started", `${clock(known.started_at)}, ${span(now - known.started_at)} ago`]);
   if (known.completed_at) found.push(["Completed", `${clock(known.completed_at)}, ${span(now - known.completed_at)} ago`]);
   if (known.etag) found.push(["ETag", name(known.etag)]);

@@ -29,7 +29,8 @@ from cef_trio.admin.status_page import (
     StreamRow,
 )
 from cef_trio.checkpoint.states import ADVICE, SENTENCES, FailureReason
-from cef_trio.observability import LogLine, PartRun, PartState, StreamActivity, StreamDetail
+from cef_trio.observability import SENTENCES as RISKS
+from cef_trio.observability import LogLine, PartRun, PartState, Reason, Risk, StreamActivity, StreamDetail
 
 MIB = 1024 * 1024
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
@@ -109,6 +110,12 @@ def _page(rows: tuple[StreamRow, ...], now: float) -> StatusPage:
             bytes_per_second=sum(row.bytes_per_second for row in rows),
             completed=4182,
             failed=1,
+        ),
+        at_risk=(
+            Risk(Reason.FAILED, now - 4000, 2240 * MIB, 1, f"{RISKS[Reason.FAILED]}: {sentence}"),
+            Risk(
+                Reason.FILE_UNREADABLE, now - 340, 96 * MIB, 1, f"{RISKS[Reason.FILE_UNREADABLE]}: Permission denied"
+            ),
         ),
         failed=(
             FailedStream(
@@ -199,11 +206,11 @@ async def main(folder: Path) -> None:
         await tab.until("document.querySelectorAll('#streams tr').length === 11")
         for scheme in ("light", "dark"):
             await tab.theme(scheme)
-            await take(tab, folder / f"page-{scheme}.png", height=780)
+            await take(tab, folder / f"page-{scheme}.png", height=1000)
         await tab.theme("light")
         await tab.evaluate("document.querySelector('#streams button.open').click()")
         await tab.until("document.querySelectorAll('#detail-log li').length === 4")
-        await take(tab, folder / "stream-light.png", height=800)
+        await take(tab, folder / "stream-light.png", height=820)
         await tab.evaluate("document.querySelector('#detail .close').click()")
         await tab.theme("dark")
         await take(tab, folder / "phone-dark.png", height=844, width=390)

@@ -46,6 +46,25 @@ async def choose(tab: Tab, control: str, value: str) -> None:
     )
 
 
+async def test_rows_that_are_not_in_view_are_made_some_in_each_frame_until_all_are_there() -> None:
+    """So that no frame takes long; all of them, so that the browser's own search finds them."""
+    source = SetSource(snapshot_of(*many(1)))
+    async with serving(source) as port, chromium() as tab:
+        await look(tab, port, 1)
+        await tab.evaluate(
+            "window.made = []; new MutationObserver((all) => window.made.push(all.flatMap((one) => [...one.addedNodes])"
+            ".filter((node) => node.dataset.key).length))"
+            ".observe(document.getElementById('streams'), {childList: true})"
+        )
+        source.now = snapshot_of(*many(100))
+        await tab.until(f"{ROWS}.length === 100")
+        assert await tab.evaluate(f"{ROWS}.map((row) => row.ariaRowIndex)") == [str(n) for n in range(2, 102)]
+        assert await tab.evaluate("document.querySelectorAll('#streams tr.gap').length") == 0
+        assert len(await tab.evaluate("window.made.filter((count) => count)")) > 2
+        assert max(await tab.evaluate("window.made")) <= 60
+        assert tab.console == []
+
+
 async def test_of_a_thousand_streams_only_the_rows_in_view_are_in_the_document() -> None:
     source = SetSource(snapshot_of(*many(1000)))
     async with serving(source) as port, chromium() as tab:

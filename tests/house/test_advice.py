@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from cef_trio.checkpoint.states import ADVICE, FailureReason
+from cef_trio.exit_codes import ExitCode
 from cef_trio.observability import OUTAGE_ADVICE, RISK_ADVICE, Reason
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
@@ -34,3 +35,8 @@ def test_every_risk_has_advice_and_the_documentation_has_the_same() -> None:
 
 def test_the_advice_on_an_outage_is_the_documentations() -> None:
     assert [row[1] for row in rows("S3 or Redis is down")] == [OUTAGE_ADVICE[False], OUTAGE_ADVICE[True]]
+
+
+def test_every_exit_code_of_a_daemon_is_documented_with_a_remedy() -> None:
+    told = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", PAGE, re.MULTILINE) for code in row.split(", ")}
+    assert {code.value for code in ExitCode} - {ExitCode.ANSWER_IS_NO.value} <= told

@@ -64,6 +64,20 @@ class Tab:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
+    async def begin_trace(self) -> None:
+        """Note the tasks of all threads until :meth:`end_trace`."""
+        categories = {"includedCategories": ["toplevel", "disabled-by-default-devtools.timeline"]}
+        await self.call("Tracing.start", transferMode="ReportEvents", traceConfig=categories)
+
+    async def end_trace(self) -> list[dict[str, Any]]:
+        """The events since :meth:`begin_trace`; ``dur`` is real time, ``tdur`` the thread's CPU time, in µs."""
+        await self.call("Tracing.end")
+        events: list[dict[str, Any]] = []
+        while (message := await self._message()).get("method") != "Tracing.tracingComplete":
+            if message.get("method") == "Tracing.dataCollected":
+                events += message["params"]["value"]
+        return events
+
     async def press(self, *keys: str) -> None:
         """Press and release each key: a character, or a name of https://www.w3.org/TR/uievents-key/."""
         for key in keys:

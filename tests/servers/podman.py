@@ -38,7 +38,7 @@ def container(*arguments: str) -> Iterator[str]:
         podman("run", "--detach", "--name", name, *arguments)
         yield name
     finally:
-        podman("rm", "--force", "--ignore", "--volumes", "--time=0", name)
+        podman("rm", "--force", "--ignore", "--volumes", "--time=0", name, seconds=600)
 
 
 class Container:
