@@ -7,7 +7,6 @@ The in-process store applies commits (``commit.py``), the other sends them to a 
 from __future__ import annotations
 
 import ast
-import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -21,6 +20,7 @@ from checkpoint.examples import OUR_NEXT_PROCESS, OURS, THEIRS, Subject, later, 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers.valkey import ValkeyServer
+from thoroughness import LONG
 
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Change, ExitState
@@ -155,7 +155,7 @@ async def everything(store: CheckpointStore) -> object:
 
 @pytest.mark.real
 @settings(
-    max_examples=300 if os.environ.get("CEF_TRIO_LONG") else 50,
+    max_examples=300 if LONG else 50,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
