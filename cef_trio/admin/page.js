@@ -11,18 +11,6 @@ const make = (tag, className, scope) => {
 };
 // In the format of the log, for comparison.
 const clock = (seconds) => `${new Date(seconds * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`;
-const many = (count, what) => `${count.toLocaleString()} ${what}${count === 1 ? "" : "s"}`;
-// Text with `code` in it.
-function rich(node, text) {
-  if (node.dataset.text === text) return;
-  node.dataset.text = text;
-  node.replaceChildren(...text.split("`").map((part, index) => {
-    if (index % 2 === 0) return part;
-    const code = make("code");
-    code.textContent = part;
-    return code;
-  }));
-}
 
 // -- what the daemon has sent ------------------------------------------------------------------------------------------
 
@@ -328,6 +316,8 @@ function fillFailed(row, stream) {
 function completedRow() {
   const row = make("tr");
   row.append(named(), make("td", "number"), make("td", "number"), make("td", "number when"));
+  row.children[1].dataset.label = "size";
+  row.children[2].dataset.label = "took";
   row.lastChild.append(make("span"), make("small"));
   return row;
 }
@@ -344,6 +334,8 @@ const service = (outage) => SERVICES[outage.service] || outage.service;
 function outageRow() {
   const row = make("tr");
   row.append(make("th", "", "row"), make("td", "when"), make("td", "number"), make("td", "why"));
+  row.children[1].dataset.label = "began";
+  row.children[2].dataset.label = "lasted";
   row.lastChild.append(make("span"), make("small"));
   return row;
 }

@@ -17,3 +17,15 @@ function span(seconds) {
 }
 // Control and direction characters would make a name look like another one.
 const name = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "\uFFFD");
+const many = (count, what) => `${count.toLocaleString()} ${what}${count === 1 ? "" : "s"}`;
+// Text with `code` in it.
+function rich(node, text) {
+  if (node.dataset.text === text) return;
+  node.dataset.text = text;
+  node.replaceChildren(...text.split("`").map((part, index) => {
+    if (index % 2 === 0) return part;
+    const code = document.createElement("code");
+    code.textContent = part;
+    return code;
+  }));
+}

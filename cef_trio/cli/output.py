@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Final, Self
 
 from rich.cells import cell_len
@@ -169,7 +170,7 @@ class Lines:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = self._fit(options.max_width)
         yield _line([Text(one.column.name, style="bold") for one in shown], shown)
-        for row, following in zip(self._rows, (*self._rows[1:], None), strict=True):
+        for row, following in zip_longest(self._rows, self._rows[1:]):
             line = _line([_as_text(row.cells[one.number]) for one in shown], shown)
             if options.max_width >= _PIPE_WIDTH:
                 more = [text for text in (row.note, row.advice) if text is not None]

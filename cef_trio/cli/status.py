@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
+from itertools import zip_longest
 from typing import Any, Final
 
 import trio
@@ -317,18 +318,25 @@ def _totals(overview: Overview) -> list[tuple[str, Text | str]]:
         rows.append(("verified", _verification(overview.verification, overview)))
     if counts["retrying"]:
         rows.append(("retrying", _retrying(overview)))
-    for report in overview.own.needing_attention():
-        for one in describe_problems(report, overview.fleet.now):
-            rows += [
-                ("AT RISK", output.safe(f"{report.instance_id}: {one.says}", "bold red")),
-                ("what to do", output.safe(one.advice)),
-            ]
+    rows += _problems(overview)
     if overview.unreadable:
         rows.append(("unreadable", describe_unreadable(overview.unreadable)))
     if overview.newer:
         rows.append(("newer", describe_newer(overview.newer)))
     if counts["deleted"]:
         rows.append(("deleted", f"{counts['deleted']} whose recording was deleted before its end, or that were let go"))
+    return rows
+
+
+def _problems(overview: Overview) -> list[tuple[str, Text | str]]:
+    """Return what is wrong with each daemon, and what to do: once below problems that follow with the same advice."""
+    rows: list[tuple[str, Text | str]] = []
+    own, now = overview.own.needing_attention(), overview.fleet.now
+    problems = [(report.instance_id, one) for report in own for one in describe_problems(report, now)]
+    for (instance, one), following in zip_longest(problems, problems[1:]):
+        rows.append(("AT RISK", output.safe(f"{instance}: {one.says}", "bold red")))
+        if following is None or following[1].advice != one.advice:
+            rows.append(("what to do", output.safe(one.advice)))
     return rows
 
 

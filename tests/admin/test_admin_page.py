@@ -227,5 +227,13 @@ async def test_the_fleets_page_shows_daemons_and_problems_and_hostile_names_are_
         assert f"{len(HOSTILE) - 1} daemons reported no more" in text
         assert await tab.evaluate("document.querySelectorAll('main img, main svg, main script, main b').length") == 0
         assert "pwned" not in await tab.evaluate("document.title")
+        await tab.window(390, 800)  # a phone: nothing is cut, each number has its word
+        await tab.until("innerWidth === 390")
+        cells = "[...document.querySelectorAll('#daemons td')]"
+        assert await tab.evaluate(f"{cells}.filter((cell) => cell.getBoundingClientRect().right > 390).length") == 0
+        labels = f"{cells}.filter((cell) => cell.matches('.number')).map((cell) => cell.dataset.label)"
+        assert await tab.evaluate(labels) == ["streams", "rate", "behind"] * len(HOSTILE)
+        lines = "[...document.querySelectorAll('#daemons td.state small')].map((one) => one.offsetHeight)"
+        assert max(await tab.evaluate(lines)) < 30
         source.known_fleet = json.dumps(fleet_document(Fleet((), now)))
         await tab.until(f"{PHASE} === 'no problem' && document.querySelectorAll('#daemons tr').length === 0")

@@ -22,6 +22,18 @@ pytestmark = [
 ]
 ROWS = "[...document.querySelectorAll('#streams tr[data-key]')]"
 NAMES = f"{ROWS}.map((row) => row.querySelector('button').textContent)"
+COVERED = """(() => {
+  const found = [], leaves = (row) => [...row.querySelectorAll("td span, td small, td canvas, td progress")].filter((one) => !one.children.length && one.offsetWidth);
+  for (const row of document.querySelectorAll("#streams tr[data-key]")) {
+    const boxes = leaves(row).map((one) => [one.textContent, one.getBoundingClientRect()]);
+    boxes.forEach(([text, a], index) => boxes.slice(index + 1).forEach(([other, b]) => {
+      const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left), high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      if (wide > -3 && high > 3) found.push([text, other]);
+    }));
+  }
+  return found;
+})()"""  # noqa: E501
+"""The texts in a row that cover, or touch, each other."""
 HOSTILE = "<img src=x onerror=\"document.title='pwned'\">"
 
 
@@ -293,6 +305,7 @@ async def test_a_phone_shows_all_of_a_row_and_a_stream_without_scrolling_sideway
             ends = "getBoundingClientRect().bottom"
             cut = f"{ROWS}.filter((row) => [...row.children].some((cell) => cell.{ends} > row.{ends} + 1))"
             assert await tab.evaluate(f"{cut}.length") == 0, width
+            assert await tab.evaluate(COVERED) == [], width
         await tab.window(320, 640)
         await tab.evaluate("document.querySelector('#streams button.open').click()")
         await tab.until("document.querySelectorAll('#detail-log li').length === 4")

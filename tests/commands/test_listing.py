@@ -376,6 +376,7 @@ def test_an_advice_is_shown_once_below_the_streams_that_it_is_for() -> None:
         StreamSummary(a_stream(number, status=status, failure_reason="why"), StreamSet.FAILED)
         for number, status in enumerate([Status.FAILED_ABORTED, *[Status.FAILED_REDIS_UPDATE] * 3])
     ]
+    assert len(lines_of([], 200)) == 1, "its heading"
     advice = [number for number, line in enumerate(lines_of(known, 200)) if line.strip().startswith("→")]
     assert advice == [3, 10]
     assert sum("→" in line for line in lines_of(known, 1_000_000)) == 4

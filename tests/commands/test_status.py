@@ -366,3 +366,7 @@ def test_p10_each_reason_of_a_risk_is_shown_with_what_to_do_about_it() -> None:
     assert [line.split("what to do  ")[1] for line in out.getvalue().splitlines() if "what to do" in line] == [
         *RISK_ADVICE.values()
     ]
+    down = (Risk(Reason.S3_DOWN, NOW.timestamp() - 90, 1, 1, "why"),)
+    fleet = Fleet(tuple(a_report(number, risks=down) for number in (1, 2)), NOW.timestamp())
+    shown = text_of(observe(Found(fleet=fleet, owner="o"), NOW))
+    assert (shown.count("AT RISK"), shown.count("what to do")) == (2, 1), "of daemons in one outage, once"
