@@ -131,14 +131,23 @@ async def _serve_client(app: AdminApp, slot: ConnectionSlot, stream: trio.Socket
             if request is None:
                 return
             slot.idle = False
-            response = _reserved(request) if slot.reserved else None
-            await _send(connection, app, slot, request, response or app.respond(request, slot.client))
+            response = (_reserved(request) if slot.reserved else None) or _respond(app, request, slot.client)
+            await _send(connection, app, slot, request, response)
             if slot.reserved or not connection.reusable:
                 return
             seconds = _IDLE_SECONDS
     except NotHttpError as error:
         await connection.refuse(error.status)
         await connection.discard(_DISCARD_BYTES, _DISCARD_SECONDS)
+
+
+def _respond(app: AdminApp, request: HTTPRequest, client: str) -> Response:
+    """Return the response to a request; after a bug in it a 500, since a closed connection has no reason."""
+    try:
+        return app.respond(request, client)
+    except Exception:  # nothing is awaited here
+        log.exception("admin_request_failed", path=request.path)
+        return Response(b"internal error: see the daemon's log\n", status=500)
 
 
 def _reserved(request: HTTPRequest) -> Response | None:

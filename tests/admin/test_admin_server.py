@@ -21,7 +21,7 @@ from cef_trio.admin import app, server
 from cef_trio.admin.connection_limits import ConnectionLimiter, ConnectionSlot, client_of
 from cef_trio.admin.origins import is_foreign, is_ours
 from cef_trio.admin.server import AdminPortError, serve_admin
-from cef_trio.admin.status_page import Phase
+from cef_trio.admin.status_page import Phase, ReadyFacts
 
 
 async def get(port: int, path: str, method: str = "GET") -> httpx.Response:
@@ -399,6 +399,39 @@ async def test_a_client_that_speaks_nonsense_ends_nothing_but_itself(said: bytes
         async with client:
             await client.send_all(said)
         assert (await get(port, "/healthz")).status_code == 200
+
+
+class ReadyThat(SetSource):
+    """A source whose facts are made by a function."""
+
+    def __init__(self, ready: Callable[[], ReadyFacts]) -> None:
+        super().__init__()
+        self._ready = ready
+
+    def ready(self) -> ReadyFacts:
+        return self._ready()
+
+
+async def test_a_bug_in_a_response_is_a_500_and_ends_nothing_else() -> None:
+    def fail() -> ReadyFacts:
+        raise ValueError("a bug")
+
+    async with serving(ReadyThat(fail)) as port:
+        with structlog.testing.capture_logs() as logs:
+            answer = await get(port, "/readyz")
+        assert (answer.status_code, answer.text) == (500, "internal error: see the daemon's log\n")
+        assert [(one["event"], one["path"]) for one in logs] == [("admin_request_failed", "/readyz")]
+        assert (await get(port, "/healthz")).status_code == 200
+
+
+async def test_a_fact_that_names_a_folder_of_any_bytes_is_one_line_of_text() -> None:
+    waits_for = os.fsdecode(b"/caf\xe9\nok: all")
+    facts = ReadyFacts(phase=Phase.STARTING, redis_up=True, s3_up=True, waits_for=waits_for)
+    async with serving(ReadyThat(lambda: facts)) as port:
+        answer = await get(port, "/readyz")
+    assert answer.status_code == 503
+    assert any("/caf\\udce9\\nok: all" in line for line in answer.text.splitlines())
+    assert "ok: all" not in answer.text.splitlines()
 
 
 @pytest.mark.parametrize("asks", [b"", b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"])

@@ -20,6 +20,7 @@ from checkpoint.examples import OUR_NEXT_PROCESS, OURS, THEIRS, Subject, later, 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers.valkey import ValkeyServer
+from thoroughness import LONG
 
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Change, ExitState
@@ -153,7 +154,11 @@ async def everything(store: CheckpointStore) -> object:
 
 
 @pytest.mark.real
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300 if LONG else 50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(commands=st.lists(steps, min_size=5, max_size=40))
 def test_both_stores_answer_and_hold_the_same_after_any_commands(
     valkey: ValkeyServer, commands: list[tuple[str, tuple[Any, ...], dict[str, Any]]]

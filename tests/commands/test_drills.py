@@ -3,7 +3,6 @@ advice says, and is well again."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ import redis
 from servers.command import answer
 from servers.endpoints import Endpoint
 from servers.valkey import ValkeyServer, valkey_server
+from thoroughness import only_long
 
 pytestmark = pytest.mark.real
 
@@ -226,13 +226,13 @@ DRILLS = {
 
 
 SHORT = {secret_for_all, redis_has_no_memory, redis_has_no_replica, a_key_is_broken, no_credentials}
-LONG = pytest.mark.skipif(not os.environ.get("CEF_TRIO_LONG"), reason="takes long: set CEF_TRIO_LONG=1")
+LONGER = only_long("takes long")
 
 
 @pytest.mark.parametrize(
     ("subject", "drill"),
     [
-        pytest.param(subject, one, id=one.__name__, marks=() if one in SHORT else LONG)
+        pytest.param(subject, one, id=one.__name__, marks=() if one in SHORT else LONGER)
         for subject in DRILLS
         for one in DRILLS[subject]
     ],

@@ -6,7 +6,6 @@ fire, the outage begins and lasts for twenty. ``docs/operations.md`` has the tab
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Awaitable, Callable
@@ -18,6 +17,7 @@ import trio
 from prometheus_client import generate_latest
 from servers.recorded_metrics import PERIOD_SECONDS, Recording, fired
 from structlog.testing import capture_logs
+from thoroughness import only_long
 
 from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.redis_faults import RedisFaults
@@ -155,7 +155,7 @@ OUTAGES: dict[str, Outage] = {
 
 
 ALWAYS = frozenset({"S3 refuses everything (403)", "a recording cannot be read", "the daemon is killed"})
-only_long = pytest.mark.skipif("CEF_TRIO_LONG" not in os.environ, reason="takes long: set CEF_TRIO_LONG=1")
+LONGER = only_long("takes long")
 
 
 async def record(outage: Outage, folder: Path) -> Recording:
@@ -211,7 +211,7 @@ def test_the_table_has_every_outage() -> None:
     assert set(documented()) == set(OUTAGES)
 
 
-@pytest.mark.parametrize("name", [name if name in ALWAYS else pytest.param(name, marks=only_long) for name in OUTAGES])
+@pytest.mark.parametrize("name", [name if name in ALWAYS else pytest.param(name, marks=LONGER) for name in OUTAGES])
 async def test_p10_an_alert_fires_in_the_outage_and_none_before(
     name: str, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -22,6 +22,7 @@ from servers.endpoints import Endpoint
 from servers.podman import IMAGE
 from servers.systemd_machine import Machine, machine
 from servers.valkey import valkey_server
+from thoroughness import only_long
 from waiting import wait_until
 
 import cef_trio
@@ -151,6 +152,6 @@ def test_lintian_finds_no_error(package: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.skipif(not os.environ.get("CEF_TRIO_LONG"), reason="only with CEF_TRIO_LONG")
+@only_long("it builds the package twice")
 def test_two_builds_are_byte_identical(package: Path, tmp_path: Path) -> None:
     assert built(tmp_path).read_bytes() == package.read_bytes()

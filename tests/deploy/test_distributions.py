@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from thoroughness import only_long
 
 import cef_trio
 
@@ -128,7 +129,7 @@ def test_the_addresses_agree() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("CEF_TRIO_LONG"), reason="only with CEF_TRIO_LONG: it fetches libraries")
+@only_long("it fetches libraries")
 @pytest.mark.parametrize("tool", ["pipx", "uv"])
 def test_the_wheel_is_installed_as_a_tool(wheel: Path, tmp_path: Path, tool: str) -> None:
     places = {

@@ -30,9 +30,9 @@ from servers.recordings import make
 from servers.systemd_machine import LOG_IN, Machine, machine
 from servers.tcp_proxy import TcpProxy
 from servers.valkey import ValkeyServer
+from thoroughness import LONG
 from waiting import wait_until
 
-LONG = os.environ.get("CEF_TRIO_LONG")
 SECONDS = 1800.0
 """How long a block may take: installations, a build of the image."""
 WATCH_SECONDS = 5

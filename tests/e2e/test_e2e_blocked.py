@@ -23,11 +23,11 @@ from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint, free_port
 from servers.store import look_into
 from servers.valkey import ValkeyServer
+from thoroughness import LONG
 from waiting import wait_until
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
-LONG = bool(os.environ.get("CEF_TRIO_LONG"))
 GRACE, SAVE = 0.4, 0.8
 EXIT_SECONDS = GRACE + SAVE + 1
 _MAX_WATCHES = "/proc/sys/user/max_inotify_watches"

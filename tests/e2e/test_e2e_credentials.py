@@ -23,10 +23,11 @@ from servers.endpoints import Endpoint
 from servers.s3_control import renew_token
 from servers.store import look_into
 from servers.valkey import ValkeyServer
+from thoroughness import only_long
 
 pytestmark = pytest.mark.real
 PART = 5 << 20
-LONG = pytest.mark.skipif(not os.environ.get("CEF_TRIO_LONG"), reason="one of a kind; CEF_TRIO_LONG=1 runs all")
+LONGER = only_long("one of a kind")
 SOON = {
     "close_grace_seconds": 0.2,
     "retry_attempts": 2,
@@ -156,7 +157,7 @@ def offering(kind: type[Source], folder: Path, s3: Endpoint) -> Iterator[Source]
 
 
 @pytest.mark.parametrize(
-    "kind", [Files, pytest.param(CredentialProcess, marks=LONG), pytest.param(ContainerService, marks=LONG)]
+    "kind", [Files, pytest.param(CredentialProcess, marks=LONGER), pytest.param(ContainerService, marks=LONGER)]
 )
 def test_p6_a_token_that_expires_while_its_source_has_a_hiccup_costs_no_recording(
     tmp_path: Path, watch_dir: Path, s3: Endpoint, valkey: ValkeyServer, kind: type[Source]
@@ -199,7 +200,7 @@ def test_p6_a_token_that_expires_while_its_source_has_a_hiccup_costs_no_recordin
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(CredentialProcess, marks=LONG), pytest.param(ContainerService, marks=LONG)]
+    "kind", [pytest.param(CredentialProcess, marks=LONGER), pytest.param(ContainerService, marks=LONGER)]
 )
 def test_p6_a_source_that_cannot_be_reached_at_the_start_is_waited_for(
     tmp_path: Path, watch_dir: Path, s3: Endpoint, valkey: ValkeyServer, kind: type[Source]

@@ -21,6 +21,7 @@ from servers.endpoints import Endpoint
 from servers.ingress import Ingress, ingress
 from servers.s3_control import arm, disarm_all
 from servers.valkey import ValkeyServer, valkey_server
+from thoroughness import only_long
 from waiting import wait_until
 
 pytestmark = pytest.mark.real
@@ -36,7 +37,7 @@ RIGHTS = "-dac_override,-dac_read_search"
 """By which root reads what nobody may."""
 
 
-only_long = pytest.mark.skipif("CEF_TRIO_LONG" not in os.environ, reason="takes long: set CEF_TRIO_LONG=1")
+LONGER = only_long("takes long")
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def test_p10_an_outage_of_s3_is_reported_everywhere_with_the_reason_until_it_is_
         scene.none_cries()
 
 
-@only_long
+@LONGER
 def test_p10_a_redis_that_takes_no_writes_is_reported_everywhere(scene: Scene) -> None:
     record(scene.watch / "well.mp4")
     scene.process.wait_for("stream_completed")
@@ -170,7 +171,7 @@ def test_p10_a_redis_that_takes_no_writes_is_reported_everywhere(scene: Scene) -
     scene.none_cries()
 
 
-@only_long
+@LONGER
 def test_p10_a_folder_and_a_file_that_may_not_be_read_are_reported_everywhere(scene: Scene) -> None:
     folder, file = scene.watch / "closed", scene.watch / "closed.mp4"
     folder.mkdir()
@@ -186,7 +187,7 @@ def test_p10_a_folder_and_a_file_that_may_not_be_read_are_reported_everywhere(sc
     scene.none_cries()
 
 
-@only_long
+@LONGER
 def test_p10_one_upload_that_s3_denies_is_reported_everywhere_until_its_file_is_gone_or_it_is_retried(
     scene: Scene,
 ) -> None:

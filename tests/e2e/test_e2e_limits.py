@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import time
 from pathlib import Path
@@ -15,13 +14,13 @@ from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import free_port
 from servers.s3_control import arm, call_log
 from servers.valkey import ValkeyServer
+from thoroughness import only_long
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
 PART = 32 * MIB
 BIG, IDLE = 5, 150
 LISTENERS = 32
-LONG = bool(os.environ.get("CEF_TRIO_LONG"))
 PARTS = 3
 REDIS_CONNECTIONS = 8
 THREADS = 1 + REDIS_CONNECTIONS + 8 + 8 + 2 + 2 + 4
@@ -78,7 +77,7 @@ def test_p7_parts_threads_sockets_and_memory_have_limits_that_hold(
     assert grown_mib < PART / MIB, "not even one part is ever held in memory"
 
 
-@pytest.mark.skipif(not LONG, reason="set CEF_TRIO_LONG=1: it waits until the kernel's buffers are full")
+@only_long("it waits until the kernel's buffers are full")
 def test_p7_listeners_of_the_page_that_never_read_cost_no_memory_and_are_dropped(
     watch_dir: Path, tmp_path: Path, valkey: ValkeyServer
 ) -> None:

@@ -23,6 +23,7 @@ from servers.fuse_mount import fuse_mount
 from servers.ordinary_user import ORDINARY
 from servers.s3_control import arm, disarm_all
 from servers.valkey import ValkeyServer, valkey_server
+from thoroughness import LONG
 from waiting import wait_until
 
 from cef_trio import amounts
@@ -30,7 +31,6 @@ from cef_trio.observability.at_risk import RISK_ADVICE, SENTENCES, Reason
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
-LONG = "CEF_TRIO_LONG" in os.environ
 HURRY = """
 import sys
 if sys.orig_argv[-1] == "run":

@@ -17,6 +17,7 @@ from servers.endpoints import Endpoint
 from servers.s3_control import arm, disarm_all
 from servers.tcp_proxy import tcp_proxy
 from servers.valkey import ValkeyServer, valkey_server
+from thoroughness import only_long
 from waiting import wait_until
 
 pytestmark = pytest.mark.real
@@ -31,11 +32,11 @@ QUICK = {
     "retry_stream_max_seconds": 1,
     "lease_seconds": 10,
 }
-LONG = pytest.mark.skipif(not os.environ.get("CEF_TRIO_LONG"), reason="one of a kind; CEF_TRIO_LONG=1 runs all")
+LONGER = only_long("one of a kind")
 REFUSED = [
     "AccessDenied",
     *(
-        pytest.param(code, marks=LONG)
+        pytest.param(code, marks=LONGER)
         for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "QuotaExceeded")
     ),
 ]
@@ -97,7 +98,7 @@ def _port(process: DaemonProcess) -> int:
     ("breaks", "mends"),
     [
         (("maxmemory", "1"), ("maxmemory", "0")),
-        pytest.param(("min-replicas-to-write", "1"), ("min-replicas-to-write", "0"), marks=LONG),
+        pytest.param(("min-replicas-to-write", "1"), ("min-replicas-to-write", "0"), marks=LONGER),
     ],
     ids=["OOM", "NOREPLICAS"],
 )
@@ -115,7 +116,7 @@ def test_p10_a_redis_that_refuses_writes_and_answers_ping_is_one_outage(
         assert process.count("outage_started") == 1
 
 
-@pytest.mark.parametrize("told", [False, pytest.param(True, marks=LONG)], ids=["by itself", "by SIGHUP"])
+@pytest.mark.parametrize("told", [False, pytest.param(True, marks=LONGER)], ids=["by itself", "by SIGHUP"])
 def test_p6_a_password_that_is_changed_is_read_again_from_its_file(
     tmp_path: Path, watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, told: bool
 ) -> None:
@@ -187,7 +188,7 @@ def test_p10_s3_connections_to_a_dead_backend_are_not_kept(
             assert process.count("retry") <= 4, "one call finds out, and no other waits for the same backend"
 
 
-@LONG
+@LONGER
 def test_p10_an_s3_that_dies_while_nothing_grows_is_seen_within_two_minutes(
     watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer
 ) -> None:

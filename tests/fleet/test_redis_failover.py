@@ -35,6 +35,7 @@ from servers.valkey_fleet import (
     sentinel_trio,
     valkey_cluster,
 )
+from thoroughness import only_long
 from waiting import wait_until
 
 from cef_trio.checkpoint.redis.keys import FLEET
@@ -42,7 +43,7 @@ from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import StreamSet
 
 pytestmark = pytest.mark.real
-LONG = pytest.mark.skipif(not os.environ.get("CEF_TRIO_LONG"), reason="the longer forms: CEF_TRIO_LONG=1")
+LONGER = only_long("the longer forms")
 PART: Final = 5 << 20
 BLOCK: Final = 1 << 20
 RECOVERY_SECONDS: Final = 5.0
@@ -241,7 +242,7 @@ def test_primaries_that_die_and_freeze_are_replaced_by_the_sentinels_and_followe
 # ---- one address -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("away_seconds", [0, pytest.param(60, marks=LONG)])
+@pytest.mark.parametrize("away_seconds", [0, pytest.param(60, marks=LONGER)])
 def test_a_failover_behind_one_address_that_loses_acknowledged_writes_costs_no_byte(
     tmp_path: Path, s3: Endpoint, away_seconds: int
 ) -> None:
@@ -326,7 +327,7 @@ async def test_owners_spread_over_the_nodes_of_a_cluster_and_each_is_whole_on_on
     assert len(homes) > 1
 
 
-@LONG
+@LONGER
 def test_a_primary_of_the_cluster_that_freezes_is_replaced_and_followed(
     cluster: ValkeyCluster, tmp_path: Path, s3: Endpoint
 ) -> None:
@@ -344,7 +345,7 @@ def test_a_primary_of_the_cluster_that_freezes_is_replaced_and_followed(
     cluster.wait_until_whole()
 
 
-@LONG
+@LONGER
 def test_uploads_go_on_while_the_part_of_the_cluster_that_has_the_registry_of_daemons_is_dead(
     cluster: ValkeyCluster, tmp_path: Path, s3: Endpoint
 ) -> None:
@@ -367,7 +368,7 @@ def test_uploads_go_on_while_the_part_of_the_cluster_that_has_the_registry_of_da
     cluster.wait_until_whole()
 
 
-@LONG
+@LONGER
 def test_a_cluster_that_was_frozen_for_a_minute_is_used_again_within_seconds_and_an_exit_does_not_wait_for_it(
     cluster: ValkeyCluster, tmp_path: Path, s3: Endpoint
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -22,6 +21,7 @@ from servers.s3_control import calls
 from servers.store import look_into
 from servers.valkey import ValkeyServer
 from structlog.typing import EventDict
+from thoroughness import only_long
 
 from cef_trio.checkpoint.model import Lease, Owner
 from cef_trio.checkpoint.redis import LegacyPlace, LegacyStreams, codec
@@ -81,10 +81,10 @@ async def until_left(store: RedisCheckpointStore, number: int) -> None:
 
 
 HERE, THERE = Owner("machine", "ext4:1", "/rec /"), Owner("their-machine", "ext4:2", "/rec /")
-LONG = pytest.mark.skipif(not os.environ.get("CEF_TRIO_LONG"), reason="the other one is stricter: CEF_TRIO_LONG=1")
+LONGER = only_long("the other one is stricter")
 
 
-@pytest.mark.parametrize("instance", [pytest.param("under-test", marks=LONG), "another-container"])
+@pytest.mark.parametrize("instance", [pytest.param("under-test", marks=LONGER), "another-container"])
 def test_open_and_ended_streams_of_before_continue_and_no_part_is_sent_twice(
     watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, instance: str
 ) -> None:

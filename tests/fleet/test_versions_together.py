@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from servers.endpoints import Endpoint
 from servers.s3_control import call_log
 from servers.store import look_into, sha256_of
 from servers.valkey import ValkeyServer
+from thoroughness import only_long
 from waiting import wait_until
 
 from cef_trio.checkpoint.redis.keys import Keys
@@ -56,7 +56,7 @@ def parts_sent(endpoint: Endpoint, since: int = 0) -> Counter[tuple[str, int]]:
     return Counter((call["key"], call["part_number"]) for call in calls)
 
 
-@pytest.mark.skipif(not os.environ.get("CEF_TRIO_LONG"), reason="takes long: CEF_TRIO_LONG=1")
+@only_long("takes long")
 def test_the_way_back_and_forward_again_sends_no_part_twice(
     tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer, old_version: dict[str, str]
 ) -> None:

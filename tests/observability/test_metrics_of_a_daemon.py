@@ -26,7 +26,7 @@ async def test_a_daemon_that_uploads_a_recording_shows_it(tmp_path: Path) -> Non
     watch.mkdir()
     (watch / "a.mp4").write_bytes(bytes(6 * MIB))
     async with local_servers(tmp_path / "data") as servers, trio.open_nursery() as nursery:
-        settings = settings_for(servers, watch, chunk_size_bytes=5 * MIB)
+        settings = settings_for(servers, watch, chunk_size_bytes=5 * MIB, prom_port=0)
 
         async def run(*, task_status: trio.TaskStatus[RunningDaemon]) -> None:
             await run_daemon(settings, task_status=task_status)

@@ -5,7 +5,6 @@ The real httpx and httpcore read them, from a socket or from a script (kinds 11 
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from hypothesis import strategies as st
 from s3.scripted_store import NOW, Reply, ScriptedStore, client_of, error_reply
 from s3.test_s3_response_origin import CALLS
 from servers.scripted import scripted_server
+from thoroughness import LONG
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.http import parse_http_date, parse_retry_after
@@ -406,9 +406,7 @@ def answers(draw: st.DrawFn, call: str) -> bytes:
 
 
 @pytest.mark.parametrize("call", CALLS)
-@settings(
-    max_examples=1000 if os.environ.get("CEF_TRIO_LONG") else 40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=1000 if LONG else 40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_response_raises_only_our_own_exceptions(call: str, data: Any) -> None:
     raw = (

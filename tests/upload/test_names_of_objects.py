@@ -20,7 +20,8 @@ from cef_trio.resilience.best_effort import PAUSE_SECONDS
 from cef_trio.upload.object_key import metadata_key
 from cef_trio.upload.orphan_cleanup import PERIOD_SECONDS
 
-DAY = 86400.0
+LATER = 2 * 3600.0
+"""After the hour that the keys name; seconds."""
 ANOTHER = Lease("another", "token", 30.0)
 TEMPLATES = (
     "x/{relative_dir}/{year}-{month}-{day}T{hour}/{file_stem}-{stream_id}{file_ext}",
@@ -77,7 +78,7 @@ async def test_p2_an_open_upload_is_found_by_its_key_after_redis_lost_everything
         await until_parts(world, 3)
     before = record(world)
     world.lose_redis()
-    await trio.sleep(DAY)
+    await trio.sleep(LATER)
     world.append(PART, name)
     async with world.daemon() as daemon:
         daemon.closed(name)
@@ -101,7 +102,7 @@ async def test_p2_a_completed_recording_is_found_by_its_key_after_redis_lost_eve
         daemon.closed(name)
         (before,) = await completed(world)
     world.endpoint.log.reset()
-    await trio.sleep(DAY)
+    await trio.sleep(LATER)
     world.lose_redis()
     async with world.daemon():
         (after,) = await completed(world)
@@ -182,7 +183,7 @@ async def test_the_date_is_that_of_the_recordings_start_whenever_its_upload_is_c
     world.append(10, "cam1/a.mp4")
     async with world.daemon():
         await trio.sleep(1)
-    await trio.sleep(DAY)
+    await trio.sleep(LATER)
     world.append(10, "cam1/a.mp4")
     await uploaded(world)
     meta = record(world)
@@ -198,7 +199,7 @@ async def test_a_record_of_an_earlier_version_is_dated_by_its_birth_or_the_begin
     await world.store.update(stream_id, ANOTHER, Change({"recording_began_at_utc": None}))
     await world.store.release([stream_id], ANOTHER)
     assert record(world).recording_began_at_utc is None
-    await trio.sleep(DAY)
+    await trio.sleep(LATER)
     await uploaded(world)
     meta = record(world)
     assert meta.s3_key_prefix == key(meta, "cam1")
@@ -209,7 +210,7 @@ async def test_a_recording_that_changes_after_its_completion_keeps_its_date(worl
     async with world.daemon() as daemon:
         daemon.closed("cam1/a.mp4")
         await completed(world)
-        await trio.sleep(DAY)
+        await trio.sleep(LATER)
         world.append(PART, "cam1/a.mp4")
         daemon.closed("cam1/a.mp4")
         await trio.sleep(60)
@@ -222,7 +223,7 @@ async def test_an_upload_that_s3_lost_is_begun_again_under_the_same_date(world: 
     async with world.daemon():
         await until_parts(world, 2)
     await world.abort_open_uploads()
-    await trio.sleep(DAY)
+    await trio.sleep(LATER)
     await uploaded(world)
     meta = record(world)
     assert meta.s3_key_prefix == key(meta, "cam1")

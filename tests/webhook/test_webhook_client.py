@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,6 +17,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.authority import Authority
+from thoroughness import LONG
 from trio.testing import MockClock
 
 from cef_trio.exceptions import WebhookOperationError
@@ -229,7 +229,7 @@ VALUES = st.sampled_from(
 )
 
 
-@settings(max_examples=1000 if os.environ.get("CEF_TRIO_LONG") else 100, deadline=None)
+@settings(max_examples=1000 if LONG else 100, deadline=None)
 @given(HEADS, st.lists(st.tuples(FIELDS, VALUES), max_size=4), st.binary(max_size=30), st.integers(0, 200))
 def test_any_response_of_a_receiver_raises_only_our_own_exception(
     head: str, fields: list[tuple[str, str]], rest: bytes, cut: int
