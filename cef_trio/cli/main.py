@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import errno
 import gc
 import os
 import signal
@@ -53,6 +54,8 @@ _LAB: Final = "lab"
 _LAB_HELP: Final = "the laboratory: cancel, crash and simulate the daemon, and check its promises"
 _BROKEN_PIPE: Final = 141
 """A shell's exit code of a program that SIGPIPE ended. Python ignores that signal."""
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The disk of standard output is full."""
 _INTERRUPTED: Final = 130
 _SIGNALLED: Final = 128
 _JSON: Final = "--json"
@@ -73,6 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of standard output (head, less) has ended
         _discard(sys.stdout)
         return _BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in _FULL or {*given[:1]} & {*_OWN_SETTINGS, _LAB}:
+            raise
+        _discard(sys.stdout)  # commands write nothing else to a disk
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"cef-trio: standard output cannot be written: {error.strerror}\n")
+        return ExitCode.NOT_SAVED
     except KeyboardInterrupt:  # before the daemon handles signals, or after it restored them
         return _INTERRUPTED
     except Exception as error:  # a bug: its traceback follows
@@ -102,10 +112,10 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, noted for ``--json``, and end with the exit code of a wrong argument."""
 
     def error(self, message: str) -> NoReturn:
-        line = f"{printable(message)}; `{self.prog} --help` shows the arguments"
+        line = printable(message)
         json_document.note_error(line)
         with contextlib.suppress(OSError):
-            sys.stderr.write(f"{self.prog}: {line}\n")
+            sys.stderr.write(f"{self.prog}: {line}; `{self.prog} --help` shows the arguments\n")
         raise _WrongArgumentsError
 
     def check_command(self, arguments: Sequence[str]) -> None:

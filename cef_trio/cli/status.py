@@ -72,6 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Run ``status`` and return its exit code."""
     if arguments.watch and arguments.json:
         raise SettingsError(["--watch is for a terminal: it cannot be combined with --json"])
+    if arguments.watch and not output.console().is_terminal:
+        raise SettingsError(
+            ["--watch is for a terminal: it cannot be written to a pipe or a file; repeat `cef-trio status`"]
+        )
     settings = command_settings(arguments, REDIS_ONLY)
     return run_on_redis(settings, lambda context: show_status(context, watch=arguments.watch, as_json=arguments.json))
 

@@ -421,6 +421,8 @@ def read_settings(
     Raises:
         SettingsError: a setting is missing or wrong.
     """
+    if env_file is not None and not os.path.exists(env_file):  # noqa: PTH110 - Path's raises where it may not look
+        env_file = None
     try:
         if lines := _no_assignments(env_file):
             raise SettingsError(lines)
@@ -587,7 +589,7 @@ def _unfit_certificates(settings: Settings) -> list[str]:
 
 def _no_assignments(env_file: Path | None) -> list[str]:
     """Return a line for each line of the settings file that assigns nothing; dotenv would leave it out."""
-    if env_file is None or not os.path.exists(env_file):  # noqa: PTH110 - Path's raises where it may not look
+    if env_file is None:
         return []
     with env_file.open(encoding="utf-8") as stream:
         return [

@@ -485,6 +485,7 @@ def test_the_version_is_printed() -> None:
         (["list", "--env-file", "/"], "takes a file, not the folder '/'"),
         (["list", "--env-file", "x" * 5000], "(File name too long)"),
         (["list", "--env-file", "x\udcff"], "takes a file that exists"),
+        (["status", "--watch"], "--watch is for a terminal"),
         (["fleet", "retire"], "fleet retire takes the name of an owner, as `cef-trio fleet` shows it"),
     ],
 )
@@ -521,6 +522,42 @@ def test_a_line_of_the_settings_file_that_assigns_nothing_is_refused(
         for number in lines
     ]
     assert "dotenv" not in command("check", "--env-file", str(file), code=2).stderr
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_full_disk_below_standard_output_is_one_line(more: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cef_trio", "completion", "bash"]
+            if not more
+            else [sys.executable, "-m", "cef_trio", "check", *more],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+            cwd="/",
+        )
+    assert done.stderr == "cef-trio: standard output cannot be written: No space left on device\n"
+    assert done.returncode == 3
+
+
+@pytest.mark.real
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_in_a_folder_that_this_user_may_not_enter_there_is_no_settings_file() -> None:
+    script = (
+        "import os, tempfile; os.chdir(tempfile.mkdtemp()); os.setuid(65534); os.environ['OWNER_NAME'] = 'a'; "
+        "from pathlib import Path; print(read(Path('.env'), unneeded={'watch_dir', 's3_bucket_name'}).owner_name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"from cef_trio.settings import read_settings as read; {script}"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("a\n", "")
 
 
 @pytest.mark.real
