@@ -13,7 +13,7 @@ import trio
 
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import Status
-from cef_trio.lab.world import World
+from cef_trio.lab.world import PART, World, WorldDaemon
 
 WAIT_SECONDS = 60.0
 _MAX_PAUSE_SECONDS = 0.1
@@ -59,6 +59,16 @@ async def until_idle(world: World, *statuses: Status, seconds: float = 600) -> l
 async def completed(world: World, seconds: float = 600) -> list[Checkpoint]:
     """Wait until every stream is completed."""
     return await until_idle(world, Status.COMPLETED, seconds=seconds)
+
+
+async def begun(world: World, daemon: WorldDaemon, *, parts: int) -> Checkpoint:
+    """Let a daemon see a recording of some parts that grows on; return the world's one stream, which lives."""
+    world.append(parts * PART)
+    daemon.seen()
+    await trio.sleep(1)
+    (live,) = await world.checkpoints()
+    assert live.meta.status is Status.ACTIVE
+    return live
 
 
 async def uploaded(world: World) -> Checkpoint:

@@ -8,7 +8,7 @@ import pytest
 import trio
 from servers.stream_records import DAEMON, a_stream, stream_id
 from store_faults import CancelledAt
-from waiting import completed
+from waiting import begun, completed
 
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
@@ -31,10 +31,8 @@ async def abort(context: CommandContext, *given: str, as_json: bool = False, wai
 
 async def left_open(world: World) -> Checkpoint:
     """A stream of three parts whose daemon has gone."""
-    world.append(3 * PART)
     async with world.daemon() as daemon:
-        daemon.seen()
-        await trio.sleep(1)
+        await begun(world, daemon, parts=3)
     (checkpoint,) = await world.checkpoints()
     assert (len(checkpoint.parts), len(world.open_uploads())) == (3, 1)
     return checkpoint
@@ -109,11 +107,8 @@ async def test_several_live_streams_are_asked_for_at_once(world: World, context:
 async def test_an_abort_during_an_outage_of_s3_is_carried_out_when_it_ends_and_the_command_says_so(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world.append(3 * PART)
     async with world.daemon() as daemon:
-        daemon.seen()
-        await trio.sleep(1)
-        (live,) = await world.checkpoints()
+        live = await begun(world, daemon, parts=3)
         world.endpoint.faults.arm(Fault(Kind.ERROR, code="ServiceUnavailable", times=None))
         assert await abort(context, live.meta.stream_id) is ExitCode.ANSWER_IS_NO
         said = capsys.readouterr().out
@@ -131,11 +126,8 @@ async def test_an_abort_during_an_outage_of_s3_is_carried_out_when_it_ends_and_t
 async def test_the_next_daemon_carries_out_what_a_killed_one_was_asked_for(
     world: World, context: CommandContext
 ) -> None:
-    world.append(3 * PART)
     async with world.killed_daemon() as daemon:
-        daemon.seen()
-        await trio.sleep(1)
-        (live,) = await world.checkpoints()
+        live = await begun(world, daemon, parts=3)
         assert await abort(context, live.meta.stream_id, wait_seconds=0) is ExitCode.ANSWER_IS_NO
         world.life.end()
     world.append(PART)
@@ -149,11 +141,8 @@ async def test_the_next_daemon_carries_out_what_a_killed_one_was_asked_for(
 async def test_the_command_aborts_itself_what_a_daemon_that_died_leaves(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world.append(3 * PART)
     async with world.killed_daemon() as daemon:
-        daemon.seen()
-        await trio.sleep(1)
-        (live,) = await world.checkpoints()
+        live = await begun(world, daemon, parts=3)
         world.life.end()
     assert await abort(context, live.meta.stream_id, wait_seconds=300) is ExitCode.DONE
     assert "aborted: 3 parts discarded in S3" in capsys.readouterr().out
@@ -163,11 +152,8 @@ async def test_the_command_aborts_itself_what_a_daemon_that_died_leaves(
 async def test_a_stream_that_is_completed_meanwhile_stays_completed(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.append(3 * PART)
     async with world.daemon() as daemon:
-        daemon.seen()
-        await trio.sleep(1)
-        (live,) = await world.checkpoints()
+        live = await begun(world, daemon, parts=3)
         monkeypatch.setattr(daemon.supervisor, "abort", lambda _ids: None)  # as of an earlier version
         daemon.closed()
         assert await abort(context, live.meta.stream_id) is ExitCode.ANSWER_IS_NO

@@ -12,7 +12,7 @@ import trio
 from servers.command import command
 from servers.stream_records import DAEMON, a_stream, stream_id
 from store_faults import CancelledAt
-from waiting import completed
+from waiting import begun, completed
 
 from cef_trio.admin.page_source import DaemonSource
 from cef_trio.checkpoint.commit import Change
@@ -113,11 +113,8 @@ async def test_the_record_of_a_stream_without_its_file_is_removed(world: World, 
 async def test_an_open_stream_is_refused_with_what_to_do(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world.append(2 * PART)
     async with world.daemon() as daemon:
-        daemon.seen()
-        await trio.sleep(1)
-        (live,) = await world.checkpoints()
+        live = await begun(world, daemon, parts=2)
         for dry_run in (True, False):
             assert await forget(context, live.meta.stream_id, dry_run=dry_run) is ExitCode.ANSWER_IS_NO
             assert f"`cef-trio abort {live.meta.stream_id}` ends it" in capsys.readouterr().out
