@@ -127,6 +127,13 @@ def moment(text: str) -> datetime:
         ) from None
 
 
+def pattern(text: str) -> str:
+    """Parse a pattern of names, which an empty one is not: it would match none."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("takes a pattern with * and ?, such as 'gate*.mp4'")
+    return text
+
+
 def number(text: str) -> int:
     """Parse a number of streams, at least 1."""
     if not text.isascii() or not text.isdecimal() or int(text) == 0:

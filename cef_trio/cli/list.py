@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from cef_trio.checkpoint import ENDED, StreamSummary
 from cef_trio.cli import output
-from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, moment, number
+from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, moment, number, pattern
 from cef_trio.cli.list_selection import Listed, Selection, Sort, State, advice_about, folders_of, relative_path
 from cef_trio.cli.output import Column, Row
 from cef_trio.cli.redis_session import RedisContext, command_settings, run_on_redis
@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--name",
+        type=pattern,
         metavar="GLOB",
         help="only recordings of this name, a pattern with * and ?; with a / in it, of this path",
     )

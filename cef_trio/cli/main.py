@@ -115,7 +115,7 @@ class _Parser(argparse.ArgumentParser):
         line = printable(message)
         json_document.note_error(line)
         with contextlib.suppress(OSError):
-            sys.stderr.write(f"{self.prog}: {line}; `{self.prog} --help` shows the arguments\n")
+            sys.stderr.write(f"{self.prog}: {line} (see `{self.prog} --help`)\n")
         raise _WrongArgumentsError
 
     def check_command(self, arguments: Sequence[str]) -> None:
@@ -125,7 +125,7 @@ class _Parser(argparse.ArgumentParser):
             if not any(option.startswith(first) for option in ("-h", "--help", "--version")):
                 self.error(f"the command comes first, as in `cef-trio list {first}`")
         elif first not in COMMANDS:
-            close = difflib.get_close_matches(first, COMMANDS, n=1)
+            close = difflib.get_close_matches(first.lower(), COMMANDS, n=1) if first != "help" else ()
             self.error(f"{first!r} is not a command{f'; did you mean {close[0]!r}?' if close else ''}")
 
 
@@ -147,7 +147,7 @@ def make_parser(modules: Iterable[str]) -> _Parser:
         if name in modules:
             module = _import_without_collecting(f"cef_trio.cli.{name}")
             module.add_arguments(command)
-            command.set_defaults(run=module.run)
+            command.set_defaults(run=module.run, parser=command)
     commands.add_parser(_LAB, help=_LAB_HELP)
     return parser
 
@@ -173,7 +173,9 @@ def _parse(arguments: Sequence[str]) -> Callable[[], int]:
         parser = make_parser([chosen])
         parser.check_command(arguments)
         with notice_if_slow("the file of --env-file"):
-            parsed = parser.parse_args(arguments)
+            parsed, rest = parser.parse_known_args(arguments)
+        if rest:
+            parsed.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     except _WrongArgumentsError:
         return lambda: ExitCode.BAD_SETTINGS
     if chosen not in _OWN_SETTINGS:
