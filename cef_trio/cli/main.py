@@ -25,7 +25,7 @@ from cef_trio.cli import json_document
 from cef_trio.cli.arguments import ALL_EXIT_CODES
 from cef_trio.cli.installed_service import use_installed_service
 from cef_trio.cli.slow_files import notice_if_slow
-from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.exceptions import CefMp4ProcessorError, leaves
 from cef_trio.exit_codes import ExitCode
 from cef_trio.safe_text import printable
 
@@ -73,19 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if as_json and code != 0:
             json_document.print_failure(code, instead="interrupted" if code > _SIGNALLED else "not done")
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of standard output (head, less) has ended
-        _discard(sys.stdout)
-        return _BROKEN_PIPE
-    except OSError as error:
-        if error.errno not in _FULL or {*given[:1]} & {*_OWN_SETTINGS, _LAB}:
-            raise
-        _discard(sys.stdout)  # commands write nothing else to a disk
-        with contextlib.suppress(OSError):
-            sys.stderr.write(f"cef-trio: standard output cannot be written: {error.strerror}\n")
-        return ExitCode.NOT_SAVED
     except KeyboardInterrupt:  # before the daemon handles signals, or after it restored them
         return _INTERRUPTED
-    except Exception as error:  # a bug: its traceback follows
+    except Exception as error:
+        unwritable = _unwritable_output(error, given)
+        if unwritable is not None:
+            _discard(sys.stdout)
+            return unwritable
+        # A bug: its traceback follows.
         if as_json:
             with contextlib.suppress(OSError):
                 json_document.print_failure(ExitCode.BUG, instead=f"a bug: {type(error).__name__}")
@@ -94,6 +89,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     finally:
         _flush_standard_error()
+
+
+def _unwritable_output(error: Exception, arguments: Sequence[str]) -> int | None:
+    """Return the exit code if standard output cannot be written, ``None`` if the error is another one."""
+    errors = list(leaves(error))  # of a nursery: a group
+    if all(isinstance(one, BrokenPipeError) for one in errors):  # its reader (head, less) has ended
+        return _BROKEN_PIPE
+    full = [one for one in errors if isinstance(one, OSError) and one.errno in _FULL]
+    if not full or {*arguments[:1]} & {*_OWN_SETTINGS, _LAB}:  # these write to other disks too
+        return None
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"cef-trio: standard output cannot be written: {full[0].strerror}\n")
+    return ExitCode.NOT_SAVED
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -62,6 +62,13 @@ class DemoError(CefMp4ProcessorError):
     """The recording was not uploaded."""
 
 
+class _Output(Console):
+    """Standard output. On a closed pipe rich would exit the process, out of the nurseries; ``main`` handles it."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def run_demo(duration_seconds: float, data_dir: Path, *, keep: bool) -> int:
     """Run the demo; return the exit code: 0 if the object is identical to the file, 1 if not, 130 if interrupted.
 
@@ -73,11 +80,13 @@ def run_demo(duration_seconds: float, data_dir: Path, *, keep: bool) -> int:
         folder = _own_folder(data_dir, need)
     except OSError as error:
         raise LocalDataError(f"--data-dir {str(data_dir)!r} cannot be used: {error.strerror}") from error
-    console = Console()
+    console = _Output()
     try:
         return trio.run(partial(_Demo(duration_seconds, folder, console).run, keep=keep))
     except BaseExceptionGroup as group:
         first, *others = leaves(group)
+        if isinstance(first, BrokenPipeError) and not others:
+            raise first from group
         if isinstance(first, OSError) and not others:  # the disk became full, or the folder was removed
             raise LocalDataError(f"{str(folder)!r} cannot be used: {first.strerror}") from group
         raise alone(group) from group

@@ -428,7 +428,9 @@ def read_settings(
             raise SettingsError(lines)
         lines = _misspelt(env_file, overrides)
     except UnicodeDecodeError as error:
-        raise SettingsError([f"{env_file} is not UTF-8 text: see its byte {error.start + 1}"]) from error
+        raise SettingsError(
+            [f"{env_file} cannot be read as settings: its byte {error.start + 1} is no UTF-8 text"]
+        ) from error
     except OSError as error:
         raise SettingsError([f"{env_file} cannot be read as settings: {error.strerror or error}"]) from error
     try:

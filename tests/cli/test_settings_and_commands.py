@@ -428,7 +428,7 @@ def test_a_folder_that_cannot_even_be_asked_about_is_one_line(tmp_path: Path, mo
 def test_a_file_of_settings_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_bytes(b"WATCH_DIR=\xff\xfe\n")
-    with pytest.raises(SettingsError, match="is not UTF-8 text: see its byte 11"):
+    with pytest.raises(SettingsError, match="cannot be read as settings: its byte 11 is no UTF-8 text"):
         load_settings(file)
 
 
@@ -525,6 +525,15 @@ def test_a_line_of_the_settings_file_that_assigns_nothing_is_refused(
         for number in lines
     ]
     assert "dotenv" not in command("check", "--env-file", str(file), code=2).stderr
+
+
+def test_a_reader_that_has_ended_is_no_bug_of_a_command_with_several_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def demo(_: object) -> int:
+        raise ExceptionGroup("of a nursery", [BrokenPipeError(), ExceptionGroup("", [BrokenPipeError()])])
+
+    monkeypatch.setattr("cef_trio.cli.demo.run", demo)
+    monkeypatch.setattr(sys.modules[main.__module__], "_discard", lambda _: None)
+    assert main(["demo"]) == 141
 
 
 @pytest.mark.real
