@@ -184,7 +184,7 @@ def test_p4_a_call_that_keeps_the_interpreters_lock_holds_no_exit(
         began = time.monotonic()
         process.signal(signal.SIGTERM)
         assert process.wait(EXIT_SECONDS + 5) in {1, 3}
-        assert time.monotonic() - began <= EXIT_SECONDS + 0.2
+        assert time.monotonic() - began <= EXIT_SECONDS + 1  # the end of a process on a busy machine
 
 
 # -- the machine's limits ----------------------------------------------------------------------------------------------

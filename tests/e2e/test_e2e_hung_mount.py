@@ -18,6 +18,7 @@ from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.fuse_mount import FuseMount, fuse_mount
 from servers.store import Store
 from servers.valkey import ValkeyServer
+from thoroughness import LONG
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
@@ -223,9 +224,10 @@ def test_no_command_hangs_with_its_watch_folder(mounted: FuseMount, embedded: St
         assert answer("status", settings=settings)["streams"]["completed"] == 1
         for words in (("fleet",), ("verify", stream_id), ("retry", "--all"), ("gc",)):
             command(*words, settings=settings)
-        findings = answer("doctor", settings=settings, code=5)["findings"]
-        (said,) = [one["says"] for one in findings if one["subject"] == "watch folder"]
-        assert "did not answer" in said
+        if LONG:  # it waits for half a minute
+            findings = answer("doctor", settings=settings, code=5)["findings"]
+            (said,) = [one["says"] for one in findings if one["subject"] == "watch folder"]
+            assert "did not answer" in said
 
 
 @pytest.mark.parametrize("first", ["the hung one", "the other one"])

@@ -88,7 +88,7 @@ def test_a_content_type_that_is_set_wins(settings: Mapping[str, str], watch_dir:
 def test_a_recording_is_begun_once_it_is_large_and_old_enough(
     settings: Mapping[str, str], watch_dir: Path, store: Store
 ) -> None:
-    minimums = {"WATCH_MIN_SIZE_BYTES": "1MiB", "WATCH_MIN_AGE_SECONDS": "2"}
+    minimums = {"WATCH_MIN_SIZE_BYTES": "1MiB", "WATCH_MIN_AGE_SECONDS": "2", "RESCAN_SECONDS": "1"}
     small, large = watch_dir / "small.mp4", watch_dir / "large.mp4"
     with daemon({**settings, **minimums}) as process:
         small.write_bytes(os.urandom(MIB - 1))

@@ -22,6 +22,7 @@ from servers.hung_disk import NoFuseError, Operation, hung_disk
 from servers.s3_control import arm, disarm_all, wait_for_call
 from servers.trickle import trickling
 from servers.valkey import ValkeyServer, valkey_server
+from thoroughness import only_long
 from waiting import wait_until
 
 pytestmark = pytest.mark.real
@@ -210,8 +211,11 @@ def test_p4_a_hung_ffprobe_holds_no_exit_and_is_killed(
 
 @pytest.mark.parametrize(
     ("operation", "from_byte"),
-    [(Operation.READ, 0), (Operation.READ, 6 * MIB), (Operation.GETATTR, 0)],
-    ids=["in its first bytes", "in a part", "in a look"],
+    [
+        pytest.param(Operation.READ, 0, id="in its first bytes"),
+        pytest.param(Operation.READ, 6 * MIB, id="in a part"),
+        pytest.param(Operation.GETATTR, 0, id="in a look", marks=only_long("it waits for half a minute")),
+    ],
 )
 def test_p4_a_hung_disk_holds_no_exit_nor_do_the_threads_that_wait_for_it(
     watch_dir: Path, bucket: Endpoint, valkey: ValkeyServer, operation: Operation, from_byte: int
