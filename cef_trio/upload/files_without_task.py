@@ -3,9 +3,9 @@
 At any time a file is either *live* (a task works on it: ``supervisor.py``), *unknown* (its lookup in Redis is pending),
 *settled* (nothing to do until it changes), *set aside* (its record cannot be read; it is looked up again periodically),
 *held* (another daemon works on its stream; it is looked up again once that has ended, even if it changes), *deferred*
-(it has no record, and another daemon of the shared folder is to begin it; it is looked up again every few seconds, and
-begun here if that daemon does not) or *below the minimum* (it has no record, and is yet too small or too young to be
-begun).
+(it has no record at its path, and another daemon of the shared folder is to begin it, or may have begun it at another
+path; it is looked up again every few seconds, and begun here if no daemon does) or *below the minimum* (it has no
+record, and is yet too small or too young to be begun).
 
 A settled file that changes is unknown too, until it is looked up. So is one that is set aside, while it is looked up
 again; and one that is held is settled.
@@ -49,7 +49,7 @@ class WaitingFile:
     begun_here_at: float = inf
     """From when it is begun here, whichever daemon is to begin it."""
     stream_id: str = ""
-    """The stream of a file that is held."""
+    """The stream that another daemon works on, of a file that is held, or that may be that stream's."""
 
 
 class FilesWithoutTask:
@@ -97,9 +97,13 @@ class FilesWithoutTask:
 
     @property
     def pending_lookups(self) -> tuple[Waiting, ...]:
-        """The nonempty files whose lookup is pending, by ``trio.current_time()`` when each was first seen."""
+        """The nonempty files whose lookup is pending, by ``trio.current_time()`` when each was first seen.
+
+        One that may be of another daemon's stream counts only while lookups fail: that daemon reports its stream.
+        """
+        why = self.lookup_error or ""
         unknown = (one for path, one in self.unknown.items() if path not in self._set_aside)
-        pending, why = chain(unknown, self._deferred.values()), self.lookup_error or ""
+        pending = (one for one in chain(unknown, self._deferred.values()) if why or not one.stream_id)
         return tuple(Waiting(one.since, one.stat.size_bytes, why) for one in pending if one.stat.size_bytes)
 
     @property
@@ -140,7 +144,7 @@ class FilesWithoutTask:
     @property
     def deferred(self) -> Collection[str]:
         """The paths of the files that other daemons are to begin."""
-        return self._deferred.keys()
+        return [path for path, one in self._deferred.items() if not one.stream_id]
 
     @property
     def due_at(self) -> float:
@@ -256,11 +260,16 @@ class FilesWithoutTask:
         """Leave a file to the daemon that is to begin it, for a limited time in all; at first until ``joined_at``."""
         now, unknown = self._now(), self.unknown.pop(path)
         if now < joined_at:
-            self._deferred[path] = replace(unknown, again_at=joined_at)
+            self._deferred[path] = replace(unknown, again_at=joined_at, stream_id="")
             return
         begun_here_at = min(unknown.begun_here_at, now + wait_seconds)
         again_at = min(now + DEFERRED_SECONDS, begun_here_at)
-        self._deferred[path] = replace(unknown, again_at=again_at, begun_here_at=begun_here_at)
+        self._deferred[path] = replace(unknown, again_at=again_at, begun_here_at=begun_here_at, stream_id="")
+
+    def leave(self, path: str, stream_id: str) -> None:
+        """Leave a file that may be of a stream to the daemon that works on it, for as long as it does."""
+        again_at = self._now() + DEFERRED_SECONDS
+        self._deferred[path] = replace(self.unknown.pop(path), again_at=again_at, stream_id=stream_id)
 
     def wait_to_begin(self, path: str, seconds: float) -> None:
         """Let a file wait that is below the minimum (:meth:`begins_in`)."""

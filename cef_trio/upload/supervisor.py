@@ -327,12 +327,18 @@ class StreamSupervisor:
         if any(path in self.files.settled and history.replaced_stream_id is None for path, history in fresh.items()):
             lost.request_search()  # a settled file had a record
         await lost.search(lambda: {path: unknown.stat for path, unknown in self.files.unknown.items()})
-        others_files = await self._others_files([path for path, history in fresh.items() if history == NO_HISTORY])
+        begun_elsewhere = await self._begun_elsewhere(fresh)
+        new = [path for path, history in fresh.items() if history == NO_HISTORY and path not in begun_elsewhere]
+        others_files = await self._others_files(new)
         for path, history in fresh.items():
             if (unknown := self.files.still_unknown(path, asked)) is None:
                 continue
             stream_id = await lost.moved_files.claim(path, unknown.stat)
             if (unknown := self.files.still_unknown(path, asked)) is not None:
+                if stream_id is None and path in begun_elsewhere:
+                    self.files.leave(path, begun_elsewhere[path])
+                    log.debug("recording_may_be_of_another_daemon", path=path, stream_id=begun_elsewhere[path])
+                    continue
                 if stream_id is None and (wait := self.files.begins_in(unknown)) > 0:
                     self.files.wait_to_begin(path, wait)
                     log.debug("recording_below_minimum", path=path, size_bytes=unknown.stat.size_bytes, seconds=wait)
@@ -349,6 +355,21 @@ class StreamSupervisor:
                     history = replace(history, renamed=renamed, may_be_stored=True)  # noqa: PLW2901
                 self._begin(path, unknown, stream_id, history)
 
+    async def _begun_elsewhere(self, paths: Collection[str]) -> Mapping[str, str]:
+        """Return those of these files that may be of a stream that another daemon works on, with that stream.
+
+        Such a stream misses its file, and this one has its inode number. Its daemon recognizes the file by its next
+        scan, and records the new path when it can. Begun here too, the file would be uploaded twice (P2).
+        """
+        missed = self._lost_records.moved_files
+        may_be_of = {path: missed.may_be_of(one.stat) for path in paths if (one := self.files.unknown.get(path))}
+        asked = frozenset[str]().union(*may_be_of.values())
+        if not asked:
+            return {}
+        holders, lease = await self._services.store.holders(asked), self._services.lease
+        taken = {one for one in asked if not rules.may_take(holders.get(one), lease)}
+        return {path: min(ids & taken) for path, ids in may_be_of.items() if ids & taken}
+
     async def _others_files(self, paths: Collection[str]) -> Mapping[str, str]:
         """Return those of these files without a record that other daemons are to begin, with the daemon (its token).
 
@@ -364,18 +385,15 @@ class StreamSupervisor:
         peers = services.peers.living(trio.current_time())
         if not waiting or not peers:
             return {}
-        may_be_of = {path: self._lost_records.moved_files.may_be_of(files.unknown[path].stat) for path in waiting}
         held = files.held_ids
-        asked = held.union(*may_be_of.values())
-        holders = await services.store.holders(asked) if asked else {}
-        processes = {stream_id: holder.rpartition("/")[2] for stream_id, holder in holders.items()}
+        holders = await services.store.holders(held) if held else {}
         return begun_by_others(
+            waiting,
             {path: path.removeprefix(services.rules.root_of(path)) for path in chain(waiting, files.deferred)},
-            {path: [processes.get(stream_id, "") for stream_id in ids] for path, ids in may_be_of.items()},
             process=services.lease.token,
             streams=len(self._live),
             peers=peers,
-            held_by=[processes.get(stream_id, "") for stream_id in held],
+            held_by=[holder.rpartition("/")[2] for holder in holders.values()],
         )
 
     async def _read_peers(self) -> None:

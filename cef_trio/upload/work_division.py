@@ -78,27 +78,24 @@ def divide(paths: Collection[str], loads: Mapping[str, int]) -> dict[str, str]:
 
 
 def begun_by_others(
+    paths: Iterable[str],
     names: Mapping[str, str],
-    openers: Mapping[str, Iterable[str]],
     *,
     process: str,
     streams: int,
     peers: Collection[str],
     held_by: Iterable[str],
 ) -> dict[str, str]:
-    """Return which files another daemon is to begin, with that daemon.
+    """Return which of these files another daemon is to begin, with that daemon.
 
-    ``names``: the files that no daemon has begun yet, by path, with the path that all daemons know them by.
-    ``openers``: those to decide about, each with the daemons that miss the file of a stream that it may be.
-    ``process``: our daemon, which has that many ``streams``. ``held_by``: the daemon of each stream that is not ours.
+    ``names``: the files that no daemon has begun yet, by path, with the path that all daemons know them by; ``paths``:
+    those of them to decide about. ``process``: our daemon, which has that many ``streams``. ``held_by``: the daemon of
+    each stream that is not ours.
     """
     loads = Counter({process: streams, **dict.fromkeys(peers, 0)})
     loads.update(daemon for daemon in held_by if daemon in peers)
     division = divide(list(names.values()), loads)
-    chosen = {path: division[names[path]] for path in openers}
-    # A daemon whose stream misses its file has that file open, and recognizes it by its next scan.
-    chosen |= {path: daemon for path, daemons in openers.items() for daemon in daemons if daemon in peers}
-    return {path: daemon for path, daemon in chosen.items() if daemon != process}
+    return {path: division[names[path]] for path in paths if division[names[path]] != process}
 
 
 class Peers:

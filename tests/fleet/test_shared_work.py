@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,40 @@ def test_two_daemons_that_leave_a_file_to_each_other_begin_it_within_the_limit(
         await trio.sleep(wait_seconds(RESCAN_SECONDS) + 1)
         [(at, _)] = begun(fleet)
         assert at - written <= wait_seconds(RESCAN_SECONDS) + 0.1
+
+    assert run(tmp_path, 2, script).violations == []
+
+
+@pytest.mark.parametrize("over", ["nothing", "a recording that is in S3"])
+def test_p2_a_renamed_recording_is_left_to_the_daemon_that_has_it_open_for_as_long_as_its_outage_takes(
+    tmp_path: Path, over: str
+) -> None:
+    """Its bytes prove nothing: it has no part yet (world 102148 of the fleets). The others report no risk."""
+
+    async def script(fleet: Fleet) -> None:
+        await trio.sleep(START_SECONDS)
+        writers = fleet.writers("h0")
+        new_name = "renamed.mp4"
+        if over != "nothing":
+            writers.append(PART + 10, new_name)
+            writers.close(new_name)
+            await trio.sleep(RESCAN_SECONDS + START_SECONDS)
+        earlier = len(begun(fleet))
+        name = name_for(fleet, "h1")
+        writers.append(PART // 2, name)
+        await trio.sleep(RESCAN_SECONDS + START_SECONDS)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(fleet.cut, "h1", 180.0, redis=False))
+            writers.append(PART, name)
+            await trio.sleep(40)  # until its task waits for the end of the outage
+            writers.patch(0, b"another beginning", name)
+            writers.rename(name, new_name)
+            for _ in range(9):
+                await trio.sleep(10)
+                writers.append(PART, new_name)
+                assert not fleet.daemon("h0").risks
+        await trio.sleep(2 * RESCAN_SECONDS)
+        assert [host for _, host in begun(fleet)][earlier:] == ["h1"]
 
     assert run(tmp_path, 2, script).violations == []
 

@@ -169,6 +169,27 @@ def test_deferred_files_are_looked_up_together() -> None:
     assert not known.files.deferred
 
 
+def test_a_file_that_may_be_of_another_daemons_stream_is_no_risk_and_is_looked_up_every_few_seconds() -> None:
+    known = Known()
+    known.put("deferred", "a", stat_of())
+    known.now = 20
+    for _ in range(100):
+        known.files.retry_due()
+        assert list(known.files.unknown) == ["a"]
+        known.files.leave("a", "s1")
+        assert not known.files.pending_lookups
+        assert not known.files.deferred, "nobody is to begin it"
+        known.now = known.files.due_at
+    assert known.now == 320
+    known.files.lookup_error = "Redis is down"
+    assert [one.since for one in known.files.pending_lookups] == [0]
+    known.files.lookup_error = None
+    known.files.retry_due()
+    assert known.files.is_begun_here("a"), "the stream has ended, or has another file"
+    known.files.defer("a", joined_at=400, wait_seconds=20)
+    assert [one.since for one in known.files.pending_lookups] == [0]
+
+
 def test_a_held_file_is_looked_up_when_its_stream_is_free_unless_it_has_a_task_or_another_stream() -> None:
     known = Known()
     for path in ("a", "b", "c"):

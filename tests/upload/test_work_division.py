@@ -130,8 +130,8 @@ def test_of_the_files_without_a_record_all_daemons_name_the_same_one_to_begin_ea
     """``deferred`` files are counted, but not decided about again."""
     waiting, deferred = names(10), [f"/deferred-{number}.mp4" for number in range(5)]
     others = begun_by_others(
+        [f"/mnt{path}" for path in waiting],
         {f"/mnt{path}": path for path in (*waiting, *deferred)},
-        {f"/mnt{path}": () for path in waiting},
         process=process,
         streams=2,
         peers=[one for one in DAEMONS[:3] if one != process],
@@ -139,12 +139,3 @@ def test_of_the_files_without_a_record_all_daemons_name_the_same_one_to_begin_ea
     )
     division = divide([*waiting, *deferred], dict.fromkeys(DAEMONS[:3], 2))
     assert others == {f"/mnt{path}": division[path] for path in waiting if division[path] != process}
-
-
-def test_a_file_that_a_peers_stream_misses_is_begun_by_that_peer() -> None:
-    for path, peer in itertools.product(names(20), DAEMONS[1:]):
-        openers = {path: ["", DAEMONS[0], "not a peer", peer]}
-        others = begun_by_others(
-            {path: path}, openers, process=DAEMONS[0], streams=0, peers=DAEMONS[1:], held_by=[peer] * 50
-        )
-        assert others == {path: peer}
