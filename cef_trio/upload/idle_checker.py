@@ -165,7 +165,7 @@ class IdleChecker:
             waiting.add(stream_id)
             with self._isolate_errors():
                 stat = await self._services.disk.stat(known.meta.current_path)
-                self._supervisor.resume_without_task(known, stat=stat, abort=stream_id in self._to_abort)
+                self._supervisor.resume_without_task(known, stat=stat)
         self._waiting = frozenset(waiting)
         await self._withdraw_aborts()
 

@@ -81,6 +81,8 @@ class StreamSupervisor:
         """Symbolic links that the last scan did not follow."""
         self._joined_at = -inf
         """When the wait after the start is over, by ``trio.current_time()``."""
+        self._to_abort: Collection[str] = frozenset()
+        """The streams that an operator wants aborted, as was last read."""
         self._rechecked_paths: set[str] = set()
         """Paths of ended tasks that wait for their recheck: one each, however many tasks ended."""
         self._renaming: str | None = None
@@ -312,6 +314,7 @@ class StreamSupervisor:
         """
         services = self._services
         holders = await services.store.holders(recorded.values())
+        self._to_abort = await services.store.abort_requests()
         for path, stream_id in recorded.items():
             if self.files.still_unknown(path, asked) is None:
                 continue
@@ -488,18 +491,18 @@ class StreamSupervisor:
     # -- tasks --------------------------------------------------------------------------------------------------------
 
     def resume_without_task(
-        self, known: StreamSummary, *, stat: FileStat | None = None, detached: bool = False, abort: bool = False
+        self, known: StreamSummary, *, stat: FileStat | None = None, detached: bool = False
     ) -> None:
         """Start a task for a recorded stream without one. ``stat`` is the stat of its file, if it exists.
 
-        ``detached``: another file took its path, so events of the path are not for it. ``abort``: the task only aborts
-        the stream, for which its file does not matter.
+        ``detached``: another file took its path, so events of the path are not for it. The file of a stream that is to
+        be aborted does not matter.
         """
         meta = known.meta
         if self._draining.value or meta.stream_id in self.live_ids or meta.stream_id == self._renaming:
             return  # the caller repeats the call
         path = meta.current_path
-        if stat is None and not abort:
+        if stat is None and meta.stream_id not in self._to_abort:
             if (renamed := self.files.pop_inode(meta.identity.inode)) is not None:
                 self._start(*renamed, meta.stream_id)
                 return
@@ -508,12 +511,15 @@ class StreamSupervisor:
         if path in self._live or detached:
             path = f"{path}\0{meta.stream_id}"
         there = stat or FileStat(meta.identity.file_dev, meta.identity.file_ino, 0, 0)
-        live = self._launch(path, FileState(meta.current_path, there, needs_check=stat is None), meta.stream_id)
-        if abort:
-            live.processor.request_abort()
+        self._launch(path, FileState(meta.current_path, there, needs_check=stat is None), meta.stream_id)
 
     def abort(self, stream_ids: Collection[str]) -> None:
-        """Have the tasks of these streams abort them, as an operator requested."""
+        """Have the tasks of these streams abort them, also those that start later: all that an operator wants aborted.
+
+        A task that is started is one that only aborts its stream (``_launch``). Else it would resume the stream, and
+        send again what an earlier process has aborted in S3 already (P2).
+        """
+        self._to_abort = stream_ids
         for live in self.live:
             if live.processor.stream_id in stream_ids:
                 live.processor.request_abort()
@@ -532,7 +538,7 @@ class StreamSupervisor:
         history: FileHistory = NO_HISTORY,
         *,
         seen_at: float | None = None,
-    ) -> LiveStream:
+    ) -> None:
         self.files.begun(file_state.path)
         value = AsyncValue(file_state)
         processor = StreamProcessor(self._services, self._lost_records, value, stream_id, history)
@@ -540,8 +546,9 @@ class StreamSupervisor:
         if seen_at is not None:
             live.first_seen = FirstSeenTimes(seen_at, file_state.stat.size_bytes)
         self._live[key] = live
+        if stream_id in self._to_abort:
+            processor.request_abort()
         self._processors.start_soon(self._run_stream, live)
-        return live
 
     async def _run_stream(self, live: LiveStream) -> None:
         structlog.contextvars.bind_contextvars(file=live.path)
