@@ -280,24 +280,39 @@ def _is_of(world: World, checkpoint: Checkpoint, file: Path) -> bool:
     """Return whether a stream belongs to a file, by its serial number and not by its inode number."""
     if world.host.real(checkpoint.meta.current_path) != str(file):
         return False
-    return _serial(world, checkpoint) == world.kernel.inode(file).serial or _completed_with(world, checkpoint, file)
+    return _serial(world, checkpoint) == world.kernel.inode(file).serial or _is_taken_for_it(world, checkpoint, file)
 
 
-def _completed_with(world: World, checkpoint: Checkpoint, file: Path) -> bool:
-    """Return whether an object was completed of a file that cannot be distinguished from the one of the stream's start.
+def _is_taken_for_it(world: World, checkpoint: Checkpoint, file: Path) -> bool:
+    """Return whether a file cannot be distinguished from the one of the stream's start, and has its bytes.
 
     Without inode generations, that is a later file with the same name and inode number; without stable inode numbers,
-    any file with the same name. In both cases the object must have the file's bytes, so two files are never mixed.
+    any file with the same name. The object of a completed stream must have the file's bytes, so two files are never
+    mixed; the file of an aborted stream must begin as the stream's did, or have all parts that were sent.
     """
     meta, inode = checkpoint.meta, world.kernel.inode(file)
-    return (
-        (meta.status is Status.COMPLETED or _lacks_only_metadata(checkpoint))
-        and meta.identity.generation is None
-        and (
-            not file_system_named(inode.file_system.name).lasting_inodes
-            or inode.serial in world.kernel.inodes.serials_with(meta.identity.file_ino)
-        )
-        and _holds(world, checkpoint, file.read_bytes())
+    lasting_inodes = file_system_named(inode.file_system.name).lasting_inodes
+    if meta.identity.generation is not None or (
+        lasting_inodes and inode.serial not in world.kernel.inodes.serials_with(meta.identity.file_ino)
+    ):
+        return False
+    content = file.read_bytes()
+    if meta.status is Status.FAILED_ABORTED:
+        return _begins_alike(checkpoint, content) or _has_all_parts(checkpoint, content)
+    return (meta.status is Status.COMPLETED or _lacks_only_metadata(checkpoint)) and _holds(world, checkpoint, content)
+
+
+def _begins_alike(checkpoint: Checkpoint, content: bytes) -> bool:
+    identity = checkpoint.meta.identity
+    head = content[: identity.head_size_bytes]
+    return len(head) == identity.head_size_bytes > 0 and crc64nvme(head) == identity.head_crc64nvme
+
+
+def _has_all_parts(checkpoint: Checkpoint, content: bytes) -> bool:
+    offsets = {number: PartPlan.of(checkpoint.meta).part(number).offset for number in checkpoint.parts}
+    return bool(offsets) and all(
+        crc64nvme(content[offsets[number] : offsets[number] + part.size_bytes]) == part.crc64nvme
+        for number, part in checkpoint.parts.items()
     )
 
 
