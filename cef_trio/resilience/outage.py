@@ -113,7 +113,9 @@ def is_rejected(error: BaseException) -> bool:
 
 def got_no_response(error: BaseException) -> bool:
     """Return whether there was no response, or one about the whole server; neither needs a probe to confirm."""
-    return isinstance(error, OperationError) and error.transient and getattr(error, "status", None) is None
+    if not isinstance(error, OperationError) or error.unreadable:
+        return False
+    return error.transient and getattr(error, "status", None) is None
 
 
 def probe_kind_of(operation: str) -> ProbeKind:
