@@ -264,10 +264,12 @@ def time_zone(value: str) -> str:
         ZoneInfo(value)
     except (ValueError, KeyError, OSError):  # a ZoneInfoNotFoundError is a KeyError; a folder of zones is an OSError
         names = {name.lower(): name for name in sorted(available_timezones())}
-        last = {name.rpartition("/")[2]: name for name in names}
-        wanted = value.lower().replace(" ", "_")
-        close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.7)
-        close = close or [last[one] for one in difflib.get_close_matches(wanted, last, n=1, cutoff=0.8)]
+        # Abbreviations are near to wrong ones (CEST and EST), and the signs of Etc/GMT+1 are reversed: never proposed.
+        cities = {name.rpartition("/")[2]: name for name in names if "/" in name and not name.startswith("etc/")}
+        wanted = value.strip().lower().replace(" ", "_")
+        exact = [wanted] if wanted in names else []
+        near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.8) if "/" in wanted else []
+        close = exact or near or [cities[one] for one in difflib.get_close_matches(wanted, cities, n=1, cutoff=0.8)]
         hint = f"; did you mean {names[close[0]]}?" if close else ""
         raise ValueError(f"takes the name of a time zone, such as Europe/Berlin or UTC{hint}") from None
     return value
