@@ -294,7 +294,7 @@ class Settings(BaseSettings):
     webhook_retry_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24.0
     """How long after the completion, start or failure a webhook is retried."""
 
-    prom_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    prom_host: Annotated[str, AfterValidator(values.listen_host)] = "127.0.0.1"
     """Address of the admin server: metrics, health and the status page, read-only and without a login."""
     prom_port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     """Port of the admin server; 0 uses any free one and logs it."""

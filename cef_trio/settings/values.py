@@ -10,6 +10,7 @@ import base64
 import difflib
 import re
 from collections.abc import Mapping
+from ipaddress import IPv6Address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -160,6 +161,20 @@ def folders(value: object) -> object:
 def host_names(value: object) -> object:
     """Parse a comma-separated list; convert to lower case."""
     return patterns(value.lower()) if isinstance(value, str) else value
+
+
+def listen_host(value: str) -> str:
+    """Check an address or a host name to listen at; an IPv6 address may be in brackets."""
+    host = value.strip()
+    inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if ":" in inner:
+        try:
+            return str(IPv6Address(inner))
+        except ValueError:
+            inner = ""
+    if not inner.isascii() or not inner.isprintable() or not inner or re.search(r"[\s/*@\[\]]", inner):
+        raise ValueError("takes an address or a host name such as 127.0.0.1, 0.0.0.0 or ::1; the port is PROM_PORT")
+    return inner
 
 
 def tags(value: object) -> object:

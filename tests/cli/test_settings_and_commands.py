@@ -237,6 +237,33 @@ def test_an_unknown_time_zone_is_one_line_with_the_nearest_name(
     assert says in line
 
 
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "localhost"),
+        (" recorder.example.com ", "recorder.example.com"),
+        ("::", "::"),
+        ("[::1]", "::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        *(
+            (wrong, None)
+            for wrong in ("127.0.0.1:9000", "http://127.0.0.1", "[::1]:9000", "*", "a b", "é", "[", "::1::")
+        ),
+    ],
+)
+def test_prom_host_is_an_address_or_a_name_without_a_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, host: str | None
+) -> None:
+    """As `health` takes it; `check` must not find valid what the start refuses."""
+    if host is None:
+        (line,) = lines_of(tmp_path, monkeypatch, PROM_HOST=given)
+        assert line.startswith("PROM_HOST: takes an address or a host name such as 127.0.0.1, 0.0.0.0 or ::1;")
+    else:
+        found = load_settings(None, watch_dir=str(tmp_path), s3_bucket_name="recordings", prom_host=given)
+        assert found.prom_host == host
+
+
 def test_no_secret_is_ever_in_a_message_or_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "hunter2hunter2"
     lines = lines_of(
