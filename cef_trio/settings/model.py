@@ -186,7 +186,7 @@ class Settings(BaseSettings):
     """Session token of temporary credentials."""
     s3_bucket_name: Annotated[str, AfterValidator(values.bucket_name)]
     """Bucket for the recordings."""
-    s3_region_name: str = "us-east-1"
+    s3_region_name: Annotated[str, AfterValidator(values.region)] = "us-east-1"
     """Region of the bucket."""
     s3_create_bucket: bool = False
     """Create the bucket if it does not exist."""

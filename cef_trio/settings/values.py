@@ -45,6 +45,8 @@ _REDIS_SCHEMES: Final = (
 )
 _WEBHOOK_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every such secret begins with
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+_REGION: Final = re.compile(r"[A-Za-z0-9._-]+")
+_HOST_NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _TEMPLATE_BYTES: Final = 800
 _KEY_BYTES: Final = 1024 - len(".metadata.json")
 _LEAST_NAME_BYTES: Final = 120
@@ -159,8 +161,20 @@ def folders(value: object) -> object:
 
 
 def host_names(value: object) -> object:
-    """Parse a comma-separated list; convert to lower case."""
-    return patterns(value.lower()) if isinstance(value, str) else value
+    """Parse a comma-separated list of host names; convert to lower case. What no request can name is refused."""
+    if not isinstance(value, str):
+        return value
+    found = [name.rstrip(".") for name in map(str.strip, value.lower().split(",")) if name]
+    if not all(map(_HOST_NAME.fullmatch, found)):
+        raise ValueError("takes host names without scheme, port and *, such as status.example.com,recorder.example.com")
+    return tuple(found)
+
+
+def region(value: str) -> str:
+    """Check the name of a region: another one cannot be signed."""
+    if not _REGION.fullmatch(value):
+        raise ValueError("takes the name of a region, such as eu-central-1")
+    return value
 
 
 def listen_host(value: str) -> str:

@@ -264,6 +264,25 @@ def test_prom_host_is_an_address_or_a_name_without_a_port(
         assert found.prom_host == host
 
 
+@pytest.mark.parametrize("region", ["é", "a b", "eu/x", "us-east-1\n", "…"])
+def test_a_region_that_cannot_be_signed_is_refused_and_no_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, region: str
+) -> None:
+    (line,) = lines_of(tmp_path, monkeypatch, S3_REGION_NAME=region)
+    assert line.startswith("S3_REGION_NAME: takes the name of a region, such as eu-central-1")
+
+
+@pytest.mark.parametrize("hosts", ["http://a.example", "*.example.com", "a.example:8000", ".example.com", "a b"])
+def test_a_host_name_that_no_request_can_have_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts: str
+) -> None:
+    (line,) = lines_of(tmp_path, monkeypatch, PROM_ALLOWED_HOSTS=f"status.example.com,{hosts}")
+    assert line.startswith("PROM_ALLOWED_HOSTS: takes host names without scheme, port and *")
+    given = {"watch_dir": str(tmp_path), "s3_bucket_name": "recordings"}
+    found = load_settings(None, **given, prom_allowed_hosts="Status.Example.Com., recorder")
+    assert found.prom_allowed_hosts == ("status.example.com", "recorder")
+
+
 def test_no_secret_is_ever_in_a_message_or_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "hunter2hunter2"
     lines = lines_of(
