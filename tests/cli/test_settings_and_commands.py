@@ -264,6 +264,16 @@ def test_prom_host_is_an_address_or_a_name_without_a_port(
         assert found.prom_host == host
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in Settings.model_fields if name.rpartition("_")[2] in {"seconds", "hours", "days"}]
+)
+def test_every_duration_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """`test_a_daemon_works_with_the_most_extreme_durations` has the largest ones; more fits into no date."""
+    most = {"seconds": 3_153_600_000, "hours": 876_000, "days": 36_500}[name.rpartition("_")[2]]
+    lines = lines_of(tmp_path, monkeypatch, AFTER_UPLOAD="delete", **{name.upper(): f"{most + 1}"})
+    assert lines == [f"{name.upper()}: must be less than or equal to {most} (it is '{most + 1}')"]
+
+
 @pytest.mark.parametrize("region", ["é", "a b", "eu/x", "us-east-1\n", "…"])
 def test_a_region_that_cannot_be_signed_is_refused_and_no_outage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, region: str
