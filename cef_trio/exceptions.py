@@ -120,6 +120,10 @@ class OperationError(CefMp4ProcessorError):
     """Whether the service rejected the call for a reason that may affect all calls (credentials, permission, quota,
     bucket); the circuit breaker finds out. Stays set if the breaker made the error transient."""
 
+    unreadable: bool = False
+    """Whether the reply was not one that this service sends: a proxy's, or of a single odd key; the circuit breaker
+    finds out."""
+
     def __init__(self, operation: str, message: str, *, transient: bool = False) -> None:
         if len(message) > _MAX_MESSAGE:  # may quote a server, and goes to the log and to Redis
             message = f"{message[:_MAX_MESSAGE]}…"

@@ -7,9 +7,10 @@ back-off detects the recovery. Rules:
   :class:`ProbeKind` states whether the probe must write.
 - **No response means outage.** A call that got no response in any attempt opens the breaker at once.
 - **Confirm an error response.** A rejection or a server error may concern a single call. The probe, a small write to a
-  key of its own, decides (:meth:`CircuitBreaker.affects_all_calls`). If the probe fails too, it is an outage, whatever
-  the error code (unknown key, quota, missing bucket); the breaker stays open until the probe succeeds. If the probe
-  succeeds, the error belongs to the call.
+  key of its own (after a rejection of a multipart upload: such an upload too), decides
+  (:meth:`CircuitBreaker.affects_all_calls`). If the probe fails too, it is an outage, whatever the error code (unknown
+  key, quota, missing bucket); the breaker stays open until the probe succeeds. If the probe succeeds, the error belongs
+  to the call.
 - **Check an idle service.** If nothing was acknowledged for ``idle_seconds``, one read is sent.
 
 The probe needs the permissions that every upload needs (``SECURITY.md``). If only the probe's key is denied, the probe
@@ -23,7 +24,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import IntEnum
 from random import Random
 from typing import Final
 
@@ -58,11 +59,13 @@ def is_probing() -> bool:
     return _probing.get()
 
 
-class ProbeKind(Enum):
-    """Kind of call that failed; a probe must make the same kind to prove recovery."""
+class ProbeKind(IntEnum):
+    """Kind of call that failed; a probe must make the same kind to prove recovery. Each includes those before it."""
 
-    READ = "read"
-    WRITE = "write"
+    READ = 1
+    WRITE = 2
+    UPLOAD = 3
+    """A multipart upload: a policy may allow PutObject, and refuse these."""
 
 
 Probe = Callable[[ProbeKind], Awaitable[None]]
@@ -80,6 +83,9 @@ READS: Final = frozenset(
     }
 )
 """S3 operations without side effects. Redis has no such list, since its reads are followed by writes."""
+
+UPLOADS: Final = frozenset({"create_multipart_upload", "upload_part", "complete_multipart_upload"})
+"""S3 operations that may be refused although PutObject is not."""
 
 _SINGLE_CALL_CODES: Final = frozenset(
     {
@@ -113,12 +119,19 @@ def is_rejected(error: BaseException) -> bool:
 
 def got_no_response(error: BaseException) -> bool:
     """Return whether there was no response, or one about the whole server; neither needs a probe to confirm."""
-    return isinstance(error, OperationError) and error.transient and getattr(error, "status", None) is None
+    if not isinstance(error, OperationError) or error.unreadable:
+        return False
+    return error.transient and getattr(error, "status", None) is None
 
 
 def probe_kind_of(operation: str) -> ProbeKind:
     """Return the kind of probe that proves recovery after ``operation`` failed."""
     return ProbeKind.READ if operation in READS else ProbeKind.WRITE
+
+
+def probe_kind_of_rejected(operation: str) -> ProbeKind:
+    """Return the kind of probe that shows whether a rejection of ``operation`` affects all calls of its kind."""
+    return ProbeKind.UPLOAD if operation in UPLOADS else ProbeKind.WRITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +206,8 @@ class CircuitBreaker:
         """Number of probes since the start, idle ones included."""
         self.probe_failures = 0
         self._probe_lock = trio.Lock()
-        self._write_proved_at = -float("inf")
-        """Start time of the last probe whose write succeeded."""
+        self._proved_at = dict.fromkeys(ProbeKind, -float("inf"))
+        """Start time of the last probe of each kind that succeeded."""
 
     def note_failure(self) -> None:
         """Record a failure that counts as an outage."""
@@ -214,7 +227,7 @@ class CircuitBreaker:
             since = now if self._failing_since is None else self._failing_since
             self.outage = Outage(now, since, cause, kind=kind, refused=is_rejected(error), cause=cause)
             self.up.value = False
-        elif kind is ProbeKind.WRITE and self.outage.kind is ProbeKind.READ:
+        elif kind > self.outage.kind:
             self.outage = replace(self.outage, kind=kind)
 
     async def wait_up(self) -> None:
@@ -225,20 +238,20 @@ class CircuitBreaker:
     async def affects_all_calls(self, error: CefMp4ProcessorError, kind: ProbeKind) -> bool:
         """Return whether an error affects all calls; if so, the breaker is open on return. Safe to cancel.
 
-        One caller probes; concurrent callers share its result.
+        One caller probes, at least by a write; concurrent callers share its result.
         """
         if got_no_response(error):
             self.trip(error, kind)
             return True
-        called_at = trio.current_time()
+        called_at, kind = trio.current_time(), max(kind, ProbeKind.WRITE)
         async with self._probe_lock:
-            if not self.up.value or self._write_proved_at >= called_at:
+            if not self.up.value or self._proved_at[kind] >= called_at:
                 return not self.up.value
             try:
-                await self._run_probe(ProbeKind.WRITE)
+                await self._run_probe(kind)
             except CefMp4ProcessorError as found:
                 if found.transient or is_rejected(found):
-                    self.trip(found, ProbeKind.WRITE)
+                    self.trip(found, kind)
             return not self.up.value
 
     async def run(self) -> None:
@@ -271,7 +284,8 @@ class CircuitBreaker:
                 log.info("outage_probe_failed", service=self.service, probes=attempt, error=str(error))
                 refused = is_rejected(error)
                 # A write shows what a refused read means.
-                kind = ProbeKind.WRITE if refused else (self.outage or outage).kind
+                kind = (self.outage or outage).kind
+                kind = max(kind, ProbeKind.WRITE) if refused else kind
                 self.outage = replace(
                     self.outage or outage,
                     error=str(error),
@@ -281,9 +295,8 @@ class CircuitBreaker:
                     probed_at=trio.current_time(),
                 )
                 # Only the probe may be refused. Let calls through to find out.
-                untested = (
-                    self._write_proved_at == -float("inf") and trio.current_time() >= began + UNPROVEN_REJECTION_SECONDS
-                )
+                unproved = self._proved_at[kind] == -float("inf")
+                untested = unproved and trio.current_time() >= began + UNPROVEN_REJECTION_SECONDS
                 self.up.value = not error.transient and (not refused or untested)
             else:
                 # A call that failed during the probe may need a stronger one.
@@ -319,5 +332,6 @@ class CircuitBreaker:
         finally:
             _probing.reset(token)
         self.note_success()
-        if kind is ProbeKind.WRITE:
-            self._write_proved_at = began
+        for proved in ProbeKind:
+            if proved <= kind:
+                self._proved_at[proved] = began

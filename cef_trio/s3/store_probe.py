@@ -1,10 +1,12 @@
 """The probe of S3's circuit breaker: whether the store accepts what recordings need.
 
 Each probe uses a new connection and makes one attempt. A write is tested with a small object at a fixed key, which is
-deleted again; without the permission to delete, it stays and is overwritten by the next probe. ``AccessDenied`` may be
-specific to that key, if a policy allows the keys of recordings only. It is then tested with an upload at a recording's
-key: create, one part of a few bytes, abort; this leaves no object. If that succeeds there is no outage, and a warning
-about the probe's key is logged once.
+deleted again; without the permission to delete, it stays and is overwritten by the next probe. If multipart uploads
+were rejected, the same key is then uploaded in one part as well, since a policy may refuse these and allow PutObject.
+
+``AccessDenied`` may be specific to that key, if a policy allows the keys of recordings only. It is then tested with an
+upload at a recording's key: create, one part of a few bytes, abort; this leaves no object. If that succeeds there is no
+outage, and a warning about the probe's key is logged once.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import ProbeKind, shielded
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.client import S3Client
+from cef_trio.s3.expected_object import STREAM_ID_METADATA
+from cef_trio.s3.model import PartToComplete
 
 log = structlog.get_logger(__name__)
 
 _ABORT_SECONDS: Final = 2.0
 _CONTENT: Final = b"cef-trio was here\n"
+_STREAM_ID: Final = "probe"
 
 
 class StoreProbe:
@@ -47,17 +52,21 @@ class StoreProbe:
             await self._s3.head_bucket()
             return
         try:
-            await self._write()
+            await self._write(upload_too=kind is ProbeKind.UPLOAD)
         except S3OperationError as refused:
-            if refused.code != "AccessDenied" or not await self._takes_uploads():
+            # A completion is not part of the other trial; its parts were accepted at this key.
+            is_completion = refused.operation == "complete_multipart_upload"
+            if refused.code != "AccessDenied" or is_completion or not await self._takes_uploads():
                 raise
             if not self._warned:
                 self._warned = True
                 log.warning("probe_key_refused", key=self._key, error=str(refused))
 
-    async def _write(self) -> None:
+    async def _write(self, *, upload_too: bool) -> None:
         headers = self._s3.options.for_recording()
         await self._s3.put_object(self._key, _CONTENT, content_type="text/plain", headers=headers)
+        if upload_too:
+            await self._upload(self._key, complete=True)
         if self._may_delete:
             try:
                 await self._s3.delete_object(self._key)
@@ -65,20 +74,33 @@ class StoreProbe:
                 self._may_delete = error.transient
 
     async def _takes_uploads(self) -> bool:
-        s3 = self._s3
-        options = s3.options
         try:
-            created = await s3.create_multipart_upload(
-                self._recording_key,
-                metadata={},
-                content_type=options.content_type_of(self._recording_key),
-                headers=options.for_recording(),
-            )
-            try:
-                await s3.upload_part(self._recording_key, created.upload_id, 1, BytesSource(_CONTENT), created.checksum)
-            finally:
-                with shielded(_ABORT_SECONDS, saving="probe's abort"), suppress(S3OperationError):
-                    await s3.abort_multipart_upload(self._recording_key, created.upload_id)
+            await self._upload(self._recording_key, complete=False)
         except S3OperationError:
             return False
         return True
+
+    async def _upload(self, key: str, *, complete: bool) -> None:
+        """Upload a few bytes as a part, and complete the upload or abort it; after an error it is aborted too."""
+        s3 = self._s3
+        options = s3.options
+        created = await s3.create_multipart_upload(
+            key,
+            metadata={STREAM_ID_METADATA: _STREAM_ID},
+            content_type=options.content_type_of(key),
+            headers=options.for_recording(),
+        )
+        try:
+            part = await s3.upload_part(key, created.upload_id, 1, BytesSource(_CONTENT), created.checksum)
+            if complete:
+                sent = PartToComplete(1, part.etag, part.size_bytes, part.crc64nvme, part.checksum)
+                await s3.complete_multipart_upload(
+                    key, created.upload_id, [sent], checksum=created.checksum, stream_id=_STREAM_ID
+                )
+                return
+        except BaseException:
+            with shielded(_ABORT_SECONDS, saving="probe's abort"), suppress(S3OperationError):
+                await s3.abort_multipart_upload(key, created.upload_id)
+            raise
+        with shielded(_ABORT_SECONDS, saving="probe's abort"), suppress(S3OperationError):
+            await s3.abort_multipart_upload(key, created.upload_id)

@@ -139,8 +139,9 @@ class BodyUploader:
         )
         etag = unquoted(response.headers.get("etag"))
         if etag is None:
-            text = "S3 acknowledged the bytes without an ETag"
-            raise self._error(request, response, "MissingETag", text, transient=False)
+            # S3 has the bytes, and a listing of the parts, or HeadObject, may show its ETag.
+            text = "S3 acknowledged the bytes without an ETag; does a proxy remove it?"
+            raise self._error(request, response, "MissingETag", text)
         evidence = self._evidence(etag, response, measured)
         if evidence.proof is Proof.DAMAGED:
             raise self._error(request, response, "ChecksumMismatch", evidence.text)

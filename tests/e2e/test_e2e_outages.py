@@ -34,9 +34,12 @@ QUICK = {
 }
 LONGER = only_long("one of a kind")
 REFUSED = [
-    "AccessDenied",
+    ("AccessDenied", "*"),
+    ("AccessDenied", "UploadPart"),
+    pytest.param("AccessDenied", "CreateMultipartUpload", marks=LONGER),
+    pytest.param("QuotaExceeded", "CompleteMultipartUpload", marks=LONGER),
     *(
-        pytest.param(code, marks=LONGER)
+        pytest.param(code, "*", marks=LONGER)
         for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "QuotaExceeded")
     ),
 ]
@@ -59,13 +62,13 @@ def uploads_all(process: DaemonProcess, *paths: Path) -> None:
     assert process.stop() == 0
 
 
-@pytest.mark.parametrize("code", REFUSED)
+@pytest.mark.parametrize(("code", "operation"), REFUSED)
 def test_p6_a_rejection_of_everything_that_passes_costs_no_recording(
-    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, code: str
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, code: str, operation: str
 ) -> None:
     paths = [watch_dir / f"{number}.mp4" for number in range(3)]
     with daemon(settings(watch_dir, endpoint, valkey.url)) as process:
-        arm(endpoint, {"kind": "error", "operation": "*", "code": code, "times": None})
+        arm(endpoint, {"kind": "error", "operation": operation, "code": code, "times": None})
         for path in paths:
             path.write_bytes(os.urandom(PART + 1))
         process.wait_for("outage_probe_failed", count=4)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import select
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,7 @@ from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.endpoints import Endpoint
 from servers.http_proxy import http_proxy
 from servers.ingress import Ingress, ingress
+from servers.relay import Relay, address_of
 from servers.s3_control import arm, calls
 from servers.store import look_into
 from servers.valkey import ValkeyServer
@@ -77,6 +81,64 @@ def test_an_ingress_that_answers_pages_for_a_while_loses_nothing(
     look_into(endpoint).assert_identical(path)
     assert calls(endpoint)["CreateMultipartUpload"] == 1
     assert calls(endpoint)["UploadPart"] == 3
+
+
+class HeaderRemover(Relay):
+    """A proxy that takes the ETag out of every response, for as long as it is to."""
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__()
+        self._upstream = address_of(upstream)
+        self.removes = False
+        self.removed = 0
+
+    def serve_one(self, client: socket.socket) -> None:
+        with socket.create_connection(self._upstream) as server:
+            while True:
+                for source in select.select([client, server], [], [])[0]:
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    if source is server and self.removes:
+                        data, count = re.subn(rb"\r\netag:[^\r]*", b"", data, flags=re.IGNORECASE)
+                        self.removed += count
+                    (server if source is client else client).sendall(data)
+
+
+def test_p6_a_proxy_that_removes_etags_for_a_while_costs_no_recording(
+    endpoint: Endpoint, valkey: ValkeyServer, watch_dir: Path
+) -> None:
+    """Each part, small recording and metadata JSON that was acknowledged without one failed its stream for good."""
+    with HeaderRemover(endpoint.url).running() as front:
+        settings = settings_for(
+            watch_dir,
+            replace(endpoint, url=front.url),
+            valkey.url,
+            close_grace_seconds=0.2,
+            retry_attempts=2,
+            retry_initial_seconds=0.1,
+            retry_max_seconds=0.5,
+            retry_stream_max_seconds=1,
+        )
+        growing, small = watch_dir / "growing.mp4", watch_dir / "small.mp4"
+        with daemon(settings) as process:
+            with growing.open("wb") as file:
+                file.write(os.urandom(PART))
+                file.flush()
+                process.wait_for("part_uploaded", part_number=1)
+                front.removes = True
+                file.write(os.urandom(PART))
+                file.flush()
+                small.write_bytes(os.urandom(1000))
+                wait_for_error(process, "without an ETag")
+                process.wait_for("outage_probe_failed", count=3)
+                front.removes = False
+            for path in (growing, small):
+                process.wait_for("stream_completed", file=str(path))
+            assert process.count("stream_failed") == 0
+            assert process.stop() == 0
+    for path in (growing, small):
+        look_into(endpoint).assert_identical(path)
 
 
 def test_p2_a_proxy_to_s3_that_dies_while_a_part_is_sent_costs_only_time(

@@ -38,7 +38,7 @@ class Service:
     """A service whose reads and writes can be made to fail, with its breaker."""
 
     def __init__(self, *, idle_seconds: float | None = None) -> None:
-        self.fails: dict[ProbeKind, CefMp4ProcessorError | None] = {ProbeKind.READ: None, ProbeKind.WRITE: None}
+        self.fails: dict[ProbeKind, CefMp4ProcessorError | None] = dict.fromkeys(ProbeKind)
         self.probes: list[ProbeKind] = []
         self.on_probe: Callable[[], None] = lambda: None
         self.calls = 0
@@ -57,7 +57,7 @@ class Service:
 
     async def _do(self, kind: ProbeKind) -> None:
         await trio.sleep(0.01)
-        error = self.fails[kind]
+        error = self.fails[kind] or (self.fails[ProbeKind.WRITE] if kind is ProbeKind.UPLOAD else None)
         if error is not None:
             raise error
 
@@ -99,6 +99,29 @@ async def test_p6_a_repeated_rejection_that_the_probe_does_not_get_concerns_this
     assert not caught.value.transient
     assert calls == POLICY.attempts
     assert service.breaker.up.value
+
+
+async def test_p6_a_rejection_of_multipart_uploads_alone_is_an_outage_of_them(
+    service: Service, nursery: trio.Nursery
+) -> None:
+    """PutObject works: the probe did not make the call that failed, and every larger recording failed for good."""
+    nursery.start_soon(service.breaker.run)
+    service.fails[ProbeKind.UPLOAD] = refused()
+
+    async def upload() -> None:
+        if (error := service.fails[ProbeKind.UPLOAD]) is not None:
+            raise error
+
+    for operation in ("create_multipart_upload", "upload_part", "complete_multipart_upload"):
+        with pytest.raises(S3OperationError) as caught:
+            await service.retrier.call(operation, upload)
+        assert caught.value.transient, "it comes back by itself"
+        assert service.breaker.outage is not None
+        service.fails[ProbeKind.UPLOAD] = None
+        with trio.fail_after(10):
+            await service.retrier.call(operation, upload)
+        service.fails[ProbeKind.UPLOAD] = refused()
+    nursery.cancel_scope.cancel()
 
 
 async def test_p6_a_wrong_clock_that_the_probe_does_not_have_is_retried_and_stays_transient(
@@ -186,7 +209,7 @@ async def test_a_thousand_refused_calls_are_judged_by_one_probe(service: Service
     async with trio.open_nursery() as callers:
         for _ in range(1000):
             callers.start_soon(_refused_once, service)
-    assert service.probes == [ProbeKind.WRITE]
+    assert service.probes == [ProbeKind.UPLOAD]
 
 
 async def _refused_once(service: Service) -> None:

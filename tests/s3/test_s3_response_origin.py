@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from cef_trio.resilience import is_outage
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import ChecksumMode
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
-from cef_trio.s3.response_origin import NOT_S3_ANSWER, describe_foreign, is_marked
+from cef_trio.s3.response_origin import NOT_S3_ANSWER, describe_foreign, is_html, is_marked
 
 CRC = ChecksumAlgorithm.CRC64NVME
 DATA = b"0123456789"
@@ -179,6 +180,16 @@ def test_a_title_is_one_short_line_of_what_can_be_printed() -> None:
     assert "'a <b> [31m" in text
     assert len(text) < 300
     assert "Only words" in describe_foreign(404, {}, b"<body><script>no</script><p>Only <b>words</b></p>")
+
+
+@pytest.mark.parametrize("piece", [b"<title>", b"<title", b"<script>", b"<script", b"<!--", b"<"])
+def test_p4_a_page_of_any_size_and_text_takes_no_time(piece: bytes) -> None:
+    """A page of 16 MiB held the loop for hours: the search for its title took the square of its size."""
+    page = b"<html>" + piece * (16 * 1024 * 1024 // len(piece))
+    began = time.process_time()
+    assert is_html({}, page)
+    describe_foreign(200, {}, page)
+    assert time.process_time() - began < 2, "it takes a few milliseconds, or hours"
 
 
 def test_what_stands_in_front_of_s3_is_not_s3() -> None:

@@ -63,6 +63,26 @@ async def test_p6_what_is_denied_to_uploads_too_is_one_outage_and_passes(world: 
     assert world.recordings() == [world.content()]
 
 
+@pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"])
+async def test_p6_what_is_denied_to_multipart_uploads_alone_is_one_outage_and_passes(
+    world: World, operation: str
+) -> None:
+    """The probe made a PutObject only, which works: each recording failed for good."""
+    deny(world, operation, lambda _: True)
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            for number in range(3):
+                world.append(2 * PART, f"{number}.mp4")
+                daemon.closed(f"{number}.mp4")
+            await trio.sleep(300)
+            world.endpoint.faults.clear()
+            await trio.sleep(30)
+    assert "stream_failed" not in [entry["event"] for entry in logs]
+    assert len(world.recordings()) == 3
+    assert [key for key in world.objects() if PROBE in key] == []
+    assert [key for key in world.open_uploads() if PROBE in str(key)] == []
+
+
 @pytest.mark.parametrize("operation", ["ListMultipartUploads", "ListParts"])
 async def test_p10_an_optional_call_that_works_again_is_known_to_without_a_need_for_it(
     world: World, operation: str

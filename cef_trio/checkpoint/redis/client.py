@@ -43,7 +43,7 @@ import trio
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool, UnixDomainSocketConnection
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -65,6 +65,11 @@ from cef_trio.resilience import Retrier, SingleAttempt, run_in_thread
 
 MAX_AGE_SECONDS: Final = 300.0
 """The age at which idle connections are closed, so that a failover behind one address is noticed."""
+
+_FIRST_WORDS: Final = frozenset({b"ok", b"lost", b"taken", b"gone", b"newer", b"refused", b"other", b"free"})
+"""How the replies of our scripts begin. Any other reply is a proxy's, or another server's."""
+_MISREAD: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What redis-py, and the reading of a reply, raise for one that is not of the form that Redis sends."""
 
 _CLUSTER_CONNECTS: Final = 3
 """The time-outs for which a call to a cluster goes on connecting to one node after another. The order is random."""
@@ -170,7 +175,7 @@ class RedisClient:
 
     def _observed(self, work: Callable[[Client], T], client: Client) -> T:
         try:
-            result = work(client)
+            result = _read(work, client)
         except MAPPED as error:
             if is_unreachable(error):
                 self._unreachable_at = time.monotonic()
@@ -201,12 +206,44 @@ class RedisClient:
             return self._client
 
 
-def run_script(client: Client, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-    """Run a script, by its digest where the server knows it, else by its source (which it then knows)."""
+def _read(work: Callable[[Client], T], client: Client) -> T:
+    """Run ``work``; a reply that it cannot read is not Redis's.
+
+    Raises:
+        InvalidResponse: the reply has another form.
+        redis exceptions: of the call.
+    """
     try:
-        return client.evalsha(script.sha, len(keys), *keys, *arguments)
+        return work(client)
+    except MAPPED:
+        raise
+    except _MISREAD as error:
+        raise InvalidResponse(f"{type(error).__name__}: {error}") from error
+
+
+def run_script(client: Client, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    """Run a script, by its digest where the server knows it, else by its source (which it then knows).
+
+    Raises:
+        InvalidResponse: the reply is not one of our scripts.
+        redis exceptions: of the call.
+    """
+    try:
+        reply = client.evalsha(script.sha, len(keys), *keys, *arguments)
     except NoScriptError:
-        return client.eval(script.source, len(keys), *keys, *arguments)
+        reply = client.eval(script.source, len(keys), *keys, *arguments)
+    return _of_script(reply)
+
+
+def _of_script(reply: Any) -> Any:
+    """Return the reply of a script if it is one.
+
+    Raises:
+        InvalidResponse: it is not.
+    """
+    if isinstance(reply, list) and reply and isinstance(reply[0], bytes) and reply[0] in _FIRST_WORDS:
+        return reply
+    raise InvalidResponse(f"{reply!r:.80} to a script")
 
 
 def run_scripts(client: Client, calls: Sequence[tuple[Script, Sequence[str], Sequence[Argument]]]) -> list[Any]:
@@ -215,6 +252,7 @@ def run_scripts(client: Client, calls: Sequence[tuple[Script, Sequence[str], Seq
     The first is run first. In a cluster each is a round trip.
 
     Raises:
+        InvalidResponse: a reply is not one of our scripts.
         redis exceptions: the server cannot be reached.
     """
     replies: list[Any] = [None] * len(calls)
@@ -229,6 +267,8 @@ def run_scripts(client: Client, calls: Sequence[tuple[Script, Sequence[str], Seq
                 replies[number] = run_script(client, script, keys, given)
             except ResponseError as error:
                 replies[number] = error
+        elif not isinstance(replies[number], Exception):
+            _of_script(replies[number])
     return replies
 
 

@@ -21,6 +21,7 @@ from redis.sentinel import MasterNotFoundError
 
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.http import tls
+from cef_trio.safe_text import one_line
 
 MAPPED: Final = (
     redis_exceptions.RedisError,
@@ -48,6 +49,7 @@ _TRANSIENT_BY_CLASS: Final[Sequence[tuple[type[Exception], bool]]] = (
     (redis_exceptions.SlotNotCoveredError, True),
     (redis_exceptions.WatchError, True),
     (redis_exceptions.NoScriptError, True),
+    (redis_exceptions.InvalidResponse, True),  # a proxy's response shows nothing about the data
 )
 
 _TRANSIENT_CODES: Final = (
@@ -112,6 +114,9 @@ def to_redis_error(operation: str, error: BaseException, secrets: Sequence[str] 
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MasterNotFoundError):
         text = f"no master: {_without_options(text)}"
+    unreadable = isinstance(error, redis_exceptions.InvalidResponse)
+    if unreadable:
+        text = f"the reply is not one of Redis ({one_line(text)}); does a proxy or another server respond at REDIS_URL?"
     if text.startswith(_REDIRECTED_TOO_OFTEN):
         text = "TRYAGAIN: the cluster is moving the slot of the keys, and has some of them here and some there"
     code = getattr(error, "status_code", None)
@@ -124,6 +129,7 @@ def to_redis_error(operation: str, error: BaseException, secrets: Sequence[str] 
     ours = RedisOperationError(operation, text, transient=redis_error_is_transient(error))
     ours.certificate_refused = refused is not None
     ours.rejected = is_rejected(error)
+    ours.unreadable = unreadable
     return ours
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 import structlog
-from redis.exceptions import ResponseError
+from redis.exceptions import InvalidResponse, ResponseError
 
 from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState, not_allowed
@@ -168,7 +168,12 @@ class RedisCheckpointStore(StreamWrites):
 
     async def ping(self) -> None:
         """Send PING to the server that has our keys. A server that cannot save to its disk replies MISCONF."""
-        await self._redis.call("ping", lambda client: self._redis.command(client, "PING"))
+
+        def work(client: Client) -> None:
+            if self._redis.command(client, "PING") is not True:
+                raise InvalidResponse("to PING")
+
+        await self._redis.call("ping", work)
 
     async def check_writable(self) -> None:
         """Write the probe key by a script on a new connection, as all writes are made; renew a rejected login first."""
