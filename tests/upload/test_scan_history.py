@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from cef_trio.upload.scan_history import ScanHistory
+from cef_trio.upload.scan_history import LastScan, ScanHistory
 from cef_trio.watch import Scanned
 
 
 def decided(history: ScanHistory, missed_at: float) -> bool:
-    return history.last.value.decides("/rec/a.mp4", missed_at)
+    last: LastScan = history.last.value
+    return last.decides("/rec/a.mp4", missed_at)
 
 
 def test_p2_a_scan_counts_once_what_it_found_was_looked_up() -> None:
