@@ -34,6 +34,7 @@ from cef_trio.settings import (
     check_folders,
     given_settings,
     read_settings,
+    split_watch_dir,
     world_readable_secrets,
 )
 from cef_trio.upload import EXAMPLE_BEGAN
@@ -94,13 +95,18 @@ def _settings(env_file: Path, overrides: dict[str, Any]) -> tuple[Settings | Non
 
 async def _check_folders(settings: Settings) -> tuple[Settings, list[str]]:
     with trio.move_on_after(settings.file_system_timeout_seconds):
-        try:
-            # May be abandoned: it only reads, and a mount may hang.
-            return await run_in_thread(partial(check_folders, settings), abandon_on_cancel=True), []
-        except SettingsError as error:
-            return settings, error.lines
+        # May be abandoned: it only reads, and a mount may hang.
+        return await run_in_thread(partial(_checked, settings), abandon_on_cancel=True)
     given = os.fspath(settings.watch_dir)
     return settings, [f"WATCH_DIR {given!r}, or another folder of the settings, does not respond: repair its mount"]
+
+
+def _checked(settings: Settings) -> tuple[Settings, list[str]]:
+    """Return the settings with the first watch folder at least, for the examples, and a line for each unfit folder."""
+    try:
+        return check_folders(settings), []
+    except SettingsError as error:
+        return settings.model_copy(update={"watch_dir": split_watch_dir(settings.watch_dir)[0]}), error.lines
 
 
 async def _look_into_folders(settings: Settings) -> list[FolderFacts]:

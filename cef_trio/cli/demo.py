@@ -21,9 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demonstration."""
+    from cef_trio.cli import output
     from cef_trio.local import run_demo
 
-    return run_demo(arguments.duration, arguments.data_dir, keep=arguments.keep)
+    return run_demo(arguments.duration, arguments.data_dir, output.console(), keep=arguments.keep)
 
 
 def _seconds(text: str) -> float:

@@ -39,6 +39,9 @@ class Comparison:
     agrees: bool | None
     says: str
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.says}" if self.name == NOT_READ else f"{self.name} {self.says}"
+
 
 def compare_checksums(name: str, read: Content, recorded: Content) -> Comparison:
     """Compare what was read with a record."""

@@ -12,6 +12,7 @@ Results go to standard output, errors to standard error.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ _LEAST_INDENT: Final = 2
 _GAP: Final = 1
 _PIPE_WIDTH: Final = 1_000_000
 """The width without a terminal: nothing is cut."""
+_UNKNOWN_SIZES: Final = frozenset({("COLUMNS", "0"), ("LINES", "0")})
 
 
 def safe(text: str, style: str = "") -> Text:
@@ -65,7 +67,11 @@ class _Output(Console):
 def console() -> Console:
     """Return standard output, as wide as the terminal; unlimited without one."""
     plain = {"highlight": False, "markup": False, "emoji": False}
-    return _Output(**plain) if sys.stdout.isatty() else _Output(**plain, width=_PIPE_WIDTH)  # type: ignore[arg-type]
+    if not sys.stdout.isatty():
+        return _Output(**plain, width=_PIPE_WIDTH)  # type: ignore[arg-type]
+    # COLUMNS=0 is an unknown width, as of a serial console; rich would print nothing.
+    known = {name: value for name, value in os.environ.items() if (name, value) not in _UNKNOWN_SIZES}
+    return _Output(**plain, _environ=known)  # type: ignore[arg-type]
 
 
 def print_json(document: Mapping[str, Any]) -> None:

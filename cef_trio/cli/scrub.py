@@ -4,6 +4,9 @@ The time of each verification is recorded in Redis, so a run that was interrupte
 ``--for``, is continued by the next one. A mismatch stays on record until the object is verified again, or its stream is
 forgotten: the daemon's metrics, ``status`` and ``doctor`` show it, and the exit code is 5. Only objects are read, no
 recordings. Nothing but these records is changed.
+
+An object that S3 refuses to give (its KMS key is gone, a policy) is a mismatch too, once another one was read after it,
+and the run goes on. Until then the credentials may be at fault: where all are refused, the run ends with the error.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from cef_trio.cli import output
 from cef_trio.cli.object_check import NOT_READ, Comparison, is_proven
 from cef_trio.cli.result_lines import Report
 from cef_trio.cli.session import CommandContext
-from cef_trio.exceptions import RecordUnreadableError
+from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 
 LEAST_RATE: Final = 64 << 10
@@ -28,6 +31,8 @@ LEAST_RATE: Final = 64 << 10
 _TOTALS_SECONDS: Final = 5.0
 """How often the totals in Redis are computed anew; at once after a mismatch, and at the end."""
 _MOST_REASON: Final = 300
+_MOST_REFUSED: Final = 20
+"""After so many refusals, one after the other, S3 refuses everything."""
 
 
 class Outcome(Enum):
@@ -88,7 +93,7 @@ async def verify_every(context: CommandContext, compare: Compare, bounds: Bounds
     Mismatches of earlier runs that this one did not come to count too.
 
     Raises:
-        S3OperationError: S3 is unavailable; what was verified is recorded.
+        S3OperationError: S3 is unavailable, or refuses everything; what was verified is recorded.
         RedisOperationError: Redis cannot be read or written.
     """
     known = await context.verifications.known() if context.verifications is not None else {}
@@ -97,31 +102,24 @@ async def verify_every(context: CommandContext, compare: Compare, bounds: Bounds
         known = {stream_id: one for stream_id, one in known.items() if stream_id in completed}
         if context.verifications is not None:
             await context.verifications.forget(gone)
-    counts = dict.fromkeys(Outcome, 0)
     due = in_turn(completed, known)
-    pace = Pace(bounds.bytes_per_second)
-    totals_at = 0.0
     with Report(as_json=as_json, completed=len(completed), bounded=False, counts={}, mismatched=[]) as report:
+        run = _Run(context, compare, Pace(bounds.bytes_per_second), known, report)
         with (
             output.ProgressLine("object", len(due), quiet=as_json) as progress,
             trio.move_on_after(float("inf") if bounds.seconds is None else bounds.seconds) as scope,
         ):
-            for number, stream_id in enumerate(due if bounds.objects is None else due[: bounds.objects], 1):
+            for number, stream_id in enumerate(due, 1):
+                if run.asked == bounds.objects:
+                    break
                 progress.show(number)
-                outcome, says = await _verify(context, compare, stream_id, pace)
-                counts[outcome] += 1
-                report.about["counts"] = {one.value: count for one, count in counts.items()}
-                if outcome is not Outcome.SKIPPED:
-                    wrong = says[:_MOST_REASON] if outcome is Outcome.MISMATCH else ""
-                    at_ms = int(context.utc_now().timestamp() * 1000)
-                    known[stream_id] = Verified(at_ms, wrong)
-                    is_due = bool(wrong) or trio.current_time() - totals_at >= _TOTALS_SECONDS
-                    totals_at = trio.current_time() if is_due else totals_at
-                    await _record(context, stream_id, known, with_totals=is_due)
+                found = await run.verify(stream_id)
                 progress.erase()
-                if outcome is not Outcome.IDENTICAL:
-                    report.add(stream_id, f"{outcome.value}: {says}", ok=outcome is not Outcome.MISMATCH)
+                for outcome in found:
+                    await run.conclude(*outcome)
+        run.end()
         await _record(context, None, known, with_totals=True)
+        counts = run.counts
         report.about["bounded"] = scope.cancelled_caught or sum(counts.values()) < len(due)
         mismatched = sorted(stream_id for stream_id, one in known.items() if one.mismatch)
         report.about["mismatched"] = mismatched
@@ -132,7 +130,70 @@ async def verify_every(context: CommandContext, compare: Compare, bounds: Bounds
         )
         if mismatched:
             report.remark(f"NOT as recorded when last read: {', '.join(map(output.short_id, mismatched))}")
-    return ExitCode.ANSWER_IS_NO if mismatched else ExitCode.DONE
+    return ExitCode.ANSWER_IS_NO if mismatched or run.refused else ExitCode.DONE
+
+
+class _Run:
+    """One run: what it has found, and records."""
+
+    def __init__(
+        self, context: CommandContext, compare: Compare, pace: Pace, known: dict[str, Verified], report: Report
+    ) -> None:
+        self._context, self._compare, self._pace, self._known, self._report = context, compare, pace, known, report
+        self._totals_at = 0.0
+        self.counts = dict.fromkeys(Outcome, 0)
+        self.refused: dict[str, S3OperationError] = {}
+        """Held back until an object was read after them: S3 may refuse all from then on."""
+
+    @property
+    def asked(self) -> int:
+        """How many objects S3 gave or refused.
+
+        Those that were skipped do not count: they stay first in turn, and would take the place of others in every run.
+        """
+        return sum(self.counts.values()) - self.counts[Outcome.SKIPPED] + len(self.refused)
+
+    async def verify(self, stream_id: str) -> list[tuple[str, Outcome, str]]:
+        """Verify one object; return what is known now: nothing yet, or of this one and those held back.
+
+        Raises:
+            S3OperationError: S3 is unavailable, or refuses everything.
+        """
+        try:
+            outcome, says = await _verify(self._context, self._compare, stream_id, self._pace)
+        except S3OperationError as error:
+            if error.transient or error.status is None or len(self.refused) == _MOST_REFUSED:
+                raise
+            self.refused[stream_id] = error
+            return []
+        held = {} if outcome is Outcome.SKIPPED else self.refused
+        found = [(one, Outcome.MISMATCH, f"cannot be read: {error}") for one, error in held.items()]
+        held.clear()
+        return [*found, (stream_id, outcome, says)]
+
+    def end(self) -> None:
+        """Report the objects that are still held back.
+
+        Raises:
+            S3OperationError: nothing was read.
+        """
+        for stream_id, error in self.refused.items():
+            if self.asked == len(self.refused):
+                raise error
+            self._report.add(stream_id, f"cannot be read: {error}", ok=False)
+
+    async def conclude(self, stream_id: str, outcome: Outcome, says: str) -> None:
+        """Count, record and report what an object showed."""
+        self.counts[outcome] += 1
+        self._report.about["counts"] = {one.value: count for one, count in self.counts.items()}
+        if outcome is not Outcome.SKIPPED:
+            wrong = says[:_MOST_REASON] if outcome is Outcome.MISMATCH else ""
+            self._known[stream_id] = Verified(int(self._context.utc_now().timestamp() * 1000), wrong)
+            is_due = bool(wrong) or trio.current_time() - self._totals_at >= _TOTALS_SECONDS
+            self._totals_at = trio.current_time() if is_due else self._totals_at
+            await _record(self._context, stream_id, self._known, with_totals=is_due)
+        if outcome is not Outcome.IDENTICAL:
+            self._report.add(stream_id, f"{outcome.value}: {says}", ok=outcome is not Outcome.MISMATCH)
 
 
 async def _verify(context: CommandContext, compare: Compare, stream_id: str, pace: Pace) -> tuple[Outcome, str]:
@@ -151,7 +212,7 @@ async def _verify(context: CommandContext, compare: Compare, stream_id: str, pac
         return Outcome.SKIPPED, str(error)
     wanted = [one for one in comparisons if one.agrees is False] or list(comparisons)
     where = f"{before.meta.s3_bucket}/{before.meta.s3_key_prefix}"
-    return outcome, f"{where}: {'; '.join(f'{one.name} {one.says}' for one in wanted)}"
+    return outcome, f"{where}: {'; '.join(map(str, wanted))}"
 
 
 async def _record(

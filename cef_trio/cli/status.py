@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
@@ -76,6 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError(
             ["--watch is for a terminal: it cannot be written to a pipe or a file; repeat `cef-trio status`"]
         )
+    if arguments.watch and output.console().is_dumb_terminal:
+        term = os.environ.get("TERM", "")
+        raise SettingsError([f"--watch cannot redraw this terminal (TERM={term}); repeat `cef-trio status`"])
     settings = command_settings(arguments, REDIS_ONLY)
     return run_on_redis(settings, lambda context: show_status(context, watch=arguments.watch, as_json=arguments.json))
 

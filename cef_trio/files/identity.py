@@ -82,6 +82,16 @@ def compare_identity(recorded: FileIdentity, observed: FileIdentity) -> Identity
     return IdentityMatch.ASK_BYTES
 
 
+def looks_the_same(recorded: FileIdentity, observed: FileIdentity) -> bool:
+    """Return whether the inode number and the first bytes agree, if there are any: a hint where nothing tells more."""
+    return (
+        recorded.inode == observed.inode
+        and recorded.head_size_bytes > 0
+        and _same_head(recorded, observed)
+        and _agree(recorded.birth_ns, observed.birth_ns) is not False
+    )
+
+
 def inodes_last(fs_type: str | None) -> bool:
     """Return whether inode numbers are stable there; ``None`` (earlier versions' records) counts as stable."""
     return fs_type is None or file_system_named(fs_type).lasting_inodes

@@ -7,6 +7,7 @@ with; h11's own exceptions do not leave this module. There are no time-outs here
 from __future__ import annotations
 
 import http.client
+import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from h11 import Event as HttpEvent
 from cef_trio.exceptions import CefMp4ProcessorError
 
 _BLOCK_BYTES: Final = 256 * 1024
+_ABSOLUTE_FORM: Final = re.compile(r"https?://([^/?]+)(.*)", re.IGNORECASE)
+"""As clients of a proxy send it; its host counts, whatever the header is.
+https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2"""
 
 
 class NotHttpError(CefMp4ProcessorError):
@@ -62,8 +66,13 @@ class ServerConnection:
         event = await self._next_event()
         if not isinstance(event, h11.Request):
             return None
-        path, _, query = event.target.decode("ascii").partition("?")
+        target = event.target.decode("ascii")
         headers = tuple((name.decode("ascii"), value.decode("utf-8", "replace")) for name, value in event.headers)
+        if absolute := _ABSOLUTE_FORM.fullmatch(target):
+            host, target = absolute.groups()
+            target = target if target.startswith("/") else f"/{target}"
+            headers = (("host", host), *(header for header in headers if header[0] != "host"))
+        path, _, query = target.partition("?")
         return HTTPRequest(event.method.decode("ascii"), path, query, headers)
 
     async def body(self) -> AsyncGenerator[bytes, None]:

@@ -20,6 +20,7 @@ from typing import Final
 import trio
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from cef_trio.checkpoint import StreamSet, StreamSummary
 from cef_trio.daemon import RunningDaemon, run_daemon
@@ -31,6 +32,7 @@ from cef_trio.local.run import alone, settings_for
 from cef_trio.local.servers import LocalDataError, local_servers
 from cef_trio.observability import logs
 from cef_trio.resilience import Periodic
+from cef_trio.safe_text import printable
 from cef_trio.settings import AppEnvironment, Settings
 from cef_trio.upload import MIN_PART_BYTES, metadata_key
 
@@ -62,15 +64,10 @@ class DemoError(CefMp4ProcessorError):
     """The recording was not uploaded."""
 
 
-class _Output(Console):
-    """Standard output. On a closed pipe rich would exit the process, out of the nurseries; ``main`` handles it."""
+def run_demo(duration_seconds: float, data_dir: Path, console: Console, *, keep: bool) -> int:
+    """Run the demo, shown on a console without markup.
 
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
-def run_demo(duration_seconds: float, data_dir: Path, *, keep: bool) -> int:
-    """Run the demo; return the exit code: 0 if the object is identical to the file, 1 if not, 130 if interrupted.
+    Return the exit code: 0 if the object is identical to the file, 1 if not, 130 if interrupted.
 
     Raises:
         CefMp4ProcessorError: the demo cannot run.
@@ -80,7 +77,6 @@ def run_demo(duration_seconds: float, data_dir: Path, *, keep: bool) -> int:
         folder = _own_folder(data_dir, need)
     except OSError as error:
         raise LocalDataError(f"--data-dir {str(data_dir)!r} cannot be used: {error.strerror}") from error
-    console = _Output()
     try:
         return trio.run(partial(_Demo(duration_seconds, folder, console).run, keep=keep))
     except BaseExceptionGroup as group:
@@ -142,7 +138,7 @@ class _Demo:
                 daemon.shutdown.request()
 
     async def _record_and_compare(self, daemon: RunningDaemon, path: Path) -> Comparison | None:
-        self._console.print(f"Recording {self._duration_seconds:.0f} s into [bold]{path}[/], uploading while it grows.")
+        self._print(f"Recording {self._duration_seconds:.0f} s into {path}, uploading while it grows.")
         done: StreamSummary | None = None
         async with trio.open_nursery() as nursery:
             began = trio.current_time()
@@ -159,7 +155,8 @@ class _Demo:
 
     async def _draw(self, daemon: RunningDaemon, path: Path, began: float) -> None:
         last: DemoView | None = None
-        with Live(console=self._console, auto_refresh=False) if self._console.is_terminal else nullcontext() as live:
+        redraws = self._console.is_terminal and not self._console.is_dumb_terminal
+        with Live(console=self._console, auto_refresh=False) if redraws else nullcontext() as live:
             async for _ in Periodic(_FRAME_SECONDS if live else _LINE_SECONDS):
                 view = self._view(daemon, path, trio.current_time() - began, last)
                 if live:
@@ -179,24 +176,23 @@ class _Demo:
         return DemoView(phase, elapsed_seconds, self._duration_seconds, recorded, uploaded, parts)
 
     def _show(self, comparison: Comparison, path: Path, url: str, *, keep: bool) -> None:
-        verdict = "[green]identical[/]" if comparison.identical else "[red bold]NOT identical[/]"
-        rows = [
-            f"object   {url}",
-            f"size     {mib(comparison.size_bytes)} ({comparison.size_bytes} bytes)",
-            f"file     sha256 {comparison.file_sha256}",
-            f"in S3    sha256 {comparison.object_sha256}",
-            f"verdict  {verdict}",
-        ]
-        self._console.rule("The object and the file", align="left")
-        for row in rows:
-            self._console.print(row, soft_wrap=True, highlight=False)
-        self._console.rule("The metadata beside it", align="left")
-        self._console.print(f"[dim]{url}.metadata.json[/]", soft_wrap=True, highlight=False)
+        verdict, style = ("identical", "green") if comparison.identical else ("NOT identical", "bold red")
+        self._print("The object and the file", "bold")
+        self._print(f"object   {url}")
+        self._print(f"size     {mib(comparison.size_bytes)} ({comparison.size_bytes} bytes)")
+        self._print(f"file     sha256 {comparison.file_sha256}")
+        self._print(f"in S3    sha256 {comparison.object_sha256}")
+        self._print(f"verdict  {verdict}", style)
+        self._print("The metadata beside it", "bold")
+        self._print(f"{url}.metadata.json", "dim")
         self._console.print_json(_without_chunks(comparison.metadata))
         if keep:
-            self._console.print(f"Kept: recording {path}, objects and state in {self._folder}.", soft_wrap=True)
+            self._print(f"Kept: recording {path}, objects and state in {self._folder}.")
         else:
-            self._console.print("Nothing was kept; --keep keeps the recording, the objects and the state.")
+            self._print("Nothing was kept; --keep keeps the recording, the objects and the state.")
+
+    def _print(self, text: str, style: str = "") -> None:
+        self._console.print(Text(printable(text), style=style), soft_wrap=True)
 
 
 def _sizes(view: DemoView) -> tuple[int, int]:

@@ -215,6 +215,7 @@ def _daemon_document(one: DaemonReport, fleet: Fleet) -> dict[str, Any]:
     def age(moment: float | None) -> float | None:
         return None if moment is None else round(max(0.0, fleet.now - one.by_redis_clock(moment)), 1)
 
+    problems = describe_problems(one, fleet.now)
     return {
         "owner": one.owner,
         "instance": one.instance_id,
@@ -240,7 +241,8 @@ def _daemon_document(one: DaemonReport, fleet: Fleet) -> dict[str, Any]:
         "bytes_at_risk": one.judgement.size_bytes,
         "recordings_at_risk": one.judgement.recordings,
         "risks": [risk.reason.value for risk in one.risks],
-        "says": [problem.says for problem in describe_problems(one, fleet.now)],
+        "says": [problem.says for problem in problems],
+        "advice": [problem.advice for problem in problems],
     }
 
 

@@ -67,7 +67,8 @@ def configure(
     ]
     redact: Processor = Redactor(secrets)
     kept: list[Processor] = [redact] if recent is None else [redact, recent]
-    last = _last_steps(environment, kept, colors=stream.isatty())
+    colors = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    last = _last_steps(environment, kept, colors=colors)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -5,8 +5,8 @@ Such a variable would be ignored without a word, and the setting have its defaul
 
 The settings file is ours. The environment is shared: orchestrators and other programs put their own variables there
 (``AWS_REGION``, ``S3CMD_CONFIG``, ``REDIS_PORT_6379_TCP``, ``APP_NAME``), and none of them may stop the daemon. There
-only names of our families count, each word spelled as in the setting or nearly so, or names that other programs use for
-the same thing (:data:`ALSO_CALLED`).
+only names of our families count, each word spelled as in the setting or nearly so, names with a single slip
+(``REIDS_URL``), and names that other programs use for the same thing (:data:`ALSO_CALLED`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import takewhile
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import unquote
@@ -24,6 +25,10 @@ _LIKE_A_LONG_NAME: Final = 0.9
 _LIKE_A_WORD: Final = 0.75
 """Ratios of ``difflib``: of names in the file, of names and of single words in the environment."""
 _LEAST_WORDS: Final = 2
+_LEAST_FIRST_WORD: Final = 5
+"""Letters: ``REIDS_URL`` is ``REDIS_URL``; shorter first words (``LOG``, ``APP``) are near too many others."""
+_LEAST_LONG_NAME: Final = 12
+"""Letters of a name that is one slip from a setting's by no accident, whatever its first word is."""
 _OUR_PREFIX: Final = re.compile(r"CEF_?(TRIO|MP4)?_(?=.)")
 _NUMBERED: Final = re.compile(r"_?\d+\Z")
 """``REDIS_URL_2`` is another program's second one, not a spelling of ``REDIS_URL``."""
@@ -145,7 +150,9 @@ def _of_environment(names: Collection[str]) -> Meant:
         if bare.endswith(_SUFFIX) and (secret := meant_or_same(bare.removesuffix(_SUFFIX))) is not None:
             return secret + _SUFFIX if secret + _SUFFIX in names else secret
         words = bare.split("_")
-        if words[0] not in families or len(words) < _LEAST_WORDS or _NUMBERED.sub("", bare) in names:
+        if words[0] not in families:
+            return next((known_name for known_name in names if _is_slip_of(bare, known_name)), None)
+        if len(words) < _LEAST_WORDS or _NUMBERED.sub("", bare) in names:
             return None
         begun = [known_name for known_name, known_words in known if known_words[:-1] == words]
         alike = [known_name for known_name, known_words in known if _are_alike(words, known_words)]
@@ -161,9 +168,34 @@ def _are_alike(words: list[str], known: list[str]) -> bool:
     """Return whether both have the same first word, and the others are spelled nearly alike."""
     if words[0] != known[0]:
         return False
-    if difflib.SequenceMatcher(None, "_".join(words), "_".join(known)).ratio() >= _LIKE_A_LONG_NAME:
+    name, known_name = "_".join(words), "_".join(known)
+    if difflib.SequenceMatcher(None, name, known_name).ratio() >= _LIKE_A_LONG_NAME or _is_slip_of(name, known_name):
         return True
     return len(words) == len(known) and all(map(_is_spelled_like, words, known))
+
+
+def _is_slip_of(name: str, known: str) -> bool:
+    """Return whether a name is a setting's but for one slip, wherever it is.
+
+    Of a short one the first word is long, and begins with the same letter: ``PATCH_DIR`` is no ``WATCH_DIR``.
+    """
+    if len(known) < _LEAST_LONG_NAME and (
+        name[:1] != known[:1] or known.find("_") < _LEAST_FIRST_WORD or name.count("_") != known.count("_")
+    ):
+        return False
+    return _is_one_slip(name, known)
+
+
+def _is_one_slip(word: str, known: str) -> bool:
+    """Return whether one letter is missing, too many, another one, or has changed places with the next."""
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(word, known, strict=False)))
+    rest, known_rest = word[same:], known[same:]
+    return (
+        rest[1:] == known_rest
+        or rest == known_rest[1:]
+        or rest[1:] == known_rest[1:]
+        or (rest[1::-1] == known_rest[:2] and rest[2:] == known_rest[2:])
+    )
 
 
 def _is_spelled_like(word: str, known: str) -> bool:

@@ -130,9 +130,9 @@ class Settings(BaseSettings):
     """Folder to watch, including its subfolders; or several, separated by colons: /srv/a:/srv/b."""
     owner_name: Annotated[str, AfterValidator(values.owner_name)] = ""
     """Permanent name of the owner of the recordings, derived from the machine by default; one for a shared folder."""
-    watch_patterns: Annotated[tuple[str, ...], NoDecode, BeforeValidator(values.patterns), Field(min_length=1)] = (
-        "*.mp4",
-    )
+    watch_patterns: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(values.patterns), AfterValidator(values.watch_patterns)
+    ] = ("*.mp4",)
     """Names of recordings: comma-separated patterns with * and ?, without regard to case."""
     watch_exclude: Annotated[
         tuple[str, ...], NoDecode, BeforeValidator(parse_exclude), AfterValidator(check_exclude)
@@ -426,7 +426,7 @@ def read_settings(
     try:
         if lines := _no_assignments(env_file):
             raise SettingsError(lines)
-        lines = _misspelt(env_file, overrides)
+        lines = _misspelt(env_file, overrides) + _quoted(env_file, overrides)
     except UnicodeDecodeError as error:
         raise SettingsError(
             [f"{env_file} cannot be read as settings: its byte {error.start + 1} is no UTF-8 text"]
@@ -613,6 +613,18 @@ def _misspelt(env_file: Path | None, overridden: Collection[str]) -> list[str]:
     return lines + [
         f"{_shown(variable)} in the environment is not a setting; did you mean {meant}? Rename it, or unset it"
         for variable, meant in near_misses(os.environ, names, shared=True, elsewhere=given_over)
+    ]
+
+
+def _quoted(env_file: Path | None, overridden: Collection[str]) -> list[str]:
+    """Return a line for each setting in quotes: podman and Docker take those of their settings files literally."""
+    in_file = dotenv_values(env_file) if env_file else {}
+    given = {name.upper(): value or "" for name, value in (*in_file.items(), *os.environ.items())}
+    names = [*(name for name in Settings.model_fields if name not in overridden), *file_variables(Settings).values()]
+    return [
+        f"{name.upper()}: the quotes around it are part of the value here: write it without them"
+        for name in names
+        if re.fullmatch(r"(['\"]).*\1", given.get(name.upper(), ""), re.DOTALL)
     ]
 
 

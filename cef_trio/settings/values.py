@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BeforeValidator, SecretStr
 
-from cef_trio.settings.object_options import parse_tags
+from cef_trio.settings.object_options import CONTENT_TYPES, parse_tags
 
 _UNITS: Final = {
     "": 1,
@@ -48,6 +48,8 @@ _TEMPLATE_BYTES: Final = 800
 _KEY_BYTES: Final = 1024 - len(".metadata.json")
 _LEAST_NAME_BYTES: Final = 120
 _SHOWN_CHARACTERS: Final = 200
+_SEVERAL_PATTERNS: Final = re.compile(r"\.\w+[\s;|:]+\*?\.")
+"""Two extensions with something else than a comma between them: ``*.mp4;*.mkv``."""
 _DEFAULT_TEMPLATE: Final = "streams/{owner}/{stream_id}/{file_name}"
 _KEY_FIELDS: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -118,6 +120,24 @@ def part_size(value: object) -> object:
 def patterns(value: object) -> object:
     """Parse a comma-separated list."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def watch_patterns(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Check patterns of recordings' names: each can match one. A daemon that finds nothing would look healthy."""
+    if not value:
+        raise ValueError("takes names of recordings with * and ?, such as *.mp4,*.mkv")
+    for pattern in value:
+        extension = pattern.removeprefix(".").lower()
+        if "/" in pattern:
+            raise ValueError(
+                f"the pattern {pattern!r} can match no name: take names such as *.mp4; WATCH_DIR chooses folders, and "
+                "WATCH_EXCLUDE leaves some out"
+            )
+        if _SEVERAL_PATTERNS.search(pattern) or pattern.count("{") != pattern.count("}"):
+            raise ValueError(f"{pattern!r} is one pattern: separate patterns by commas, such as *.mp4,*.mkv")
+        if extension in CONTENT_TYPES:
+            raise ValueError(f"the pattern {pattern!r} is a whole name; did you mean *.{extension}?")
+    return value
 
 
 def watch_dir(value: Path) -> Path:

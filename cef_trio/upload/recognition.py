@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from cef_trio.checkpoint import ENDED, FileIdentity, PartRecord, StreamMeta
+from cef_trio.checkpoint import ENDED, FAILED, FileIdentity, PartRecord, StreamMeta
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
 from cef_trio.files import (
     FileStat,
@@ -20,6 +20,7 @@ from cef_trio.files import (
     compare_identity,
     head_of,
     identity_of,
+    looks_the_same,
     may_be,
     same_fs_id,
 )
@@ -120,7 +121,9 @@ async def recognize_at(services: Services, meta: StreamMeta, path: str) -> Ident
     """Return whether the file at a path is the stream's: ``SAME`` or ``REPLACED``.
 
     If the identity is ambiguous and no part was recorded, the result is ``SAME`` for an open stream (no bytes were
-    sent, so none can be mixed) and ``REPLACED`` for an ended one.
+    sent, so none can be mixed), and ``REPLACED`` for an ended one. A failed one keeps its file if that looks the same:
+    else an aborted recording would be uploaded after all, and another one would fail again and again, each time as a
+    new stream, where inode numbers do not last (FAT, FUSE).
 
     Raises:
         RecordingChangedError, ChunkProcessingError, RedisOperationError, S3OperationError: as :func:`match_at`.
@@ -128,7 +131,14 @@ async def recognize_at(services: Services, meta: StreamMeta, path: str) -> Ident
     identity_match = await match_at(services, meta, path)
     if identity_match is not IdentityMatch.ASK_BYTES:
         return identity_match
-    return IdentityMatch.REPLACED if meta.status in ENDED else IdentityMatch.SAME
+    if meta.status not in ENDED:
+        return IdentityMatch.SAME
+    if meta.status in FAILED:
+        async with services.disk.open(path) as recording:
+            observed = await identify(recording, await recording.stat(), meta.identity.head_size_bytes)
+        if looks_the_same(meta.identity, observed):
+            return IdentityMatch.SAME
+    return IdentityMatch.REPLACED
 
 
 async def recognize_found(

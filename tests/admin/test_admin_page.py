@@ -12,7 +12,7 @@ from servers.chromium import PROGRAM, chromium
 
 from cef_trio import amounts
 from cef_trio.admin.status_page import FailedStream, Phase
-from cef_trio.observability.at_risk import Reason, Risk
+from cef_trio.observability.at_risk import RISK_ADVICE, Reason, Risk
 from cef_trio.observability.daemon_report import DaemonReport
 from cef_trio.observability.fleet import Fleet, fleet_document
 from cef_trio.observability.lag import Lag
@@ -235,5 +235,24 @@ async def test_the_fleets_page_shows_daemons_and_problems_and_hostile_names_are_
         assert await tab.evaluate(labels) == ["streams", "rate", "behind"] * len(HOSTILE)
         lines = "[...document.querySelectorAll('#daemons td.state small')].map((one) => one.offsetHeight)"
         assert max(await tab.evaluate(lines)) < 30
+        risks = (
+            Risk(Reason.FILE_UNREADABLE, now - 90, 0, 1, "denied"),
+            Risk(Reason.FILE_UNREADABLE, now - 80, 0, 1, "gone"),
+        )
+        at_risk = replace(
+            daemons[0], at=now, received_at=now, risks=(*risks, Risk(Reason.S3_DOWN, now - 70, 0, 1, "403"))
+        )
+        source.known_fleet = json.dumps(fleet_document(Fleet((at_risk,), now)))
+        await tab.until("document.querySelectorAll('#daemons tr').length === 1")
+        lines = await tab.evaluate(
+            "[...document.querySelectorAll('#daemons td.why small')].map((one) => one.innerText)"
+        )
+        assert [line.partition(" s: ")[2] or line for line in lines] == [
+            "denied",
+            "gone",
+            f"What to do: {RISK_ADVICE[Reason.FILE_UNREADABLE]}.".replace("`", ""),
+            "403",
+            f"What to do: {RISK_ADVICE[Reason.S3_DOWN]}.".replace("`", ""),
+        ]
         source.known_fleet = json.dumps(fleet_document(Fleet((), now)))
         await tab.until(f"{PHASE} === 'no problem' && document.querySelectorAll('#daemons tr').length === 0")

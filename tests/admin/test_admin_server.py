@@ -112,6 +112,26 @@ async def test_names_of_files_are_not_for_a_website_that_took_our_address(path: 
     assert ("PROM_ALLOWED_HOSTS" in answer.text) == (status == 421)
 
 
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://127.0.0.1:8000/healthz?x", "127.0.0.1:8000", 200),
+        ("HTTP://cef-trio/", "cef-trio", 200),
+        ("http://cef-trio", "cef-trio", 200),
+        ("http://127.0.0.1/../healthz", "127.0.0.1", 404),
+        ("http://evil.example/fleet", "127.0.0.1", 421),
+        ("http://127.0.0.1@evil.example/", "127.0.0.1", 421),
+        ("http:///healthz", "127.0.0.1", 404),
+    ],
+)
+async def test_a_request_in_absolute_form_is_for_the_host_that_it_names(target: str, host: str, status: int) -> None:
+    """https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2: servers must accept it, and ignore the header then."""
+    async with serving(SetSource()) as port, await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join([block async for block in stream])
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+
+
 @pytest.mark.parametrize(("path", "file"), [("/", "page.html"), ("/fleet", "fleet.html")])
 async def test_a_page_is_one_file_that_names_nothing_outside(path: str, file: str) -> None:
     async with serving(SetSource()) as port:

@@ -110,3 +110,15 @@ def test_it_counts_what_is_left_out_of_each_folder(tmp_path: Path) -> None:
     out = command("check", settings=settings).stdout
     assert f"{tmp_path}/a: 1 recording, and 1 folder and 1 recording excluded by WATCH_EXCLUDE" in out
     assert "1 symbolic link not followed" in out
+
+
+def test_examples_are_of_the_first_folder_also_if_another_one_is_unfit(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    settings = {"WATCH_DIR": f"{tmp_path}/a:{tmp_path}/none", "S3_BUCKET_NAME": "recordings", "OWNER_NAME": "x"}
+    document = answer("check", settings={**settings, "S3_KEY_TEMPLATE": "r/{relative_dir}/{stream_id}"}, code=2)
+    assert document["errors"] == [f"WATCH_DIR must be a folder that exists; '{tmp_path}/none' is not one"]
+    assert [one["path"] for one in document["examples"]] == [
+        f"{tmp_path}/a/front door.mp4",
+        f"{tmp_path}/a/cameras/gate/recording.mp4",
+    ]
+    assert document["examples"][1]["key"].startswith("r/cameras/gate/")

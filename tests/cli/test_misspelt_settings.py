@@ -44,9 +44,33 @@ def test_a_setting_is_no_near_miss_and_its_variants_are(name: str) -> None:
         assert meant(without_a_letter, shared=False) in NAMES or len(name) < 8
 
 
+def slips(name: str) -> set[str]:
+    """Return the name with one letter missing, doubled, replaced, or swapped with the next, in any place."""
+    at = range(len(name))
+    missing = {name[:i] + name[i + 1 :] for i in at}
+    doubled = {name[:i] + name[i] + name[i:] for i in at}
+    replaced = {name[:i] + "J" + name[i + 1 :] for i in at}
+    swapped = {name[:i] + name[i + 1] + name[i] + name[i + 2 :] for i in at[:-1]}
+    return (missing | doubled | replaced | swapped) - {*NAMES}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if len(name) >= 12])
+def test_one_slip_is_recognized_wherever_it_is(name: str) -> None:
+    assert {slip for slip in slips(name) if meant(slip) is None} == set()
+    assert {slip for slip in slips(name) if meant(slip, shared=False) is None} == set()
+
+
 @pytest.mark.parametrize(
     ("variable", "setting"),
     [
+        ("REIDS_URL", "REDIS_URL"),
+        ("REDI_URL", "REDIS_URL"),
+        ("REDISS_URL", "REDIS_URL"),
+        ("REDIS_URK", "REDIS_URL"),
+        ("WACTH_DIR", "WATCH_DIR"),
+        ("OWNR_NAME", "OWNER_NAME"),
+        ("S3ENDPOINT_URL", "S3_ENDPOINT_URL"),
+        ("CEF_TRIO_ATFER_UPLOAD", "AFTER_UPLOAD"),
         ("S3_ENDPOINT", "S3_ENDPOINT_URL"),
         ("S3_ENDPOINT_URI", "S3_ENDPOINT_URL"),
         ("S3_ENPOINT_URL", "S3_ENDPOINT_URL"),
@@ -81,6 +105,13 @@ def test_a_near_miss_is_recognized_in_the_environment_and_in_the_file(variable: 
     "variable",
     [
         "AWS_REGION",
+        "PATCH_DIR",
+        "BATCH_DIR",
+        "PROD_HOST",
+        "FROM_PORT",
+        "SLOG_LEVEL",
+        "LOGLEVEL",
+        "APPENV",
         "AWS_S3_BUCKET",
         "AWS_ENDPOINT_URL",
         "S3CMD_CONFIG",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cef_trio.settings import SettingsError, load_settings
+from cef_trio.settings import Settings, SettingsError, load_settings
 
 
 def line_of(tmp_path: Path, **more: str) -> str:
@@ -21,6 +21,56 @@ def test_a_value_that_excludes_every_recording_is_refused(tmp_path: Path) -> Non
     line = line_of(tmp_path, watch_exclude="default,*.m*", watch_patterns="*.mp4,*.mkv")
     assert line.startswith("WATCH_EXCLUDE (")
     assert "excludes every recording that WATCH_PATTERNS (*.mp4,*.mkv) names" in line
+
+
+@pytest.mark.parametrize(
+    ("patterns", "says"),
+    [
+        (",", "takes names of recordings with * and ?, such as *.mp4,*.mkv"),
+        ("*.mkv,cam1/*.mp4", "the pattern 'cam1/*.mp4' can match no name: take names such as *.mp4"),
+        ("/srv/recordings/*.mp4", "the pattern '/srv/recordings/*.mp4' can match no name"),
+        ("*.mp4;*.mkv", "'*.mp4;*.mkv' is one pattern: separate patterns by commas"),
+        ("*.mp4 *.mkv", "'*.mp4 *.mkv' is one pattern"),
+        ("*.mp4 | .mkv", "'*.mp4 | .mkv' is one pattern"),
+        ("*.mp4:*.mkv", "'*.mp4:*.mkv' is one pattern"),
+        ("*.{mp4,mkv}", "'*.{mp4' is one pattern"),
+        ("mp4", "the pattern 'mp4' is a whole name; did you mean *.mp4?"),
+        (".MKV", "the pattern '.MKV' is a whole name; did you mean *.mkv?"),
+    ],
+)
+def test_a_pattern_that_would_match_no_recording_is_refused(tmp_path: Path, patterns: str, says: str) -> None:
+    """A daemon that finds nothing to upload would be healthy."""
+    line = line_of(tmp_path, watch_patterns=patterns)
+    assert line.startswith(f"WATCH_PATTERNS: {says}")
+
+
+@pytest.mark.parametrize(
+    "patterns", ["front *.mp4", "cam1.mp4", "*", "*.[mM]p4", "rec.?.mp4", "{cam}*.ts", "a.b c.mp4"]
+)
+def test_unusual_patterns_are_taken(tmp_path: Path, patterns: str) -> None:
+    found = load_settings(None, watch_dir=str(tmp_path), s3_bucket_name="recordings", watch_patterns=patterns)
+    assert found.watch_patterns == (patterns,)
+
+
+@pytest.mark.parametrize("name", [*Settings.model_fields, "redis_url_file"])
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_quotes_that_would_be_part_of_a_value_are_refused(
+    tmp_path: Path, name: str, quote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """podman and Docker take quotes in a settings file literally: ``WATCH_PATTERNS="*.mp4"`` would match nothing."""
+    monkeypatch.setenv("S3_BUCKET_NAME", "recordings")
+    monkeypatch.setenv("WATCH_DIR", str(tmp_path))
+    monkeypatch.setenv(name.upper(), f"{quote}*.mp4{quote}")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None)
+    assert (
+        f"{name.upper()}: the quotes around it are part of the value here: write it without them" in caught.value.lines
+    )
+
+
+def test_quotes_of_a_settings_file_are_no_part_of_the_value(tmp_path: Path) -> None:
+    (tmp_path / "env").write_text(f"WATCH_DIR='{tmp_path}'\nS3_BUCKET_NAME=\"recordings\"\nWATCH_PATTERNS='*.ts'\n")
+    assert load_settings(tmp_path / "env").watch_patterns == ("*.ts",)
 
 
 @pytest.mark.parametrize("target", ["root/done", "", "root"])

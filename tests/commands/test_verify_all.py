@@ -159,6 +159,66 @@ async def test_an_outage_ends_the_run_and_keeps_what_was_verified(
     assert kept.entries.keys() == {streams[0].meta.stream_id}
 
 
+async def test_objects_that_are_skipped_keep_no_other_from_being_verified(
+    world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They were never verified, so they are the first of each run; ``--limit`` counts what is read."""
+    streams = sorted(await uploaded(world, "a.mp4", "b.mp4", "c.mp4"), key=lambda one: one.meta.stream_id)
+    for archived in streams[:2]:
+        key = archived.meta.s3_key_prefix
+        world.endpoint.faults.arm(Fault(Kind.ERROR, "GetObject", key=key, code="InvalidObjectState", times=None))
+    code, document = await run(scrubbed, capsys, Bounds(objects=1))
+    assert (code, document["counts"]) == (
+        ExitCode.DONE,
+        {"identical": 1, "unproven": 0, "mismatch": 0, "skipped": 2},
+    )
+    assert kept.entries.keys() == {streams[2].meta.stream_id}
+    for result in document["results"]:  # type: ignore[attr-defined]
+        assert ": not read: it is in an archive class" in result["says"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_an_object_that_s3_refuses_is_a_mismatch_and_the_others_are_read(
+    world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str], first: bool
+) -> None:
+    """Its KMS key was deleted, or a policy denies it: without this no later object would ever be verified."""
+    streams = sorted(await uploaded(world, "a.mp4", "b.mp4", "c.mp4"), key=lambda one: one.meta.stream_id)
+    refused = streams[0 if first else 1]
+    key = refused.meta.s3_key_prefix
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "GetObject", key=key, code="AccessDenied", times=None))
+    code, document = await run(scrubbed, capsys)
+    assert (code, document["finished"]) == (ExitCode.ANSWER_IS_NO, True)
+    assert document["counts"] == {"identical": 2, "unproven": 0, "mismatch": 1, "skipped": 0}
+    assert document["mismatched"] == [refused.meta.stream_id]
+    assert kept.entries.keys() == {one.meta.stream_id for one in streams}
+    assert "AccessDenied" in kept.entries[refused.meta.stream_id].mismatch
+
+
+async def test_an_object_that_is_refused_at_the_end_of_a_run_is_no_mismatch_yet(
+    world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The credentials may have expired; the next run begins with it."""
+    read, refused = sorted(await uploaded(world, "a.mp4", "b.mp4"), key=lambda one: one.meta.stream_id)
+    key = refused.meta.s3_key_prefix
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "GetObject", key=key, code="ExpiredToken", times=None))
+    code, document = await run(scrubbed, capsys)
+    assert (code, document["mismatched"]) == (ExitCode.ANSWER_IS_NO, [])
+    assert kept.entries.keys() == {read.meta.stream_id}
+    code, document = await run(scrubbed, capsys)
+    assert (code, document["mismatched"]) == (ExitCode.ANSWER_IS_NO, [refused.meta.stream_id])
+
+
+@pytest.mark.parametrize("bounds", [Bounds(), Bounds(objects=1)])
+async def test_where_nothing_can_be_read_no_object_is_at_fault(
+    world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str], bounds: Bounds
+) -> None:
+    await uploaded(world, "a.mp4", "b.mp4")
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "GetObject", code="AccessDenied", times=None))
+    with pytest.raises(S3OperationError, match="AccessDenied"):
+        await run(scrubbed, capsys, bounds)
+    assert (kept.entries, json.loads(capsys.readouterr().out)["finished"]) == ({}, False)
+
+
 async def test_what_is_no_longer_completed_is_forgotten(
     world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str]
 ) -> None:

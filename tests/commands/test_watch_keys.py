@@ -115,14 +115,14 @@ class Watching:
 
 
 @contextmanager
-def watching(valkey: ValkeyServer) -> Iterator[Watching]:
+def watching(valkey: ValkeyServer, *arguments: str, **more: str) -> Iterator[Watching]:
     terminal, inner = pty.openpty()
     before = termios.tcgetattr(terminal)
     fcntl.ioctl(inner, termios.TIOCSWINSZ, b"\x28\x00\x78\x00\x00\x00\x00\x00")  # 40 lines of 120 columns
     process = subprocess.Popen(
-        [sys.executable, "-m", "cef_trio", "status", "--watch"],
+        [sys.executable, "-m", "cef_trio", *(arguments or ("status", "--watch"))],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "REDIS_URL": valkey.url, "OWNER_NAME": "node-7",
-             "TERM": "xterm"},
+             "TERM": "xterm", **more},
         stdin=inner, stdout=inner, stderr=inner, cwd="/", start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - the child is a new session
     )  # fmt: skip
@@ -165,3 +165,24 @@ def test_a_signal_restores_the_terminal(valkey: ValkeyServer, end: signal.Signal
         else:
             watch.process.send_signal(end)
         assert watch.ended() == code
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("unknown", ["COLUMNS", "LINES"])
+def test_a_terminal_whose_size_is_unknown_shows_everything(valkey: ValkeyServer, unknown: str) -> None:
+    """A serial console, or `docker exec -t`, may have COLUMNS=0."""
+    with watching(valkey, **{unknown: "0"}) as watch:
+        watch.until("owner node-7")
+        os.write(watch.terminal, b"q")
+        assert watch.ended() == 0
+    with watching(valkey, "list", **{unknown: "0"}) as listing:
+        listing.until("No streams.")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("term", ["dumb", "unknown"])
+def test_a_terminal_that_cannot_be_redrawn_is_refused(valkey: ValkeyServer, term: str) -> None:
+    """It would stay empty."""
+    with watching(valkey, TERM=term) as watch:
+        watch.until(f"--watch cannot redraw this terminal (TERM={term}); repeat `cef-trio status`")
+        assert watch.process.wait(10) == 2

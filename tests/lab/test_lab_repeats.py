@@ -60,6 +60,11 @@ def test_an_object_that_is_complete_in_the_bucket_of_earlier_settings_breaks_no_
     assert report.violations == []
 
 
+def test_an_object_stays_in_the_bucket_of_earlier_settings_if_its_process_died_in_complete() -> None:
+    """The next process sends the recording to the new bucket, and names what it leaves in the old one."""
+    assert run_plan(Plan(SIMULATED, injections_of(305012), 305012)).violations == []
+
+
 @pytest.mark.parametrize("seed", [11698, 14182])
 def test_a_part_that_s3_stored_damaged_is_not_acknowledged(seed: int) -> None:
     """In MD5 mode only the ETag of the response tells, so the daemon sends the part again and records nothing."""
@@ -88,7 +93,7 @@ def test_a_recording_that_was_renamed_before_its_lookup_had_an_answer_is_not_beg
     assert run_plan(Plan(SIMULATED, injections_of(79844), 79844)).violations == []
 
 
-@pytest.mark.parametrize("seed", [9664, 10103, 10641, 200848, 202651])
+@pytest.mark.parametrize("seed", [9664, 10103, 10641, 200848, 202651, 308262])
 def test_an_aborted_recording_stays_and_leaves_no_upload_in_reach(seed: int) -> None:
     """Also where recordings are deleted after their upload, and where the key template changes after the abort."""
     assert run_plan(Plan(SIMULATED, injections_of(seed), seed)).violations == []

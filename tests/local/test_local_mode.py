@@ -260,6 +260,16 @@ def test_the_demo_succeeds_only_with_identical_bytes_and_keeps_files_only_with_k
 
 
 @pytest.mark.real
+def test_a_folder_whose_name_looks_like_markup_is_shown_as_it_is(tmp_path: Path) -> None:
+    name = "a[red]b[/x]\x1b[31m"
+    with running("demo", "--duration", "1", "--keep", "--data-dir", name, cwd=tmp_path) as process:
+        output, _ = process.communicate(timeout=90)
+    assert process.returncode == 0, output
+    assert f"Kept: recording {tmp_path}/a[red]b[/x]\\x1b[31m/demo-1/recordings/demo.mp4" in output
+    assert "\x1b" not in output
+
+
+@pytest.mark.real
 def test_an_interrupted_demo_has_exit_code_130(tmp_path: Path) -> None:
     with running("demo", "--duration", "60", cwd=tmp_path) as process:
         wait_until(lambda: list(tmp_path.rglob("demo.mp4")))

@@ -1,4 +1,4 @@
-"""P2, P3: a stream that an operator wants aborted is not resumed by the next process, whichever task finds it."""
+"""P2, P3: a stream that an operator wants aborted is not resumed, whichever task or process finds its file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import trio
 
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.states import Status
+from cef_trio.files.identity import IdentityMatch
 from cef_trio.lab.world import PART, World
+from cef_trio.upload import recognition
 
 
 @pytest.mark.parametrize("seen", ["at the start", "expired", "holders", "load_metas", "never"])
@@ -47,3 +49,49 @@ async def test_p2_nothing_of_a_stream_is_sent_again_whose_abort_a_crash_interrup
     assert aborted.meta.status is Status.FAILED_ABORTED
     assert world.received_bytes() == received
     assert not await world.store.abort_requests()
+
+
+@pytest.mark.parametrize("lasting_inodes", [True, False])
+@pytest.mark.parametrize("parts", [0, 2])
+async def test_an_aborted_recording_that_goes_on_growing_is_not_begun_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, parts: int, *, lasting_inodes: bool
+) -> None:
+    """Also where inode numbers do not last, and no part tells that it is the same file (world 308262)."""
+    if not lasting_inodes:
+        monkeypatch.setattr(recognition, "compare_identity", lambda *_: IdentityMatch.ASK_BYTES)
+    world.append(parts * PART + 41)
+    async with world.daemon() as daemon:
+        daemon.seen()
+        await trio.sleep(3)
+        (stream,) = world.known()
+        assert len(stream.parts) == parts
+        await world.store.request_abort([stream.meta.stream_id])
+        await trio.sleep(10)
+        for _ in range(5):
+            world.append(PART)
+            daemon.seen()
+            await trio.sleep(5)
+    world.append(PART)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await trio.sleep(20)
+    assert [one.meta.status for one in world.known()] == [Status.FAILED_ABORTED]
+
+
+async def test_another_file_under_the_name_of_an_aborted_recording_is_uploaded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recognition, "compare_identity", lambda *_: IdentityMatch.ASK_BYTES)
+    world.append(41)
+    async with world.daemon() as daemon:
+        daemon.seen()
+        await trio.sleep(3)
+        (stream,) = world.known()
+        await world.store.request_abort([stream.meta.stream_id])
+        await trio.sleep(10)
+        Path(world.path("a.mp4")).unlink()
+        world.append(PART + 10)
+        daemon.closed()
+        await trio.sleep(20)
+    assert sorted(one.meta.status for one in world.known()) == [Status.COMPLETED, Status.FAILED_ABORTED]
+    assert world.recordings() == [world.content()]
