@@ -5,8 +5,9 @@ deleted again; without the permission to delete, it stays and is overwritten by 
 were rejected, the same key is then uploaded in one part as well, since a policy may refuse these and allow PutObject.
 
 ``AccessDenied`` may be specific to that key, if a policy allows the keys of recordings only. It is then tested with an
-upload at a recording's key: create, one part of a few bytes, abort; this leaves no object. If that succeeds there is no
-outage, and a warning about the probe's key is logged once.
+upload at a recording's key (create, one part of a few bytes, abort) and a PutObject there under a condition that no
+object fulfils; these leave no object. If both are allowed there is no outage, and a warning about the probe's key is
+logged once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import structlog
 from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import ProbeKind, shielded
 from cef_trio.s3.body import BytesSource
+from cef_trio.s3.capabilities import IF_MATCH
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.expected_object import STREAM_ID_METADATA
 from cef_trio.s3.model import PartToComplete
@@ -28,6 +30,8 @@ log = structlog.get_logger(__name__)
 _ABORT_SECONDS: Final = 2.0
 _CONTENT: Final = b"cef-trio was here\n"
 _STREAM_ID: Final = "probe"
+_NO_ETAG: Final = "0" * 32
+_DENIED: Final = "AccessDenied"
 
 
 class StoreProbe:
@@ -56,7 +60,7 @@ class StoreProbe:
         except S3OperationError as refused:
             # A completion is not part of the other trial; its parts were accepted at this key.
             is_completion = refused.operation == "complete_multipart_upload"
-            if refused.code != "AccessDenied" or is_completion or not await self._takes_uploads():
+            if refused.code != _DENIED or is_completion or not await self._takes_recordings():
                 raise
             if not self._warned:
                 self._warned = True
@@ -73,12 +77,24 @@ class StoreProbe:
             except S3OperationError as error:
                 self._may_delete = error.transient
 
-    async def _takes_uploads(self) -> bool:
+    async def _takes_recordings(self) -> bool:
         try:
             await self._upload(self._recording_key, complete=False)
+            await self._put_without_effect(self._recording_key)
         except S3OperationError:
             return False
         return True
+
+    async def _put_without_effect(self, key: str) -> None:
+        """Ask whether PutObject is allowed, with a condition that no object fulfils: a store refuses it afterwards."""
+        headers = {**self._s3.options.for_recording(), IF_MATCH: f'"{_NO_ETAG}"'}
+        try:
+            await self._s3.put_object(key, _CONTENT, content_type="text/plain", headers=headers)
+        except S3OperationError as refused:
+            if refused.code == _DENIED or refused.transient:
+                raise
+        else:
+            await self._s3.delete_object(key)  # the store ignores conditions
 
     async def _upload(self, key: str, *, complete: bool) -> None:
         """Upload a few bytes as a part, and complete the upload or abort it; after an error it is aborted too."""

@@ -330,11 +330,16 @@ class FilesWithoutTask:
         """
         now = self._now()
         if any(one.again_at <= now for one in self._deferred.values()):
-            self.unknown = {**self._deferred, **self.unknown}
-            self._deferred.clear()
-            self._wake()
+            self.look_up_deferred()
         for path in [path for path, one in self._below_minimum.items() if one.again_at <= now]:
             self.unknown.setdefault(path, self._below_minimum.pop(path))
+            self._wake()
+
+    def look_up_deferred(self) -> None:
+        """Queue the lookup of all deferred files, each of which may be the missing file of a stream."""
+        if self._deferred:
+            self.unknown = {**self._deferred, **self.unknown}
+            self._deferred.clear()
             self._wake()
 
     def retry_set_aside(self) -> None:

@@ -59,7 +59,8 @@ class MovedFiles:
     ) -> None:
         """Find the open streams whose file is not at its path, except those of which it is known to be.
 
-        ``numbers``: look only at the streams of files with these inode numbers.
+        ``numbers``: look only at the streams of files with these inode numbers, and of file systems where inode
+        numbers do not last: there each host may have another one.
 
         Streams in a folder that cannot be read now (a dead or hung mount) are skipped, so that they delay no other
         recording, and looked for again after 30 s. If such a file was renamed and is found before that, it is
@@ -78,10 +79,10 @@ class MovedFiles:
         except BaseException:
             self.request()
             raise
-        asked = [known for known in metas if numbers is None or known.meta.identity.file_ino in numbers]
+        asked = [known for known in metas if numbers is None or _has_one_of(known, numbers)]
         lost, unavailable = await self._without_file(asked, lambda meta, stat: may_be(meta.identity, stat))
         if numbers is not None:
-            lost += [known for known in self._lost if known.meta.identity.file_ino not in numbers]
+            lost += [known for known in self._lost if not _has_one_of(known, numbers)]
         self._lost = lost
         if unavailable:
             self._due_at = min(self._due_at, trio.current_time() + _RETRY_SECONDS)
@@ -176,6 +177,12 @@ class MovedFiles:
                 log.info("moved_recording_found", stream_id=stream_id, was=was, path=path)
                 return stream_id
         return None
+
+
+def _has_one_of(known: StreamSummary, numbers: Collection[int]) -> bool:
+    """Return whether the file of a stream may have one of these inode numbers."""
+    identity = known.meta.identity
+    return identity.file_ino in numbers or not inodes_last(identity.fs_type)
 
 
 def _stamp(meta: StreamMeta) -> tuple[int | None, int | None]:

@@ -4,11 +4,14 @@ A rename's event may arrive late or be lost; a scan shows what is there. So a mi
 scan that *began* after it was missed: an earlier one may have read the folder of the new name before the file was
 there. A scan that could not read the file's folder does not count, and while the watch folder is unavailable there is
 no scan, so the wait continues.
+
+A scan counts once the files that it found without a known record were looked up: the missing file may be one of them,
+under another name, by its bytes alone. Inode and device numbers do not tell, where another host's daemon recorded them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import inf
 
@@ -36,12 +39,22 @@ class ScanHistory:
 
     def __init__(self) -> None:
         self.last: AsyncValue[LastScan] = AsyncValue(LastScan())
+        self._undecided: list[tuple[LastScan, frozenset[str]]] = []
+        """Later scans, at most two, and the files that they found whose lookups were pending then."""
         self.request_scan: Callable[[], object] | None = None
         """Request a scan of the watcher; ``None``: there is no watcher, so no wait."""
 
-    def completed(self, scan: Scanned) -> None:
-        """Note a scan whose events have reached every stream."""
-        self.last.value = LastScan(scan.began_at, scan.unreadable)
+    def completed(self, scan: Scanned, unknown: Collection[str] = ()) -> None:
+        """Note a scan whose events have reached every stream. ``unknown``: the files whose lookups are pending."""
+        del self._undecided[1:]  # the first one is decided first, the latest one decides most
+        self._undecided.append((LastScan(scan.began_at, scan.unreadable), frozenset(unknown)))
+        self.looked_up(unknown)
+
+    def looked_up(self, unknown: Collection[str]) -> None:
+        """Note that files were looked up. ``unknown``: those whose lookups are pending yet."""
+        pending = frozenset(unknown)
+        while self._undecided and not self._undecided[0][1] & pending:
+            self.last.value, _ = self._undecided.pop(0)
 
     async def wait_for_scan(self, path: str, missed_at: float) -> None:
         """Wait until a scan decides whether a file missed at that time is gone; without end if none can."""

@@ -148,7 +148,9 @@ class StreamSupervisor:
             case Scanned(files, unreadable):
                 self._scanned(files, unreadable)
                 self.links_not_followed = event.links
-                self._services.scans.completed(event)  # last, so that tasks that wait for the scan see the renames
+                self.files.look_up_deferred()
+                # Last, so that tasks that wait for the scan see the renames.
+                self._services.scans.completed(event, self.files.unknown)
 
     def _seen(self, path: str, stat: FileStat, *, closed: bool = False) -> None:
         live = self._live.get(path)
@@ -161,17 +163,21 @@ class StreamSupervisor:
     def _moved(self, old_path: str, new_path: str, stat: FileStat) -> None:
         live = self._live.get(old_path)
         if live is not None and live.may_be_at(stat):
-            del self._live[old_path]
-            overwritten = self._live.pop(new_path, None)
-            if overwritten is not None:
-                self._detach(overwritten, new_path)
-            self._live[new_path] = live
-            live.update(file_events.moved(live.file_state.value, new_path, stat))
+            self._move_live(old_path, new_path, stat)
             return
         has_task = new_path in self._live
         was_closed = self.files.moved(old_path, new_path, stat, has_task=has_task)
         if has_task:
             self._seen(new_path, stat, closed=was_closed)
+
+    def _move_live(self, key: str, new_path: str, stat: FileStat) -> None:
+        """Follow the rename of a live stream's file; ``key``: its earlier path, or what replaced that."""
+        live = self._live.pop(key)
+        overwritten = self._live.pop(new_path, None)
+        if overwritten is not None:
+            self._detach(overwritten, new_path)
+        self._live[new_path] = live
+        live.update(file_events.moved(live.file_state.value, new_path, stat))
 
     def _gone(self, path: str) -> None:
         self.files.forget(path)
@@ -263,6 +269,7 @@ class StreamSupervisor:
             try:
                 await self._rename_known()
                 await self._resolve_some(on_uploaded)
+                self._services.scans.looked_up(self.files.unknown)
                 self.files.lookup_error = None
             except CefMp4ProcessorError as error:
                 if str(error) != self.files.lookup_error:  # logged once per error, not per retry
@@ -337,10 +344,11 @@ class StreamSupervisor:
             if (unknown := self.files.still_unknown(path, asked)) is None:
                 continue
             stream_id = await lost.moved_files.claim(path, unknown.stat)
+            held_id = begun_elsewhere.get(path) if stream_id is None else await self._held_elsewhere(stream_id)
             if (unknown := self.files.still_unknown(path, asked)) is not None:
-                if stream_id is None and path in begun_elsewhere:
-                    self.files.leave(path, begun_elsewhere[path])
-                    log.debug("recording_may_be_of_another_daemon", path=path, stream_id=begun_elsewhere[path])
+                if held_id is not None:
+                    self.files.leave(path, held_id)
+                    log.debug("recording_may_be_of_another_daemon", path=path, stream_id=held_id)
                     continue
                 if stream_id is None and (wait := self.files.begins_in(unknown)) > 0:
                     self.files.wait_to_begin(path, wait)
@@ -372,6 +380,17 @@ class StreamSupervisor:
         holders, lease = await self._services.store.holders(asked), self._services.lease
         taken = {one for one in asked if not rules.may_take(holders.get(one), lease)}
         return {path: min(ids & taken) for path, ids in may_be_of.items() if ids & taken}
+
+    async def _held_elsewhere(self, stream_id: str) -> str | None:
+        """Return the stream of a renamed file if another daemon works on it, or did so until its crash, else ``None``.
+
+        That daemon records the new path. If it is dead, the file is looked up again when its lease ends.
+        """
+        holder = (await self._services.store.holders([stream_id])).get(stream_id)
+        if rules.may_take(holder, self._services.lease):
+            return None
+        self._lost_records.moved_files.request()  # the file is its own still, and was claimed
+        return stream_id
 
     async def _others_files(self, paths: Collection[str]) -> Mapping[str, str]:
         """Return those of these files without a record that other daemons are to begin, with the daemon (its token).
@@ -441,8 +460,10 @@ class StreamSupervisor:
         key = next(
             (key for key, live in self._live.items() if stream_id and live.processor.stream_id == stream_id), None
         )
-        if key is not None:  # this is the file of a live stream; by its key, as another stream may have its path
-            self._moved(key, path, unknown.stat)
+        if key is not None:
+            # This is the file of a live stream, whose numbers may be those of another host. By its key, as another
+            # stream may have its path.
+            self._move_live(key, path, unknown.stat)
         else:
             self._start(path, unknown, stream_id, history)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,34 @@ def test_kind9_garbage_in_redis_stops_neither_a_daemon_nor_a_command(
     embedded.assert_identical(watch / "good.mp4")
     embedded.assert_identical(watch / "odd.mp4")
     embedded.assert_identical(watch / "new.mp4")
+
+
+@pytest.mark.parametrize("kind", ["meta", "parts"])
+def test_kind9_a_record_that_becomes_unreadable_while_its_stream_is_uploaded_is_set_aside(
+    watch_dir: Path, embedded: Store, valkey: ValkeyServer, kind: str
+) -> None:
+    """P6: its next write failed it for good. It comes back when the key is readable or gone."""
+    settings = settings_for(
+        watch_dir, embedded.endpoint, valkey.url, close_grace_seconds=0.2, stale_check_seconds=0.5, rescan_seconds=1
+    )
+    path = watch_dir / "growing.mp4"
+    with daemon(settings) as process, redis_py.Redis.from_url(valkey.url) as raw:
+        with path.open("wb") as writer:
+            writer.write(os.urandom(6 * MIB))
+            writer.flush()
+            stream_id = process.wait_for("part_uploaded")["stream_id"]
+            key = f"{NAMESPACE}stream:{stream_id}:{kind}"
+            raw.delete(key)
+            raw.rpush(key, "a hand slipped")
+            writer.write(os.urandom(5 * MIB))
+            writer.flush()
+            process.wait_for("checkpoint_unreadable", key=key)
+            (watch_dir / "other.mp4").write_bytes(os.urandom(MIB))
+            process.wait_for("stream_completed", file=str(watch_dir / "other.mp4"))
+            assert raw.lrange(key, 0, -1) == [b"a hand slipped"]
+            raw.delete(key)
+            writer.write(os.urandom(MIB))
+        process.wait_for("stream_completed", file=str(path))
+        assert process.count("stream_failed") == process.count("failure_not_recorded") == 0
+        assert process.stop() == 0
+    embedded.assert_identical(path)

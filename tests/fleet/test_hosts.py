@@ -177,6 +177,48 @@ def test_p2_hosts_of_a_shared_folder_that_start_together_upload_each_recording_o
     assert not embedded.open_uploads()
 
 
+@pytest.mark.parametrize("rescan_seconds", [0.5, 60])
+def test_p2_p6_recordings_that_are_renamed_while_their_daemon_is_dead_are_taken_over_under_their_new_names(
+    settings: dict[str, str], watched: Path, tmp_path: Path, embedded: Store, rescan_seconds: float
+) -> None:
+    """Their inode numbers are those of the dead host, which prove nothing on another one: only their bytes do.
+
+    The other hosts see the new names before the leases end, or not until they look for the missing files.
+    """
+    behind = tmp_path / "behind"
+    behind.mkdir()
+    given = {**settings, "RESCAN_SECONDS": str(rescan_seconds), "STREAM_TIMEOUT_SECONDS": "60"}
+    with ExitStack() as hosts, ExitStack() as open_files:
+        files = [open_files.enter_context((behind / f"{number}.mp4").open("wb")) for number in range(6)]
+        for file in files:
+            write(file, PART + MIB)
+        processes = hosts.enter_context(sharing(given, watched, behind, "one", "two", "three"))
+        wait_until(lambda: sum(process.count("part_uploaded") for process in processes) == len(files))
+        dead = max(processes, key=lambda process: process.count("stream_started"))
+        living = [process for process in processes if process is not dead]
+        moved = [entry for entry in dead.events if entry["event"] == "stream_started"]
+        dead.kill()
+        killed = time.monotonic()
+        for entry in moved:
+            name = Path(entry["file"]).name
+            (behind / name).rename(behind / f"renamed-{name}")
+        wait_until(lambda: sum(process.count("stream_resumed") for process in living) == len(moved))
+        assert time.monotonic() - killed < TAKEOVER_SECONDS
+        for file in files:
+            write(file, PART)
+        wait_until(lambda: sum(process.count("part_uploaded", part_number=2) for process in living) == len(files))
+        open_files.close()
+        stopped = [process.stop() for process in living]
+        assert stopped == [0, 0]
+        for process in living:
+            assert process.count("lease_lost") <= len(moved), process.tail()  # both living ones may try at once
+            assert process.count("stream_failed") == 0, process.tail()
+            assert process.count("part_uploaded", part_number=1) == process.count("stream_started")
+        ids = {entry["stream_id"] for process in living for entry in process.events if "stream_id" in entry}
+        assert {entry["stream_id"] for entry in moved} <= ids
+        assert len(ids) == len(files)
+
+
 def started_on(processes: list[DaemonProcess]) -> list[int]:
     return [process.count("stream_started") for process in processes]
 

@@ -66,3 +66,28 @@ async def test_p5_a_denied_trial_is_aborted_and_its_error_raised() -> None:
     with pytest.raises(S3OperationError):
         await probe(store)(ProbeKind.WRITE)
     assert not store.open
+
+
+class WithoutConditions(Store):
+    """A store that denies the probe's key alone, and ignores conditions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.take_part.set()
+        self.objects: set[str] = set()
+
+    async def put_object(self, key: str, *_arguments: Any, headers: dict[str, str], **_options: Any) -> None:
+        if key == "probe":
+            await super().put_object()
+        assert "if-match" in headers
+        self.objects.add(key)
+
+    async def delete_object(self, key: str) -> None:
+        self.objects.remove(key)
+
+
+async def test_p9_a_trial_leaves_no_object_in_a_store_that_ignores_conditions() -> None:
+    store = WithoutConditions()
+    await probe(store)(ProbeKind.WRITE)
+    assert not store.objects
+    assert not store.open

@@ -106,7 +106,12 @@ def is_rejected(error: BaseException) -> bool:
     """Return whether the server rejected a call permanently for a reason that affects all calls: login, permission,
     command. Errors in the data of one key (a wrong type) do not count.
     """
-    return isinstance(error, _REFUSALS) and not redis_error_is_transient(error) and not _OF_ONE_KEY.search(str(error))
+    return isinstance(error, _REFUSALS) and not redis_error_is_transient(error) and not is_of_one_key(error)
+
+
+def is_of_one_key(error: BaseException) -> bool:
+    """Return whether an error reply is about the type of one key."""
+    return _OF_ONE_KEY.search(str(error)) is not None
 
 
 def to_redis_error(operation: str, error: BaseException, secrets: Sequence[str] = ()) -> RedisOperationError:

@@ -35,6 +35,7 @@ from cef_trio.checkpoint.protocols import (
 from cef_trio.checkpoint.redis import codec, scripts
 from cef_trio.checkpoint.redis.address import RedisAddress, Topology, parse_address
 from cef_trio.checkpoint.redis.client import Client, RedisClient, run_script, run_scripts
+from cef_trio.checkpoint.redis.errors import is_of_one_key
 from cef_trio.checkpoint.redis.indexes import BATCH as _BATCH
 from cef_trio.checkpoint.redis.indexes import Indexes
 from cef_trio.checkpoint.redis.keys import Keys
@@ -548,7 +549,16 @@ class RedisCheckpointStore(StreamWrites):
                 reply = run_script(client, scripts.COMMIT, [*keys, self.keys.meta(there)], again)
             return reply
 
-        reply = await self._redis.call(commit.operation, work)
+        def on_readable_record(client: Client) -> Sequence[bytes]:
+            try:
+                return work(client)
+            except ResponseError as error:
+                if not is_of_one_key(error):
+                    raise
+                odd = f"{self.keys.meta(stream_id)} or a key beside it is of a wrong type ({error})"
+                raise RecordUnreadableError(commit.operation, odd) from error
+
+        reply = await self._redis.call(commit.operation, on_readable_record)
         self._raise_unless_ok(commit.operation, stream_id, reply, commit.status)
 
     async def save_interrupted(self, exit_states: Sequence[ExitState], lease: Lease) -> frozenset[str]:
