@@ -274,6 +274,14 @@ def test_every_duration_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert lines == [f"{name.upper()}: must be less than or equal to {most} (it is '{most + 1}')"]
 
 
+@pytest.mark.parametrize("name", ["MAX_UPLOAD_RATE", "WATCH_MIN_SIZE_BYTES", "MIN_FREE_SPACE", "CHUNK_SIZE_BYTES"])
+@pytest.mark.parametrize("digits", [40, 400, 5000])
+def test_a_size_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, digits: int) -> None:
+    """One that fits into no float ended the response of `/metrics`."""
+    (line,) = lines_of(tmp_path, monkeypatch, **{name: "9" * digits})
+    assert line.startswith(f"{name}: takes ")
+
+
 @pytest.mark.parametrize("region", ["é", "a b", "eu/x", "us-east-1\n", "…"])
 def test_a_region_that_cannot_be_signed_is_refused_and_no_outage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, region: str
