@@ -18,17 +18,17 @@ BY_DEFAULT = "streams/{owner}/{stream_id}/{file_name}"
 
 
 @pytest.mark.parametrize(
-    ("template", "of_another"),
+    "templates",
     [
         (BY_DEFAULT, "streams/node-7/{stream_id}/{file_name}"),  # copied from the host that went back (operations.md)
         ("rec/{owner}/{relative_dir}/{stream_id}/{file_name}", "rec/node-7/{owner}/{stream_id}/{file_name}"),
     ],
 )
 def test_p9_gc_aborts_no_upload_of_another_owner_below_our_prefix_and_the_fleet_names_both(
-    tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer, embedded: Store, template: str, of_another: str
+    tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer, embedded: Store, templates: tuple[str, str]
 ) -> None:
     hosts = []
-    for name, keys in (("node-7", template), ("node-8", of_another)):
+    for name, keys in zip(("node-7", "node-8"), templates, strict=True):
         (folder := tmp_path / name).mkdir()
         given = settings_for(folder, endpoint, valkey.url, owner_name=name, instance_id=name, s3_key_template=keys)
         hosts.append((folder / "a.mp4", given))
