@@ -29,7 +29,7 @@ from cef_trio.cli.result_lines import Report
 from cef_trio.cli.session import CommandContext, aborting_until, run_command
 from cef_trio.cli.status_model import instance_of
 from cef_trio.cli.stream_selection import select_all
-from cef_trio.exceptions import S3OperationError
+from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.upload import STREAM_ID_METADATA, abort_uploads, aborted_because
 
@@ -139,7 +139,11 @@ async def _abort_here(context: CommandContext, stream_id: str, report: Report, *
     async with context.hold_lease(stream_id) as held:
         if not held:
             return False
-        checkpoint = await context.store.load(stream_id)
+        try:
+            checkpoint = await context.store.load(stream_id)
+        except RecordUnreadableError as error:
+            report.add(stream_id, f"not aborted: {error}", ok=False)
+            return True
         if checkpoint is None:
             report.add(stream_id, "not aborted: its record has just been deleted", ok=False)
             return True

@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> ExitCode:
     """Print the script."""
-    from cef_trio.cli.main import COMMANDS, make_parser  # main.py imports this module
+    from cef_trio.cli.main import ALL_COMMANDS, COMMANDS, make_parser  # main.py imports this module
 
-    sys.stdout.write(SCRIPTS[arguments.shell](commands_of(make_parser(COMMANDS), COMMANDS)))
+    sys.stdout.write(SCRIPTS[arguments.shell](commands_of(make_parser(COMMANDS), ALL_COMMANDS)))
     return ExitCode.DONE
 
 

@@ -31,6 +31,13 @@ _FOLDERS: Final = (
 )
 """By precedence (systemd.unit(5))."""
 _ASSIGNMENT: Final = re.compile(r"\s*([A-Za-z]+)\s*=\s*(.*?)\s*\Z")
+_QUOTED: Final = re.compile(r"""'[^']*(?:'|\Z)|"(?:\\.|[^"\\])*(?:"|\Z)""", re.DOTALL)
+_ENTRY: Final = re.compile(
+    rf"^[ \t\r]*(?:[#;](?:\\.|[^\n\\])*|([^=\n#;][^=\n]*?)[ \t]*=((?:[ \t]|{_QUOTED.pattern})*)((?:\\.|[^\n\\])*))$",
+    re.DOTALL | re.MULTILINE,
+)
+"""A comment, or a line of an environment file: its name, quoted texts, and what follows them."""
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CREDENTIALS: Final = re.compile(r"(?:%d|\$\{CREDENTIALS_DIRECTORY\})/([^/]+)\Z")
 
 
@@ -140,7 +147,7 @@ def _service(unit: Path, found: Mapping[str, list[str]], root: Path) -> Installe
         file = root / text.removeprefix("-").lstrip("/")
         files.append(file)
         try:
-            variables |= _variables_of(file)
+            variables |= variables_of(file.read_text(encoding="utf-8", errors="replace"))
         except FileNotFoundError:
             continue
         except OSError:
@@ -167,11 +174,30 @@ def _words(text: str) -> list[str]:
         return []
 
 
-def _variables_of(file: Path) -> dict[str, str]:
-    from dotenv import dotenv_values  # only where a service is installed
+def variables_of(text: str) -> dict[str, str]:
+    """Parse an ``EnvironmentFile=`` as systemd.exec(5) does. Pure.
 
-    with file.open(encoding="utf-8", errors="replace") as stream:
-        return {name: value for name, value in dotenv_values(stream=stream, interpolate=False).items() if value}
+    A comment begins a line: ``A=x # y`` is ``x # y``. Text after a quoted one belongs to the value.
+    """
+    found = {}
+    for match in _ENTRY.finditer(text):
+        name, quoted, plain = match.groups()
+        if name is not None and _NAME.fullmatch(name):
+            parts = [_unquoted(part) for part in _QUOTED.findall(quoted)]
+            kept = re.sub(r"(?<!\\)((?:\\\\)*)[ \t\r]+\Z", r"\1", plain)
+            found[name] = "".join([*parts, re.sub(r"\\(.)", _escaped, kept, flags=re.DOTALL)])
+    return found
+
+
+def _unquoted(part: str) -> str:
+    if part.startswith("'"):
+        return part[1:].removesuffix("'")
+    inner = part[1:-1] if part.endswith('"') and len(part) > 1 else part[1:]
+    return re.sub(r'\\(["\\`$\n])', _escaped, inner)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return "" if match[1] == "\n" else match[1]
 
 
 def _last(found: Mapping[str, list[str]], key: str, default: str) -> str:

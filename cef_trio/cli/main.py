@@ -51,7 +51,11 @@ COMMANDS: Final[Mapping[str, str]] = {
 _OWN_SETTINGS: Final = frozenset({"run", "demo"})
 """Commands that do not look after a service, so that they do not use its settings."""
 _LAB: Final = "lab"
-_LAB_HELP: Final = "the laboratory: cancel, crash and simulate the daemon, and check its promises"
+ALL_COMMANDS: Final[Mapping[str, str]] = {
+    **COMMANDS,
+    _LAB: "the laboratory: cancel, crash and simulate the daemon, and check its promises",
+}
+"""``lab`` too, which has a parser of its own."""
 _BROKEN_PIPE: Final = 141
 """A shell's exit code of a program that SIGPIPE ended. Python ignores that signal."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -133,7 +137,7 @@ class _Parser(argparse.ArgumentParser):
             if not any(option.startswith(first) for option in ("-h", "--help", "--version")):
                 self.error(f"the command comes first, as in `cef-trio list {first}`")
         elif first not in COMMANDS:
-            close = difflib.get_close_matches(first.lower(), COMMANDS, n=1) if first != "help" else ()
+            close = difflib.get_close_matches(first.lower(), ALL_COMMANDS, n=1) if first != "help" else ()
             self.error(f"{first!r} is not a command{f'; did you mean {close[0]!r}?' if close else ''}")
 
 
@@ -156,7 +160,13 @@ def make_parser(modules: Iterable[str]) -> _Parser:
             module = _import_without_collecting(f"cef_trio.cli.{name}")
             module.add_arguments(command)
             command.set_defaults(run=module.run, parser=command)
-    commands.add_parser(_LAB, help=_LAB_HELP)
+    lab = ALL_COMMANDS[_LAB]
+    commands.add_parser(
+        _LAB,
+        help=lab,
+        description=f"{lab[0].upper()}{lab[1:]}. `cef-trio lab --help` shows its own commands.",
+        usage="cef-trio lab [-h] COMMAND ...",
+    )
     return parser
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from cef_trio import __version__
 from cef_trio.cli.command_line import Argument, Command, commands_of
-from cef_trio.cli.main import COMMANDS, make_parser
+from cef_trio.cli.main import ALL_COMMANDS, COMMANDS, make_parser
 
 _DATE = "2026-11-29"
 """Of the last change of the page's form; the page must not change with the day on which it is made."""
@@ -69,7 +69,8 @@ def _command(command: Command) -> list[str]:
     lines += [".fi"]
     for argument in command.arguments:
         lines += [".TP", _term(argument), _text(argument.help) or "."]
-    lines += [".PP", _text(" ".join(codes.split()))]
+    if codes:
+        lines += [".PP", _text(" ".join(codes.split()))]
     if examples:
         lines += [".PP", "Examples:", ".PP", ".nf", ".RS", *(_text(one.strip()) for one in examples.splitlines())]
         lines += [".RE", ".fi"]
@@ -99,4 +100,4 @@ def _text(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(man_page(commands_of(make_parser(COMMANDS), COMMANDS)))
+    sys.stdout.write(man_page(commands_of(make_parser(COMMANDS), ALL_COMMANDS)))

@@ -124,7 +124,10 @@ async def find_file(context: CommandContext, checkpoint: Checkpoint) -> tuple[Pr
     """Return what is at the path of the stream's file; if it is the recording, also its stat."""
     meta = checkpoint.meta
     path = meta.current_path
-    named = (await context.store.find_by_path([path], owner=context.ownership.name)).get(path)
+    found = await context.store.find_by_path([path], owner=context.ownership.name)
+    if path in found.unreadable:
+        return Presence.TAKEN, None  # by another record, as this one was read
+    named = found.get(path)
     led = named is not None and context.ownership.claim(named.meta) is not Claim.OTHER_OWNER
     if led and named is not None and named.meta.stream_id != meta.stream_id:
         return Presence.TAKEN, None

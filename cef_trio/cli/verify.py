@@ -33,7 +33,7 @@ from cef_trio.cli.retry_plan import Presence, presence_of
 from cef_trio.cli.scrub import LEAST_RATE, Bounds, Pace, verify_every
 from cef_trio.cli.session import CommandContext, run_command
 from cef_trio.cli.stream_selection import NoSuchStreamError, select_all
-from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError, S3OperationError
+from cef_trio.exceptions import ChunkProcessingError, RecordingChangedError, RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.files import FileSlice, IdentityMatch
 from cef_trio.s3 import ARCHIVED, Crc64Nvme
@@ -119,6 +119,7 @@ async def verify_stream(context: CommandContext, given: str, *, as_json: bool) -
 
     Raises:
         NoSuchStreamError: no stream matches, or several do.
+        RecordUnreadableError: its record cannot be read, or is of a newer schema.
         S3OperationError: the object could not be read to its end.
     """
     stream_id = await _find_stream_id(context, given)
@@ -141,6 +142,8 @@ async def _find_stream_id(context: CommandContext, given: str) -> str:
     found = await context.store.find_by_path(paths, owner=context.ownership.name)
     for known in found.values():
         return known.meta.stream_id
+    for why in found.unreadable.values():
+        raise RecordUnreadableError("find_by_path", why)
     try:
         [stream_id] = await select_all(context.store, [given])
     except NoSuchStreamError as error:

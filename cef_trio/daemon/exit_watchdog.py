@@ -49,6 +49,8 @@ OVERDUE_SECONDS: Final = 0.5
 _LOG_SECONDS: Final = 0.3
 """Time limit for writing the last log line."""
 _AGAIN_SECONDS: Final = 1.0
+_MOST_POLL_MS: Final = 24 * 3_600_000
+"""poll(2) takes less than 25 days; the wait is repeated."""
 
 
 class ExitWatchdog:
@@ -182,7 +184,7 @@ class ExitWatchdog:
             if left <= 0:
                 self._exit(lambda: log.error("shutdown_timeout", streams=sorted(self.unsaved())))
                 return
-            if poll.poll(None if left == math.inf else left * 1000 + 1):
+            if poll.poll(None if left == math.inf else min(left * 1000 + 1, _MOST_POLL_MS)):
                 self._read_signals(woken)
 
     def _read_signals(self, woken: socket.socket) -> None:

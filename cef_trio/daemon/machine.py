@@ -3,6 +3,8 @@
 The machine id is hashed, as machine-id(5) requires, so that readers of Redis cannot see it. A container has no
 machine id unless the host's is mounted into it, as ``deploy/`` does.
 
+An id of zeros is none (sd_id128_is_null(3)): images are made with it, and every copy would be one machine.
+
 If ``/etc`` cannot be written, systemd makes a machine id for each boot, in ``/run/machine-id``, and mounts it over
 ``/etc/machine-id`` (machine-id(5)). That one does not last, so it counts as none, also in a container.
 """
@@ -22,7 +24,7 @@ UNKNOWN_BOOT: Final = "unknown"
 """What ``boot_id`` returns if the id cannot be read: two such systems cannot be told apart."""
 LET_READ_BOOT_ID: Final = f"let the daemon read {_BOOT_ID}: no ProcSubset=pid in its unit"
 """The remedy."""
-_ID: Final = re.compile(r"[0-9a-f]{32}")
+_ID: Final = re.compile(r"(?!0{32})[0-9a-f]{32}")
 
 
 def machine_id() -> str | None:

@@ -114,7 +114,10 @@ _Addressing = Literal["auto", "path", "virtual"]
 _Checksum = Literal["auto", "crc64nvme", "crc32c", "sha256", "md5"]
 _PayloadSigning = Literal["auto", "signed", "unsigned"]
 _LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_MOST_DAYS: Final = 36_500
+"""Of every duration: a century. What is longer does not fit into a date, a lease of Redis or the limit of a thread."""
+_MOST_SECONDS: Final = _MOST_DAYS * 86_400
+Seconds = Annotated[float, Field(gt=0, le=_MOST_SECONDS, allow_inf_nan=False)]
 NamedPath = Annotated[Path, AfterValidator(values.named_path)]
 
 
@@ -141,7 +144,7 @@ class Settings(BaseSettings):
     */incoming/*, comma-separated, without regard to case; default stands for the default ones, none for no pattern."""
     watch_link_roots: Annotated[tuple[NamedPath, ...], NoDecode, BeforeValidator(values.folders)] = ()
     """Folders into which symbolic links in WATCH_DIR are followed, as /mnt/a:/mnt/b; other links are not followed."""
-    watch_min_age_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    watch_min_age_seconds: Annotated[float, Field(ge=0, le=_MOST_SECONDS, allow_inf_nan=False)] = 0.0
     """How long ago a recording was first seen, or has not changed, before its upload begins; what is deleted before is
     not uploaded."""
     watch_min_size_bytes: Annotated[int, BeforeValidator(values.size_in_bytes), Field(ge=0)] = 0
@@ -154,7 +157,7 @@ class Settings(BaseSettings):
     """Keep all parts of a recording equal, for stores that require it (Cloudflare R2); at most 10,000 parts then."""
     stream_timeout_seconds: Seconds = 30.0
     """A recording ends after this time without a write, where a close cannot be seen (network mounts, hung writers)."""
-    close_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    close_grace_seconds: Annotated[float, Field(ge=0, le=_MOST_SECONDS, allow_inf_nan=False)] = 1.0
     """How long a closed recording must stay unchanged before it is finalized."""
     rescan_seconds: Seconds = 30.0
     """Interval of scans of the whole folder, which find what events missed."""
@@ -186,7 +189,7 @@ class Settings(BaseSettings):
     """Session token of temporary credentials."""
     s3_bucket_name: Annotated[str, AfterValidator(values.bucket_name)]
     """Bucket for the recordings."""
-    s3_region_name: str = "us-east-1"
+    s3_region_name: Annotated[str, AfterValidator(values.region)] = "us-east-1"
     """Region of the bucket."""
     s3_create_bucket: bool = False
     """Create the bucket if it does not exist."""
@@ -242,14 +245,14 @@ class Settings(BaseSettings):
     """PEM file of certificates to trust for rediss://, in addition to the system's."""
     redis_timeout_seconds: Seconds = 1.0
     """Time limit of a response from Redis; at most SHUTDOWN_SAVE_SECONDS, or a frozen Redis would delay an exit."""
-    lease_seconds: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 30.0
+    lease_seconds: Annotated[float, Field(ge=3, le=_MOST_SECONDS, allow_inf_nan=False)] = 30.0
     """How long a daemon that does not renew its leases keeps its streams; then another one may take them over."""
     instance_id: Annotated[str, Field(min_length=1, max_length=200)] = Field(default_factory=socket.gethostname)
     """Permanent name of this daemon, by default the host's: after a restart it takes its own streams over at once."""
 
-    completed_retention_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    completed_retention_days: Annotated[float, Field(gt=0, le=_MOST_DAYS, allow_inf_nan=False)] = 30.0
     """How long an ended stream is remembered after its file is gone."""
-    failed_retention_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    failed_retention_days: Annotated[float, Field(gt=0, le=_MOST_DAYS, allow_inf_nan=False)] | None = None
     """The same for failed streams, whose kept uploads are aborted then; empty: as COMPLETED_RETENTION_DAYS."""
 
     retry_attempts: Annotated[int, Field(ge=1, le=100)] = 5
@@ -270,7 +273,7 @@ class Settings(BaseSettings):
         KEEP_RECORDING
     )
     """What to do with recordings after their object is verified (also earlier ones): keep, delete or move:DIR."""
-    after_upload_keep_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    after_upload_keep_days: Annotated[float, Field(ge=0, le=_MOST_DAYS, allow_inf_nan=False)] = 0.0
     """How many days after its completion AFTER_UPLOAD deletes or moves a recording; 0: at once."""
     min_free_space: Annotated[MinFreeSpace, NoDecode, BeforeValidator(parse_min_free_space), PlainSerializer(str)] = (
         ANY_FREE_SPACE
@@ -291,10 +294,10 @@ class Settings(BaseSettings):
     """HTTP proxy for webhooks, as S3_PROXY_URL; empty connects directly."""
     webhook_timeout_seconds: Seconds = 15.0
     """How long the webhook receiver may take to respond."""
-    webhook_retry_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24.0
+    webhook_retry_hours: Annotated[float, Field(gt=0, le=_MOST_DAYS * 24, allow_inf_nan=False)] = 24.0
     """How long after the completion, start or failure a webhook is retried."""
 
-    prom_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    prom_host: Annotated[str, AfterValidator(values.listen_host)] = "127.0.0.1"
     """Address of the admin server: metrics, health and the status page, read-only and without a login."""
     prom_port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     """Port of the admin server; 0 uses any free one and logs it."""

@@ -10,6 +10,7 @@ import base64
 import difflib
 import re
 from collections.abc import Mapping
+from ipaddress import IPv6Address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -44,6 +45,8 @@ _REDIS_SCHEMES: Final = (
 )
 _WEBHOOK_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every such secret begins with
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+_REGION: Final = re.compile(r"[A-Za-z0-9._-]+")
+_HOST_NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _TEMPLATE_BYTES: Final = 800
 _KEY_BYTES: Final = 1024 - len(".metadata.json")
 _LEAST_NAME_BYTES: Final = 120
@@ -158,8 +161,34 @@ def folders(value: object) -> object:
 
 
 def host_names(value: object) -> object:
-    """Parse a comma-separated list; convert to lower case."""
-    return patterns(value.lower()) if isinstance(value, str) else value
+    """Parse a comma-separated list of host names; convert to lower case. What no request can name is refused."""
+    if not isinstance(value, str):
+        return value
+    found = [name.rstrip(".") for name in map(str.strip, value.lower().split(",")) if name]
+    if not all(map(_HOST_NAME.fullmatch, found)):
+        raise ValueError("takes host names without scheme, port and *, such as status.example.com,recorder.example.com")
+    return tuple(found)
+
+
+def region(value: str) -> str:
+    """Check the name of a region: another one cannot be signed."""
+    if not _REGION.fullmatch(value):
+        raise ValueError("takes the name of a region, such as eu-central-1")
+    return value
+
+
+def listen_host(value: str) -> str:
+    """Check an address or a host name to listen at; an IPv6 address may be in brackets."""
+    host = value.strip()
+    inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if ":" in inner:
+        try:
+            return str(IPv6Address(inner))
+        except ValueError:
+            inner = ""
+    if not inner.isascii() or not inner.isprintable() or not inner or re.search(r"[\s/*@\[\]]", inner):
+        raise ValueError("takes an address or a host name such as 127.0.0.1, 0.0.0.0 or ::1; the port is PROM_PORT")
+    return inner
 
 
 def tags(value: object) -> object:
@@ -264,10 +293,12 @@ def time_zone(value: str) -> str:
         ZoneInfo(value)
     except (ValueError, KeyError, OSError):  # a ZoneInfoNotFoundError is a KeyError; a folder of zones is an OSError
         names = {name.lower(): name for name in sorted(available_timezones())}
-        last = {name.rpartition("/")[2]: name for name in names}
-        wanted = value.lower().replace(" ", "_")
-        close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.7)
-        close = close or [last[one] for one in difflib.get_close_matches(wanted, last, n=1, cutoff=0.8)]
+        # Abbreviations are near to wrong ones (CEST and EST), and the signs of Etc/GMT+1 are reversed: never proposed.
+        cities = {name.rpartition("/")[2]: name for name in names if "/" in name and not name.startswith("etc/")}
+        wanted = value.strip().lower().replace(" ", "_")
+        exact = [wanted] if wanted in names else []
+        near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.8) if "/" in wanted else []
+        close = exact or near or [cities[one] for one in difflib.get_close_matches(wanted, cities, n=1, cutoff=0.8)]
         hint = f"; did you mean {names[close[0]]}?" if close else ""
         raise ValueError(f"takes the name of a time zone, such as Europe/Berlin or UTC{hint}") from None
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,11 +11,11 @@ import pytest
 
 from cef_trio.cli.command_line import commands_of
 from cef_trio.cli.completion import SCRIPTS
-from cef_trio.cli.main import COMMANDS, main, make_parser
+from cef_trio.cli.main import ALL_COMMANDS, COMMANDS, main, make_parser
 from cef_trio.cli.man_page import man_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "man" / "cef-trio.1"
-ALL = commands_of(make_parser(COMMANDS), COMMANDS)
+ALL = commands_of(make_parser(COMMANDS), ALL_COMMANDS)
 
 
 def needs(program: str) -> str:
@@ -35,7 +36,8 @@ def test_the_man_page_is_what_the_parsers_say() -> None:
 
 
 def test_every_command_and_option_is_in_the_page_and_in_the_scripts() -> None:
-    assert [command.name for command in ALL] == list(COMMANDS)
+    shown = make_parser(COMMANDS).format_help().partition("COMMAND\n")[2]
+    assert [command.name for command in ALL] == re.findall(r"^    ([a-z]+)\b", shown, re.MULTILINE)
     scripts = {shell: make(ALL) for shell, make in SCRIPTS.items()}
     texts = [man_page(ALL).replace("\\-", "-"), scripts["bash"], scripts["zsh"]]
     for command in ALL:
@@ -90,6 +92,7 @@ def by_fish(line: str, folder: Path) -> list[str]:
     ("line", "offered"),
     [
         ("cef-trio li", ["list"]),
+        ("cef-trio la", ["lab"]),
         ("cef-trio list --st", ["--state"]),
         ("cef-trio list --state in", ["interrupted"]),
         ("cef-trio list --sort na", ["name"]),

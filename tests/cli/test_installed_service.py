@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from cef_trio.cli import doctor, installed_service
 from cef_trio.cli.arguments import DEFAULT_ENV_FILE
-from cef_trio.cli.installed_service import InstalledService, find_installed_service, settings_of
+from cef_trio.cli.installed_service import InstalledService, find_installed_service, settings_of, variables_of
 from cef_trio.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +85,45 @@ def test_drop_ins_change_the_unit_as_systemd_merges_them(machine: Path) -> None:
 )
 def test_a_unit_is_read(lines: list[str], found: dict[str, list[str]]) -> None:
     assert settings_of(lines) == found
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("X=recordings # main", "recordings # main"),
+        ("  X = spaced \t", "spaced"),
+        ("X='a # b'", "a # b"),
+        ('X="a" # c', "a# c"),
+        ("X='it' 's'", "its"),
+        ("X=a'b'c", "a'b'c"),
+        ('X="a \\" \\n b"', 'a " \\n b'),
+        ("X='a\\\\b'", "a\\\\b"),
+        ("X=a\\\\b\\#\\ ", "a\\b# "),
+        ("X=a\\\nb", "ab"),
+        ('X="two\nlines"', "two\nlines"),
+        ('X="to the end\nY=1\n', "to the end\nY=1\n"),
+        ("# X=1", None),
+        ("; X=1", None),
+        ("# joined \\\nX=1", None),
+        ("export X=1", None),
+        ("X", None),
+        ("1X=1", None),
+    ],
+)
+def test_an_environment_file_is_read_as_systemd_reads_it(line: str, value: str | None, tmp_path: Path) -> None:
+    """dotenv reads other values: a command would take settings for valid with which the daemon does not start."""
+    assert variables_of(f"A=1\n{line}").get("X") == value
+    generator = Path("/usr/lib/systemd/user-environment-generators/30-systemd-environment-d-generator")
+    if generator.exists():  # the same parser
+        (tmp_path / "environment.d").mkdir()
+        (tmp_path / "environment.d/x.conf").write_text(f"A=1\n{line}")
+        environment = {"XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path)}
+        out = subprocess.run([generator], env=environment, capture_output=True, text=True, check=True).stdout
+        found = next((one.removeprefix("X=") for one in out.splitlines() if one.startswith("X=")), None)
+        plain = found if found is None or not found.startswith('"') else re.sub(
+            r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], found[1:-1]
+        )  # fmt: skip
+        assert plain == value
 
 
 def test_what_the_operators_environment_has_is_not_replaced() -> None:

@@ -215,7 +215,13 @@ def test_a_key_template_that_is_refused_says_what_would_be_right(
         ("Berlin", "did you mean Europe/Berlin?"),
         ("America/New York", "did you mean America/New_York?"),
         ("Europe/Berln", "did you mean Europe/Berlin?"),
-        ("Europe", "takes the name of a time zone, such as Europe/Berlin or UTC"),
+        ("utc", "did you mean UTC?"),
+        ("Europe", "takes the name of a time zone, such as Europe/Berlin or UTC (it is 'Europe')"),
+        # Abbreviations are near to wrong zones, and Etc/GMT+1 is an hour behind UTC.
+        ("CEST", "such as Europe/Berlin or UTC (it is 'CEST')"),
+        ("AEST", "such as Europe/Berlin or UTC (it is 'AEST')"),
+        ("GMT+1", "such as Europe/Berlin or UTC (it is 'GMT+1')"),
+        ("UTC+1", "such as Europe/Berlin or UTC (it is 'UTC+1')"),
         ("../../etc/passwd", "takes the name of a time zone"),
         ("/etc/localtime", "takes the name of a time zone"),
         ("+02:00", "takes the name of a time zone"),
@@ -229,6 +235,62 @@ def test_an_unknown_time_zone_is_one_line_with_the_nearest_name(
     (line,) = lines_of(tmp_path, monkeypatch, KEY_TIME_ZONE=zone)
     assert line.startswith("KEY_TIME_ZONE: ")
     assert says in line
+
+
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "localhost"),
+        (" recorder.example.com ", "recorder.example.com"),
+        ("::", "::"),
+        ("[::1]", "::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        *(
+            (wrong, None)
+            for wrong in ("127.0.0.1:9000", "http://127.0.0.1", "[::1]:9000", "*", "a b", "é", "[", "::1::")
+        ),
+    ],
+)
+def test_prom_host_is_an_address_or_a_name_without_a_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, host: str | None
+) -> None:
+    """As `health` takes it; `check` must not find valid what the start refuses."""
+    if host is None:
+        (line,) = lines_of(tmp_path, monkeypatch, PROM_HOST=given)
+        assert line.startswith("PROM_HOST: takes an address or a host name such as 127.0.0.1, 0.0.0.0 or ::1;")
+    else:
+        found = load_settings(None, watch_dir=str(tmp_path), s3_bucket_name="recordings", prom_host=given)
+        assert found.prom_host == host
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in Settings.model_fields if name.rpartition("_")[2] in {"seconds", "hours", "days"}]
+)
+def test_every_duration_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """`test_a_daemon_works_with_the_most_extreme_durations` has the largest ones; more fits into no date."""
+    most = {"seconds": 3_153_600_000, "hours": 876_000, "days": 36_500}[name.rpartition("_")[2]]
+    lines = lines_of(tmp_path, monkeypatch, AFTER_UPLOAD="delete", **{name.upper(): f"{most + 1}"})
+    assert lines == [f"{name.upper()}: must be less than or equal to {most} (it is '{most + 1}')"]
+
+
+@pytest.mark.parametrize("region", ["é", "a b", "eu/x", "us-east-1\n", "…"])
+def test_a_region_that_cannot_be_signed_is_refused_and_no_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, region: str
+) -> None:
+    (line,) = lines_of(tmp_path, monkeypatch, S3_REGION_NAME=region)
+    assert line.startswith("S3_REGION_NAME: takes the name of a region, such as eu-central-1")
+
+
+@pytest.mark.parametrize("hosts", ["http://a.example", "*.example.com", "a.example:8000", ".example.com", "a b"])
+def test_a_host_name_that_no_request_can_have_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts: str
+) -> None:
+    (line,) = lines_of(tmp_path, monkeypatch, PROM_ALLOWED_HOSTS=f"status.example.com,{hosts}")
+    assert line.startswith("PROM_ALLOWED_HOSTS: takes host names without scheme, port and *")
+    given = {"watch_dir": str(tmp_path), "s3_bucket_name": "recordings"}
+    found = load_settings(None, **given, prom_allowed_hosts="Status.Example.Com., recorder")
+    assert found.prom_allowed_hosts == ("status.example.com", "recorder")
 
 
 def test_no_secret_is_ever_in_a_message_or_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ from servers.s3_control import arm, disarm_all, wait_for_call
 from servers.store import Store
 from servers.valkey import ValkeyServer, valkey_server
 
+from cef_trio.settings import Settings
+
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
 EXIT_SECONDS = 6 + 2 + 1
@@ -75,6 +77,30 @@ def test_a_redis_that_is_not_there_yet_is_waited_for(watch_dir: Path, store: Sto
         valkey.start()
         process.wait_for("daemon_started", seconds=30)
         assert process.stop() == 0
+
+
+@pytest.mark.parametrize("end", ["least", "most"])
+def test_a_daemon_works_with_the_most_extreme_durations(
+    watch_dir: Path, store: Store, valkey: ValkeyServer, end: str
+) -> None:
+    """A century does not fit into poll(2), and more of it into no date: that was a bug's exit code, long after."""
+    durations = [name for name in Settings.model_fields if name.rpartition("_")[2] in {"seconds", "hours", "days"}]
+    most = {"seconds": "3153600000", "hours": "876000", "days": "36500"}
+    # What a lookup, a connection or a time-out needs is not reduced: only what may be as short as one likes.
+    least = {"rescan_seconds": "0.05", "stale_check_seconds": "0.05"}
+    least |= {name: "1e-9" for name in durations if name.endswith(("_days", "_hours"))}
+    values = {name: most[name.rpartition("_")[2]] for name in durations} if end == "most" else least
+    values |= {"close_grace_seconds": "0", "watch_min_age_seconds": "0"}  # an upload waits for these
+    values |= {"after_upload": "delete", "on_start_webhook": "http://127.0.0.1:9"}
+    settings = settings_for(watch_dir, store.endpoint, valkey.url, **values)
+    with daemon(settings) as process:
+        (watch_dir / "a.mp4").write_bytes(b"x" * 1000)
+        process.wait_for("stream_completed")
+        if end == "least":
+            process.wait_for("recording_deleted_after_upload")
+        assert process.stop() == 0
+        assert "Traceback" not in process.tail(100_000)
+    assert (watch_dir / "a.mp4").exists() is (end == "most")
 
 
 def test_p4_a_frozen_redis_does_not_hold_the_exit(watch_dir: Path, store: Store, valkey: ValkeyServer) -> None:

@@ -65,6 +65,26 @@ def test_a_machine_id_that_systemd_makes_at_each_boot_is_no_identity(mountinfo: 
     assert machine.is_of_this_boot(mountinfo, "/etc/machine-id") is is_of_this_boot
 
 
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        (f"{7:032x}", True),
+        (f"{7:032x}\n", True),
+        ("0" * 32, False),  # of an image: each of its copies would be the same machine
+        ("", False),
+        ("uninitialized", False),  # machine-id(5): the first boot is not over
+        (f"{7:033x}", False),
+    ],
+)
+def test_what_an_image_has_instead_of_a_machine_id_is_no_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, is_one: bool
+) -> None:
+    file = tmp_path / "machine-id"
+    file.write_text(text)
+    monkeypatch.setattr(machine, "_MACHINE_IDS", (file, tmp_path / "absent"))
+    assert (machine.machine_id() is not None) is is_one
+
+
 def settings(folder: Path, **more: Any) -> Settings:
     return load_settings(None, watch_dir=folder, s3_bucket_name="recordings", **more)
 
