@@ -7,7 +7,7 @@ An upload that a daemon works on is never aborted:
   records are gone adopts its uploads within seconds, under the same ids.
 - Each upload is judged again under its stream's lease, just before it is aborted, so no daemon and no
   ``cef-trio retry`` can take the stream up in between. If the lease is held elsewhere, the upload is kept.
-- Where ``S3_KEY_TEMPLATE`` has no ``{owner}``, uploads whose streams another owner knows are kept.
+- Uploads whose streams another owner knows are kept: its ``S3_KEY_TEMPLATE`` may have its objects below our prefix.
 - An unreadable record keeps its upload. A Redis without any stream (perhaps the wrong one) keeps them all.
 - An abort ends before the lease under which it was judged. If S3 takes longer to respond, the command fails.
 
@@ -125,7 +125,7 @@ def judge_upload(  # noqa: PLR0911 - it is a table
     if upload.initiated_at_utc > born_before:
         return Judgement(abort=False, why="it is younger than --older-than")
     if of_another_owner:
-        return Judgement(abort=False, why="its stream is another owner's: S3_KEY_TEMPLATE has no {owner}")
+        return Judgement(abort=False, why="its stream is another owner's, whose S3_KEY_TEMPLATE leads here")
     if meta is None:
         return Judgement(abort=True, why="Redis has no such stream")
     if meta.status not in ENDED:
@@ -203,11 +203,11 @@ def _id_in(context: CommandContext, upload: ListedUpload) -> str | None:
 async def _known_elsewhere(
     context: CommandContext, uploads: Collection[ListedUpload], records: Records
 ) -> frozenset[str]:
-    """Return the streams of these uploads that another owner knows; none if others' uploads have other prefixes."""
-    if not context.key_template.mixes_owners or context.owners is None:
+    """Return the streams of these uploads that Redis does not know here, and another owner knows."""
+    if context.owners is None:
         return frozenset()
-    ids = {key for upload in uploads if (key := _id_in(context, upload))}
-    return await context.owners.known_elsewhere(ids - records.keys() - records.unreadable.keys())
+    ids = {key for upload in uploads if (key := _id_in(context, upload))} - records.keys() - records.unreadable.keys()
+    return await context.owners.known_elsewhere(ids, mixed=context.key_template.mixes_owners)
 
 
 def _first_judgement(

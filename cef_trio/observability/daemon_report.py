@@ -29,6 +29,7 @@ _MAX_TEXT: Final = 500
 _LAST_TIME: Final = 253_402_300_799.0
 """The end of the year 9999 in Unix time, in seconds."""
 _COUNTS_END: Final = 1 << 63
+_FLAGS: Final = ("starting", "mixes_owners")
 _TEXTS: Final = (
     "name",
     "host",
@@ -36,6 +37,7 @@ _TEXTS: Final = (
     "process",
     "owner",
     "place",
+    "objects",
     "share",
     "work_group",
     "version",
@@ -80,6 +82,10 @@ class DaemonReport:
     """``Owner.name``: its machine and the location of its folder; empty if other hosts may share it."""
     share: str = ""
     """The network folder that it watches, as all hosts name it; empty: not on a network file system."""
+    objects: str = ""
+    """Where its objects are, ``<endpoint> <bucket>/<prefix>``, as :meth:`KeyTemplate.prefix`; empty: not reported."""
+    mixes_owners: bool = False
+    """Whether other owners may have that prefix, since its template has no ``{owner}``."""
     work_group: str = ""
     """The same for daemons that divide the work on one folder (``upload/work_division.py``)."""
     version: str = ""
@@ -180,8 +186,7 @@ def _encode(report: DaemonReport) -> str:
         "bytes_per_second": round(report.bytes_per_second),
         "waits_for": list(report.waits_for),
     }
-    if report.starting:
-        document["starting"] = True
+    document |= {name: True for name in _FLAGS if getattr(report, name)}
     if report.activities:
         document["activities"] = dict(islice(report.activities.items(), MAX_LAGS))
     for name in (*_TEXTS, *_NUMBERS, *_TIMES):
@@ -200,6 +205,7 @@ def decode(instance: str, text: str, received_at: float | None = None) -> Daemon
     try:
         document = json.loads(text)
         optional: dict[str, Any] = {
+            **{name: bool(document.get(name, False)) for name in _FLAGS},
             **{name: str(document.get(name, "")) for name in _TEXTS},
             **{name: _optional(_decode_count, document.get(name)) for name in _NUMBERS},
             **{name: _optional(_decode_time, document.get(name)) for name in _TIMES},
@@ -211,7 +217,6 @@ def decode(instance: str, text: str, received_at: float | None = None) -> Daemon
             received_at=received_at,
             stopped=bool(document["stopped"]),
             risks=tuple(_decode_risk(*one) for one in document["risks"] if one[0] in _REASONS),
-            starting=bool(document.get("starting", False)),
             activities={str(key): str(one) for key, one in document.get("activities", {}).items()},
             lags={str(key): _decode_lag(*one) for key, one in document["lags"].items()},
             streams={str(state): _decode_count(count) for state, count in document.get("streams", {}).items()},

@@ -161,6 +161,7 @@ class FleetProblem(StrEnum):
     SAME_OWNER = "same_owner"
     SAME_INSTANCE = "same_instance"
     SHARED_FOLDER = "shared_folder"
+    SHARED_PREFIX = "shared_prefix"
     OWNER_CHANGED = "owner_changed"
     NAME_LOST = "name_lost"
 
@@ -183,6 +184,7 @@ def judge_fleet(fleet: Fleet) -> list[FleetFinding]:
         *_judge_owners(fleet.living),
         *_judge_instances(fleet.living),
         *_judge_shares(fleet.living),
+        *_judge_prefixes(fleet.living),
         *_judge_changes(fleet),
         *_judge_versions(fleet.living),
         *_judge_newer(fleet.living),
@@ -352,6 +354,33 @@ def _judge_shares(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
                 "give the daemons of one folder one common OWNER_NAME: then leases divide the work",
                 True,
             )
+
+
+def _judge_prefixes(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
+    """Find owners whose objects are below another one's prefix, unless the templates of both have no ``{owner}``."""
+    above, said = list[DaemonReport](), set[tuple[str, str]]()
+    owners = dict[tuple[str, bool], dict[str, DaemonReport]]()
+    for one in living:
+        some = owners.setdefault((one.objects, one.mixes_owners), {})
+        if one.objects and len(some) < 2:  # noqa: PLR2004 - one of them is another owner than any third one
+            some[one.owner] = one
+    for one in [one for _, some in sorted(owners.items()) for one in some.values()]:
+        above = [outer for outer in above if one.objects.startswith(outer.objects)]
+        for outer in above:
+            pair = (one.owner, outer.owner)
+            if one.owner == outer.owner or (one.mixes_owners and outer.mixes_owners) or pair in said:
+                continue
+            said.add(pair)
+            prefix, around = (each.objects.partition(" ")[2] for each in (one, outer))
+            yield FleetFinding(
+                FleetProblem.SHARED_PREFIX,
+                f"the owner {one.owner!r} ({_name(one)}) has its objects below {prefix!r}, which is "
+                f"{'also the' if prefix == around else f'below {around!r}, the'} prefix of {outer.owner!r} "
+                f"({_name(outer)})",
+                "put {owner}/ at the same place into the S3_KEY_TEMPLATE of both, in front of {stream_id}",
+                True,
+            )
+        above.append(one)
 
 
 def _judge_changes(fleet: Fleet) -> Iterable[FleetFinding]:

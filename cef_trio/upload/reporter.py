@@ -146,12 +146,13 @@ def make_report(
 ) -> DaemonReport:
     """Return the current report; the times are Unix time."""
     services, now = observer.services, observer()
+    rules = services.rules
     lease, owner, known = services.lease, services.ownership.owner, services.metrics.survey.known_streams
-    folder = services.rules.watch_folder
+    folder = rules.watch_folder
     return DaemonReport(
         instance=others.reported_as,
         at=now.at,
-        folder=services.rules.described_folders,
+        folder=rules.described_folders,
         starting=now.judgement.state is State.STARTING,
         risks=now.risks,
         activities={
@@ -171,6 +172,8 @@ def make_report(
         owner=services.owner_name,
         place=others.place,
         share=share_of(owner, folder) if owner is not None else "",
+        objects=f"{rules.endpoint} {rules.bucket}/{rules.key_template.prefix}",
+        mixes_owners=rules.key_template.mixes_owners,
         work_group=services.work_group,
         version=__version__,
         schema=schema.CURRENT,

@@ -122,6 +122,13 @@ def test_p7_a_fleet_with_one_instance_id_is_judged_in_linear_time() -> None:
     assert problems(*reports, a_daemon(9999, **SAME, folder="/srv/00007/x")) == [FleetProblem.SAME_INSTANCE]
 
 
+def test_p7_a_fleet_with_one_prefix_is_judged_in_linear_time() -> None:
+    reports = [a_daemon(number, objects="s b/streams/", mixes_owners=True) for number in range(5000)]
+    assert problems(*reports) == []
+    below = a_daemon(9999, objects="s b/streams/owner-9999/")
+    assert set(problems(*reports, below)) == {FleetProblem.SHARED_PREFIX}
+
+
 def test_a_daemon_that_lost_its_name_is_named_until_one_works_in_its_place() -> None:
     """P10: it is not just stopped; its recordings do not get to S3."""
     lost = stopped(a_daemon(1), ("boot-2", "host-2"))
@@ -180,6 +187,32 @@ def test_a_folder_whose_owner_changed_is_named_until_the_earlier_owner_is_retire
     others = [replace(was, folder="/other"), replace(was, place="another"), replace(was, place="")]
     for other in (*others, replace(was, owner="renamed")):
         assert problems(other, now) == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "collide"),
+    [
+        (("s b/streams/node-7/", False), ("s b/streams/node-7/", True), True),
+        (("s b/rec/node-7/", False), ("s b/rec/node-7/node-8/", False), True),
+        (("s b/rec/node-7/node-8/", True), ("s b/rec/", False), True),
+        (("s b/streams/", True), ("s b/streams/", True), False),  # each asks the other; doctor warns
+        (("s b/streams/node-7/", False), ("s b/streams/node-70/", False), False),
+        (("s b/streams/node-7/", False), ("s c/streams/node-7/", False), False),
+        (("s b/streams/node-7/", False), ("t b/streams/node-7/", False), False),
+        (("", False), ("", False), False),  # of an earlier version
+    ],
+)
+def test_p9_owners_of_which_one_has_its_objects_below_the_prefix_of_the_other_are_named(
+    ours: tuple[str, bool], theirs: tuple[str, bool], collide: bool
+) -> None:
+    one, too, other = (
+        a_daemon(number, objects=objects, mixes_owners=mixes, owner=owner, system=owner)
+        for number, (objects, mixes), owner in ((1, ours, "node-7"), (2, ours, "node-7"), (3, theirs, "node-8"))
+    )
+    found = judge_fleet(Fleet((one, too, other), NOW))
+    assert [each.problem for each in found] == [FleetProblem.SHARED_PREFIX] * collide
+    assert all(each.is_urgent and "'node-7'" in each.says and "'node-8'" in each.says for each in found)
+    assert problems(one, replace(other, stopped=True)) == []
 
 
 def test_a_sentence_names_a_few_of_many() -> None:

@@ -1,7 +1,7 @@
 """The names of all owners behind one ``REDIS_KEY_PREFIX``, and whether another owner knows a stream.
 
-Needed only where ``S3_KEY_TEMPLATE`` has no ``{owner}``: listings then show the uploads of all owners, and one that is
-unknown in this namespace may be another owner's.
+Where ``S3_KEY_TEMPLATE`` has no ``{owner}``, listings show the uploads of all owners, and one that is unknown in this
+namespace may be another owner's. With ``{owner}`` too, if another owner's template has its objects below this prefix.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Owners:
         """Return whether that owner has had a daemon, and is not retired."""
         return await self._redis.call("has_owner", lambda client: bool(client.sismember(self._keys.owners, name)))
 
-    async def known_elsewhere(self, stream_ids: Collection[str]) -> frozenset[str]:
+    async def known_elsewhere(self, stream_ids: Collection[str], *, mixed: bool = True) -> frozenset[str]:
         """Return the streams that another owner, or a daemon of an earlier version, has a record of.
 
         Where our user of Redis may not read another namespace, its owner may have a record of any of them: all are
-        returned.
+        returned, if listings are ``mixed``; else none.
         """
 
         def work(client: Client) -> frozenset[str]:
@@ -51,7 +51,7 @@ class Owners:
                 for stream_id, there in zip(ids, replies, strict=True):
                     if isinstance(there, Exception) and not is_rejected(there):
                         raise there
-                    if there:
+                    if there and (mixed or not isinstance(there, Exception)):
                         found.add(stream_id)
             return frozenset(found)
 
