@@ -23,6 +23,7 @@ from servers.json_schemas import check_document
 
 from cef_trio import __version__
 from cef_trio.cli import check
+from cef_trio.cli.command_line import commands_of
 from cef_trio.cli.main import COMMANDS, main, make_parser
 from cef_trio.cli.slow_files import notice_if_slow
 from cef_trio.settings.meanings import meanings
@@ -781,6 +782,21 @@ def test_each_command_with_json_has_a_schema_and_wrong_arguments_are_a_document(
         document = json.loads(capsys.readouterr().out)
         check_document(command, document)
         assert document["error"]["exit_code"] == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (command.name, option.names[-1])
+        for command in commands_of(make_parser(COMMANDS), COMMANDS)
+        for option in command.options
+        if option.metavar
+    ],
+)
+def test_an_option_takes_no_empty_value(command: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`forget --failed --yes --owner "$NVR"` without that variable must not work on this machine's streams."""
+    assert main([command, option, ""]) == 2
+    assert f"argument {option}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
