@@ -462,6 +462,7 @@ def check_folders(settings: Settings) -> Settings:
     lines = [_unfit_folder(folder) for folder in given]
     if not any(lines):
         lines += _unfit_together(given)
+    lines += _unfit_exclude(found, given)
     lines.append(_unfit_target(found) or _unfit_disk(found))
     if any(lines):
         raise SettingsError([line for line in lines if line])
@@ -511,10 +512,22 @@ def _unfit_folder(folder: Path) -> str | None:
     except OSError:  # name too long, parent not searchable
         is_folder = False
     if not is_folder:
-        return f"WATCH_DIR must be a folder that exists; {str(folder)!r} is not one"
+        several = "; several are separated by colons" if values.OTHER_SEPARATOR.search(str(folder)) else ""
+        return f"WATCH_DIR must be a folder that exists; {str(folder)!r} is not one{several}"
     if not os.access(folder, os.R_OK | os.X_OK):
         return f"WATCH_DIR must be readable; this user may not read {str(folder)!r}"
     return None
+
+
+def _unfit_exclude(settings: Settings, given: Sequence[Path]) -> list[str]:
+    """Return a line for each pattern of ``WATCH_EXCLUDE`` that begins with a watch folder: it would match nothing."""
+    folders = dict.fromkeys(str(folder) for folder in (*given, *settings.watch_dirs) if folder.name)
+    return [
+        f"WATCH_EXCLUDE: {pattern!r} is relative to WATCH_DIR {folder!r}: write {pattern.removeprefix(folder)!r}"
+        for pattern in settings.watch_exclude
+        for folder in folders
+        if pattern.startswith(f"{folder}/")
+    ]
 
 
 def _unfit_target(settings: Settings) -> str | None:
