@@ -69,6 +69,7 @@ def add_owner(parser: argparse.ArgumentParser) -> None:
     """Add ``--owner``, for the commands that work on streams."""
     parser.add_argument(
         "--owner",
+        type=named,
         metavar="NAME",
         help="work on the streams of that owner; by default on those of this machine (OWNER_NAME)",
     )
@@ -94,7 +95,7 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
     """Add ``--data-dir``, for the commands that run with the embedded servers."""
     parser.add_argument(
         "--data-dir",
-        type=Path,
+        type=folder,
         default=Path("cef-data"),
         metavar="DIR",
         help="where local state and objects are (./cef-data)",
@@ -139,6 +140,18 @@ def number(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"takes a number of streams, 1 or more, not {text!r}")
     return int(text)
+
+
+def named(text: str) -> str:
+    """Refuse an empty text: a variable of a script that is not set must not choose the default; for ``type=``."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("takes a name, and it is empty")
+    return text
+
+
+def folder(text: str) -> Path:
+    """Parse a folder's name, which is not empty: that would be the working directory; for ``type=``."""
+    return Path(named(text))
 
 
 def _file(text: str) -> Path:

@@ -57,6 +57,8 @@ def bash(commands: Sequence[Command]) -> str:
         "# bash completion of cef-trio; made by `cef-trio completion bash`",
         "_cef_trio() {",
         '    local current="${COMP_WORDS[COMP_CWORD]}" previous="${COMP_WORDS[COMP_CWORD-1]}"',
+        '    [[ $previous == = ]] && previous="${COMP_WORDS[COMP_CWORD-2]}"  # --option=value is three words',
+        '    [[ $current == = ]] && current=""',
         '    local chosen="" word words files=""',
         '    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do',
         '        if [[ $word != -* ]]; then chosen="$word"; break; fi',
@@ -91,7 +93,8 @@ def zsh(commands: Sequence[Command]) -> str:
     described = [f"        {quote(f'{_zsh_text(one.name)}:{_zsh_text(one.help)}')}" for one in commands]
     cases = []
     for command in commands:
-        specs = [spec for argument in command.arguments for spec in _zsh_specs(argument)]
+        specs = [spec for option in command.options for spec in _zsh_options(option)]
+        specs += _zsh_positions([argument for argument in command.arguments if not argument.names])
         cases.append(f"        {command.name}) _arguments {' '.join(quote(spec) for spec in specs)} ;;")
     return "\n".join([
         "#compdef cef-trio",
@@ -117,12 +120,24 @@ def zsh(commands: Sequence[Command]) -> str:
     ])  # fmt: skip
 
 
-def _zsh_specs(argument: Argument) -> list[str]:
-    action = f"({' '.join(argument.choices)})" if argument.choices else "_files" if argument.takes_file else " "
-    value = f":{_zsh_text(argument.metavar)}:{action}" if argument.metavar else ""
-    if not argument.names:
-        return [f"*{value}"]
-    return [f"{name}[{_zsh_text(argument.help)}]{value}" for name in argument.names]
+def _zsh_options(option: Argument) -> list[str]:
+    # With =, the value may follow = as well as a blank.
+    equals = {name: "=" if option.metavar and name.startswith("--") else "" for name in option.names}
+    return [f"{name}{equals[name]}[{_zsh_text(option.help)}]{_zsh_value(option)}" for name in option.names]
+
+
+def _zsh_positions(arguments: Sequence[Argument]) -> list[str]:
+    """Return the positional arguments; the last one stands for all that follow, which only one may do."""
+    numbered = [f"{number}{_zsh_value(argument)}" for number, argument in enumerate(arguments, 1)]
+    return [*numbered[:-1], *(f"*{_zsh_value(argument)}" for argument in arguments[-1:])]
+
+
+def _zsh_value(argument: Argument) -> str:
+    shown = _zsh_text(argument.metavar)
+    # With a blank in place of _message, zsh would offer no option in the place of a positional argument.
+    other = "_files" if argument.takes_file else f"_message {shown}"
+    action = f"({' '.join(argument.choices)})" if argument.choices else other
+    return f":{shown}:{action}" if argument.metavar else ""
 
 
 def _zsh_text(text: str) -> str:

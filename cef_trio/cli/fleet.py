@@ -17,7 +17,7 @@ from rich.text import Text
 
 from cef_trio.checkpoint import CheckpointStore, History, StreamSet
 from cef_trio.cli import output
-from cef_trio.cli.arguments import REDIS_ONLY, add_common
+from cef_trio.cli.arguments import REDIS_ONLY, add_common, named
 from cef_trio.cli.checks import judge_fleet_reports
 from cef_trio.cli.findings import print_findings
 from cef_trio.cli.output import Column
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--instance",
+        type=named,
         metavar="ID",
         help="with retire: remove one daemon that is gone (its INSTANCE_ID), while others of the same owner run",
     )

@@ -6,9 +6,8 @@ import argparse
 import contextlib
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
-from cef_trio.cli.arguments import ALL_EXIT_CODES, add_data_dir, add_env_file, add_epilog
+from cef_trio.cli.arguments import ALL_EXIT_CODES, add_data_dir, add_env_file, add_epilog, folder
 from cef_trio.exit_codes import ExitCode
 
 
@@ -22,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_epilog(parser, ALL_EXIT_CODES, examples)
     parser.add_argument(
         "--local",
-        type=Path,
+        type=folder,
         metavar="FOLDER",
         help="watch FOLDER with nothing installed: an embedded Valkey and S3 keep everything under --data-dir",
     )

@@ -4,6 +4,7 @@
   ``CefMp4ProcessorError.transient``, set where the library is called, decides what is retried.
 - After the last attempt or a rejection, :class:`~cef_trio.resilience.outage.CircuitBreaker` decides whether the error
   affects all calls. If so, the error becomes transient, and the caller waits for the end of the outage.
+- A ``Retry-After`` that is longer than our own pauses is not waited for in an outage: the probe sees its end earlier.
 - A rejection that affects this call alone is retried like a transient error: new keys and permissions reach the servers
   of a store with a delay. If its code is about the call's clock (``RequestTimeTooSkewed``), it becomes transient, since
   the probe was signed with the same clock and accepted.
@@ -28,6 +29,7 @@ from cef_trio.resilience import stall
 from cef_trio.resilience.backoff import RetryPolicy, at_least_retry_after
 from cef_trio.resilience.outage import (
     CircuitBreaker,
+    got_no_response,
     is_outage,
     is_probing,
     is_rejected,
@@ -144,6 +146,10 @@ class ServiceRetrier:
                         raise _OutageError(error) from error
                     error.transient = is_single_call_code(error)
                     rejected_alone.append(error)
+                elif self._asks_for_long(error) and await self._breaker.affects_all_calls(
+                    error, probe_kind_of(operation)
+                ):
+                    raise _OutageError(error) from error
                 raise
 
         try:
@@ -165,6 +171,13 @@ class ServiceRetrier:
             raise
         self._breaker.note_success()
         return result
+
+    def _asks_for_long(self, error: CefMp4ProcessorError) -> bool:
+        """Return whether an error asks for a longer pause than ours: in an outage the probe sees its end earlier."""
+        retry_after = getattr(error, "retry_after_seconds", None)
+        if not is_outage(error) or got_no_response(error) or retry_after is None:
+            return False
+        return bool(retry_after > self._policy.max_seconds)
 
     def _wait_seconds(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None

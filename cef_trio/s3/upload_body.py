@@ -18,6 +18,7 @@ from cef_trio.s3.body import CheckedBody, Measured, measure
 from cef_trio.s3.capabilities import Capabilities, UploadMode
 from cef_trio.s3.checksums import CHECKSUMS, to_base64
 from cef_trio.s3.download import Downloader
+from cef_trio.s3.errors import UNREADABLE_ANSWER
 from cef_trio.s3.expected_object import UNREADABLE, ExpectedObject
 from cef_trio.s3.model import ByteSource, ChecksumAlgorithm, StoredObject
 from cef_trio.s3.proof import Evidence, Proof, evidence_of
@@ -25,6 +26,7 @@ from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.signing import UNSIGNED_PAYLOAD
 from cef_trio.s3.transport import Response, ResponseMode, S3Request, Transport
 from cef_trio.s3.xml import unquoted
+from cef_trio.safe_text import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,9 @@ class BodyUploader:
             # S3 has the bytes, and a listing of the parts, or HeadObject, may show its ETag.
             text = "S3 acknowledged the bytes without an ETag; does a proxy remove it?"
             raise self._error(request, response, "MissingETag", text)
+        if not etag.isprintable():  # it could not be sent in the XML of the completion
+            text = f"S3 acknowledged the bytes with the ETag {one_line(ascii(etag))}"
+            raise self._error(request, response, UNREADABLE_ANSWER, text)
         evidence = self._evidence(etag, response, measured)
         if evidence.proof is Proof.DAMAGED:
             raise self._error(request, response, "ChecksumMismatch", evidence.text)

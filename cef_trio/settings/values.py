@@ -33,7 +33,7 @@ _UNITS: Final = {
     "gb": 10**9,
     "tb": 10**12,
 }
-_SIZE: Final = re.compile(r"\s*(\d+)\s*([a-z]*)\s*", re.IGNORECASE)
+_SIZE: Final = re.compile(r"\s*(\d{1,18})\s*([a-z]*)\s*", re.IGNORECASE)
 _REDIS_SCHEMES: Final = (
     "redis",
     "rediss",

@@ -514,8 +514,9 @@ class StreamProcessor:
                 await upload.transition(
                     Status.RETRYING, retry_at_utc=retry_at, retry_attempts=self._attempts, failure_reason=str(error)
                 )
-            except CefMp4ProcessorError as unsaved:
-                # Informational only. A lost lease or another problem recurs on resume.
+            except (CefMp4ProcessorError, ValueError) as unsaved:
+                # Informational only. A lost lease or another problem recurs on resume; so does that the stream has
+                # ended (ValueError): its last write took effect, and failed all the same.
                 log.warning("retry_not_recorded", error=str(unsaved))
         await self._pause(seconds)
         await wait_any(self._until_draining, self._until_services_up)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
+import select
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,7 +80,7 @@ def test_a_script_has_valid_syntax(shell: str, capsys: pytest.CaptureFixture[str
 
 
 def by_bash(line: str, folder: Path) -> list[str]:
-    words = line.split(" ")
+    words = line.replace("=", " = ").split(" ")  # as COMP_WORDBREAKS splits it
     asked = " ".join(f"'{word}'" for word in words)
     run = f"cd {folder}\n{SCRIPTS['bash'](ALL)}\nCOMP_WORDS=({asked}); COMP_CWORD={len(words) - 1}; _cef_trio\n"
     return said(needs("bash"), "-s", stdin=run + "printf '%s\\n' \"${COMPREPLY[@]}\"").split()
@@ -86,8 +91,50 @@ def by_fish(line: str, folder: Path) -> list[str]:
     return [one.partition("\t")[0] for one in said(needs("fish"), "--no-config", stdin=run).splitlines()]
 
 
+def by_zsh(line: str, folder: Path) -> list[str]:
+    """Type the line and a tab in an interactive zsh; its answer is the line as it is then."""
+    (folder / ".zshrc").write_text(
+        f"autoload -Uz compinit; compinit -u -D\n{SCRIPTS['zsh'](ALL)}\n"
+        "answer() { print -r -- \"<$BUFFER>\"; exit }\nzle -N answer; bindkey '^O' answer\n"
+        "unset zle_bracketed_paste\nPS1='ready'\n"
+    )
+    terminal, inner = pty.openpty()
+    environment = {"PATH": os.environ["PATH"], "TERM": "dumb", "ZDOTDIR": str(folder)}
+    with subprocess.Popen(
+        [needs("zsh"), "-d", "-i"], stdin=inner, stdout=inner, stderr=inner, cwd=folder, env=environment,
+        start_new_session=True,
+    ) as shell:  # fmt: skip
+        os.close(inner)
+        try:
+            out = read_until(terminal, "ready")
+            os.write(terminal, f"{line}\t\x0f".encode())
+            out += read_until(terminal, ">")
+        finally:
+            shell.kill()
+            os.close(terminal)
+    assert "_arguments" not in out, out
+    last = out.rpartition("<")[2].partition(">")[0].split()[-1:]
+    return [word.removesuffix("=") for word in last]  # a blank in its place removes it
+
+
+def read_until(terminal: int, end: str) -> str:
+    out, deadline = "", time.monotonic() + 30
+    while end not in out:
+        assert time.monotonic() < deadline, out
+        if select.select([terminal], [], [], 1)[0]:
+            out += os.read(terminal, 65536).decode(errors="replace")
+    return out
+
+
 @pytest.mark.real
-@pytest.mark.parametrize("complete", [by_bash, by_fish])
+@pytest.mark.parametrize("command", [command.name for command in ALL])
+def test_zsh_understands_the_arguments_of_each_command(command: str, tmp_path: Path) -> None:
+    """Its syntax may be right, and `_arguments` refuse it, on the terminal, while one types."""
+    assert by_zsh(f"cef-trio {command} --he", tmp_path) == ["--help"]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("complete", [by_bash, by_fish, by_zsh])
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
@@ -99,6 +146,8 @@ def by_fish(line: str, folder: Path) -> list[str]:
         ("cef-trio list --env-file set", ["settings.env"]),
         ("cef-trio completion z", ["zsh"]),
         ("cef-trio fleet re", ["retire"]),
+        ("cef-trio fleet retire --fo", ["--forget-history"]),
+        ("cef-trio retry --al", ["--all"]),
         ("cef-trio verify rec", ["rec.mp4"]),
     ],
 )
@@ -107,3 +156,14 @@ def test_what_a_shell_offers(complete: object, line: str, offered: list[str], tm
         (tmp_path / name).touch()
     assert callable(complete)
     assert complete(line, tmp_path) == offered
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("complete", "offered"),
+    [(by_bash, "interrupted"), (by_fish, "--state=interrupted"), (by_zsh, "--state=interrupted")],
+)
+def test_a_value_behind_an_equals_sign(
+    complete: Callable[[str, Path], list[str]], offered: str, tmp_path: Path
+) -> None:
+    assert complete("cef-trio list --state=in", tmp_path) == [offered]

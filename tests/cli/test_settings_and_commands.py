@@ -23,6 +23,7 @@ from servers.json_schemas import check_document
 
 from cef_trio import __version__
 from cef_trio.cli import check
+from cef_trio.cli.command_line import commands_of
 from cef_trio.cli.main import COMMANDS, main, make_parser
 from cef_trio.cli.slow_files import notice_if_slow
 from cef_trio.settings.meanings import meanings
@@ -272,6 +273,14 @@ def test_every_duration_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     most = {"seconds": 3_153_600_000, "hours": 876_000, "days": 36_500}[name.rpartition("_")[2]]
     lines = lines_of(tmp_path, monkeypatch, AFTER_UPLOAD="delete", **{name.upper(): f"{most + 1}"})
     assert lines == [f"{name.upper()}: must be less than or equal to {most} (it is '{most + 1}')"]
+
+
+@pytest.mark.parametrize("name", ["MAX_UPLOAD_RATE", "WATCH_MIN_SIZE_BYTES", "MIN_FREE_SPACE", "CHUNK_SIZE_BYTES"])
+@pytest.mark.parametrize("digits", [40, 400, 5000])
+def test_a_size_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, digits: int) -> None:
+    """One that fits into no float ended the response of `/metrics`."""
+    (line,) = lines_of(tmp_path, monkeypatch, **{name: "9" * digits})
+    assert line.startswith(f"{name}: takes ")
 
 
 @pytest.mark.parametrize("region", ["é", "a b", "eu/x", "us-east-1\n", "…"])
@@ -773,6 +782,21 @@ def test_each_command_with_json_has_a_schema_and_wrong_arguments_are_a_document(
         document = json.loads(capsys.readouterr().out)
         check_document(command, document)
         assert document["error"]["exit_code"] == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (command.name, option.names[-1])
+        for command in commands_of(make_parser(COMMANDS), COMMANDS)
+        for option in command.options
+        if option.metavar
+    ],
+)
+def test_an_option_takes_no_empty_value(command: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`forget --failed --yes --owner "$NVR"` without that variable must not work on this machine's streams."""
+    assert main([command, option, ""]) == 2
+    assert f"argument {option}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)

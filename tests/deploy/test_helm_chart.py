@@ -34,6 +34,12 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     },
     "digest": {"image": {"repository": "registry.example.com/cef-trio", "digest": f"sha256:{'0' * 64}"}},
     "names": {"ownerName": "site-7", "settings": {"MAX_CONCURRENT_PARTS": 4, "S3_EQUAL_PARTS": True}},
+    "large numbers": {
+        "settings": {"CHUNK_SIZE_BYTES": 10485760, "MAX_UPLOAD_RATE": 5368709120, "RETRY_INITIAL_SECONDS": 0.25},
+        "runAsUser": 1000650000,  # as OpenShift assigns them
+        "runAsGroup": 1000650000,
+        "terminationGracePeriodSeconds": 1000000,
+    },
     "aws": {"secret": {"files": {"S3_ACCESS_KEY_ID_FILE": None, "S3_SECRET_ACCESS_KEY_FILE": None}}},
 }
 
@@ -99,6 +105,17 @@ def test_values_reach_the_pod(chart: Any) -> None:
     given = objects["ConfigMap"]["data"]
     assert (given["MAX_CONCURRENT_PARTS"], given["S3_EQUAL_PARTS"]) == ("4", "true")
     assert not {name for name in rendered(chart, VARIANTS["aws"])["ConfigMap"]["data"] if "ACCESS_KEY" in name}
+
+
+def test_a_large_number_is_written_as_it_is(chart: Any) -> None:
+    """Helm reads numbers as float64, and writes 10485760 as 1.048576e+07 unless it is told not to."""
+    values = VARIANTS["large numbers"]
+    objects = rendered(chart, values)
+    given = {name: objects["ConfigMap"]["data"][name] for name in values["settings"]}
+    assert given == {name: str(value) for name, value in values["settings"].items()}
+    context = pod(objects)["securityContext"]
+    numbers = (context["runAsUser"], context["runAsGroup"], pod(objects)["terminationGracePeriodSeconds"])
+    assert [str(one) for one in numbers] == ["1000650000", "1000650000", "1000000"]
 
 
 def test_a_changed_setting_makes_a_new_pod_and_two_releases_do_not_meet(chart: Any) -> None:

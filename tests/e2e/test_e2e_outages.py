@@ -93,6 +93,23 @@ def test_p10_puts_that_fail_while_heads_succeed_are_one_outage(
         assert process.count("outage_started") == 1
 
 
+@pytest.mark.parametrize(
+    "retry_after", ["Fri, 31 Dec 9999 23:59:59 GMT", pytest.param("86400", marks=LONGER)], ids=["year 9999", "a day"]
+)
+def test_p10_a_pause_that_s3_asks_for_does_not_outlast_the_outage(
+    watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, retry_after: str
+) -> None:
+    path = watch_dir / "a.mp4"
+    with daemon(settings(watch_dir, endpoint, valkey.url)) as process:
+        arm(
+            endpoint, {"kind": "error", "operation": "*", "code": "SlowDown", "times": None, "retry_after": retry_after}
+        )
+        path.write_bytes(os.urandom(PART + 1))
+        process.wait_for("outage_probe_failed", count=3)
+        disarm_all(endpoint)
+        uploads_all(process, path)
+
+
 def _port(process: DaemonProcess) -> int:
     return int(process.wait_for("admin_server_started")["port"])
 

@@ -130,6 +130,35 @@ async def test_retry_after_is_honoured_up_to_five_minutes() -> None:
     assert third - second == pytest.approx(MAX_RETRY_AFTER_SECONDS)
 
 
+async def test_p10_a_pause_that_a_service_asks_for_is_not_waited_for_in_an_outage(nursery: trio.Nursery) -> None:
+    """A 503 with a Retry-After of a year held each upload for five minutes after an outage of seconds."""
+    down = True
+
+    def refuse() -> None:
+        if down:
+            error = slow_down(1e9)
+            error.status = 503
+            raise error
+
+    async def probe(_kind: ProbeKind) -> None:
+        refuse()
+
+    async def call() -> str:
+        refuse()
+        return "etag"
+
+    breaker = CircuitBreaker("s3", probe, POLICY, Random(1))
+    retrier = ServiceRetrier(breaker, POLICY, random=Random(2))
+    nursery.start_soon(breaker.run)
+    with trio.fail_after(60), pytest.raises(S3OperationError):
+        await retrier.call("upload_part", call)
+    assert breaker.outage is not None
+    down = False
+    with trio.fail_after(10):
+        assert await retrier.call("upload_part", call) == "etag"
+    nursery.cancel_scope.cancel()
+
+
 async def test_every_retry_is_logged_with_its_cause_and_pause() -> None:
     with capture_logs() as logs:
         await Service().retrier.call("upload_part", Script(slow_down()))

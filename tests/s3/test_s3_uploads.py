@@ -335,6 +335,15 @@ async def test_p6_a_part_acknowledged_without_an_etag_is_a_transient_error() -> 
     assert caught.value.transient
 
 
+async def test_p6_an_etag_that_no_document_can_hold_is_a_transient_error() -> None:
+    """It was recorded, and each completion was refused with MalformedXML."""
+    store = ScriptedStore(Reply(200, {CRC_HEADER: crc64(DATA), "etag": '"a\x01\x7fb"'}))
+    async with client_of(store) as client:
+        with pytest.raises(S3OperationError, match="UnreadableAnswer") as caught:
+            await client.upload_part("k", "u", 1, Passes(DATA), CRC)
+    assert caught.value.transient
+
+
 @pytest.mark.parametrize("second", [DATA[:-1] + b"?", b"?" + DATA[1:], DATA[:5], b""])
 async def test_bytes_that_changed_between_the_passes_are_never_sent_whole(second: bytes) -> None:
     source = Passes(DATA, second, DATA)

@@ -29,14 +29,11 @@ class Verifications:
         Raises:
             RedisOperationError: Redis cannot be read.
         """
-        raw: Mapping[bytes, bytes] = await self._redis.call(
-            "verifications", lambda client: client.hgetall(self._keys.verified)
-        )
         found = {}
-        for stream_id, value in raw.items():
-            at, _, mismatch = value.decode(errors="replace").partition(" ")
+        for stream_id, value in (await self._read("verifications", self._keys.verified)).items():
+            at, _, mismatch = value.partition(" ")
             if at.isdecimal():
-                found[stream_id.decode(errors="replace")] = Verified(int(at), mismatch)
+                found[stream_id] = Verified(int(at), mismatch)
         return found
 
     async def record(self, stream_id: str, verified: Verified) -> None:
@@ -93,10 +90,7 @@ class Verifications:
         Raises:
             RedisOperationError: Redis cannot be read.
         """
-        raw: Mapping[bytes, bytes] = await self._redis.call(
-            "verification", lambda client: client.hgetall(self._keys.verification)
-        )
-        text = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in raw.items()}
+        text = await self._read("verification", self._keys.verification)
         try:
             return VerificationTotals(
                 at_ms=int(text["at_ms"]),
@@ -107,6 +101,13 @@ class Verifications:
             )
         except (KeyError, ValueError):
             return None
+
+    async def _read(self, operation: str, key: str) -> Mapping[str, str]:
+        def work(client: Client) -> Mapping[str, str]:
+            raw: Mapping[bytes, bytes] = client.hgetall(key)
+            return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in raw.items()}
+
+        return await self._redis.call(operation, work)
 
 
 def _encode(totals: VerificationTotals) -> dict[str, str]:

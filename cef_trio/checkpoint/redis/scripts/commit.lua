@@ -58,6 +58,26 @@ if path ~= '' and owner then
   end
 end
 
+local needed = {'HSET'}
+if status ~= '' then
+  needed = {'HSET', 'SADD', 'SREM', 'ZADD', 'ZREM'}
+elseif #KEYS > 5 then
+  needed[#needed + 1] = 'ZADD'
+end
+if adds.last > adds.first then
+  needed[#needed + 1] = 'HINCRBY'
+end
+if path ~= '' or parts.next <= #ARGV or #removed > 0 then
+  needed[#needed + 1] = 'HDEL'
+end
+if ARGV[9] == '0' then
+  needed[#needed + 1] = 'DEL'
+end
+local refused = denied(KEYS[2], needed)
+if refused then
+  return refused
+end
+
 if tonumber(schema or '1') < SCHEMA then
   redis.call('HSET', KEYS[2], 'schema', SCHEMA)
 end

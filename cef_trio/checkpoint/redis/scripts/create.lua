@@ -30,6 +30,10 @@ if there and there ~= ARGV[4] and there ~= ARGV[7] then
     return {'taken', there}
   end
 end
+local refused = denied(KEYS[2], {'DEL', 'HINCRBY', 'HSET', 'SADD', 'SREM', 'ZADD', 'ZREM'})
+if refused then
+  return refused
+end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 redis.call('DEL', KEYS[3])
 local fields = pairs_at(13)

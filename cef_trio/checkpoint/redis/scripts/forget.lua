@@ -1,5 +1,9 @@
 -- KEYS: lease, meta, parts, by_path, the four sets and the indexes, the pending webhooks, the requested aborts
 -- ARGV: id, ended statuses
+local refused = denied(KEYS[2], {'DEL', 'HDEL', 'HINCRBY', 'SREM', 'ZREM'})
+if refused then
+  return refused
+end
 local status, schema = unpack(redis.call('HMGET', KEYS[2], 'status', 'schema'))
 if newer_schema(schema) then
   return {'ok'}

@@ -1,6 +1,6 @@
 -- Common functions, put before every script. Each script is one atomic step. It returns {'ok', ...}, or why it wrote
 -- nothing: {'lost', holder}, {'gone'}, {'newer', schema}, {'refused', current status}, {'taken', stream at the path}. It
--- checks everything before it writes, since Redis does not roll back a script that fails. Every key comes in KEYS, so
+-- checks everything, permissions too, before it writes, since Redis does not roll back a script that fails. Every key comes in KEYS, so
 -- that a cluster knows the slot; the transition table comes in ARGV, so that states.py is its only source. SCHEMA is
 -- schema.py's CURRENT.
 
@@ -14,6 +14,20 @@ local function try(...)
     return nil
   end
   return redis.call(...) -- raises the error of Redis
+end
+
+-- Return the error of a command that this user may not run on `key` (ACL), to be asked before the first write; nil if it
+-- may run all. Servers before Redis 7 cannot tell.
+local EXAMPLES = {
+  DEL = {}, HDEL = {'f'}, HINCRBY = {'f', '1'}, HSET = {'f', 'v'}, SADD = {'m'}, SREM = {'m'}, ZADD = {'1', 'm'}, ZREM = {'m'},
+}
+local function denied(key, commands)
+  for _, command in ipairs(redis.acl_check_cmd and commands or {}) do
+    if not redis.acl_check_cmd(command, key, unpack(EXAMPLES[command])) then
+      return redis.error_reply("NOPERM this user has no permissions to run the '" .. string.lower(command) .. "' command")
+    end
+  end
+  return nil
 end
 
 -- Return the holder of a lease; false if it is free; 'wrong type', which equals no holder, if the key is no string.
