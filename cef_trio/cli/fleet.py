@@ -162,6 +162,9 @@ async def retire(context: RedisContext, *, forget_history: bool, as_json: bool) 
             if context.verifications is not None:
                 await context.verifications.clear()
             says += f", {output.count(forgotten, 'ended stream')} forgotten"
+            if kept := await _count(store, *StreamSet):
+                stay = "stays, whose record" if kept == 1 else "stay, whose records"
+                says += f"; {output.count(kept, 'stream')} {stay} this version cannot read"
         elif ended := await _count(store, StreamSet.COMPLETED, StreamSet.FAILED):
             says += f"; the records of {output.count(ended, 'ended stream')} stay (--forget-history removes them)"
         if context.owners is not None and await _count(store, *StreamSet) == 0:

@@ -416,6 +416,7 @@ class StreamSupervisor:
             streams=len(self._live),
             peers=peers,
             held_by=[holder.rpartition("/")[2] for holder in holders.values()],
+            takes_files=services.s3_breaker.outage is None,
         )
 
     async def _read_peers(self) -> None:

@@ -85,14 +85,15 @@ def begun_by_others(
     streams: int,
     peers: Collection[str],
     held_by: Iterable[str],
+    takes_files: bool = True,
 ) -> dict[str, str]:
     """Return which of these files another daemon is to begin, with that daemon.
 
     ``names``: the files that no daemon has begun yet, by path, with the path that all daemons know them by; ``paths``:
     those of them to decide about. ``process``: our daemon, which has that many ``streams``. ``held_by``: the daemon of
-    each stream that is not ours.
+    each stream that is not ours. ``takes_files``: whether ours can begin files now (:func:`takes_files` of others).
     """
-    loads = Counter({process: streams, **dict.fromkeys(peers, 0)})
+    loads = Counter({**dict.fromkeys(peers, 0), **({process: streams} if takes_files else {})})
     loads.update(daemon for daemon in held_by if daemon in peers)
     division = divide(list(names.values()), loads)
     return {path: division[names[path]] for path in paths if division[names[path]] != process}

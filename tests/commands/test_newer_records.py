@@ -8,6 +8,7 @@ from servers.stream_records import DAEMON, a_stream, stream_id
 from cef_trio.checkpoint import schema
 from cef_trio.checkpoint.states import Status
 from cef_trio.cli.abort import abort_streams
+from cef_trio.cli.fleet import retire
 from cef_trio.cli.retry import retry_stream
 from cef_trio.cli.session import CommandContext
 from cef_trio.cli.verify import verify_stream
@@ -55,3 +56,13 @@ async def test_p2_a_stream_whose_name_a_newer_record_has_is_not_retried(world: W
     await world.store.release([NEWER], DAEMON)
     world.store.set_schema(NEWER, schema.CURRENT + 1)
     assert "belongs to a newer stream" in (await retry_stream(context, ORDINARY)).says
+
+
+async def test_retire_says_what_it_could_not_forget(
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await both(world, Status.COMPLETED)
+    assert await retire(context, forget_history=True, as_json=False) is ExitCode.DONE
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 ended stream forgotten; 1 stream stays, whose record this version cannot read" in said
+    assert world.store.snapshot().streams.keys() == {NEWER}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,14 @@ def run(folder: Path, hosts: int, script: Callable[[Fleet], Awaitable[None]]) ->
 
 def name_for(fleet: Fleet, host: str) -> str:
     """Return the name of a recording that the host's daemon is to begin."""
+    return names_for(fleet, host, 1)[0]
+
+
+def names_for(fleet: Fleet, host: str, count: int) -> list[str]:
+    """Return the names of recordings that the host's daemon is to begin."""
     tokens = {one.daemon.services.lease.token: one.plan.host for one in fleet.daemons if one.daemon is not None}
-    return next(name for name in map("{}.mp4".format, range(100)) if tokens[ranked(f"/{name}", tokens)[0]] == host)
+    names = (name for name in map("{}.mp4".format, range(100)) if tokens[ranked(f"/{name}", tokens)[0]] == host)
+    return list(islice(names, count))
 
 
 def begun(fleet: Fleet) -> list[tuple[float, str]]:
@@ -150,6 +157,32 @@ def test_two_daemons_that_leave_a_file_to_each_other_begin_it_within_the_limit(
         await trio.sleep(wait_seconds(RESCAN_SECONDS) + 1)
         [(at, _)] = begun(fleet)
         assert at - written <= wait_seconds(RESCAN_SECONDS) + 0.1
+
+    assert run(tmp_path, 2, script).violations == []
+
+
+def test_p6_a_host_that_cannot_reach_s3_leaves_new_recordings_to_the_others(tmp_path: Path) -> None:
+    """Also in the first seconds of its outage, of which its reports do not tell yet."""
+
+    async def script(fleet: Fleet) -> None:
+        await trio.sleep(START_SECONDS)
+        writers = fleet.writers("h1")
+        open_here, *new = names_for(fleet, "h1", 5)
+        writers.append(PART + 10, open_here)
+        await trio.sleep(START_SECONDS)
+        assert [host for _, host in begun(fleet)] == ["h1"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(fleet.cut, "h1", 100.0, redis=False))
+            await trio.sleep(1)
+            writers.append(PART, open_here)
+            process = fleet.daemon("h1").daemon
+            assert process is not None
+            await process.services.s3_breaker.up.wait_value(False)
+            for name in new:
+                writers.append(PART + 10, name)
+            await trio.sleep(RESCAN_SECONDS + START_SECONDS)
+            assert [host for _, host in begun(fleet)] == ["h1", *["h0"] * len(new)]
+        await trio.sleep(2 * RESCAN_SECONDS)
 
     assert run(tmp_path, 2, script).violations == []
 

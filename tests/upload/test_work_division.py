@@ -139,3 +139,12 @@ def test_of_the_files_without_a_record_all_daemons_name_the_same_one_to_begin_ea
     )
     division = divide([*waiting, *deferred], dict.fromkeys(DAEMONS[:3], 2))
     assert others == {f"/mnt{path}": division[path] for path in waiting if division[path] != process}
+
+
+def test_a_daemon_that_cannot_begin_files_leaves_all_to_the_others() -> None:
+    waiting = names(10)
+    known_by = dict(zip(waiting, waiting, strict=True))
+    others = begun_by_others(
+        waiting, known_by, process="a1", streams=0, peers=("b2", "c3"), held_by=["b2"] * 4, takes_files=False
+    )
+    assert others == divide(waiting, {"b2": 4, "c3": 0})
