@@ -100,12 +100,18 @@ class StoreProbe:
         """Upload a few bytes as a part, and complete the upload or abort it; after an error it is aborted too."""
         s3 = self._s3
         options = s3.options
-        created = await s3.create_multipart_upload(
-            key,
-            metadata={STREAM_ID_METADATA: _STREAM_ID},
-            content_type=options.content_type_of(key),
-            headers=options.for_recording(),
-        )
+        try:
+            created = await s3.create_multipart_upload(
+                key,
+                metadata={STREAM_ID_METADATA: _STREAM_ID},
+                content_type=options.content_type_of(key),
+                headers=options.for_recording(),
+            )
+        except BaseException as error:
+            if not isinstance(error, S3OperationError) or error.transient:
+                with shielded(_ABORT_SECONDS, saving="probe's abort"):
+                    await self._abort_listed(key)  # S3 may have made it
+            raise
         try:
             part = await s3.upload_part(key, created.upload_id, 1, BytesSource(_CONTENT), created.checksum)
             if complete:
@@ -120,3 +126,10 @@ class StoreProbe:
             raise
         with shielded(_ABORT_SECONDS, saving="probe's abort"), suppress(S3OperationError):
             await s3.abort_multipart_upload(key, created.upload_id)
+
+    async def _abort_listed(self, key: str) -> None:
+        """Abort the open uploads of a probe's key, as far as S3 lists them; `cef-trio gc` aborts others."""
+        with suppress(S3OperationError):
+            for upload in await self._s3.list_multipart_uploads(key):
+                if upload.key == key:
+                    await self._s3.abort_multipart_upload(key, upload.upload_id)

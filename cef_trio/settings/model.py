@@ -71,11 +71,12 @@ from cef_trio.settings.secret_files import (
     find_world_readable,
     is_secret,
 )
-from cef_trio.settings.upload_rate import UploadRate, all_rates, parse_upload_rate
+from cef_trio.settings.upload_rate import RateTimetable, UploadRate, all_rates, parse_upload_rate
 from cef_trio.settings.watch_exclude import DEFAULT_EXCLUDE, check_exclude, excludes_everything, parse_exclude
 
 LEAST_RATE_OF_A_PART: Final = 4096
 """Bytes per second. Slower parts would take hours and risk S3's timeout (``s3/token_bucket.py``)."""
+_ZONES: Final = os.environ.get("TZDIR", "/usr/share/zoneinfo")
 _TAKES: Final = {
     "bool_parsing": "takes true or false",
     "bool_type": "takes true or false",
@@ -441,7 +442,7 @@ def read_settings(
     except ValidationError as error:
         lines += [_line(detail) for detail in error.errors(include_url=False)]
         raise SettingsError(lines) from None
-    if lines := lines or _unfit_certificates(settings):
+    if lines := lines or [*_unfit_certificates(settings), *_unknown_local_time(settings)]:
         raise SettingsError(lines)
     return settings.model_copy(update={"watch_dir": settings.watch_dir.absolute()})
 
@@ -462,6 +463,7 @@ def check_folders(settings: Settings) -> Settings:
     lines = [_unfit_folder(folder) for folder in given]
     if not any(lines):
         lines += _unfit_together(given)
+    lines += _unfit_exclude(found, given)
     lines.append(_unfit_target(found) or _unfit_disk(found))
     if any(lines):
         raise SettingsError([line for line in lines if line])
@@ -511,10 +513,22 @@ def _unfit_folder(folder: Path) -> str | None:
     except OSError:  # name too long, parent not searchable
         is_folder = False
     if not is_folder:
-        return f"WATCH_DIR must be a folder that exists; {str(folder)!r} is not one"
+        several = "; several are separated by colons" if values.OTHER_SEPARATOR.search(str(folder)) else ""
+        return f"WATCH_DIR must be a folder that exists; {str(folder)!r} is not one{several}"
     if not os.access(folder, os.R_OK | os.X_OK):
         return f"WATCH_DIR must be readable; this user may not read {str(folder)!r}"
     return None
+
+
+def _unfit_exclude(settings: Settings, given: Sequence[Path]) -> list[str]:
+    """Return a line for each pattern of ``WATCH_EXCLUDE`` that begins with a watch folder: it would match nothing."""
+    folders = dict.fromkeys(str(folder) for folder in (*given, *settings.watch_dirs) if folder.name)
+    return [
+        f"WATCH_EXCLUDE: {pattern!r} is relative to WATCH_DIR {folder!r}: write {pattern.removeprefix(folder)!r}"
+        for pattern in settings.watch_exclude
+        for folder in folders
+        if pattern.startswith(f"{folder}/")
+    ]
 
 
 def _unfit_target(settings: Settings) -> str | None:
@@ -590,6 +604,16 @@ def _unfit_certificates(settings: Settings) -> list[str]:
         except OSError as error:  # includes ssl.SSLError
             lines.append(f"{variable}: no certificates can be read from {str(file)!r} ({error})")
     return lines
+
+
+def _unknown_local_time(settings: Settings) -> list[str]:
+    """Return a line if a timetable goes by ``TZ`` and that is unknown: the C library would take UTC without a word."""
+    name = os.environ.get("TZ", "").removeprefix(":")
+    rules = any(character.isdigit() for character in name)  # CET-1CEST,M3.5.0,M10.5.0/3, which needs no file
+    known = not name or rules or name == "UTC" or os.path.isfile(os.path.join(_ZONES, name))  # noqa: PTH113, PTH118
+    if known or not isinstance(settings.max_upload_rate, RateTimetable):
+        return []
+    return [f"TZ: {name!r} is no time zone of this machine ({_ZONES}): the times of MAX_UPLOAD_RATE would be UTC"]
 
 
 def _no_assignments(env_file: Path | None) -> list[str]:

@@ -45,6 +45,8 @@ _REDIS_SCHEMES: Final = (
 )
 _WEBHOOK_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every such secret begins with
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+OTHER_SEPARATOR: Final = re.compile(r"[,;|\s]\s*/")
+"""Between two paths, in place of the colon."""
 _REGION: Final = re.compile(r"[A-Za-z0-9._-]+")
 _HOST_NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _TEMPLATE_BYTES: Final = 800
@@ -155,7 +157,7 @@ def folders(value: object) -> object:
     if not isinstance(value, str):
         return value
     found = tuple(dict.fromkeys(part for part in value.split(":") if part))
-    if any(not part.startswith("/") for part in found):
+    if any(not part.startswith("/") or OTHER_SEPARATOR.search(part) for part in found):
         raise ValueError("takes absolute paths of folders, separated by colons, such as /mnt/a:/mnt/b")
     return found
 

@@ -36,6 +36,8 @@ def parse_exclude(value: object) -> object:
         return ()
     found: list[str] = []
     for pattern in given:
+        if pattern.lower() in {_NONE_WORD, f"{_DEFAULT_WORD}s"}:
+            raise ValueError(f"takes {_NONE_WORD} alone, and {_DEFAULT_WORD} among patterns, such as default,tmp/**")
         found += DEFAULT_EXCLUDE if pattern.lower() == _DEFAULT_WORD else [pattern]
     return tuple(dict.fromkeys(found))
 
@@ -44,9 +46,13 @@ def check_exclude(patterns: tuple[str, ...]) -> tuple[str, ...]:
     """Check the patterns: each names something below the watch folder.
 
     Raises:
-        ValueError: a pattern can match nothing.
+        ValueError: a pattern can match nothing, or is meant as something else.
     """
     for pattern in patterns:
+        if re.search(r"[;|\n]", pattern):
+            raise ValueError(f"{pattern!r} is one pattern: separate patterns by commas, such as @eaDir,tmp/**")
+        if pattern.startswith("!"):
+            raise ValueError(f"no pattern such as {pattern!r} takes another one back: exclude less")
         names = pattern.strip("/").split("/")
         if any(name in {"", ".", ".."} for name in names):
             raise ValueError(

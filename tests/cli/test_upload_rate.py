@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cef_trio.settings.model import Settings, load_settings, unfit_rate, without_secrets
+from cef_trio.settings import model
+from cef_trio.settings.model import Settings, SettingsError, load_settings, unfit_rate, without_secrets
 from cef_trio.settings.upload_rate import RateTimetable, all_rates, parse_upload_rate, rate_at
 
 MIB = 1 << 20
@@ -149,3 +150,29 @@ def test_the_setting_is_read_and_shown_as_it_was_written(tmp_path: Path, monkeyp
     assert without_secrets(settings)["max_upload_rate"] == "08:00,2MiB 19:00,off"
     monkeypatch.setenv("MAX_UPLOAD_RATE", "10MiB")
     assert without_secrets(load_settings(None))["max_upload_rate"] == 10 * MIB
+
+
+@pytest.mark.parametrize(
+    ("zone", "known"),
+    [
+        *((zone, True) for zone in ("", "UTC", "Europe/Berlin", ":Europe/Berlin", "CET-1CEST,M3.5.0,M10.5.0/3")),
+        *((zone, False) for zone in ("Europe/Berln", "CEST", "Berlin", "europe/berlin")),
+    ],
+)
+def test_a_timetable_does_not_follow_utc_because_tz_is_misspelt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str, known: bool
+) -> None:
+    """The C library takes UTC for a zone that it does not know, without a word."""
+    given = {"watch_dir": str(tmp_path), "s3_bucket_name": "recordings"}
+    monkeypatch.setattr(model, "_ZONES", str(tmp_path / "zones"))
+    (tmp_path / "zones" / "Europe").mkdir(parents=True)
+    (tmp_path / "zones" / "Europe" / "Berlin").touch()
+    monkeypatch.setenv("TZ", zone)
+    assert load_settings(None, **given, max_upload_rate="10MiB").max_upload_rate == 10 * MIB
+    if known:
+        load_settings(None, **given, max_upload_rate="08:00,2MiB 19:00,off")
+    else:
+        with pytest.raises(SettingsError) as caught:
+            load_settings(None, **given, max_upload_rate="08:00,2MiB 19:00,off")
+        [line] = caught.value.lines
+        assert line.startswith(f"TZ: {zone!r} is no time zone of this machine")
