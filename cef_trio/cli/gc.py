@@ -22,6 +22,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from cef_trio.checkpoint import ENDED, Records, StreamMeta
 from cef_trio.cli import output
@@ -137,6 +138,8 @@ def judge_upload(  # noqa: PLR0911 - it is a table
     return Judgement(abort=True, why=f"its stream has ended ({meta.status.value})")
 
 
+_NO_STREAM: Final = str(UUID(int=0))
+"""The stream id in the keys of probes (:attr:`KeyTemplate.probe_recording_key`)."""
 _UNREADABLE: Final = Judgement(abort=False, why="its stream's record cannot be read")
 
 
@@ -196,6 +199,8 @@ def _verb(judgement: Judgement, *, dry_run: bool) -> str:
 
 
 def _id_in(context: CommandContext, upload: ListedUpload) -> str | None:
+    if upload.key == context.key_template.probe_key:
+        return _NO_STREAM  # left by a probe that could not abort it
     proposed = context.key_template.parse(upload.key)
     return proposed.stream_id if proposed else None
 

@@ -674,7 +674,8 @@ class _RecordingS3Client(S3Client):
         stream_id: str,
     ) -> S3Object:
         stored = await super().complete_multipart_upload(key, upload_id, parts, checksum=checksum, stream_id=stream_id)
-        self._record(stored)
+        if PROBE not in key:
+            self._record(stored)
         return stored
 
     async def put_recording(

@@ -1,8 +1,9 @@
 """The probe of S3's circuit breaker: whether the store accepts what recordings need.
 
 Each probe uses a new connection and makes one attempt. A write is tested with a small object at a fixed key, which is
-deleted again; without the permission to delete, it stays and is overwritten by the next probe. If multipart uploads
-were rejected, the same key is then uploaded in one part as well, since a policy may refuse these and allow PutObject.
+deleted again; without the permission to delete, it stays and is overwritten by the next probe. If a multipart upload
+was rejected, one of a few bytes is completed under that key as well, since a policy may refuse these and allow
+PutObject. One that could be neither completed nor aborted is aborted by ``cef-trio gc``.
 
 ``AccessDenied`` may be specific to that key, if a policy allows the keys of recordings only. It is then tested with an
 upload at a recording's key (create, one part of a few bytes, abort) and a PutObject there under a condition that no
@@ -56,24 +57,27 @@ class StoreProbe:
             await self._s3.head_bucket()
             return
         try:
-            await self._write(upload_too=kind is ProbeKind.UPLOAD)
+            await self._put()
         except S3OperationError as refused:
-            # A completion is not part of the other trial; its parts were accepted at this key.
-            is_completion = refused.operation == "complete_multipart_upload"
-            if refused.code != _DENIED or is_completion or not await self._takes_recordings():
+            if refused.code != _DENIED or not await self._takes_recordings():
                 raise
             if not self._warned:
                 self._warned = True
                 log.warning("probe_key_refused", key=self._key, error=str(refused))
+            return
+        if kind is ProbeKind.UPLOAD:
+            await self._upload(self._key, complete=True)
+            await self._delete(self._key)
 
-    async def _write(self, *, upload_too: bool) -> None:
+    async def _put(self) -> None:
         headers = self._s3.options.for_recording()
         await self._s3.put_object(self._key, _CONTENT, content_type="text/plain", headers=headers)
-        if upload_too:
-            await self._upload(self._key, complete=True)
+        await self._delete(self._key)
+
+    async def _delete(self, key: str) -> None:
         if self._may_delete:
             try:
-                await self._s3.delete_object(self._key)
+                await self._s3.delete_object(key)
             except S3OperationError as error:
                 self._may_delete = error.transient
 
@@ -100,12 +104,18 @@ class StoreProbe:
         """Upload a few bytes as a part, and complete the upload or abort it; after an error it is aborted too."""
         s3 = self._s3
         options = s3.options
-        created = await s3.create_multipart_upload(
-            key,
-            metadata={STREAM_ID_METADATA: _STREAM_ID},
-            content_type=options.content_type_of(key),
-            headers=options.for_recording(),
-        )
+        try:
+            created = await s3.create_multipart_upload(
+                key,
+                metadata={STREAM_ID_METADATA: _STREAM_ID},
+                content_type=options.content_type_of(key),
+                headers=options.for_recording(),
+            )
+        except BaseException as error:
+            if not isinstance(error, S3OperationError) or error.transient:
+                with shielded(_ABORT_SECONDS, saving="probe's abort"):
+                    await self._abort_listed(key)  # S3 may have made it
+            raise
         try:
             part = await s3.upload_part(key, created.upload_id, 1, BytesSource(_CONTENT), created.checksum)
             if complete:
@@ -120,3 +130,10 @@ class StoreProbe:
             raise
         with shielded(_ABORT_SECONDS, saving="probe's abort"), suppress(S3OperationError):
             await s3.abort_multipart_upload(key, created.upload_id)
+
+    async def _abort_listed(self, key: str) -> None:
+        """Abort the open uploads of a probe's key, as far as S3 lists them; `cef-trio gc` aborts others."""
+        with suppress(S3OperationError):
+            for upload in await self._s3.list_multipart_uploads(key):
+                if upload.key == key:
+                    await self._s3.abort_multipart_upload(key, upload.upload_id)

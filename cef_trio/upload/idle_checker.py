@@ -26,7 +26,7 @@ from typing import Final
 import structlog
 import trio
 
-from cef_trio.checkpoint import ENDED, Expired, StreamSet, rules
+from cef_trio.checkpoint import ENDED, Expired, StreamSet
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, RecordUnreadableError
 from cef_trio.resilience import Periodic
 from cef_trio.upload import file_state
@@ -156,7 +156,7 @@ class IdleChecker:
         # Only a hint: the stream's task acquires the lease and checks again. A lease acquired here would block
         # `cef-trio abort` if no task began.
         holders = await store.holders(without_task) if without_task else {}
-        free = [key for key in sorted(without_task) if rules.may_take(holders.get(key), self._services.lease)]
+        free = [key for key in sorted(without_task) if self._services.may_take(holders.get(key))]
         waiting = set()
         for known in (await store.load_metas(free, below=self._services.watched) if free else {}).values():
             stream_id = known.meta.stream_id

@@ -277,11 +277,14 @@ class OtherDaemons:
             if one.instance_id == self._lease.instance and one.process not in self._logged:
                 self._logged.add(one.process)
                 log.warning("instance_id_shared", instance=one.instance_id, host=one.host, folder=one.folder)
+            if one.instance_id == self._lease.instance and one.system == self._lease.host:
+                self._services.twins.add(one.process)
             if one.place and one.place == self.place and one.system != self._lease.host:
                 log.error("machine_cloned", host=one.host, folder=one.folder)
                 self._services.ownership.mark_cloned(self._lease.host)
             if one.instance == self.reported_as and one.process < self._lease.token:
                 self._suffix = f"+{self._lease.token[:8]}"  # else both would overwrite each other's report
+        self._services.twins.intersection_update(one.process for one in others if one.lives(fleet.now))
         self._seen_at = {one.process: one.at for one in others}
         unused = self._names_used - {self.reported_as}
         self._names_used = {self.reported_as}

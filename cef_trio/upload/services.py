@@ -11,7 +11,16 @@ from typing import TypeVar
 import trio
 from trio_util import AsyncBool
 
-from cef_trio.checkpoint import CheckpointStore, ExitState, Lease, ShutdownFlush, Status, StreamMeta, VerificationTotals
+from cef_trio.checkpoint import (
+    CheckpointStore,
+    ExitState,
+    Lease,
+    ShutdownFlush,
+    Status,
+    StreamMeta,
+    VerificationTotals,
+)
+from cef_trio.checkpoint import rules as checkpoint_rules
 from cef_trio.checkpoint.redis import LegacyStreams, OwnerClaim, Owners
 from cef_trio.files import Disk, FileStat, Mounts, file_system_named, granularity_wait_seconds, root_of
 from cef_trio.media import MediaInfo
@@ -142,6 +151,11 @@ class Services:
     """Reads the result of ``cef-trio verify --all``, for the metrics; ``None``: without it, as in the laboratory."""
     legacy: LegacyStreams | None = None
     """The streams of earlier versions, which have no namespace."""
+    twins: set[str] = field(default_factory=set)
+    """The running daemons with our ``INSTANCE_ID`` on this system, by their tokens, as far as is known.
+
+    Their leases look like those of an earlier process of ours.
+    """
     ownership: Ownership = field(default_factory=Ownership)
     """Decides which streams belong to this host."""
     peers: Peers = field(default_factory=Peers)
@@ -167,6 +181,10 @@ class Services:
         """Return whether a stream is in the watch folder and belongs to this host (promise P9)."""
         folders = self.rules.folders
         return (not folders or root_of(meta.current_path, folders) is not None) and self.ownership.is_ours(meta)
+
+    def may_take(self, holder: str | None) -> bool:
+        """Return whether a stream's lease may be taken (:func:`rules.may_take`), and its holder is no :attr:`twins`."""
+        return checkpoint_rules.may_take(holder, self.lease) and (holder or "").rpartition("/")[2] not in self.twins
 
     @property
     def watched(self) -> str:

@@ -19,7 +19,7 @@ import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue
 
-from cef_trio.checkpoint import Change, Status, StreamMeta, StreamSummary, rules
+from cef_trio.checkpoint import Change, Status, StreamMeta, StreamSummary
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.files import FileStat, IdentityMatch, may_be
 from cef_trio.observability import FirstSeenTimes, Waiting, read_fleet
@@ -233,7 +233,7 @@ class StreamSupervisor:
         if not due:
             return
         holders = await services.store.holders(set(due.values()))
-        free = {stream_id for stream_id in due.values() if rules.may_take(holders.get(stream_id), services.lease)}
+        free = {stream_id for stream_id in due.values() if services.may_take(holders.get(stream_id))}
         self.files.retry_held(due, free, self._live)
 
     async def review_failed(self) -> None:
@@ -325,7 +325,7 @@ class StreamSupervisor:
         for path, stream_id in recorded.items():
             if self.files.still_unknown(path, asked) is None:
                 continue
-            if rules.may_take(holders.get(stream_id), services.lease):
+            if services.may_take(holders.get(stream_id)):
                 self._start(path, self.files.unknown.pop(path), stream_id)
             else:
                 self.files.hold(path, stream_id)
@@ -377,8 +377,8 @@ class StreamSupervisor:
         asked = frozenset[str]().union(*may_be_of.values())
         if not asked:
             return {}
-        holders, lease = await self._services.store.holders(asked), self._services.lease
-        taken = {one for one in asked if not rules.may_take(holders.get(one), lease)}
+        holders = await self._services.store.holders(asked)
+        taken = {one for one in asked if not self._services.may_take(holders.get(one))}
         return {path: min(ids & taken) for path, ids in may_be_of.items() if ids & taken}
 
     async def _held_elsewhere(self, stream_id: str) -> str | None:
@@ -387,7 +387,7 @@ class StreamSupervisor:
         That daemon records the new path. If it is dead, the file is looked up again when its lease ends.
         """
         holder = (await self._services.store.holders([stream_id])).get(stream_id)
-        if rules.may_take(holder, self._services.lease):
+        if self._services.may_take(holder):
             return None
         self._lost_records.moved_files.request()  # the file is its own still, and was claimed
         return stream_id

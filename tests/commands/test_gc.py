@@ -71,6 +71,23 @@ def test_an_upload_without_an_owner_is_aborted_if_it_is_old_enough_and_of_our_te
     assert not judge_upload(replace(OLD, initiated_at_utc=NOW + DAY_AGO.resolution), "x", None, born_before=NOW).abort
 
 
+async def test_p5_what_a_probe_could_not_abort_is_aborted(
+    context: CommandContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await trio.sleep(1)
+    await an_upload(context, 1)
+    await context.store.create(a_stream(1), DAEMON)
+    for key in (context.key_template.probe_key, context.key_template.probe_recording_key):
+        await context.s3.create_multipart_upload(key, metadata={})
+    await trio.sleep(7200)
+    _, aborted = await gc(context, capsys)
+    assert aborted == {
+        f"streams/{stream_id(1)}/a.mp4": False,
+        context.key_template.probe_key: True,
+        context.key_template.probe_recording_key: True,
+    }
+
+
 async def an_upload(context: CommandContext, number: int, name: str = "a.mp4") -> str:
     return (await context.s3.create_multipart_upload(f"streams/{stream_id(number)}/{name}", metadata={})).upload_id
 

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import IO, Final
 
 import pytest
+from servers.command import answer
 from servers.daemon import DaemonProcess, settings_for
 from servers.endpoints import Endpoint
 from servers.host import Host, require_namespaces
 from servers.store import Store
 from servers.valkey import ValkeyServer
+from thoroughness import only_long
 from waiting import wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -269,5 +271,38 @@ def test_hosts_of_a_shared_folder_divide_the_recordings_that_begin_one_after_the
         wait_until(lambda: sum(process.count("stream_completed") for process in processes) == len(files))
         for process in processes:
             assert process.count("lease_lost") == process.count("stream_failed") == 0, process.tail()
+    assert embedded.contents() == Counter(Path(file.name).read_bytes() for file in files)
+    assert not embedded.open_uploads()
+
+
+@only_long("daemons notice each other by two reports")
+def test_p6_two_daemons_of_one_instance_id_and_system_on_a_shared_folder_are_named_and_let_each_other_work(
+    settings: dict[str, str], watched: Path, tmp_path: Path, embedded: Store
+) -> None:
+    """As containers of one machine with one INSTANCE_ID: a lease of the other looks like one of an earlier process."""
+    behind = tmp_path / "behind"
+    behind.mkdir()
+    with ExitStack() as stack:
+        processes = []
+        for _ in range(2):
+            host = Host("one", {**settings, "INSTANCE_ID": "one"}, [f"bindfs {behind} {watched}"], has_network=True)
+            stack.callback(host.close)
+            stack.enter_context(host.connected("REDIS_URL", "S3_ENDPOINT_URL"))
+            processes.append(stack.enter_context(host.daemon()))
+        with ExitStack() as open_files:
+            files = [open_files.enter_context((behind / f"{number}.mp4").open("wb")) for number in range(4)]
+            for file in files:
+                write(file, PART + MIB)
+            for process in processes:
+                process.wait_for("instance_id_shared", instance="one")
+            for file in files:
+                write(file, PART)
+        wait_until(lambda: sum(process.count("stream_completed") for process in processes) == len(files))
+
+        def named() -> bool:  # once both have reported, each under a name of its own
+            found = answer("fleet", settings={"REDIS_URL": settings["REDIS_URL"]}, code=None)["problems"]
+            return any(one["problem"] == "same_instance" and one["urgent"] for one in found)
+
+        wait_until(named)
     assert embedded.contents() == Counter(Path(file.name).read_bytes() for file in files)
     assert not embedded.open_uploads()

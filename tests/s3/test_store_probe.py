@@ -58,6 +58,32 @@ async def test_p5_a_cancelled_trial_is_aborted() -> None:
     assert not store.open
 
 
+@pytest.mark.parametrize("how", ["cancelled", "no response"])
+async def test_p5_a_trial_that_s3_created_and_nobody_read_of_is_aborted(how: str) -> None:
+    class Silent(Store):
+        async def create_multipart_upload(self, key: str, **options: Any) -> Any:
+            await super().create_multipart_upload(key, **options)
+            if how == "no response":
+                raise S3OperationError("create_multipart_upload", "no response", transient=True)
+            self.part_asked.set()
+            await trio.sleep_forever()
+
+        async def list_multipart_uploads(self, prefix: str) -> list[Any]:
+            await trio.lowlevel.checkpoint()
+            return [SimpleNamespace(key=key, upload_id="trial") for key in (*self.open, f"{prefix}-of-another")]
+
+    store = Silent()
+    if how == "no response":
+        with pytest.raises(S3OperationError):
+            await probe(store)(ProbeKind.WRITE)
+    else:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(probe(store), ProbeKind.WRITE)
+            await store.part_asked.wait()
+            nursery.cancel_scope.cancel()
+    assert not store.open
+
+
 async def test_p5_a_denied_trial_is_aborted_and_its_error_raised() -> None:
     store = Store(
         part_error=S3OperationError("upload_part", "denied", code="AccessDenied", status=403, transient=False)

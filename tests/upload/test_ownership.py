@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 import trio
-from servers.stream_records import a_part, a_stream, stream_id
+from servers.stream_records import a_part, a_stream, stream_id, two_parts
 from waiting import completed
 
 from cef_trio.checkpoint.model import FileIdentity, Lease, Owner
@@ -258,7 +258,9 @@ def others(owner: Owner = OURS) -> OtherDaemons:
     mine = Ownership(owner.machine)
     mine.owner = owner
     lease = Lease("cam", "m-token", 30.0, "0123456789ab")
-    return OtherDaemons(cast("Services", SimpleNamespace(ownership=mine, lease=lease, owner_name="o")), "/rec")
+    return OtherDaemons(
+        cast("Services", SimpleNamespace(ownership=mine, lease=lease, owner_name="o", twins=set())), "/rec"
+    )
 
 
 def a_report(at: float, **more: Any) -> DaemonReport:
@@ -302,6 +304,37 @@ def test_p9_cloned_machines_are_reported_and_no_stream_is_certainly_theirs_any_m
     assert finding.problem is FleetProblem.SAME_OWNER
     assert "2 machines have the owner" in finding.says
     assert judge_fleet(a_fleet(both[0], replace(both[1], system="h1"), now=2.0)) == []  # one after the other
+
+
+def test_p6_of_a_running_daemon_of_our_name_and_system_no_lease_is_taken_and_of_a_dead_one_it_is() -> None:
+    """A lease names instance and system, so a twin's looks like one of our earlier process."""
+    looked = others()
+    twins, system = looked._services.twins, "0123456789ab"
+    looked.update(a_fleet(a_report(100.0, system=system)))
+    assert not twins, "it may be the last word of our own earlier process"
+    looked.update(a_fleet(a_report(115.0, system=system), now=120.0))
+    assert twins == {"z-token"}
+    looked.update(a_fleet(a_report(115.0, system=system), now=135.0))
+    assert twins == {"z-token"}, "its next report is late"
+    looked.update(a_fleet(a_report(115.0, system=system), now=500.0))
+    assert not twins
+    for more in ({"system": "ba9876543210"}, {"system": system, "name": "other"}):
+        for at in (100.0, 115.0):
+            looked.update(a_fleet(a_report(at, **more), now=at + 5))
+        assert not twins, "its leases do not look like ours"
+
+
+async def test_p6_a_stream_of_a_twin_is_left_to_it(world: World) -> None:
+    stream = await two_parts(world)
+    async with world.daemon() as daemon:
+        services = daemon.services
+        twin = replace(services.lease, token="twin")
+        assert services.may_take(twin.value)
+        services.twins.add("twin")
+        assert not services.may_take(twin.value)
+        assert services.may_take(None)
+        await trio.sleep(5)
+        assert stream in daemon.supervisor.live_ids
 
 
 def test_p9_reports_of_one_name_stand_beside_each_other_and_those_of_earlier_lives_are_forgotten() -> None:

@@ -292,7 +292,17 @@ async def _foreign_object(context: ScenarioContext) -> None:
 
 
 async def _access_denied(context: ScenarioContext) -> None:
-    context.arm(Fault(Kind.ERROR, "UploadPart", nth=2, times=None, code="AccessDenied"))
+    """Of this recording alone: denied to every one, it is an outage."""
+    context.arm(
+        Fault(
+            Kind.ERROR,
+            "UploadPart",
+            nth=2,
+            times=None,
+            code="AccessDenied",
+            predicate=lambda call: (call.key or "").endswith("/a.mp4"),
+        )
+    )
     context.append(3 * PART)
     await trio.sleep(1)
     context.close()
