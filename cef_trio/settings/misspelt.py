@@ -171,8 +171,10 @@ def _are_alike(words: list[str], known: list[str]) -> bool:
     if words[0] != known[0]:
         return False
     name, known_name = "_".join(words), "_".join(known)
-    if len(known_name) < _LEAST_LONG_NAME and len(words) == len(known) and len(known[-1]) < _LEAST_LAST_WORD:
-        return sorted(words[-1]) == sorted(known[-1]) and all(map(_is_spelled_like, words, known))
+    last, known_last = words[-1], known[-1]
+    are_short = len(known_name) < _LEAST_LONG_NAME and len(last) == len(known_last) < _LEAST_LAST_WORD
+    if are_short and sorted(last) != sorted(known_last):
+        return False
     if difflib.SequenceMatcher(None, name, known_name).ratio() >= _LIKE_A_LONG_NAME or _is_slip_of(name, known_name):
         return True
     return len(words) == len(known) and all(map(_is_spelled_like, words, known))
