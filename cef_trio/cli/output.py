@@ -44,6 +44,8 @@ _LEAST_INDENT: Final = 2
 _GAP: Final = 1
 _PIPE_WIDTH: Final = 1_000_000
 """The width without a terminal: nothing is cut."""
+_DUMB: Final = frozenset({"dumb", "unknown"})
+"""Values of ``TERM``, as rich knows them."""
 _UNKNOWN_SIZES: Final = frozenset({("COLUMNS", "0"), ("LINES", "0")})
 
 
@@ -86,10 +88,15 @@ def print_error(message: str) -> None:
     sys.stderr.write(f"cef-trio: {line}\n")
 
 
+def _can_erase() -> bool:
+    """Return whether standard error is a terminal on which a line can be erased."""
+    return sys.stderr.isatty() and os.environ.get("TERM") not in _DUMB
+
+
 @contextmanager
 def waiting_message(text: str) -> Iterator[None]:
     """Show a text on the terminal during the block, and erase it afterwards."""
-    shown = sys.stderr.isatty()
+    shown = _can_erase()
     if shown:
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -106,7 +113,7 @@ class ProgressLine:
 
     def __init__(self, what: str, total: int, *, quiet: bool) -> None:
         self._what, self._total = what, total
-        self._shown = not quiet and sys.stderr.isatty()
+        self._shown = not quiet and _can_erase()
 
     def show(self, number: int) -> None:
         """Show that work on the item of this number begins."""

@@ -90,7 +90,10 @@ async def _response(
         if isinstance(event, h11.Response):
             return event
         if event is h11.NEED_DATA:
-            connection.receive_data(await stream.read(_READ_BYTES, timeout))
+            data = await stream.read(_READ_BYTES, timeout)
+            if not data:
+                raise h11.RemoteProtocolError("it closed the connection")
+            connection.receive_data(data)
         elif not isinstance(event, h11.InformationalResponse):
             raise h11.RemoteProtocolError("it closed the connection")
 

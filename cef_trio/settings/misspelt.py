@@ -27,6 +27,8 @@ _LIKE_A_WORD: Final = 0.75
 _LEAST_WORDS: Final = 2
 _LEAST_FIRST_WORD: Final = 5
 """Letters: ``REIDS_URL`` is ``REDIS_URL``; shorter first words (``LOG``, ``APP``) are near too many others."""
+_LEAST_LAST_WORD: Final = 3
+"""Letters: ``INSTANCE_IP`` is no slip of ``INSTANCE_ID``."""
 _LEAST_LONG_NAME: Final = 12
 """Letters of a name that is one slip from a setting's by no accident, whatever its first word is."""
 _OUR_PREFIX: Final = re.compile(r"CEF_?(TRIO|MP4)?_(?=.)")
@@ -169,6 +171,10 @@ def _are_alike(words: list[str], known: list[str]) -> bool:
     if words[0] != known[0]:
         return False
     name, known_name = "_".join(words), "_".join(known)
+    last, known_last = words[-1], known[-1]
+    are_short = len(known_name) < _LEAST_LONG_NAME and len(last) == len(known_last) < _LEAST_LAST_WORD
+    if are_short and sorted(last) != sorted(known_last):
+        return False
     if difflib.SequenceMatcher(None, name, known_name).ratio() >= _LIKE_A_LONG_NAME or _is_slip_of(name, known_name):
         return True
     return len(words) == len(known) and all(map(_is_spelled_like, words, known))

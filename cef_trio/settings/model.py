@@ -184,7 +184,7 @@ class Settings(BaseSettings):
     """URL of the S3 endpoint; empty for AWS."""
     s3_access_key_id: Annotated[SecretStr, AfterValidator(values.printable_ascii)] | None = None
     """Access key; empty uses AWS's own chain (profiles, instance and container roles), with the extra "aws"."""
-    s3_secret_access_key: SecretStr | None = None
+    s3_secret_access_key: Annotated[SecretStr, AfterValidator(values.secret_key)] | None = None
     """Secret key of S3_ACCESS_KEY_ID."""
     s3_session_token: Annotated[SecretStr, AfterValidator(values.printable_ascii)] | None = None
     """Session token of temporary credentials."""

@@ -322,6 +322,14 @@ def printable_ascii(value: SecretStr) -> SecretStr:
     return value
 
 
+def secret_key(value: SecretStr) -> SecretStr:
+    """Check a secret that signs: what an editor or a shell puts around it would only be a wrong signature."""
+    text = value.get_secret_value()
+    if text != text.strip().strip("\ufeff") or re.fullmatch(r"(['\"]).*\1", text, re.DOTALL):
+        raise ValueError("has blanks, quotes or a byte order mark around it, which are part of it here: remove them")
+    return value
+
+
 def endpoint_url(value: str) -> str:
     """Check the URL of an S3 endpoint; strip a final slash."""
     if _http_url(value) is None or re.search(r"[\s?#]", value):

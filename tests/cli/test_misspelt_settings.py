@@ -105,6 +105,7 @@ def test_a_near_miss_is_recognized_in_the_environment_and_in_the_file(variable: 
     "variable",
     [
         "AWS_REGION",
+        "INSTANCE_IP",
         "PATCH_DIR",
         "BATCH_DIR",
         "PROD_HOST",

@@ -176,6 +176,22 @@ def test_all_errors_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sorted(names) == ["LOG_LEVEL", "REDIS_URL_FILE", "S3_BUCKET_NAME", "S3_SESSION_TOKEN_FILE"]
 
 
+@pytest.mark.parametrize("around", ["{} ", " {}", '"{}"', "'{}'", "\ufeff{}"])
+def test_what_an_editor_or_a_shell_puts_around_a_secret_key_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, around: str
+) -> None:
+    """Else S3 would refuse the signature, and say nothing of why."""
+    (tmp_path / "key").write_text(around.format("hunter2hunter2"))
+    for name, value in {"WATCH_DIR": str(tmp_path), "S3_BUCKET_NAME": "recordings", "S3_ACCESS_KEY_ID": "id"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("S3_SECRET_ACCESS_KEY_FILE", str(tmp_path / "key"))
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None)
+    [line] = caught.value.lines
+    assert line.startswith("S3_SECRET_ACCESS_KEY: ")
+    assert "hunter2" not in line
+
+
 def test_what_the_file_holds_is_validated_like_any_other_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL_FILE", str(in_a_file(tmp_path, f"http://:{HIDDEN}@x".encode())))
     (line,) = refused()

@@ -186,3 +186,13 @@ def test_a_terminal_that_cannot_be_redrawn_is_refused(valkey: ValkeyServer, term
     with watching(valkey, TERM=term) as watch:
         watch.until(f"--watch cannot redraw this terminal (TERM={term}); repeat `cef-trio status`")
         assert watch.process.wait(10) == 2
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("term", "escapes"), [("xterm", True), ("dumb", False)])
+def test_a_dumb_terminal_gets_no_escape_sequence(valkey: ValkeyServer, term: str, escapes: bool) -> None:
+    """A line of progress cannot be erased there."""
+    with watching(valkey, "status", TERM=term) as shown:
+        shown.until("in the last minute")
+        assert shown.process.wait(10) == 0
+        assert (b"\x1b" in shown.said) is escapes

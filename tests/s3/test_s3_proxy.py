@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -144,7 +145,14 @@ def hangs_up(proxy: ProxyServer) -> None:
     proxy.serve_one = lambda client: None  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("behave", [is_silent, answers_itself, hangs_up])
+def reads_and_hangs_up(proxy: ProxyServer) -> None:
+    def serve_one(client: socket.socket) -> None:
+        client.recv(65536)
+
+    proxy.serve_one = serve_one  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("behave", [is_silent, answers_itself, hangs_up, reads_and_hangs_up])
 async def test_a_proxy_that_does_not_speak_http_is_named_in_time(
     embedded: Store, behave: Callable[[ProxyServer], None]
 ) -> None:
@@ -154,6 +162,7 @@ async def test_a_proxy_that_does_not_speak_http_is_named_in_time(
             error = await refused(config_of(embedded, proxy.url, embedded.endpoint.url.replace("http", "https")))
         assert error.code == "ProxyError"
         assert f"the proxy 127.0.0.1:{proxy.port} of S3_PROXY_URL" in str(error)
+        assert "event type" not in str(error), "words of h11 are no operator's"
 
 
 async def test_p7_failed_and_cancelled_tunnels_leave_no_place_in_the_pool_taken(
