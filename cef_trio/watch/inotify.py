@@ -9,7 +9,7 @@ watches to folders, and :func:`translate` converts a batch of raw events to :cla
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -152,6 +152,39 @@ def translate(events: Iterable[Event], watches: FolderWatches) -> list[Change]:
     for event in batch:
         changes += _changes_of(event, watches, moved_to, moved_from)
     return _without_repetition(changes)
+
+
+def final_paths(changes: Sequence[Change], present: Container[str]) -> list[str | None]:
+    """Return for each change where its file is after all of them; ``None``: gone. Only moved files are followed.
+
+    In a swap of two names by a third one, no file is at the third name any more when its first rename is reported.
+    ``present``: the paths at which there is a file now. If a rename is followed by its inverse, and both are, the two
+    names were exchanged (``RENAME_EXCHANGE``).
+    """
+    finally_at: dict[str, str | None] = {}  # the file that is at a path at this point: where it is at the end
+    found: list[str | None] = []
+    following: Change | None = None
+    for change in reversed(changes):
+        place: str | None = change.path
+        if change.kind is ChangeKind.MOVED:
+            if following is not None and _are_exchanged(change, following, present):
+                finally_at[change.old_path] = change.path
+            else:
+                place = finally_at.get(change.path, change.path)
+                finally_at[change.path], finally_at[change.old_path] = None, place  # it replaces what was there
+        elif change.kind is ChangeKind.GONE:
+            finally_at[change.path] = None
+        found.append(place)
+        following = change
+    return found[::-1]
+
+
+def _are_exchanged(change: Change, following: Change, present: Container[str]) -> bool:
+    is_inverse = following.kind is ChangeKind.MOVED and (following.old_path, following.path) == (
+        change.path,
+        change.old_path,
+    )
+    return is_inverse and change.path in present and change.old_path in present
 
 
 def _changes_of(  # noqa: C901, PLR0911, PLR0912 - one branch per kind of event

@@ -29,7 +29,7 @@ from cef_trio.watch.scan import FolderReader, Scan, ThreadedReader
 if sys.platform == "linux" or TYPE_CHECKING:
     from inotify_simple import Event, INotify
 
-    from cef_trio.watch.inotify import Change, ChangeKind, FolderWatches, translate, unpaired_moves
+    from cef_trio.watch.inotify import Change, ChangeKind, FolderWatches, final_paths, translate, unpaired_moves
 
 log = structlog.get_logger(__name__)
 
@@ -263,8 +263,8 @@ class Watcher:
         seen = {change.path for change in changes if change.kind in {ChangeKind.SEEN, ChangeKind.CLOSED}}
         paths = moved.union(filter(self._scope, seen))
         stats = await self._reader.stats(paths) if paths else {}
-        for change in changes:
-            stat = stats.get(change.path)
+        for change, place in zip(changes, final_paths(changes, stats), strict=True):
+            stat = stats.get(place) if place is not None else None
             match change.kind:
                 case ChangeKind.SEEN if stat is not None:
                     self._listener.handle_event(Seen(change.path, stat))

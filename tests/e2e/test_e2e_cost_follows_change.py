@@ -126,3 +126,38 @@ def test_p2_times_and_inodes_are_not_content(watch_dir: Path, scene: Scene, tmp_
             process.wait_for("recording_unchanged", file=str(path), seconds=20)
         assert process.stop() == 0
     assert scene.sent_bytes() == sent
+
+
+def test_p2_names_that_are_swapped_while_the_daemon_runs_cost_nothing(watch_dir: Path, scene: Scene) -> None:
+    """By a third name, at once: of two completed recordings, and of two that grow."""
+
+    def swap(first: Path, second: Path) -> None:
+        third = watch_dir / "third.mp4"
+        first.rename(third)
+        second.rename(first)
+        third.rename(second)
+
+    done = [watch_dir / f"done-{number}.mp4" for number in range(2)]
+    growing = [watch_dir / f"growing-{number}.mp4" for number in range(2)]
+    with daemon(scene.settings(watch_dir)) as process, ExitStack() as open_files:
+        for number, path in enumerate(done):
+            path.write_bytes(os.urandom(PART + number))
+        process.wait_for("stream_completed", count=2)
+        files = [open_files.enter_context(path.open("wb", buffering=0)) for path in growing]
+        for file in files:
+            file.write(os.urandom(PART))
+        for path in growing:
+            process.wait_for("part_uploaded", file=str(path))
+        swap(*done)
+        swap(*growing)
+        for file in files:
+            file.write(os.urandom(PART))
+            file.close()
+        process.wait_for("stream_completed", count=4)
+        process.wait_for_rounds(3)
+        assert process.count("stream_failed") == 0
+        assert process.count("stream_started") == 4
+        assert process.stop() == 0
+    assert scene.sent_bytes() == 6 * PART + 1
+    with scene.store() as store:
+        assert store.contents() == {path.read_bytes(): 1 for path in (*done, *growing)}

@@ -18,6 +18,7 @@ from waiting import WAIT_SECONDS, until
 from cef_trio.files.file_stat import FileStat
 from cef_trio.watch import watcher as watcher_module
 from cef_trio.watch.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
+from cef_trio.watch.inotify import Change, ChangeKind, final_paths
 from cef_trio.watch.patterns import matcher
 from cef_trio.watch.scan import Scan, ThreadedReader
 from cef_trio.watch.watcher import Watcher
@@ -126,6 +127,53 @@ async def test_renames_moves_in_and_moves_out_are_reported_as_such(folder: Path,
         await listener.wait_for(of(folder / "c.mp4", Seen))
         b.rename(tmp_path / "b.mp4")
         await listener.wait_for(of(b, Gone))
+
+
+async def test_p2_renames_in_a_row_are_each_reported_with_the_file_that_was_renamed(folder: Path) -> None:
+    """A swap of two names: a file that was renamed again at once was reported as gone, and as a new one later."""
+    a, b, other = folder / "a.mp4", folder / "b.mp4", folder / "other.mp4"
+    a.write_bytes(b"1")
+    b.write_bytes(b"22")
+    inodes = a.stat().st_ino, b.stat().st_ino
+    async with watching(folder) as listener:
+        a.rename(other)
+        b.rename(a)
+        other.rename(b)
+        await listener.wait_for(lambda event: isinstance(event, Moved) and event.new_path == str(b))
+        moves = [
+            (event.old_path, event.new_path, event.stat.file_ino)
+            for event in listener.events.value
+            if isinstance(event, Moved)
+        ]
+        assert moves == [
+            (str(a), str(other), inodes[0]),
+            (str(b), str(a), inodes[1]),
+            (str(other), str(b), inodes[0]),
+        ]
+        assert not [event for event in listener.events.value if isinstance(event, Gone)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "places"),
+    [
+        (["a>b"], ["b"]),
+        (["a>t", "b>a", "t>b"], ["b", "a", "b"]),
+        (["a>b", "b>c", "d>b"], ["c", "c", "b"]),
+        (["a>b", "c>b"], [None, "b"]),
+        (["a>b", "-b"], [None, "b"]),
+        (["a>b", "b>c", "-c", "d>c"], [None, None, "c", "c"]),
+        (["a>b", "b>a", "a>b"], ["b", "b", "b"]),
+        (["a>b", "b>a"], ["a", "a"]),
+        (["x>y", "y>x"], ["y", "x"]),
+        (["z>x", "x>y", "y>x"], ["y", "y", "x"]),
+    ],
+)
+def test_a_renamed_file_is_followed_to_its_last_name(changes: list[str], places: list[str | None]) -> None:
+    def change(text: str) -> Change:
+        old, _, new = text.partition(">")
+        return Change(ChangeKind.MOVED, new, old) if new else Change(ChangeKind.GONE, text[1:])
+
+    assert final_paths([change(text) for text in changes], {"b", "x", "y"}) == places
 
 
 async def test_files_in_new_folders_that_race_their_watch_are_found(folder: Path) -> None:
