@@ -108,7 +108,8 @@ async def abort_streams(
 ) -> ExitCode:
     """Abort the uploads of the streams whose ids are or begin with these.
 
-    Those that daemons work on are aborted by the daemons: they are asked, and awaited for ``wait_seconds``.
+    Those that daemons work on are aborted by the daemons: they are asked, and awaited for ``wait_seconds``. One that S3
+    refuses to abort keeps none of the others from it.
 
     Raises:
         NoSuchStreamError: no stream matches one of them, or several do.
@@ -117,12 +118,15 @@ async def abort_streams(
     stream_ids = await select_all(context.store, given)
     with Report(as_json=as_json) as report:
         busy: list[str] = []
+        refused: list[S3OperationError] = []
         for stream_id in stream_ids:
-            if await _is_free(context, stream_id) and await _abort_here(context, stream_id, report):
+            if await _is_free(context, stream_id) and await _abort_here(context, stream_id, report, refused):
                 continue
             busy.append(stream_id)
         if busy:
-            await _have_aborted(context, busy, report, wait_seconds)
+            await _have_aborted(context, busy, report, refused, wait_seconds)
+        for error in refused:
+            raise error
     return report.code
 
 
@@ -130,10 +134,18 @@ async def _is_free(context: CommandContext, stream_id: str) -> bool:
     return stream_id not in await context.store.holders([stream_id])
 
 
-async def _abort_here(context: CommandContext, stream_id: str, report: Report, *, asked: bool = False) -> bool:
+async def _abort_here(
+    context: CommandContext,
+    stream_id: str,
+    report: Report,
+    refused: list[S3OperationError],
+    *,
+    asked: bool = False,
+) -> bool:
     """Abort a stream under this command's lease and report it; return false if a daemon has the lease.
 
-    ``asked``: a daemon was asked to abort it, and may have done so.
+    ``refused`` gets the error of S3 if that refuses this one. ``asked``: a daemon was asked to abort it, and may have
+    done so.
     """
     deadline = context.abort_deadline()
     async with context.hold_lease(stream_id) as held:
@@ -157,15 +169,22 @@ async def _abort_here(context: CommandContext, stream_id: str, report: Report, *
             return True
         try:
             outcome = await _abort(context, meta, deadline, discarded=output.count(parts, "part"))
-        except S3OperationError:
+        except S3OperationError as error:
             report.add(stream_id, _HALF_ABORTED, ok=False, parts=parts)
-            raise
-        report.add(stream_id, outcome, parts=parts)
+            if error.transient:
+                raise
+            refused.append(error)
+        else:
+            report.add(stream_id, outcome, parts=parts)
         return True
 
 
 async def _have_aborted(
-    context: CommandContext, stream_ids: Sequence[str], report: Report, wait_seconds: float
+    context: CommandContext,
+    stream_ids: Sequence[str],
+    report: Report,
+    refused: list[S3OperationError],
+    wait_seconds: float,
 ) -> None:
     """Ask the daemons that work on these streams to abort them, and report what they did."""
     store, gives_up_at = context.store, trio.current_time() + wait_seconds
@@ -174,7 +193,7 @@ async def _have_aborted(
     while True:
         holders = await store.holders(pending)
         for stream_id in [one for one in pending if one not in holders]:  # its daemon has ended it, or has gone
-            if await _abort_here(context, stream_id, report, asked=True):
+            if await _abort_here(context, stream_id, report, refused, asked=True):
                 pending.remove(stream_id)
         if not pending or trio.current_time() >= gives_up_at:
             break

@@ -43,7 +43,8 @@ class Outcome(Enum):
     """It was read, and nothing on record has a checksum."""
     MISMATCH = "mismatch"
     SKIPPED = "skipped"
-    """It was not read: it is in an archive class or in another bucket, or its record has changed meanwhile."""
+    """It was not read: it is in an archive class or in another bucket, its record has changed meanwhile, or it is too
+    large for the run's rate and time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,15 @@ class Bounds:
     bytes_per_second: int | None = None
     objects: int | None = None
     seconds: float | None = None
+
+    def why_too_large(self, size_bytes: int | None) -> str | None:
+        """Return why an object of this size can never be read to its end within one run; ``None`` if it can."""
+        if self.bytes_per_second is None or self.seconds is None:
+            return None
+        needed = (size_bytes or 0) / self.bytes_per_second
+        if needed <= self.seconds:
+            return None
+        return f"not read: its {output.size(size_bytes)} need {output.duration(needed)} at --rate, more than --for"
 
 
 class Pace:
@@ -104,7 +114,7 @@ async def verify_every(context: CommandContext, compare: Compare, bounds: Bounds
             await context.verifications.forget(gone)
     due = in_turn(completed, known)
     with Report(as_json=as_json, completed=len(completed), bounded=False, counts={}, mismatched=[]) as report:
-        run = _Run(context, compare, Pace(bounds.bytes_per_second), known, report)
+        run = _Run(context, compare, bounds, known, report)
         with (
             output.ProgressLine("object", len(due), quiet=as_json) as progress,
             trio.move_on_after(float("inf") if bounds.seconds is None else bounds.seconds) as scope,
@@ -137,9 +147,10 @@ class _Run:
     """One run: what it has found, and records."""
 
     def __init__(
-        self, context: CommandContext, compare: Compare, pace: Pace, known: dict[str, Verified], report: Report
+        self, context: CommandContext, compare: Compare, bounds: Bounds, known: dict[str, Verified], report: Report
     ) -> None:
-        self._context, self._compare, self._pace, self._known, self._report = context, compare, pace, known, report
+        self._context, self._compare, self._bounds, self._known, self._report = context, compare, bounds, known, report
+        self._pace = Pace(bounds.bytes_per_second)
         self._totals_at = 0.0
         self.counts = dict.fromkeys(Outcome, 0)
         self.refused: dict[str, S3OperationError] = {}
@@ -160,7 +171,7 @@ class _Run:
             S3OperationError: S3 is unavailable, or refuses everything.
         """
         try:
-            outcome, says = await _verify(self._context, self._compare, stream_id, self._pace)
+            outcome, says = await self._verify(stream_id)
         except S3OperationError as error:
             if error.transient or error.status is None or len(self.refused) == _MOST_REFUSED:
                 raise
@@ -170,6 +181,29 @@ class _Run:
         found = [(one, Outcome.MISMATCH, f"cannot be read: {error}") for one, error in held.items()]
         held.clear()
         return [*found, (stream_id, outcome, says)]
+
+    async def _verify(self, stream_id: str) -> tuple[Outcome, str]:
+        """Verify one object; return what that shows, and why."""
+        context = self._context
+        try:
+            before = await context.store.load(stream_id)
+            if before is None or before.meta.status is not Status.COMPLETED:
+                return Outcome.SKIPPED, "its stream is not completed any more"
+            if too_large := self._bounds.why_too_large(before.meta.verified_size_bytes):
+                return Outcome.SKIPPED, too_large
+            comparisons = await self._compare(before, self._pace)
+            outcome = outcome_of(comparisons)
+            if (
+                outcome is Outcome.MISMATCH
+            ):  # a later version, or `gc --superseded`, may have replaced the object meanwhile
+                after = await context.store.load(stream_id)
+                if after is None or after.meta != before.meta:
+                    return Outcome.SKIPPED, "its record has changed meanwhile"
+        except RecordUnreadableError as error:
+            return Outcome.SKIPPED, str(error)
+        wanted = [one for one in comparisons if one.agrees is False] or list(comparisons)
+        where = f"{before.meta.s3_bucket}/{before.meta.s3_key_prefix}"
+        return outcome, f"{where}: {'; '.join(map(str, wanted))}"
 
     def end(self) -> None:
         """Report the objects that are still held back.
@@ -194,25 +228,6 @@ class _Run:
             await _record(self._context, stream_id, self._known, with_totals=is_due)
         if outcome is not Outcome.IDENTICAL:
             self._report.add(stream_id, f"{outcome.value}: {says}", ok=outcome is not Outcome.MISMATCH)
-
-
-async def _verify(context: CommandContext, compare: Compare, stream_id: str, pace: Pace) -> tuple[Outcome, str]:
-    """Verify one object; return what that shows, and why."""
-    try:
-        before = await context.store.load(stream_id)
-        if before is None or before.meta.status is not Status.COMPLETED:
-            return Outcome.SKIPPED, "its stream is not completed any more"
-        comparisons = await compare(before, pace)
-        outcome = outcome_of(comparisons)
-        if outcome is Outcome.MISMATCH:  # a later version, or `gc --superseded`, may have replaced the object meanwhile
-            after = await context.store.load(stream_id)
-            if after is None or after.meta != before.meta:
-                return Outcome.SKIPPED, "its record has changed meanwhile"
-    except RecordUnreadableError as error:
-        return Outcome.SKIPPED, str(error)
-    wanted = [one for one in comparisons if one.agrees is False] or list(comparisons)
-    where = f"{before.meta.s3_bucket}/{before.meta.s3_key_prefix}"
-    return outcome, f"{where}: {'; '.join(map(str, wanted))}"
 
 
 async def _record(

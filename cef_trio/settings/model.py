@@ -240,7 +240,7 @@ class Settings(BaseSettings):
 
     redis_url: Annotated[SecretStr, AfterValidator(values.redis_url)] = SecretStr("redis://localhost:6379/0")
     """URL of Redis or Valkey: redis://, unix://, redis+sentinel://, redis+cluster://; rediss is redis over TLS."""
-    redis_key_prefix: str = ""
+    redis_key_prefix: Annotated[str, AfterValidator(values.key_prefix)] = ""
     """Prefix of all keys, in front of the owner's, for a Redis that other programs use too."""
     redis_ca_file: NamedPath | None = None
     """PEM file of certificates to trust for rediss://, in addition to the system's."""

@@ -256,6 +256,24 @@ async def test_what_s3_refused_to_abort_is_still_named_by_redis_and_the_command_
     assert world.open_uploads() == []
 
 
+async def test_one_that_s3_refuses_to_abort_keeps_none_of_the_others_from_it(
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.append(3 * PART)
+    world.append(2 * PART, "b.mp4")
+    async with world.daemon() as daemon:
+        daemon.seen()
+        daemon.seen("b.mp4")
+        await trio.sleep(5)
+    refused, other = sorted(await world.checkpoints(), key=lambda one: one.meta.current_path)
+    key = refused.meta.s3_key_prefix
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "AbortMultipartUpload", key=key, code="AccessDenied", times=None))
+    with pytest.raises(S3OperationError, match="AccessDenied"):
+        await abort(context, refused.meta.stream_id, other.meta.stream_id)
+    assert f"{other.meta.stream_id}: aborted" in capsys.readouterr().out
+    assert [key for key in world.open_uploads() if other.meta.stream_id in str(key)] == []
+
+
 async def test_an_object_that_was_completed_unknown_to_redis_is_left_and_named(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:

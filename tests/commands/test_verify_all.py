@@ -231,15 +231,32 @@ async def test_what_is_no_longer_completed_is_forgotten(
 async def test_the_rate_is_kept_and_the_time_ends_the_run(
     world: World, scrubbed: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    [stream] = await uploaded(world, "a.mp4")
+    stream, _ = await uploaded(world, "a.mp4", "b.mp4")
     size = stream.meta.verified_size_bytes or 0
     began = trio.current_time()
     await run(scrubbed, capsys, Bounds(bytes_per_second=size))
-    assert trio.current_time() - began == pytest.approx(1.0, abs=0.2)
+    assert trio.current_time() - began == pytest.approx(2.0, abs=0.2)
     began = trio.current_time()
-    _, document = await run(scrubbed, capsys, Bounds(bytes_per_second=size // 100, seconds=5.0))
+    _, document = await run(scrubbed, capsys, Bounds(bytes_per_second=size // 4, seconds=5.0))
     assert trio.current_time() - began == pytest.approx(5.0, abs=0.2)
     assert document["bounded"] is True
+
+
+async def test_an_object_that_fits_into_no_run_keeps_no_other_from_being_verified(
+    world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each run would begin with it, and end within it."""
+    [large] = await uploaded(world, "a.mp4")
+    world.append(7, "b.mp4")
+    async with world.daemon() as daemon:
+        daemon.closed("b.mp4")
+        await trio.sleep(60)
+    bounds = Bounds(bytes_per_second=(large.meta.verified_size_bytes or 0) // 10, seconds=5.0)
+    code, document = await run(scrubbed, capsys, bounds)
+    assert (code, document["bounded"]) == (ExitCode.DONE, False)
+    assert document["counts"] == {"identical": 1, "unproven": 0, "mismatch": 0, "skipped": 1}
+    assert document["results"][0]["subject"] == large.meta.stream_id  # type: ignore[index]
+    assert "need 10s at --rate, more than --for" in document["results"][0]["says"]  # type: ignore[index]
 
 
 async def test_a_record_that_changed_meanwhile_is_no_mismatch(
