@@ -87,6 +87,8 @@ READS: Final = frozenset(
 UPLOADS: Final = frozenset({"create_multipart_upload", "upload_part", "complete_multipart_upload"})
 """S3 operations that may be refused although PutObject is not."""
 
+_NOT_IMPLEMENTED: Final = 501
+
 _SINGLE_CALL_CODES: Final = frozenset(
     {
         "BadDigest",
@@ -129,9 +131,13 @@ def probe_kind_of(operation: str) -> ProbeKind:
     return ProbeKind.READ if operation in READS else ProbeKind.WRITE
 
 
-def probe_kind_of_rejected(operation: str) -> ProbeKind:
-    """Return the kind of probe that shows whether a rejection of ``operation`` affects all calls of its kind."""
-    return ProbeKind.UPLOAD if operation in UPLOADS else ProbeKind.WRITE
+def probe_kind_of_rejected(operation: str, error: BaseException) -> ProbeKind:
+    """Return the kind of probe that shows whether a rejection of ``operation`` affects all calls of its kind.
+
+    What a store does not implement (501: a part that is sent twice, a header) is about the request.
+    """
+    is_upload = operation in UPLOADS and getattr(error, "status", None) != _NOT_IMPLEMENTED
+    return ProbeKind.UPLOAD if is_upload else ProbeKind.WRITE
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ class ServiceRetrier:
                 return await self._attempt(attempt)
             except CefMp4ProcessorError as error:
                 if is_rejected(error) and not self._breaker.starting:
-                    if await self._breaker.affects_all_calls(error, probe_kind_of_rejected(operation)):
+                    if await self._breaker.affects_all_calls(error, probe_kind_of_rejected(operation, error)):
                         raise _OutageError(error) from error
                     error.transient = is_single_call_code(error)
                     rejected_alone.append(error)

@@ -20,7 +20,7 @@ from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_args
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
@@ -240,7 +240,7 @@ class Settings(BaseSettings):
 
     redis_url: Annotated[SecretStr, AfterValidator(values.redis_url)] = SecretStr("redis://localhost:6379/0")
     """URL of Redis or Valkey: redis://, unix://, redis+sentinel://, redis+cluster://; rediss is redis over TLS."""
-    redis_key_prefix: str = ""
+    redis_key_prefix: Annotated[str, AfterValidator(values.key_prefix)] = ""
     """Prefix of all keys, in front of the owner's, for a Redis that other programs use too."""
     redis_ca_file: NamedPath | None = None
     """PEM file of certificates to trust for rediss://, in addition to the system's."""
@@ -353,6 +353,10 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"WATCH_EXCLUDE ({','.join(self.watch_exclude)}) excludes every recording that WATCH_PATTERNS "
                 f"({','.join(self.watch_patterns)}) names; exclude less, such as {DEFAULT_EXCLUDE[0]},tmp/**"
+            )
+        if urlsplit(self.s3_endpoint_url or "").path.endswith(f"/{self.s3_bucket_name}"):
+            raise ValueError(
+                f"S3_ENDPOINT_URL must not end with the bucket /{self.s3_bucket_name}, which S3_BUCKET_NAME adds to it"
             )
         if why := unfit_rate(self.max_upload_rate, self.max_concurrent_parts):
             raise ValueError(why)

@@ -172,6 +172,13 @@ def host_names(value: object) -> object:
     return tuple(found)
 
 
+def key_prefix(value: str) -> str:
+    """Check a prefix of keys in Redis: other text cannot be sent, which would look like an outage."""
+    if not value.isprintable():  # a byte that is not UTF-8 is a surrogate here, which is not printable
+        raise ValueError("takes printable text in UTF-8, such as cef-trio:")
+    return value
+
+
 def region(value: str) -> str:
     """Check the name of a region: another one cannot be signed."""
     if not _REGION.fullmatch(value):

@@ -295,6 +295,11 @@ class FilesWithoutTask:
         for files in (self.settled, self.failed, self._held, self._deferred, self._below_minimum):
             files.pop(path, None)
 
+    def waiting_since(self, path: str, stat: FileStat) -> float | None:
+        """Return since when this file waits for its lookup, or is set aside; ``None``: it does not."""
+        known = (files[path] for files in (self._set_aside, self.unknown) if path in files)
+        return min((one.since for one in known if one.stat.inode == stat.inode), default=None)
+
     def begin_here(self, path: str) -> None:
         """Have a file begun by this daemon, if its lookup is pending and shows no record."""
         if path in self.unknown:

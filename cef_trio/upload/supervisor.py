@@ -561,6 +561,8 @@ class StreamSupervisor:
         *,
         seen_at: float | None = None,
     ) -> None:
+        if seen_at is None:  # resumed by its lease: how long its file has been waiting is not to be lost (P10)
+            seen_at = self.files.waiting_since(file_state.path, file_state.stat)
         self.files.begun(file_state.path)
         value = AsyncValue(file_state)
         processor = StreamProcessor(self._services, self._lost_records, value, stream_id, history)

@@ -291,6 +291,24 @@ def test_a_region_that_cannot_be_signed_is_refused_and_no_outage(
     assert line.startswith("S3_REGION_NAME: takes the name of a region, such as eu-central-1")
 
 
+def test_an_endpoint_that_names_the_bucket_already_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its objects would be at /recordings/recordings/KEY, or the bucket not found."""
+    (line,) = lines_of(tmp_path, monkeypatch, S3_ENDPOINT_URL="https://s3.example.com/recordings/")
+    assert line == "S3_ENDPOINT_URL must not end with the bucket /recordings, which S3_BUCKET_NAME adds to it"
+    for fit in ("https://recordings", "https://s3.example.com/other", "https://s3.example.com/recordings/gateway"):
+        monkeypatch.setenv("S3_ENDPOINT_URL", fit)
+        assert load_settings(None).s3_endpoint_url == fit
+
+
+@pytest.mark.parametrize("prefix", ["a\udcffb:", "a\nb:", "a\x1b[31m"])
+def test_a_prefix_that_redis_cannot_be_sent_is_refused_and_no_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    (line,) = lines_of(tmp_path, monkeypatch, REDIS_KEY_PREFIX=prefix)
+    assert line.startswith("REDIS_KEY_PREFIX: takes printable text in UTF-8")
+    assert line.isprintable()
+
+
 @pytest.mark.parametrize("hosts", ["http://a.example", "*.example.com", "a.example:8000", ".example.com", "a b"])
 def test_a_host_name_that_no_request_can_have_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts: str
