@@ -47,7 +47,15 @@ async def forget(context: CommandContext, *given: str, wanted: Wanted = BY_ID, d
 
 async def fails(world: World, daemon: WorldDaemon) -> Checkpoint:
     """The recording fails at its end, with an upload that is kept, and its daemon says so."""
-    world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", code="AccessDenied", times=None))
+    world.endpoint.faults.arm(
+        Fault(
+            Kind.ERROR,
+            "CompleteMultipartUpload",
+            code="AccessDenied",
+            times=None,
+            predicate=lambda call: (call.key or "").endswith("/a.mp4"),  # of every key, it would be an outage
+        )
+    )
     world.append(3 * PART)
     daemon.closed()
     await trio.sleep(90)
