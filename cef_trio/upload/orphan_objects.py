@@ -154,11 +154,14 @@ class OrphanObjects:
         ]
 
     async def _unknown(self, orphans: list[_Orphan]) -> list[_Orphan]:
-        """Return those that Redis does not know."""
+        """Return those that Redis does not know, here or of another owner, whose gc may delete its own (P8)."""
         if not orphans:
             return []
-        known = await self._services.store.load_metas({orphan.proposed.stream_id for orphan in orphans})
-        owned = known.keys() | known.unreadable.keys() | self._live_ids()
+        ids = {orphan.proposed.stream_id for orphan in orphans}
+        known = await self._services.store.load_metas(ids)
+        owned = known.keys() | known.unreadable.keys()
+        owned |= await self._services.known_elsewhere(ids - owned)
+        owned |= self._live_ids()
         return [orphan for orphan in orphans if orphan.proposed.stream_id not in owned]
 
     async def adopt(

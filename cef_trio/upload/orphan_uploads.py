@@ -85,8 +85,7 @@ class OrphanUploads:
         found = [Proposal(upload, proposed) for upload in uploads if (proposed := template.parse(upload.key))]
         known = await self._services.store.load_metas({proposal.proposed.stream_id for proposal in found})
         owned = known.keys() | known.unreadable.keys()  # an unreadable record keeps its upload
-        if template.mixes_owners and self._services.owners is not None:
-            owned |= await self._services.owners.known_elsewhere({one.proposed.stream_id for one in found} - owned)
+        owned |= await self._services.known_elsewhere({one.proposed.stream_id for one in found} - owned)
         # Evaluated after the last await, because a task may have claimed an upload during it.
         owned |= self._claimed | live_ids()
         self._proposals = [proposal for proposal in found if proposal.proposed.stream_id not in owned]

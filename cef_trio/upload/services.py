@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
@@ -181,6 +181,16 @@ class Services:
         """Return whether a stream is in the watch folder and belongs to this host (promise P9)."""
         folders = self.rules.folders
         return (not folders or root_of(meta.current_path, folders) is not None) and self.ownership.is_ours(meta)
+
+    async def known_elsewhere(self, stream_ids: Collection[str]) -> frozenset[str]:
+        """Return those of these streams, unknown here, that another owner knows: its objects may have our prefix.
+
+        Raises:
+            RedisOperationError: Redis is unavailable.
+        """
+        if self.owners is None:
+            return frozenset()
+        return await self.owners.known_elsewhere(stream_ids, mixed=self.rules.key_template.mixes_owners)
 
     def may_take(self, holder: str | None) -> bool:
         """Return whether a stream's lease may be taken (:func:`rules.may_take`), and its holder is no :attr:`twins`."""
