@@ -94,7 +94,7 @@ def _nothing_is_copied(stack: ExitStack) -> None:
     replace_in(stack, StreamUpload, "_find_base", left_out)
 
 
-@mutation("unchecked: origin of a response", "page-413", "P1", "P2", "P6", fault=None, kind="5")
+@mutation("unchecked: origin of a response", "page-404", "P1", "P2", "P6", fault=None, kind="5")
 def _every_response_is_from_s3(stack: ExitStack) -> None:
     """The page of a proxy is taken for a response of S3."""
 
