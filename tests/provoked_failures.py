@@ -19,7 +19,7 @@ from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import FailureReason, Status
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.world import PART, World, WorldDaemon
-from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.s3_endpoint import CallInfo, Fault, Kind
 from cef_trio.upload import part_plan
 
 BAD, GOOD = "bad.mp4", "good.mp4"
@@ -37,12 +37,17 @@ class Scene:
 Provoke = Callable[[Scene], Awaitable[None]]
 
 
+def of_recording(name: str = "a.mp4") -> Callable[[CallInfo], bool]:
+    """Return the predicate of a fault that concerns this recording alone: of every one, it would be an outage."""
+    return lambda call: (call.key or "").endswith(f"/{name}")
+
+
 def refuse(operation: str, code: str) -> Provoke:
     """S3 refuses a call for the bad recording permanently."""
 
     async def provoke(scene: Scene) -> None:
-        of_the_bad = lambda call: bool(call.key) and call.key.endswith(f"/{BAD}")  # noqa: E731
-        scene.world.endpoint.faults.arm(Fault(Kind.ERROR, operation, code=code, times=None, predicate=of_the_bad))
+        fault = Fault(Kind.ERROR, operation, code=code, times=None, predicate=of_recording(BAD))
+        scene.world.endpoint.faults.arm(fault)
         scene.daemon.closed(BAD)
 
     return provoke

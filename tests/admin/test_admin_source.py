@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from provoked_failures import of_recording
 from waiting import completed, until_idle
 
 from cef_trio.admin import page_source as source_module
@@ -164,7 +165,8 @@ async def _down(operation: str, moment: Moment) -> None:
 
 
 async def test_no_secret_is_shown_in_the_words_of_others(world: World) -> None:
-    world.endpoint.faults.arm(Fault(Kind.ERROR, "CreateMultipartUpload", times=None, code="AccessDenied"))
+    fault = Fault(Kind.ERROR, "CreateMultipartUpload", times=None, code="AccessDenied", predicate=of_recording())
+    world.endpoint.faults.arm(fault)
     world.append(2 * PART)
     async with world.daemon() as daemon, trio.open_nursery() as nursery:
         await until_idle(world, Status.FAILED_ACCESS_DENIED)

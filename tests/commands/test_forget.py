@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from provoked_failures import of_recording
 from servers.command import command
 from servers.stream_records import DAEMON, a_stream, stream_id
 from store_faults import CancelledAt
@@ -53,7 +54,7 @@ async def fails(world: World, daemon: WorldDaemon) -> Checkpoint:
             "CompleteMultipartUpload",
             code="AccessDenied",
             times=None,
-            predicate=lambda call: (call.key or "").endswith("/a.mp4"),  # of every key, it would be an outage
+            predicate=of_recording(),
         )
     )
     world.append(3 * PART)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+from provoked_failures import of_recording
 from structlog.typing import EventDict
 from waiting import completed, until, until_idle
 
@@ -58,7 +59,8 @@ async def test_a_start_is_announced_before_the_recording_ends_and_signed(world: 
 async def test_a_failure_says_why_and_what_to_do_and_each_failure_is_its_own(
     world: World, context: CommandContext
 ) -> None:
-    world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", code="AccessDenied", times=None))
+    fault = Fault(Kind.ERROR, "CompleteMultipartUpload", code="AccessDenied", times=None, predicate=of_recording())
+    world.endpoint.faults.arm(fault)
     world.append(2 * PART)
     async with world.daemon() as daemon:
         daemon.closed()

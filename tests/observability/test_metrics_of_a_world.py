@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from provoked_failures import of_recording
 from structlog.testing import capture_logs
 from waiting import completed, until_idle
 
@@ -108,7 +109,8 @@ async def test_every_retry_is_logged_and_counted(world: World) -> None:
 
 
 async def test_an_operation_that_fails_for_good_is_counted_once_and_so_is_its_stream(world: World) -> None:
-    world.endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", status=403, code="AccessDenied", times=None))
+    fault = Fault(Kind.ERROR, "UploadPart", code="AccessDenied", times=None, predicate=of_recording())
+    world.endpoint.faults.arm(fault)
     world.append(PART)
     async with world.daemon() as daemon:
         await until_idle(world, Status.FAILED_ACCESS_DENIED)
@@ -135,7 +137,8 @@ async def test_a_failure_whose_record_is_tried_again_is_counted_once(world: Worl
 
     async with world.daemon() as daemon:
         world.store.fault = no_release
-        world.endpoint.faults.arm(Fault(Kind.ERROR, "CreateMultipartUpload", code="AccessDenied", times=None))
+        fault = Fault(Kind.ERROR, "CreateMultipartUpload", code="AccessDenied", times=None, predicate=of_recording())
+        world.endpoint.faults.arm(fault)
         await trio.sleep(600)
         assert to_fail == 0
         assert value(daemon, "streams_ended_total", outcome="failed") == 1
