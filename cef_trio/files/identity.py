@@ -83,10 +83,13 @@ def compare_identity(recorded: FileIdentity, observed: FileIdentity) -> Identity
 
 
 def looks_the_same(recorded: FileIdentity, observed: FileIdentity) -> bool:
-    """Return whether the inode number and the first bytes agree, if there are any: a hint where nothing tells more."""
+    """Return whether the inode number and all of the first bytes agree: a strong hint where no number is certain.
+
+    A shorter beginning is no hint: all recordings of a camera may begin with the same ``ftyp`` box.
+    """
     return (
         recorded.inode == observed.inode
-        and recorded.head_size_bytes > 0
+        and recorded.head_size_bytes == HEAD_BYTES
         and _same_head(recorded, observed)
         and _agree(recorded.birth_ns, observed.birth_ns) is not False
     )

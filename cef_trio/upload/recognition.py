@@ -121,9 +121,9 @@ async def recognize_at(services: Services, meta: StreamMeta, path: str) -> Ident
     """Return whether the file at a path is the stream's: ``SAME`` or ``REPLACED``.
 
     If the identity is ambiguous and no part was recorded, the result is ``SAME`` for an open stream (no bytes were
-    sent, so none can be mixed), and ``REPLACED`` for an ended one. A failed one keeps its file if that looks the same:
-    else an aborted recording would be uploaded after all, and another one would fail again and again, each time as a
-    new stream, where inode numbers do not last (FAT, FUSE).
+    sent, so none can be mixed), and ``REPLACED`` for an ended one. A failed one keeps its file if that looks the same
+    (:func:`~cef_trio.files.looks_the_same`): else an aborted recording would be uploaded after all, and another one
+    would fail again and again, each time as a new stream, where inode numbers do not last (FAT, FUSE).
 
     Raises:
         RecordingChangedError, ChunkProcessingError, RedisOperationError, S3OperationError: as :func:`match_at`.

@@ -93,7 +93,7 @@ def test_a_recording_that_was_renamed_before_its_lookup_had_an_answer_is_not_beg
     assert run_plan(Plan(SIMULATED, injections_of(79844), 79844)).violations == []
 
 
-@pytest.mark.parametrize("seed", [9664, 10103, 10641, 200848, 202651, 308262])
+@pytest.mark.parametrize("seed", [9664, 10103, 10641, 200848, 202651, 308262, 326895])
 def test_an_aborted_recording_stays_and_leaves_no_upload_in_reach(seed: int) -> None:
     """Also where recordings are deleted after their upload, and where the key template changes after the abort."""
     assert run_plan(Plan(SIMULATED, injections_of(seed), seed)).violations == []

@@ -9,8 +9,9 @@ import trio
 
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.states import Status
-from cef_trio.files.identity import IdentityMatch
+from cef_trio.files.identity import HEAD_BYTES, IdentityMatch
 from cef_trio.lab.world import PART, World
+from cef_trio.s3_endpoint import Fault, Kind
 from cef_trio.upload import recognition
 
 
@@ -52,19 +53,21 @@ async def test_p2_nothing_of_a_stream_is_sent_again_whose_abort_a_crash_interrup
 
 
 @pytest.mark.parametrize("lasting_inodes", [True, False])
-@pytest.mark.parametrize("parts", [0, 2])
+@pytest.mark.parametrize("parts_sent", [True, False])
 async def test_an_aborted_recording_that_goes_on_growing_is_not_begun_again(
-    world: World, monkeypatch: pytest.MonkeyPatch, parts: int, *, lasting_inodes: bool
+    world: World, monkeypatch: pytest.MonkeyPatch, *, parts_sent: bool, lasting_inodes: bool
 ) -> None:
     """Also where inode numbers do not last, and no part tells that it is the same file (world 308262)."""
     if not lasting_inodes:
         monkeypatch.setattr(recognition, "compare_identity", lambda *_: IdentityMatch.ASK_BYTES)
-    world.append(parts * PART + 41)
+    if not parts_sent:
+        world.endpoint.faults.arm(Fault(Kind.FREEZE, "UploadPart", times=None))
+    world.append(HEAD_BYTES + 41)
     async with world.daemon() as daemon:
         daemon.seen()
         await trio.sleep(3)
         (stream,) = world.known()
-        assert len(stream.parts) == parts
+        assert bool(stream.parts) is parts_sent
         await world.store.request_abort([stream.meta.stream_id])
         await trio.sleep(10)
         for _ in range(5):
@@ -78,19 +81,25 @@ async def test_an_aborted_recording_that_goes_on_growing_is_not_begun_again(
     assert [one.meta.status for one in world.known()] == [Status.FAILED_ABORTED]
 
 
-async def test_another_file_under_the_name_of_an_aborted_recording_is_uploaded(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("beginning", [b"the box that all of them begin with", b""])
+async def test_p1_another_file_under_the_name_of_an_aborted_recording_is_uploaded(
+    world: World, monkeypatch: pytest.MonkeyPatch, beginning: bytes
 ) -> None:
+    """Also if it has the inode number and the short beginning of the aborted one."""
     monkeypatch.setattr(recognition, "compare_identity", lambda *_: IdentityMatch.ASK_BYTES)
-    world.append(41)
+    Path(world.path("a.mp4")).write_bytes(beginning)
+    if not beginning:
+        world.append(HEAD_BYTES)
+        world.endpoint.faults.arm(Fault(Kind.FREEZE, "UploadPart", times=None))
     async with world.daemon() as daemon:
         daemon.seen()
         await trio.sleep(3)
         (stream,) = world.known()
         await world.store.request_abort([stream.meta.stream_id])
         await trio.sleep(10)
-        Path(world.path("a.mp4")).unlink()
-        world.append(PART + 10)
+        world.endpoint.faults.clear()
+        Path(world.path("a.mp4")).write_bytes(beginning)  # the same inode number
+        world.append(HEAD_BYTES + PART)
         daemon.closed()
         await trio.sleep(20)
     assert sorted(one.meta.status for one in world.known()) == [Status.COMPLETED, Status.FAILED_ABORTED]
