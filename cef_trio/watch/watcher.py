@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 _POLL_SECONDS: Final = 1.0
 """Interval of scans while the folder cannot be watched or is missing."""
 _RENAME_SECONDS: Final = 0.02
+_RENAMES_IN_A_ROW: Final = 5
+"""How often at most later events are waited for, if a renamed file is not at its last name."""
 """How long to wait for the second half of a rename; a read may fall between the two halves."""
 _MAX_LOGGED: Final = 20
 """How many links one event names."""
@@ -241,17 +243,35 @@ class Watcher:
     async def _read_events(self, inotify: INotify, scope: trio.CancelScope) -> None:
         while self._watches is not None:
             await trio.lowlevel.wait_readable(inotify.fileno())
-            events = self._read_now(inotify)
-            if unpaired_moves(events):
+            changes = await self._next_changes(inotify)
+            for _ in range(_RENAMES_IN_A_ROW):
+                if not await self._has_moved_on(changes):
+                    break
                 with trio.move_on_after(_RENAME_SECONDS):
                     await trio.lowlevel.wait_readable(inotify.fileno())
-                events += self._read_now(inotify)
-            watches = self._watches
-            if watches is None:  # the limit was reached meanwhile: the folder is polled now
+                changes += await self._next_changes(inotify)
+            if self._watches is None:  # the limit was reached meanwhile: the folder is polled now
                 return
-            if not await self._report(translate(events, watches)):
+            if not await self._report(changes):
                 scope.cancel()
                 return
+
+    async def _next_changes(self, inotify: INotify) -> list[Change]:
+        events = self._read_now(inotify)
+        if unpaired_moves(events):
+            with trio.move_on_after(_RENAME_SECONDS):
+                await trio.lowlevel.wait_readable(inotify.fileno())
+            events += self._read_now(inotify)
+        return translate(events, self._watches) if self._watches is not None else []
+
+    async def _has_moved_on(self, changes: Sequence[Change]) -> bool:
+        """Return whether a renamed file is not at its last name: it was renamed or deleted, and events follow."""
+        moved = {change.path for change in changes if change.kind is ChangeKind.MOVED}
+        if not moved:
+            return False
+        stats = await self._reader.stats(moved)
+        places = {place for place in final_paths(changes, stats) if place in moved}
+        return not places <= stats.keys()
 
     def _read_now(self, inotify: INotify) -> list[Event]:
         return list(inotify.read(timeout=0))

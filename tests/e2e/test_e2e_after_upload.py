@@ -141,9 +141,12 @@ def test_a_start_and_a_failure_are_delivered_and_the_failed_stream_is_let_go_bes
             webhook_secret=SECRET,
         )
         refused = {"kind": "error", "operation": "CompleteMultipartUpload", "code": "AccessDenied", "times": None}
-        fault = arm(embedded.endpoint, refused)
         with daemon(settings) as process:
-            write(watch_dir / "a.mp4", 11 * MIB)
+            with (watch_dir / "a.mp4").open("wb", buffering=0) as recording:
+                recording.write(os.urandom(MIB))
+                key = process.wait_for("stream_started")["key"]
+                fault = arm(embedded.endpoint, {**refused, "key": key})  # of every key, it would be an outage
+                recording.write(os.urandom(10 * MIB))
             process.wait_for("stream_failed")
             process.wait_for("webhook_delivered", count=2)
             disarm(embedded.endpoint, fault)

@@ -95,8 +95,12 @@ def test_no_secret_is_shown_while_everything_fails(s3: Endpoint, watch_dir: Path
         settings = settings_of(watch_dir, s3.url, server.port, tmp_path, close_grace_seconds=0.1)
         with daemon(settings) as process:
             port = process.wait_for("admin_server_started")["port"]
-            arm(s3, {"kind": "error", "operation": "UploadPart", "code": "AccessDenied", "times": None})
-            (watch_dir / "denied.mp4").write_bytes(b"x" * LARGE)
+            refused = {"kind": "error", "operation": "UploadPart", "code": "AccessDenied", "times": None}
+            with (watch_dir / "denied.mp4").open("wb", buffering=0) as recording:
+                recording.write(b"x")
+                key = process.wait_for("stream_started")["key"]
+                arm(s3, {**refused, "key": key})  # of every key, it would be an outage
+                recording.write(b"x" * LARGE)
             failed = process.wait_for("stream_failed")["stream_id"]
             disarm_all(s3)
             arm(s3, {"kind": "reset", "operation": "UploadPart", "times": 3})

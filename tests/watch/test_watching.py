@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from inotify_simple import INotify, flags
+from inotify_simple import Event, INotify, flags
 from structlog.testing import capture_logs
 from trio_util import AsyncValue
 from waiting import WAIT_SECONDS, until
@@ -150,6 +150,31 @@ async def test_p2_renames_in_a_row_are_each_reported_with_the_file_that_was_rena
             (str(b), str(a), inodes[1]),
             (str(other), str(b), inodes[0]),
         ]
+        assert not [event for event in listener.events.value if isinstance(event, Gone)]
+
+
+async def test_p2_a_rename_is_read_together_with_a_later_one_of_the_same_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each event is read alone, as on a busy machine; by then all three renames are done."""
+    read = INotify.read
+    kept: list[Event] = []
+
+    def one_rename(self: INotify, timeout: float | None = None) -> list[Event]:
+        kept.extend(read(self, timeout))
+        some, kept[:] = kept[:2], kept[2:]
+        return some
+
+    a, b, other = folder / "a.mp4", folder / "b.mp4", folder / "other.mp4"
+    a.write_bytes(b"1")
+    b.write_bytes(b"22")
+    async with watching(folder) as listener:
+        await trio.testing.wait_all_tasks_blocked()
+        monkeypatch.setattr(INotify, "read", one_rename)
+        a.rename(other)
+        b.rename(a)
+        other.rename(b)
+        await listener.wait_for(lambda event: isinstance(event, Moved) and event.new_path == str(b))
         assert not [event for event in listener.events.value if isinstance(event, Gone)]
 
 
