@@ -201,9 +201,11 @@ def test_a_clone_does_not_work_while_its_original_does(machines: tuple[Machine, 
             first.signal(signal.SIGSTOP)  # for longer than its claim lasts
             second.wait_for("owner_claimed")
             second.wait_for("stream_completed")
+            second.signal(signal.SIGSTOP)  # its next report would replace the last one of its twin
             first.signal(signal.SIGCONT)
             assert first.wait() == 4
             states = {one["state"]: one["says"] for one in answer("fleet", settings=desk, code=5)["daemons"]}
+            second.signal(signal.SIGCONT)
             assert "took its owner's name" in states["lost its name"][0]
             lost = first.wait_for("owner_claim_lost", owner=name)
             assert lost["system"].startswith("00000022")
