@@ -15,7 +15,7 @@ from cef_trio.lab.faults import CRASH_MOMENTS, FaultKind, Injection
 from cef_trio.lab.mutations import MUTATIONS, VARIANTS
 from cef_trio.lab.run import Plan
 
-_ORDER = (1, 5, 3, 7, 2, 6, 4, 8)
+_ORDER = (1, 5, 6, 8, 3, 7, 2, 4)
 """Order in which moments are tried: coarse to fine, since most defects show at many consecutive moments."""
 
 

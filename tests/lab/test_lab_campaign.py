@@ -17,15 +17,15 @@ from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.scenarios import EXPECTED_BROKEN, EXPLORED, SCENARIOS, streams
 
 PROCESSES = os.cpu_count() or 1
-FIRST, WORLDS = 200, 400
+FIRST, WORLDS = 1000, 240
 """These seeds have every kind of fault."""
 PAIRS = 1
 """Runs with two injections, of each scenario."""
 EVERY = {
-    name: 96 if scenario in streams.SCENARIOS else 3072 if scenario.fleet is not None else 1152
+    name: 160 if scenario in streams.SCENARIOS else 5120 if scenario.fleet is not None else 1920
     for name, scenario in SCENARIOS.items()
 }
-"""The distance of the injections: 96 steps in the scenarios of one recording, 1152 in the longer ones, 3072 in fleets.
+"""The distance of the injections: 160 steps in the scenarios of one recording, 1920 in the longer ones, 5120 in fleets.
 
 The long campaign (`.ci/campaign`) injects at each step."""
 KINDS = {
