@@ -9,6 +9,7 @@ Stream tasks run in the daemon's processor nursery. No exception of one task rea
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -87,6 +88,8 @@ class StreamSupervisor:
         """Paths of ended tasks that wait for their recheck: one each, however many tasks ended."""
         self._renaming: str | None = None
         """The stream whose rename is being recorded under a temporary lease; its task must not start meanwhile."""
+        self._recorded_names = deque[tuple[str, str]](maxlen=_BATCH)
+        """The latest paths recorded for renamed files without a task, and their streams, oldest first."""
         self._work = AsyncBool(False)
         self._renewed_at = -inf
         """When the last renewal of the leases began, by ``trio.current_time()``."""
@@ -478,6 +481,8 @@ class StreamSupervisor:
                 # A newer daemon records the new name.
                 self.files.put_aside(new_path, self.files.unknown.pop(new_path), known.newer[old_path])
             meta = known[old_path].meta if old_path in known else None
+            if meta is None or not may_be(meta.identity, stat):
+                meta = await self._named_before(old_path, stat)
             if meta is not None and not self._services.ownership.is_ours(meta):
                 meta = None  # another host may have a file with the same path and inode number (P9)
             if self._services.ownership.is_shared and new_path in known and may_be(known[new_path].meta.identity, stat):
@@ -495,6 +500,16 @@ class StreamSupervisor:
                     self._renaming = None
             del self.files.renamed[0]
 
+    async def _named_before(self, path: str, stat: FileStat) -> StreamMeta | None:
+        """Return this file's stream if this path is its latest name, though another stream has had it since.
+
+        Two files may pass through one name at once (names are swapped by a third one). By path, Redis knows the last.
+        """
+        ids = {stream_id for name, stream_id in self._recorded_names if name == path}
+        known = (await self._services.store.load_metas(ids)).values() if ids else ()
+        fitting = (one.meta for one in known if one.meta.current_path == path and may_be(one.meta.identity, stat))
+        return next(fitting, None)
+
     async def _record_name(self, stream_id: str, old_path: str, path: str) -> None:
         store, lease = self._services.store, self._services.lease
         if not await store.acquire(stream_id, lease):
@@ -506,6 +521,7 @@ class StreamSupervisor:
             known = await store.load_metas([stream_id])
             if stream_id in known and known[stream_id].meta.current_path == old_path:
                 await store.rename(stream_id, lease, path)
+                self._recorded_names.append((path, stream_id))
                 log.info("known_recording_renamed", stream_id=stream_id, path=path)
         finally:
             await self._services.park_stream(stream_id)

@@ -179,6 +179,12 @@ def final_paths(changes: Sequence[Change], present: Container[str]) -> list[str 
     return found[::-1]
 
 
+def have_moved_on(changes: Sequence[Change], present: Container[str]) -> bool:
+    """Return whether a renamed file is not at its last name: it was renamed again or deleted, and events follow."""
+    moved = {change.path for change in changes if change.kind is ChangeKind.MOVED}
+    return any(place in moved and place not in present for place in final_paths(changes, present))
+
+
 def _are_exchanged(change: Change, following: Change, present: Container[str]) -> bool:
     is_inverse = following.kind is ChangeKind.MOVED and (following.old_path, following.path) == (
         change.path,

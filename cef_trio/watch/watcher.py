@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -21,7 +21,7 @@ import structlog
 import trio
 from trio_util import AsyncBool
 
-from cef_trio.files import is_below, root_of
+from cef_trio.files import FileStat, is_below, root_of
 from cef_trio.watch.events import Closed, FileListener, Gone, Moved, Scanned, Seen
 from cef_trio.watch.patterns import PathMatcher, WatchScope
 from cef_trio.watch.scan import FolderReader, Scan, ThreadedReader
@@ -29,16 +29,24 @@ from cef_trio.watch.scan import FolderReader, Scan, ThreadedReader
 if sys.platform == "linux" or TYPE_CHECKING:
     from inotify_simple import Event, INotify
 
-    from cef_trio.watch.inotify import Change, ChangeKind, FolderWatches, final_paths, translate, unpaired_moves
+    from cef_trio.watch.inotify import (
+        Change,
+        ChangeKind,
+        FolderWatches,
+        final_paths,
+        have_moved_on,
+        translate,
+        unpaired_moves,
+    )
 
 log = structlog.get_logger(__name__)
 
 _POLL_SECONDS: Final = 1.0
 """Interval of scans while the folder cannot be watched or is missing."""
 _RENAME_SECONDS: Final = 0.02
+"""How long to wait for the second half of a rename; a read may fall between the two halves."""
 _RENAMES_IN_A_ROW: Final = 5
 """How often at most later events are waited for, if a renamed file is not at its last name."""
-"""How long to wait for the second half of a rename; a read may fall between the two halves."""
 _MAX_LOGGED: Final = 20
 """How many links one event names."""
 _LIMITS: Final = {
@@ -244,15 +252,18 @@ class Watcher:
         while self._watches is not None:
             await trio.lowlevel.wait_readable(inotify.fileno())
             changes = await self._next_changes(inotify)
+            stats = await self._stats(changes)
             for _ in range(_RENAMES_IN_A_ROW):
-                if not await self._has_moved_on(changes):
+                if not have_moved_on(changes, stats):
                     break
                 with trio.move_on_after(_RENAME_SECONDS):
                     await trio.lowlevel.wait_readable(inotify.fileno())
                 changes += await self._next_changes(inotify)
+                stats = await self._stats(changes)
             if self._watches is None:  # the limit was reached meanwhile: the folder is polled now
                 return
-            if not await self._report(changes):
+            # By the same stats: at a later look, a file that was at its new name may have moved on.
+            if not await self._report(changes, stats):
                 scope.cancel()
                 return
 
@@ -264,25 +275,18 @@ class Watcher:
             events += self._read_now(inotify)
         return translate(events, self._watches) if self._watches is not None else []
 
-    async def _has_moved_on(self, changes: Sequence[Change]) -> bool:
-        """Return whether a renamed file is not at its last name: it was renamed or deleted, and events follow."""
+    async def _stats(self, changes: Iterable[Change]) -> Mapping[str, FileStat]:
+        """Return the stat of each file that is at the path of a change."""
         moved = {change.path for change in changes if change.kind is ChangeKind.MOVED}
-        if not moved:
-            return False
-        stats = await self._reader.stats(moved)
-        places = {place for place in final_paths(changes, stats) if place in moved}
-        return not places <= stats.keys()
+        seen = {change.path for change in changes if change.kind in {ChangeKind.SEEN, ChangeKind.CLOSED}}
+        paths = moved.union(filter(self._scope, seen))
+        return await self._reader.stats(paths) if paths else {}
 
     def _read_now(self, inotify: INotify) -> list[Event]:
         return list(inotify.read(timeout=0))
 
-    async def _report(self, changes: Iterable[Change]) -> bool:
+    async def _report(self, changes: Sequence[Change], stats: Mapping[str, FileStat]) -> bool:
         """Pass changes to the listener; return whether the watch folder still exists."""
-        changes = list(changes)
-        moved = {change.path for change in changes if change.kind is ChangeKind.MOVED}
-        seen = {change.path for change in changes if change.kind in {ChangeKind.SEEN, ChangeKind.CLOSED}}
-        paths = moved.union(filter(self._scope, seen))
-        stats = await self._reader.stats(paths) if paths else {}
         for change, place in zip(changes, final_paths(changes, stats), strict=True):
             stat = stats.get(place) if place is not None else None
             match change.kind:

@@ -76,6 +76,34 @@ async def test_p2_a_recording_renamed_after_its_completion_is_uploaded_once(worl
     assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
 
 
+async def test_p2_a_completed_recording_keeps_its_record_though_another_file_has_had_its_name_since(
+    world: World,
+) -> None:
+    """Both pass through one name: names of two pairs are swapped at once, by the same third name."""
+    world.append(PART + 10)
+    world.append(PART, "growing.mp4")
+    async with world.daemon() as daemon:
+        daemon.seen("growing.mp4")
+        daemon.closed()
+        await completed(world)
+        await trio.sleep(5)
+        Path(world.path("a.mp4")).rename(world.path("third.mp4"))
+        daemon.moved("a.mp4", "third.mp4")
+        await trio.sleep(0.5)
+        Path(world.path("third.mp4")).rename(world.path("b.mp4"))
+        Path(world.path("growing.mp4")).rename(world.path("third.mp4"))
+        daemon.moved("growing.mp4", "third.mp4")
+        await trio.sleep(0.5)
+        assert sorted(checkpoint.meta.current_path for checkpoint in world.known()) == [world.path("third.mp4")] * 2
+        daemon.moved("third.mp4", "b.mp4")  # the event is late
+        await trio.sleep(0.5)
+        daemon.closed("third.mp4")
+        await trio.sleep(60)
+    paths = sorted((one.meta.current_path, one.meta.status) for one in world.known())
+    assert paths == [(world.path("b.mp4"), Status.COMPLETED), (world.path("third.mp4"), Status.COMPLETED)]
+    assert world.received_bytes() == 2 * PART + 10
+
+
 async def test_another_file_under_the_old_name_of_a_completed_recording_does_not_take_its_record_along(
     world: World,
 ) -> None:

@@ -178,6 +178,34 @@ async def test_p2_a_rename_is_read_together_with_a_later_one_of_the_same_file(
         assert not [event for event in listener.events.value if isinstance(event, Gone)]
 
 
+class RenamingReader(ThreadedReader):
+    """A reader that makes the next rename after each stat."""
+
+    def __init__(self, renames: Sequence[tuple[Path, Path]]) -> None:
+        super().__init__(MATCHES)
+        self.renames = list(renames)
+
+    async def stats(self, paths: Iterable[str]) -> Mapping[str, FileStat]:
+        stats = await super().stats(paths)
+        if self.renames:
+            old, new = self.renames.pop(0)
+            old.rename(new)
+        return stats
+
+
+async def test_p2_a_file_that_is_renamed_again_after_a_look_at_it_is_reported_where_it_was_seen(folder: Path) -> None:
+    """It was looked for a second time before the report, and called gone; at its next name it was a new recording."""
+    a, b, other = folder / "a.mp4", folder / "b.mp4", folder / "other.mp4"
+    a.write_bytes(b"1")
+    b.write_bytes(b"22")
+    async with watching(folder, reader=RenamingReader([(b, a), (other, b)])) as listener:
+        a.rename(other)
+        await listener.wait_for(lambda event: isinstance(event, Moved) and event.new_path == str(b))
+        moves = [(event.old_path, event.new_path) for event in listener.events.value if isinstance(event, Moved)]
+        assert moves == [(str(a), str(other)), (str(b), str(a)), (str(other), str(b))]
+        assert not [event for event in listener.events.value if isinstance(event, Gone)]
+
+
 @pytest.mark.parametrize(
     ("changes", "places"),
     [

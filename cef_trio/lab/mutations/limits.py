@@ -83,7 +83,8 @@ def _lost_watches_ignored(stack: ExitStack) -> None:
         while True:
             await trio.lowlevel.wait_readable(inotify.fileno())
             watches: Any = self._watches
-            if not await self._report(translate(list(inotify.read(timeout=0)), watches)):
+            changes = translate(list(inotify.read(timeout=0)), watches)
+            if not await self._report(changes, await self._stats(changes)):
                 scope.cancel()
                 return
 
