@@ -366,7 +366,14 @@ async def _run_intake(
     status.waits_for, tasks.risks.not_started = "", None
     folder, matches = os.fspath(settings.watch_dir), _scope(settings)
     reader = ThreadedReader(matches, services.mounts)
-    watcher = Watcher(folder, matches, tasks.supervisor, rescan_seconds=settings.rescan_seconds, reader=reader)
+    watcher = Watcher(
+        folder,
+        matches,
+        tasks.supervisor,
+        rescan_seconds=settings.rescan_seconds,
+        reader=reader,
+        links=settings.watch_dir_links,
+    )
     async with trio.open_nursery() as intake:
         await tasks.start(intake, lambda: tasks.watch(intake, watcher))
         intake.start_soon(status.run)

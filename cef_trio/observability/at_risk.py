@@ -58,7 +58,7 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.RECORD_UNREADABLE: "records in Redis cannot be read",
         Reason.RECORD_NEWER: "records in Redis are of a newer version, and no daemon works on them",
         Reason.FOLDER_UNREADABLE: "folders cannot be read, so recordings in them are not seen",
-        Reason.FOLDER_LOST: "the watch folder cannot be read, so recordings are not seen",
+        Reason.FOLDER_LOST: "the watch folder cannot be read, or is another one now, so recordings are not seen",
         Reason.NOT_STARTED: "the daemon waits before it begins, so recordings are not seen",
         Reason.CHECKER_SILENT: "the idle checker hangs, so recordings without a writer are not completed",
         Reason.DISK_SHORT: "less than MIN_FREE_SPACE is free, and nothing more may be deleted: the disk will fill up",
@@ -99,7 +99,8 @@ RISK_ADVICE: Final[Mapping[Reason, str]] = MappingProxyType(
             "let the daemon's user read and enter the folder, or leave it out by `WATCH_EXCLUDE`"
         ),
         Reason.FOLDER_LOST: (
-            "check the disk or the mount of `WATCH_DIR`; the daemon continues by itself when the folder is back"
+            "check the disk or the mount of `WATCH_DIR`; the daemon continues by itself when the folder is back. If "
+            "`WATCH_DIR` is a symbolic link that leads elsewhere now, restart the daemon"
         ),
         Reason.NOT_STARTED: (
             "if another running system has the owner's name, stop it, or give one of both an `OWNER_NAME`; if streams "

@@ -127,11 +127,13 @@ class Settings(BaseSettings):
 
     _more_watch_dirs: tuple[Path, ...] = PrivateAttr(())
     """The other folders of ``WATCH_DIR``, once they were checked (:func:`check_folders`)."""
+    _watch_dir_links: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     watch_dir: Annotated[NamedPath, AfterValidator(values.watch_dir)]
-    """Folder to watch, including its subfolders; or several, separated by colons: /srv/a:/srv/b."""
+    """Folder to watch, including its subfolders; or several, separated by colons: /srv/a:/srv/b. A symbolic link is
+    followed at the start only; that it leads elsewhere later is a fault that /readyz reports."""
     owner_name: Annotated[str, AfterValidator(values.owner_name)] = ""
     """Permanent name of the owner of the recordings, derived from the machine by default; one for a shared folder."""
     watch_patterns: Annotated[
@@ -376,6 +378,11 @@ class Settings(BaseSettings):
         return (self.watch_dir, *self._more_watch_dirs)
 
     @property
+    def watch_dir_links(self) -> Mapping[str, str]:
+        """The names in ``WATCH_DIR`` that lead over a symbolic link, and the watch folders that they led to."""
+        return self._watch_dir_links
+
+    @property
     def object_options(self) -> ObjectOptions:
         """The options of objects."""
         return ObjectOptions(
@@ -464,6 +471,9 @@ def check_folders(settings: Settings) -> Settings:
     roots = tuple(root.resolve() for root in settings.watch_link_roots)
     found = settings.model_copy(update={"watch_dir": first, "watch_link_roots": roots})
     found._more_watch_dirs = tuple(others)  # noqa: SLF001 - of this module's class
+    names = {os.fspath(name.absolute()): os.fspath(root) for name, root in zip(given, found.watch_dirs, strict=True)}
+    links = {name: root for name, root in names.items() if name != root}
+    found._watch_dir_links = {**settings.watch_dir_links, **links}  # noqa: SLF001 - the same
     lines = [_unfit_folder(folder) for folder in given]
     if not any(lines):
         lines += _unfit_together(given)

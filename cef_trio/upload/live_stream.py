@@ -57,10 +57,14 @@ class LiveStream:
         self.first_seen.acknowledged(upload.acknowledged_to)
         return Lag(waiting, self.first_seen.oldest(), max(0, size_bytes - acknowledged - waiting))
 
+    def has_inode(self, stat: FileStat) -> bool:
+        """Return whether the file was last seen with this device and inode number."""
+        return bool(self.file_state.value.stat.inode == stat.inode)
+
     def may_be_at(self, stat: FileStat) -> bool:
         """Return whether a renamed file may be this stream's; where inode numbers are unstable, trust the event."""
         upload = self.processor.upload
-        if self.file_state.value.stat.inode == stat.inode:
+        if self.has_inode(stat):
             return True
         return upload is not None and not inodes_last(upload.meta.identity.fs_type)
 
@@ -69,7 +73,7 @@ class LiveStream:
         upload = self.processor.upload
         if upload is None or not inodes_last(upload.meta.identity.fs_type):
             return False
-        return bool(self.file_state.value.stat.inode != stat.inode)
+        return not self.has_inode(stat)
 
     @property
     def unreadable(self) -> str | None:

@@ -9,7 +9,6 @@ Stream tasks run in the daemon's processor nursery. No exception of one task rea
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -88,8 +87,6 @@ class StreamSupervisor:
         """Paths of ended tasks that wait for their recheck: one each, however many tasks ended."""
         self._renaming: str | None = None
         """The stream whose rename is being recorded under a temporary lease; its task must not start meanwhile."""
-        self._recorded_names = deque[tuple[str, str]](maxlen=_BATCH)
-        """The latest paths recorded for renamed files without a task, and their streams, oldest first."""
         self._work = AsyncBool(False)
         self._renewed_at = -inf
         """When the last renewal of the leases began, by ``trio.current_time()``."""
@@ -164,14 +161,25 @@ class StreamSupervisor:
             self.files.seen(path, stat, closed=closed)
 
     def _moved(self, old_path: str, new_path: str, stat: FileStat) -> None:
-        live = self._live.get(old_path)
-        if live is not None and live.may_be_at(stat):
-            self._move_live(old_path, new_path, stat)
+        key = self._key_of(old_path, stat)
+        if key is not None:
+            self._move_live(key, new_path, stat)
             return
         has_task = new_path in self._live
         was_closed = self.files.moved(old_path, new_path, stat, has_task=has_task)
         if has_task:
             self._seen(new_path, stat, closed=was_closed)
+
+    def _key_of(self, path: str, stat: FileStat) -> str | None:
+        """Return the key of the live stream that this file, renamed from this path, may be of.
+
+        In an exchange of two names, the other file was reported at this path before.
+        """
+        detached = (key for key, live in self._live.items() if key.startswith(f"{path}\0") and live.has_inode(stat))
+        live = self._live.get(path)
+        if live is not None and live.has_inode(stat):
+            return path
+        return next(detached, path if live is not None and live.may_be_at(stat) else None)
 
     def _move_live(self, key: str, new_path: str, stat: FileStat) -> None:
         """Follow the rename of a live stream's file; ``key``: its earlier path, or what replaced that."""
@@ -482,7 +490,7 @@ class StreamSupervisor:
                 self.files.put_aside(new_path, self.files.unknown.pop(new_path), known.newer[old_path])
             meta = known[old_path].meta if old_path in known else None
             if meta is None or not may_be(meta.identity, stat):
-                meta = await self._named_before(old_path, stat)
+                meta = await self._completed_at(old_path, stat)
             if meta is not None and not self._services.ownership.is_ours(meta):
                 meta = None  # another host may have a file with the same path and inode number (P9)
             if self._services.ownership.is_shared and new_path in known and may_be(known[new_path].meta.identity, stat):
@@ -500,13 +508,14 @@ class StreamSupervisor:
                     self._renaming = None
             del self.files.renamed[0]
 
-    async def _named_before(self, path: str, stat: FileStat) -> StreamMeta | None:
-        """Return this file's stream if this path is its latest name, though another stream has had it since.
+    async def _completed_at(self, path: str, stat: FileStat) -> StreamMeta | None:
+        """Return this file's completed stream if this is its path on record, though another stream has it by now.
 
-        Two files may pass through one name at once (names are swapped by a third one). By path, Redis knows the last.
+        Names are swapped by a third name, or exchanged at once. By path, Redis knows the last stream only.
         """
-        ids = {stream_id for name, stream_id in self._recorded_names if name == path}
-        known = (await self._services.store.load_metas(ids)).values() if ids else ()
+        store = self._services.store
+        ids = await store.completed_like({stat.file_ino}, {stat.mtime_ns})
+        known = (await store.load_metas(ids)).values() if ids else ()
         fitting = (one.meta for one in known if one.meta.current_path == path and may_be(one.meta.identity, stat))
         return next(fitting, None)
 
@@ -521,7 +530,6 @@ class StreamSupervisor:
             known = await store.load_metas([stream_id])
             if stream_id in known and known[stream_id].meta.current_path == old_path:
                 await store.rename(stream_id, lease, path)
-                self._recorded_names.append((path, stream_id))
                 log.info("known_recording_renamed", stream_id=stream_id, path=path)
         finally:
             await self._services.park_stream(stream_id)

@@ -11,10 +11,12 @@ No thread waits for events and nothing is polled: ``trio.lowlevel.wait_readable`
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -72,7 +74,9 @@ class Watcher:
         rescan_seconds: float,
         reader: FolderReader | None = None,
         open_inotify: Callable[[], AbstractContextManager[INotify]] | None = None,
+        links: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """``links``: symbolic links that led to watched folders at the start, and to which."""
         self._folder = folder
         self._scope = WatchScope.around(matches)
         self._listener = listener
@@ -91,6 +95,9 @@ class Watcher:
         self._unreadable: frozenset[str] = frozenset()
         self._links: frozenset[str] = frozenset()
         """Symbolic links that the last scan did not follow."""
+        self._watch_folder_links = links
+        self._led_elsewhere: str | None = None
+        """The last reason of :meth:`_leads_elsewhere`."""
         self.last_attempt = self.last_run
         """``trio.current_time()`` of the last scan, failed ones included; for the service manager's watchdog."""
 
@@ -182,14 +189,33 @@ class Watcher:
             began_at = trio.current_time()
             scan = await self._reader.scan(self._folder)
             await self._watch_new(scan)
+        leads_elsewhere = await self._leads_elsewhere()
         self.last_run = self.last_attempt = trio.current_time()
-        self.trouble = None
+        if leads_elsewhere is None:
+            self.trouble = None
+        else:
+            self._note_unreadable(leads_elsewhere)
         for folder in sorted(scan.unreadable - self._unreadable):  # logged once, not at every scan
             log.warning("folder_unreadable", folder=folder)
         self._unreadable = scan.unreadable
         self._log_links(scan.links)
         self._forget_links(scan)
         self._listener.handle_event(Scanned(scan.files, scan.unreadable, len(scan.links), began_at=began_at))
+
+    async def _leads_elsewhere(self) -> str | None:
+        """Return why new recordings may be missed: the watch folder's own name leads to another folder now.
+
+        The folder that it led to at the start is watched on: paths in it are on record.
+        """
+        found = None
+        for link, folder in self._watch_folder_links.items():
+            with suppress(OSError):
+                if (now := await self._reader.ask(folder, partial(os.path.realpath, link))) != folder:
+                    found = f"{link} leads to {now} now, and {folder} is still watched: restart cef-trio"
+                    if found != self._led_elsewhere:
+                        log.error("watch_folder_lost", folder=link, leads_to=now)
+        self._led_elsewhere = found
+        return found
 
     def _note_roots(self, scan: Scan) -> None:
         """Note which folders were read.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from servers.scene import Scene, Surroundings, surroundings
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
+RENAME_EXCHANGE = 2  # linux/fs.h
 PART = 5 * MIB
 
 
@@ -128,14 +130,24 @@ def test_p2_times_and_inodes_are_not_content(watch_dir: Path, scene: Scene, tmp_
     assert scene.sent_bytes() == sent
 
 
-def test_p2_names_that_are_swapped_while_the_daemon_runs_cost_nothing(watch_dir: Path, scene: Scene) -> None:
-    """By a third name, at once: of two completed recordings, and of two that grow."""
+def by_a_third_name(first: Path, second: Path) -> None:
+    third = first.with_name("third.mp4")
+    first.rename(third)
+    second.rename(first)
+    third.rename(second)
 
-    def swap(first: Path, second: Path) -> None:
-        third = watch_dir / "third.mp4"
-        first.rename(third)
-        second.rename(first)
-        third.rename(second)
+
+def at_once(first: Path, second: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    failed = libc.renameat2(-1, os.fsencode(first), -1, os.fsencode(second), RENAME_EXCHANGE)
+    assert not failed, os.strerror(ctypes.get_errno())
+
+
+@pytest.mark.parametrize("swap", [by_a_third_name, at_once])
+def test_p2_names_that_are_swapped_while_the_daemon_runs_cost_nothing(
+    watch_dir: Path, scene: Scene, swap: Callable[[Path, Path], None]
+) -> None:
+    """Of two completed recordings, and of two that grow."""
 
     done = [watch_dir / f"done-{number}.mp4" for number in range(2)]
     growing = [watch_dir / f"growing-{number}.mp4" for number in range(2)]

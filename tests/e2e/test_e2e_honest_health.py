@@ -95,12 +95,15 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    """A daemon that may not read everything, not even as root."""
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """A daemon that may not read everything, not even as root. Its parameter: a link that leads to the watch folder."""
     base = Path(tempfile.mkdtemp(prefix="honest-"))
     try:
         watch = base / "watch"
         watch.mkdir()
+        named = base / getattr(request, "param", "watch")
+        if named != watch:
+            named.symlink_to(watch)
         (base / "sitecustomize.py").write_text(HURRY)
         prefix: list[str] = []
         if os.geteuid() == 0:
@@ -114,7 +117,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         ):
             settings = {
                 **settings_for(
-                    watch,
+                    named,
                     replace(endpoint, url=door.url),
                     redis.url,
                     close_grace_seconds=0.2,
@@ -168,6 +171,26 @@ def test_p10_a_redis_that_takes_no_writes_is_reported_everywhere(scene: Scene) -
     assert [one for one in findings if one["subject"] == "at risk" and "cannot write to Redis" in one["says"]]
     scene.redis.command("CONFIG", "SET", "maxmemory", "0")
     scene.process.wait_for("stream_completed", file=str(scene.watch / "held.mp4"))
+    scene.none_cries()
+
+
+@pytest.mark.parametrize("scene", ["today"], indirect=True)
+def test_p10_a_watch_folder_whose_name_leads_elsewhere_is_reported_everywhere(scene: Scene) -> None:
+    """A recorder turns a link to a new folder each day: what it records from then on is missed."""
+    link = scene.watch.with_name("today")
+    record(link / "well.mp4")
+    scene.process.wait_for("stream_completed")
+    scene.none_cries()
+    tomorrow = scene.watch.with_name("tomorrow")
+    tomorrow.mkdir()
+    link.unlink()
+    link.symlink_to(tomorrow)
+    record(link / "missed.mp4")
+    scene.all_say("folder_lost")
+    (risk,) = (one for one in answer("status", settings=scene.settings)["at_risk"][0]["risks"])
+    assert f"{link} leads to {tomorrow} now" in risk["why"]
+    link.unlink()
+    link.symlink_to(scene.watch)
     scene.none_cries()
 
 

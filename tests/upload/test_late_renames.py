@@ -104,6 +104,49 @@ async def test_p2_a_completed_recording_keeps_its_record_though_another_file_has
     assert world.received_bytes() == 2 * PART + 10
 
 
+def exchange(world: World, daemon: WorldDaemon) -> None:
+    """``RENAME_EXCHANGE`` of a.mp4 and b.mp4."""
+    a, b, other = (Path(world.path(name)) for name in ("a.mp4", "b.mp4", "other"))
+    a.rename(other)
+    b.rename(a)
+    other.rename(b)
+    daemon.moved("a.mp4", "b.mp4")
+    daemon.moved("b.mp4", "a.mp4")
+
+
+async def test_p2_two_completed_recordings_that_exchange_their_names_keep_their_records(world: World) -> None:
+    world.append(PART + 10)
+    world.append(PART + 20, "b.mp4")
+    async with world.daemon() as daemon:
+        daemon.closed()
+        daemon.closed("b.mp4")
+        await completed(world)
+        await trio.sleep(5)
+        exchange(world, daemon)
+        await trio.sleep(60)
+    sizes = {one.meta.current_path: one.meta.verified_size_bytes for one in world.known()}
+    assert sizes == {world.path("a.mp4"): PART + 20, world.path("b.mp4"): PART + 10}
+    assert world.received_bytes() == 2 * PART + 30
+
+
+async def test_p2_two_growing_recordings_that_exchange_their_names_go_on_as_they_are(world: World) -> None:
+    world.append(PART + 10)
+    world.append(PART + 20, "b.mp4")
+    async with world.daemon() as daemon:
+        daemon.seen()
+        daemon.seen("b.mp4")
+        await trio.sleep(5)
+        exchange(world, daemon)
+        await trio.sleep(5)
+        for name in ("a.mp4", "b.mp4"):
+            world.append(PART, name)
+            daemon.closed(name)
+        await completed(world)
+    assert len(world.known()) == 2
+    assert sorted(world.recordings()) == sorted([world.content("a.mp4"), world.content("b.mp4")])
+    assert world.received_bytes() == 4 * PART + 30
+
+
 async def test_another_file_under_the_old_name_of_a_completed_recording_does_not_take_its_record_along(
     world: World,
 ) -> None:

@@ -332,6 +332,38 @@ async def test_an_overflow_of_the_kernels_queue_is_repaired_by_a_scan(
     assert lost
 
 
+async def test_p10_a_link_that_leads_to_another_folder_later_is_an_error_until_it_leads_back(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Of a recorder that makes a new folder each day and turns a link to it: its new recordings would be missed."""
+    link, other = tmp_path / "today", tmp_path / "other"
+    other.mkdir()
+    link.symlink_to(folder)
+    listener = Listener()
+    watcher = Watcher(str(folder), MATCHES, listener, rescan_seconds=0.01, links={str(link): str(folder)})
+
+    def turn_to(target: Path) -> None:
+        link.unlink()
+        link.symlink_to(target)
+
+    with capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watcher.run)
+            assert watcher.trouble is None
+            turn_to(other)
+            await until(lambda: watcher.trouble is not None)
+            since, why = watcher.trouble or (0.0, "")
+            assert why == f"{link} leads to {other} now, and {folder} is still watched: restart cef-trio"
+            (folder / "a.mp4").write_bytes(b"1")
+            await listener.wait_for(of(folder / "a.mp4", Seen, Closed))
+            assert watcher.trouble == (since, why)
+            turn_to(folder)
+            await until(lambda: watcher.trouble is None)
+            nursery.cancel_scope.cancel()
+    lost = [entry for entry in logs if entry["event"] == "watch_folder_lost"]
+    assert [(entry["folder"], entry["leads_to"]) for entry in lost] == [(str(link), str(other))]
+
+
 async def test_a_folder_that_goes_away_is_an_error_and_never_an_empty_folder(folder: Path, tmp_path: Path) -> None:
     (folder / "a.mp4").write_bytes(b"1")
     with capture_logs() as logs:
