@@ -58,6 +58,7 @@ _BODY_TIMEOUTS: Final = 2
 _KEEPALIVE_SECONDS: Final = 20.0  # S3 closes idle connections soon after
 _EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredToken", "InvalidToken"})
 _UNAUTHORIZED: Final = frozenset({401, 403})
+_OK: Final = 200
 
 
 class ResponseMode(Enum):
@@ -133,7 +134,8 @@ class Transport:
         """Send a request and read its response according to ``request.response_mode``.
 
         Raises:
-            S3OperationError: no response, or one that is not 2xx.
+            S3OperationError: no response, or one that is not 2xx; a response of 2xx whose headers suffice, if its body
+                is an error (a body that the caller reads: :meth:`error_within`).
             RecordingChangedError, ChunkProcessingError: from the body.
         """
         response = await self.open(request)
@@ -143,7 +145,10 @@ class Transport:
             page: list[bytes] = []
             with shielded(RELEASE_SECONDS, saving="part acknowledgement"):
                 page = await _release(response, request.body)
-            self._check_origin(request, response.status_code, headers, b"".join(page))
+            begun = b"".join(page)
+            if "etag" not in headers and (error := self.error_within(request, headers, begun)) is not None:
+                raise error
+            self._check_origin(request, response.status_code, headers, begun)
             return Response(response.status_code, headers, b"")
         if request.response_mode is ResponseMode.SHIELDED:
             body = await shielded_at_first(lambda: self._read(response, request), RELEASE_SECONDS, saving="upload id")
@@ -254,6 +259,12 @@ class Transport:
             key=request.key,
             part_number=request.part_number,
         )
+
+    def error_within(self, request: S3Request, headers: Mapping[str, str], body: bytes) -> S3OperationError | None:
+        """Return the error that S3 reports in the body of a success; ``None`` if it reports none."""
+        if parse_error_body(body).code is None:
+            return None
+        return self.error_in(request, _OK, headers, body, part_of_200=True)
 
     def map_errors(self, request: S3Request, status: int | None = None) -> AbstractContextManager[None]:
         """Return a context that maps httpx's exceptions; also for reading the body of :meth:`open`."""
