@@ -16,6 +16,7 @@ the response, so the request must be safe to repeat.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ from cef_trio.s3.httpx_errors import PROXY_ERROR, map_httpx_errors
 from cef_trio.s3.response_guard import ResponseGuard
 from cef_trio.s3.response_origin import ResponseOrigin, is_document, is_html
 from cef_trio.s3.signing import Credentials, encode_query, sign
+from cef_trio.safe_text import one_line
 
 RELEASE_SECONDS: Final = 1.0
 """How long releasing a connection, or reading a response that must not be lost, may delay a cancellation."""
@@ -59,6 +61,10 @@ _KEEPALIVE_SECONDS: Final = 20.0  # S3 closes idle connections soon after
 _EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredToken", "InvalidToken"})
 _UNAUTHORIZED: Final = frozenset({401, 403})
 _OK: Final = 200
+_CODING: Final = "content-encoding"
+_ZLIB_CODINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})
+_ANY_ZLIB: Final = 32 + zlib.MAX_WBITS
+"""Recognizes the header of either format."""
 
 
 class ResponseMode(Enum):
@@ -145,7 +151,7 @@ class Transport:
             page: list[bytes] = []
             with shielded(RELEASE_SECONDS, saving="part acknowledgement"):
                 page = await _release(response, request.body)
-            begun = b"".join(page)
+            begun = decoded(headers, b"".join(page)) or b""
             if "etag" not in headers and (error := self.error_within(request, headers, begun)) is not None:
                 raise error
             self._check_origin(request, response.status_code, headers, begun)
@@ -304,7 +310,10 @@ class Transport:
         elif scope.cancelled_caught:
             why = f"its body did not end within {limit:g} seconds"
         else:
-            return b"".join(chunks)
+            headers = lower_names(response.headers)
+            if (body := decoded(headers, b"".join(chunks))) is not None:
+                return body
+            why = f"its body is encoded as {one_line(headers[_CODING])!r}, which was not asked for"
         status = response.status_code
         text = f"the response (HTTP {status}) cannot be read: {why}"
         raise self.error(request, UNREADABLE_ANSWER, text, status=status)
@@ -333,8 +342,9 @@ class Transport:
             if isinstance(request.body, CheckedBody):  # S3 may have responded before the end of the body
                 await request.body.aclose()
         headers = lower_names(response.headers)
-        body = redact(credentials, b"".join(chunks))
-        error = self._error_from(request, response.status_code, headers, body, cut_off=not whole)
+        plain = decoded(headers, b"".join(chunks))
+        body = redact(credentials, plain or b"")
+        error = self._error_from(request, response.status_code, headers, body, cut_off=not whole or plain is None)
         if error.code == "AccessDenied" and not chunks and self._clock.is_skewed(headers.get("date"), offset):
             # A response to HEAD has no error code, but S3 refuses every request with such a clock difference.
             error.code = "RequestTimeTooSkewed"
@@ -407,6 +417,23 @@ async def _release(response: httpx.Response, body: bytes | CheckedBody) -> list[
         await response.aclose()
         if isinstance(body, CheckedBody):
             await body.aclose()
+
+
+def decoded(headers: Mapping[str, str], body: bytes) -> bytes | None:
+    """Return a document, or its beginning, as the store made it: proxies compress responses although we refuse that.
+
+    ``None`` if it is encoded otherwise, or too large.
+    """
+    coding = headers.get(_CODING, "").strip().lower()
+    if not body or coding in {"", "identity"}:
+        return body
+    if coding not in _ZLIB_CODINGS:
+        return None
+    try:
+        plain = zlib.decompressobj(wbits=_ANY_ZLIB).decompress(body, MAX_RESPONSE_BYTES + 1)
+    except zlib.error:
+        return None
+    return plain if len(plain) <= MAX_RESPONSE_BYTES else None
 
 
 def redact(credentials: Credentials, body: bytes) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ from cef_trio.resilience import is_outage
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import ChecksumMode
+from cef_trio.s3.errors import UNREADABLE_ANSWER
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
 from cef_trio.s3.response_origin import NOT_S3_ANSWER, describe_foreign, is_html, is_marked
 
@@ -133,6 +136,30 @@ async def test_what_lacks_the_request_id_of_a_store_that_sends_one_is_not_the_st
 async def test_the_stores_own_rejection_stands(reply: Reply, code: str) -> None:
     error = await failed("list_parts", reply)
     assert (error.code, error.transient) == (code, False)
+
+
+CODED = {**IDS, "content-encoding": "gzip", "content-type": "application/xml"}
+
+
+async def test_p2_a_document_that_a_proxy_compressed_is_read() -> None:
+    """Else each answer to a creation is lost, with one open upload each, and a 404 hides that the store is busy."""
+    made = b"<InitiateMultipartUploadResult><UploadId>u-1</UploadId></InitiateMultipartUploadResult>"
+    store = ScriptedStore(Reply(200, CODED, gzip.compress(made)))
+    async with client_of(store, checksum=ChecksumMode.MD5) as client:
+        assert (await client.create_multipart_upload("k", metadata={})).upload_id == "u-1"
+    busy = b"<Error><Code>SlowDown</Code><Message>later</Message></Error>"
+    for coding, body in (("gzip", gzip.compress(busy)), ("deflate", zlib.compress(busy))):
+        error = await failed("list_parts", Reply(404, {**CODED, "content-encoding": coding}, body))
+        assert (error.code, error.transient) == ("SlowDown", True)
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"), [("br", b"\x1b\x00"), ("gzip", b"no gzip"), ("gzip", gzip.compress(b"x" * 20_000_000))]
+)
+@pytest.mark.parametrize("status", [200, 404])
+async def test_p2_p7_a_document_that_cannot_be_decoded_says_nothing(status: int, coding: str, body: bytes) -> None:
+    error = await failed("list_parts", Reply(status, {**CODED, "content-encoding": coding}, body))
+    assert (error.code, error.transient) == (UNREADABLE_ANSWER, True)
 
 
 @pytest.mark.parametrize("call", ["create_multipart_upload", "put_object", "put_recording"])
