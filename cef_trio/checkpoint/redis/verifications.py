@@ -6,8 +6,10 @@ daemon reads for its metrics, and ``status`` and ``doctor``. Both are hints: wit
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
+
+from redis.exceptions import ResponseError
 
 from cef_trio.checkpoint.redis.client import Client, RedisClient
 from cef_trio.checkpoint.redis.keys import Keys
@@ -19,12 +21,14 @@ _BATCH: Final = 500
 class Verifications:
     """The verifications of one owner's objects."""
 
-    def __init__(self, redis: RedisClient, keys: Keys) -> None:
+    def __init__(self, redis: RedisClient, keys: Keys, check_type: Callable[[str, object], None]) -> None:
+        """``check_type`` notes whether a key can be read, by the reply, and raises errors of another kind."""
         self._redis = redis
         self._keys = keys
+        self._check_type = check_type
 
     async def known(self) -> dict[str, Verified]:
-        """Return all, by stream id. An entry that cannot be read counts as none.
+        """Return all, by stream id. An entry that cannot be read counts as none; a key of a wrong type is noted.
 
         Raises:
             RedisOperationError: Redis cannot be read.
@@ -104,7 +108,12 @@ class Verifications:
 
     async def _read(self, operation: str, key: str) -> Mapping[str, str]:
         def work(client: Client) -> Mapping[str, str]:
-            raw: Mapping[bytes, bytes] = client.hgetall(key)
+            try:
+                raw: Mapping[bytes, bytes] = client.hgetall(key)
+            except ResponseError as error:
+                self._check_type(key, error)
+                return {}
+            self._check_type(key, None)
             return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in raw.items()}
 
         return await self._redis.call(operation, work)
