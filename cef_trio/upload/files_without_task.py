@@ -82,7 +82,7 @@ class FilesWithoutTask:
         self.lookup_error: str | None = None
         """The error of the last lookup; ``None`` if it succeeded."""
         self.failed: dict[str, tuple[str, Waiting]] = {}
-        """Settled files whose streams failed permanently: the stream, and since when (``trio.current_time()``) and why."""
+        """Settled files whose streams failed permanently: the stream, since when (``trio.current_time()``) and why."""
         self._set_aside: dict[str, WaitingFile] = {}
         self._held: dict[str, WaitingFile] = {}
         self._deferred: dict[str, WaitingFile] = {}
