@@ -363,7 +363,7 @@ async def try_upload(s3: S3Client, template: KeyTemplate) -> UploadTried:
     Raises:
         S3OperationError: S3 refused one of the calls; the error names it.
     """
-    key = template.key(str(uuid4()), _NAME)
+    key = template.key(str(uuid4()), _NAME, utc_now())
     options = s3.options
     created = await s3.create_multipart_upload(
         key,
