@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-from redis.exceptions import ResponseError
-
 from cef_trio.checkpoint.redis.client import Client, RedisClient
-from cef_trio.checkpoint.redis.errors import is_of_one_key, is_rejected
+from cef_trio.checkpoint.redis.errors import MAPPED, is_of_one_key, is_rejected
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.unreadable import UnreadableKeys
 
@@ -77,7 +75,7 @@ class Owners:
         def unless_wrong_type(client: Client) -> T | None:
             try:
                 found = work(client)
-            except ResponseError as error:
+            except MAPPED as error:
                 if not is_of_one_key(error):
                     raise
                 self._unreadable.note(key, f"{key} is of a wrong type, and is to be a set")

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
-from redis.exceptions import ResponseError
-
 from cef_trio.checkpoint.redis.client import Client, RedisClient
-from cef_trio.checkpoint.redis.errors import is_of_one_key
+from cef_trio.checkpoint.redis.errors import MAPPED, is_of_one_key
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.verification import VerificationTotals, Verified
 
@@ -114,7 +112,7 @@ class Verifications:
             raw: Mapping[bytes, bytes] = {}
             try:
                 raw = client.hgetall(key)
-            except ResponseError as error:
+            except MAPPED as error:
                 if not is_of_one_key(error):
                     raise
             return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in raw.items()}
@@ -126,7 +124,7 @@ def _replacing(client: Client, key: str, write: Callable[[], object]) -> None:
     """Write to a key; one of a wrong type is deleted first."""
     try:
         write()
-    except ResponseError as error:
+    except MAPPED as error:
         if not is_of_one_key(error):
             raise
         client.delete(key)
