@@ -19,6 +19,7 @@ from cef_trio.daemon.wiring import REDIS_NOT_RETRIED
 from cef_trio.exceptions import ChunkProcessingError, RedisOperationError, S3OperationError
 from cef_trio.files.file_stat import FileStat
 from cef_trio.lab.disk import InlineDisk
+from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.world import PART, World
 from cef_trio.resilience.best_effort import PAUSE_SECONDS, TRIES, TRY_SECONDS, BestEffort
 from cef_trio.s3_endpoint import Fault, Kind, Moment
@@ -95,6 +96,24 @@ async def test_an_upload_that_s3_lost_is_begun_again_where_parts_are_not_listed(
     assert world.recordings() == [world.content()]
     (checkpoint,) = world.known()
     assert checkpoint.meta.uploads_restarted == 1
+
+
+async def test_p2_etags_that_are_listed_in_other_letters_contradict_nothing(world: World) -> None:
+    """The recorded ones stay: the store compares those of Complete with what it responded."""
+    await interrupted(world)
+    (checkpoint,) = world.known()
+    listed = "".join(
+        f"<Part><PartNumber>{part.part_number}</PartNumber><Size>{part.size_bytes}</Size>"
+        f"<ETag>&quot;{part.etag.upper()}&quot;</ETag></Part>"
+        for part in checkpoint.parts.values()
+    )
+    body = f"<ListPartsResult><IsTruncated>false</IsTruncated>{listed}</ListPartsResult>"
+    world.proxy.add(Rule(Interference.ANSWER, "ListParts", status=200, body=body))
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+    assert world.recordings() == [world.content()]
+    assert world.received_bytes() == 3 * PART + 10
 
 
 async def test_p5_uploads_without_a_record_are_left_to_gc_where_uploads_are_not_listed(world: World) -> None:
