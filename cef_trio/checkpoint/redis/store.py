@@ -131,12 +131,12 @@ class RedisCheckpointStore(StreamWrites):
     @property
     def owners(self) -> Owners:
         """All owners behind the same key prefix."""
-        return Owners(self._redis, self.keys)
+        return Owners(self._redis, self.keys, self.unreadable)
 
     @property
     def verifications(self) -> Verifications:
         """When the owner's objects were last verified."""
-        return Verifications(self._redis, self.keys, self._check_type)
+        return Verifications(self._redis, self.keys)
 
     def owner_claim(self, lease: Lease, host: str, *, exclusive: bool) -> OwnerClaim:
         """Return the claim of the owner's name by the running system of a lease (:class:`OwnerClaim`)."""
