@@ -83,6 +83,8 @@ class StreamSupervisor:
         """When the wait after the start is over, by ``trio.current_time()``."""
         self._to_abort: Collection[str] = frozenset()
         """The streams that an operator wants aborted, as was last read."""
+        self._completed: dict[str, FileStat] = {}
+        """The files of tasks that completed since the last scan, by path: not settled yet, and maybe renamed."""
         self._rechecked_paths: set[str] = set()
         """Paths of ended tasks that wait for their recheck: one each, however many tasks ended."""
         self._renaming: str | None = None
@@ -208,7 +210,10 @@ class StreamSupervisor:
         replaced = {path: live for path, live in self._live.items() if path in files and live.is_replaced(files[path])}
         # So may one whose lookup is pending: its record has the old path.
         pending = {path: unknown.stat for path, unknown in self.files.unknown.items() if is_missing(path)}
-        if missing or replaced or pending:
+        # So may an ended one, unchanged: on a network file system no event tells that another host has renamed it.
+        ended = {path: stat for path, stat in (self._completed | self.files.settled).items() if is_missing(path)}
+        self._completed.clear()
+        if missing or replaced or pending or ended:
             has_its_own = self._live.keys() - replaced.keys()
             unclaimed = {
                 stat.inode: path
@@ -222,6 +227,10 @@ class StreamSupervisor:
                     self._moved(path, new_path, files[new_path])
                 elif path in missing:  # a pending one may be younger than the scan
                     self._gone(path)
+            for path in ended.keys() - stats.keys():
+                new_path = unclaimed.get(ended[path].inode)
+                if new_path is not None and files[new_path] == ended[path]:
+                    self._moved(path, new_path, files[new_path])
         self.files.forget_missing(is_missing)
         for path, stat in files.items():
             self._seen(path, stat)
@@ -620,6 +629,8 @@ class StreamSupervisor:
                 del self._live[key]
             cancelled = "lease_lost" if live.processor.lease_lost else "cancelled"
             self._services.metrics.stream_ended(outcome.value if outcome is not None else cancelled)
+        if outcome is Outcome.COMPLETED:
+            self._completed[live.path] = live.file_state.value.stat
         if outcome in {Outcome.COMPLETED, Outcome.FAILED} and live.processor.stream_id is not None:
             # Saved now, unlike by an earlier task.
             self._services.shutdown_flush.unsaved.discard(live.processor.stream_id)

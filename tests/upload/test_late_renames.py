@@ -76,6 +76,36 @@ async def test_p2_a_recording_renamed_after_its_completion_is_uploaded_once(worl
     assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
 
 
+@pytest.mark.parametrize("seconds", [None, 0.0, 0.5, 60.0])
+async def test_p2_a_completed_recording_that_a_scan_alone_finds_renamed_is_uploaded_once(
+    world: World, seconds: float | None
+) -> None:
+    """On a network file system a rename by another host causes no event. ``None``: while its end is recorded."""
+    world.append(2 * PART + 10)
+    renamed: list[str] = []
+
+    async def strike(called: str, at: Moment) -> None:
+        await trio.lowlevel.checkpoint()
+        is_end = (called, at) == ("transition", Moment.AFTER) and statuses(world) == [Status.COMPLETED]
+        if not renamed and seconds is None and is_end:
+            renamed.append(called)
+            Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+
+    async with world.daemon() as daemon:
+        world.store.fault = strike
+        daemon.closed()
+        await completed(world)
+        await trio.sleep(seconds or 0)
+        if seconds is not None:
+            Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+        for _ in range(20):
+            daemon.supervisor.handle_event(world.scan())
+            await trio.sleep(1)
+    (checkpoint,) = world.known()
+    assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
+    assert world.received_bytes() == 2 * PART + 10
+
+
 async def test_p2_a_completed_recording_keeps_its_record_though_another_file_has_had_its_name_since(
     world: World,
 ) -> None:
