@@ -83,8 +83,8 @@ class StreamSupervisor:
         """When the wait after the start is over, by ``trio.current_time()``."""
         self._to_abort: Collection[str] = frozenset()
         """The streams that an operator wants aborted, as was last read."""
-        self._completed: dict[str, FileStat] = {}
-        """The files of tasks that completed since the last scan, by path: not settled yet, and maybe renamed."""
+        self._ended: dict[str, FileStat] = {}
+        """The files of streams that ended since the last scan, by path: not settled yet, and maybe renamed."""
         self._rechecked_paths: set[str] = set()
         """Paths of ended tasks that wait for their recheck: one each, however many tasks ended."""
         self._renaming: str | None = None
@@ -211,8 +211,8 @@ class StreamSupervisor:
         # So may one whose lookup is pending: its record has the old path.
         pending = {path: unknown.stat for path, unknown in self.files.unknown.items() if is_missing(path)}
         # So may an ended one, unchanged: on a network file system no event tells that another host has renamed it.
-        ended = {path: stat for path, stat in (self._completed | self.files.settled).items() if is_missing(path)}
-        self._completed.clear()
+        ended = {path: stat for path, stat in (self._ended | self.files.settled).items() if is_missing(path)}
+        self._ended.clear()
         if missing or replaced or pending or ended:
             has_its_own = self._live.keys() - replaced.keys()
             unclaimed = {
@@ -629,9 +629,8 @@ class StreamSupervisor:
                 del self._live[key]
             cancelled = "lease_lost" if live.processor.lease_lost else "cancelled"
             self._services.metrics.stream_ended(outcome.value if outcome is not None else cancelled)
-        if outcome is Outcome.COMPLETED:
-            self._completed[live.path] = live.file_state.value.stat
         if outcome in {Outcome.COMPLETED, Outcome.FAILED} and live.processor.stream_id is not None:
+            self._ended[live.path] = live.file_state.value.stat
             # Saved now, unlike by an earlier task.
             self._services.shutdown_flush.unsaved.discard(live.processor.stream_id)
         upload = live.processor.upload
