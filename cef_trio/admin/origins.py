@@ -45,9 +45,17 @@ def is_foreign(header: Callable[[str], str | None], *, may_be_opened: bool) -> b
     ``may_be_opened``: the path is a page, which any link may open.
     """
     origin, site = header("origin"), header("sec-fetch-site")
-    if origin is not None and urlsplit(origin).netloc.lower() != (header("host") or "").strip().lower():
-        return True  # "null" has no host
+    if origin is not None and _host_of(origin) != (header("host") or "").strip().lower():
+        return True
     if site is None or site in {"same-origin", "none"}:
         return False
     opened = (header("sec-fetch-mode"), header("sec-fetch-dest")) == ("navigate", "document")
     return not (may_be_opened and opened)
+
+
+def _host_of(origin: str) -> str | None:
+    """Return host and port of an ``Origin``; empty for ``null``, ``None`` if it is no origin."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # "http://["
+        return None

@@ -4,7 +4,9 @@
 
 - a part that S3 acknowledged, or a completed step of the stream (:meth:`Progress.progressed`);
 - a block that was read or sent (:func:`moved`), unless an attempt has failed since the last progress, because
-  reading the same block for a fifth attempt is no progress. After ``_GOES_ON_SECONDS`` of blocks it counts again.
+  reading the same block for a fifth attempt is no progress. After ``_GOES_ON_SECONDS`` of blocks it counts again; if
+  the attempt fails all the same, blocks count for nothing until S3 has acknowledged something. Else a store that
+  refuses every part at its end would look healthy on a slow line.
 
 The requests and retries of a stream are counted here too, for the status page.
 
@@ -32,6 +34,8 @@ class Progress:
     trouble: str | None = None
     """Error of the last failed attempt; cleared by progress."""
     _again_since: float | None = None
+    _on_trust: bool | None = False
+    """Whether blocks have counted again after a failure, without an acknowledgement since; ``None``: in vain."""
     requests: Counter[str] = field(default_factory=Counter)
     """Number of requests to S3 by operation, repeated ones included."""
     retries: Counter[str] = field(default_factory=Counter)
@@ -53,6 +57,10 @@ class Progress:
 
     def progressed(self) -> None:
         """Record progress."""
+        self._goes_on()
+        self._on_trust = False
+
+    def _goes_on(self) -> None:
         self.last_progress_at, self.trouble, self._again_since = trio.current_time(), None, None
 
     def moved(self) -> None:
@@ -60,14 +68,19 @@ class Progress:
         now = trio.current_time()
         if self.trouble is None:
             self.last_progress_at = now
+        elif self._on_trust is None:
+            pass
         elif self._again_since is None:
             self._again_since = now
         elif now - self._again_since >= _GOES_ON_SECONDS:
-            self.progressed()
+            self._goes_on()
+            self._on_trust = True
 
     def failed(self, error: BaseException) -> None:
         """Record a failed attempt."""
         self.trouble, self._again_since = str(error), None
+        if self._on_trust:
+            self._on_trust = None
 
 
 _current: ContextVar[Progress | None] = ContextVar("progress", default=None)

@@ -544,6 +544,8 @@ class S3Client:
         try:
             return parse(response.body)
         except XmlError as error:
+            if (reported := self._transport.error_within(request, response.headers, response.body)) is not None:
+                raise reported from error
             text = f"the response (HTTP {response.status}) is not S3's: {error}"
             raise self._transport.error(request, UNREADABLE_ANSWER, text, status=response.status) from error
 

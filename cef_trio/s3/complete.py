@@ -32,7 +32,6 @@ from cef_trio.s3.checksums import (
     crc64nvme_to_base64,
 )
 from cef_trio.s3.download import Downloader
-from cef_trio.s3.errors import parse_error_body
 from cef_trio.s3.etags import is_opaque, multipart_etag
 from cef_trio.s3.expected_object import ExpectedObject
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete, StoredObject
@@ -130,11 +129,10 @@ class Completion:
 
     def _error_in(self, response: Response, reason: XmlError) -> S3OperationError:
         """Return the error in a response with status 200; ``UnknownOutcome`` if it is unreadable."""
-        if parse_error_body(response.body).code is not None:
-            return self._transport.error_in(
-                self._request, response.status, response.headers, response.body, part_of_200=True
-            )
-        return self._error("UnknownOutcome", f"the response does not state the outcome: {reason}", transient=True)
+        reported = self._transport.error_within(self._request, response.headers, response.body)
+        return reported or self._error(
+            "UnknownOutcome", f"the response does not state the outcome: {reason}", transient=True
+        )
 
     async def _own_object_or_raise(self, error: S3OperationError) -> StoredObject:
         """Return the object if it belongs to this upload; raise the original error otherwise."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Final
 
 import httpx
@@ -12,6 +13,7 @@ import trio
 from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import Retrier, stall
 from cef_trio.s3.checksums import CHECKSUMS, crc64nvme_from_base64
+from cef_trio.s3.errors import UNREADABLE_ANSWER
 from cef_trio.s3.etags import is_opaque
 from cef_trio.s3.model import ChecksumAlgorithm, StoredObject
 from cef_trio.s3.response_origin import NOT_S3_ANSWER
@@ -21,6 +23,8 @@ from cef_trio.s3.xml import unquoted
 
 METADATA: Final = "x-amz-meta-"
 _NOT_FOUND: Final = 404
+_NO_SUCH_RANGE: Final = 416
+"""The response to a range of an empty object."""
 _PROGRESS_BYTES: Final = 64 * 1024
 """The bytes that must arrive within each read time-out: a single byte does not restart it."""
 _MAX_DIGITS: Final = 20
@@ -54,7 +58,36 @@ class Downloader:
             if error.status == _NOT_FOUND and error.code != NOT_S3_ANSWER:
                 return None
             raise
-        return _stored(key, response.headers)
+        stored = _stored(key, response.headers)
+        return stored if "content-length" in response.headers else replace(stored, size_bytes=await self._size_of(key))
+
+    async def _size_of(self, key: str) -> int:
+        """Ask for an object's size by its first byte: proxies remove Content-Length, as those that compress.
+
+        Raises:
+            S3OperationError: S3 refused, did not respond, or does not tell the size.
+        """
+        request = S3Request(
+            "get_object",
+            "GET",
+            EMPTY_SHA256,
+            key=key,
+            headers={"range": "bytes=0-0"},
+            response_mode=ResponseMode.HEADERS,
+            of_object=True,
+        )
+        try:
+            headers = (await self._transport.perform(request)).headers
+        except S3OperationError as error:
+            if error.status == _NO_SUCH_RANGE and error.code != NOT_S3_ANSWER:
+                return 0
+            raise
+        told = headers.get("content-range", "").rpartition("/")[2] or headers.get("content-length", "")
+        size_bytes = _size(told)
+        if size_bytes is None:
+            text = "neither HeadObject nor GetObject tells the object's size"
+            raise self._transport.error(request, UNREADABLE_ANSWER, f"{UNREADABLE_ANSWER}: {text}")
+        return size_bytes
 
     @asynccontextmanager
     async def open(self, key: str, retrier: Retrier) -> AsyncIterator[tuple[StoredObject, AsyncIterator[bytes]]]:
@@ -122,12 +155,15 @@ class _Chunks:
 def _stored(key: str, headers: Mapping[str, str]) -> StoredObject:
     composite = headers.get("x-amz-checksum-type") == "COMPOSITE"
     crc = headers.get(CHECKSUMS[ChecksumAlgorithm.CRC64NVME].header)
-    length = headers.get("content-length", "")
     return StoredObject(
         key=key,
-        size_bytes=int(length) if length.isascii() and length.isdigit() and len(length) < _MAX_DIGITS else 0,
+        size_bytes=_size(headers.get("content-length", "")) or 0,
         etag=unquoted(headers.get("etag")) or "",
         crc64nvme=None if composite else crc64nvme_from_base64(crc),
         metadata={name.removeprefix(METADATA): value for name, value in headers.items() if name.startswith(METADATA)},
         opaque_etag=is_opaque(headers),
     )
+
+
+def _size(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _MAX_DIGITS else None

@@ -191,6 +191,8 @@ _CODE_OF_STATUS: Final[Mapping[int, str]] = MappingProxyType(
     {301: "PermanentRedirect", 307: "TemporaryRedirect", 403: "AccessDenied", 503: "ServiceUnavailable"}
 )
 """The code of a response without an error body, as to HEAD."""
+_CREATES: Final = frozenset({"create_multipart_upload", "put_object", "put_recording"})
+"""Operations that need no object under their key, so that only the bucket can be missing."""
 _TRANSIENT_STATUS: Final = frozenset({307, 408, 425, 429})
 _BAD_REQUEST: Final = 400
 _NOT_FOUND: Final = 404
@@ -272,7 +274,7 @@ def error_from_response(
         code = NOT_S3_ANSWER
         text = f"{code} (HTTP {status}): {describe_foreign(status, headers, body)}{via}"
     else:
-        code = UNREADABLE_ANSWER if incomplete else parsed.code or _code_without_body(status, region, key)
+        code = UNREADABLE_ANSWER if incomplete else parsed.code or _code_without_body(status, region, key, operation)
         text = f"{code} (HTTP {status})"
         text += ": the response was cut off before its reason" if incomplete else ""
         text += f": {parsed.message.rstrip('.')}" if parsed.message else ""  # a hint may follow
@@ -306,11 +308,11 @@ def describe(bucket: str | None, key: str | None, part_number: int | None) -> st
     return f" [{words}]" if words else ""
 
 
-def _code_without_body(status: int, region: str | None, key: str | None) -> str:
+def _code_without_body(status: int, region: str | None, key: str | None, operation: str) -> str:
     if status == _BAD_REQUEST and region:  # HeadBucket in the wrong region
         return "AuthorizationHeaderMalformed"
     if status == _NOT_FOUND:
-        return "NoSuchKey" if key is not None else "NoSuchBucket"
+        return "NoSuchKey" if key is not None and operation not in _CREATES else "NoSuchBucket"
     return _CODE_OF_STATUS.get(status, f"Http{status}")
 
 

@@ -29,7 +29,7 @@ from cef_trio.s3.upload_body import BodyUploader, SentBody
 
 OPERATION: Final = "put_recording"
 _PRECONDITION_FAILED: Final = 412
-_NO_SUCH_KEY: Final = "NoSuchKey"
+_NOT_FOUND: Final = 404
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +46,7 @@ class Condition:
         if error.transient:
             return False
         # Without any object If-Match is an error 404.
-        return error.status == _PRECONDITION_FAILED or (self.header == IF_MATCH and error.code == _NO_SUCH_KEY)
+        return error.status == _PRECONDITION_FAILED or (self.header == IF_MATCH and error.status == _NOT_FOUND)
 
 
 class RecordingPut:

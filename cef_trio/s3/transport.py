@@ -16,6 +16,7 @@ the response, so the request must be safe to repeat.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ from cef_trio.s3.httpx_errors import PROXY_ERROR, map_httpx_errors
 from cef_trio.s3.response_guard import ResponseGuard
 from cef_trio.s3.response_origin import ResponseOrigin, is_document, is_html
 from cef_trio.s3.signing import Credentials, encode_query, sign
+from cef_trio.safe_text import one_line
 
 RELEASE_SECONDS: Final = 1.0
 """How long releasing a connection, or reading a response that must not be lost, may delay a cancellation."""
@@ -58,6 +60,11 @@ _BODY_TIMEOUTS: Final = 2
 _KEEPALIVE_SECONDS: Final = 20.0  # S3 closes idle connections soon after
 _EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredToken", "InvalidToken"})
 _UNAUTHORIZED: Final = frozenset({401, 403})
+_OK: Final = 200
+_CODING: Final = "content-encoding"
+_ZLIB_CODINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})
+_ANY_ZLIB: Final = 32 + zlib.MAX_WBITS
+"""Recognizes the header of either format."""
 
 
 class ResponseMode(Enum):
@@ -133,7 +140,8 @@ class Transport:
         """Send a request and read its response according to ``request.response_mode``.
 
         Raises:
-            S3OperationError: no response, or one that is not 2xx.
+            S3OperationError: no response, or one that is not 2xx; a response of 2xx whose headers suffice, if its body
+                is an error (a body that the caller reads: :meth:`error_within`).
             RecordingChangedError, ChunkProcessingError: from the body.
         """
         response = await self.open(request)
@@ -143,7 +151,10 @@ class Transport:
             page: list[bytes] = []
             with shielded(RELEASE_SECONDS, saving="part acknowledgement"):
                 page = await _release(response, request.body)
-            self._check_origin(request, response.status_code, headers, b"".join(page))
+            begun = decoded(headers, b"".join(page)) or b""
+            if "etag" not in headers and (error := self.error_within(request, headers, begun)) is not None:
+                raise error
+            self._check_origin(request, response.status_code, headers, begun)
             return Response(response.status_code, headers, b"")
         if request.response_mode is ResponseMode.SHIELDED:
             body = await shielded_at_first(lambda: self._read(response, request), RELEASE_SECONDS, saving="upload id")
@@ -255,6 +266,12 @@ class Transport:
             part_number=request.part_number,
         )
 
+    def error_within(self, request: S3Request, headers: Mapping[str, str], body: bytes) -> S3OperationError | None:
+        """Return the error that S3 reports in the body of a success; ``None`` if it reports none."""
+        if parse_error_body(body).code is None:
+            return None
+        return self.error_in(request, _OK, headers, body, part_of_200=True)
+
     def map_errors(self, request: S3Request, status: int | None = None) -> AbstractContextManager[None]:
         """Return a context that maps httpx's exceptions; also for reading the body of :meth:`open`."""
         return map_httpx_errors(
@@ -293,7 +310,10 @@ class Transport:
         elif scope.cancelled_caught:
             why = f"its body did not end within {limit:g} seconds"
         else:
-            return b"".join(chunks)
+            headers = lower_names(response.headers)
+            if (body := decoded(headers, b"".join(chunks))) is not None:
+                return body
+            why = f"its body is encoded as {one_line(headers[_CODING])!r}, which was not asked for"
         status = response.status_code
         text = f"the response (HTTP {status}) cannot be read: {why}"
         raise self.error(request, UNREADABLE_ANSWER, text, status=status)
@@ -322,8 +342,9 @@ class Transport:
             if isinstance(request.body, CheckedBody):  # S3 may have responded before the end of the body
                 await request.body.aclose()
         headers = lower_names(response.headers)
-        body = redact(credentials, b"".join(chunks))
-        error = self._error_from(request, response.status_code, headers, body, cut_off=not whole)
+        plain = decoded(headers, b"".join(chunks))
+        body = redact(credentials, plain or b"")
+        error = self._error_from(request, response.status_code, headers, body, cut_off=not whole or plain is None)
         if error.code == "AccessDenied" and not chunks and self._clock.is_skewed(headers.get("date"), offset):
             # A response to HEAD has no error code, but S3 refuses every request with such a clock difference.
             error.code = "RequestTimeTooSkewed"
@@ -396,6 +417,23 @@ async def _release(response: httpx.Response, body: bytes | CheckedBody) -> list[
         await response.aclose()
         if isinstance(body, CheckedBody):
             await body.aclose()
+
+
+def decoded(headers: Mapping[str, str], body: bytes) -> bytes | None:
+    """Return a document, or its beginning, as the store made it: proxies compress responses although we refuse that.
+
+    ``None`` if it is encoded otherwise, or too large.
+    """
+    coding = headers.get(_CODING, "").strip().lower()
+    if not body or coding in {"", "identity"}:
+        return body
+    if coding not in _ZLIB_CODINGS:
+        return None
+    try:
+        plain = zlib.decompressobj(wbits=_ANY_ZLIB).decompress(body, MAX_RESPONSE_BYTES + 1)
+    except zlib.error:
+        return None
+    return plain if len(plain) <= MAX_RESPONSE_BYTES else None
 
 
 def redact(credentials: Credentials, body: bytes) -> bytes:

@@ -147,7 +147,7 @@ def parse_abort_rules(body: bytes) -> list[AbortRule]:
         XmlError: it is another document, or malformed.
     """
     rules = []
-    for rule in parse_xml(body).all("Rule"):
+    for rule in _root(body, "LifecycleConfiguration").all("Rule"):
         abort = rule.first("AbortIncompleteMultipartUpload")
         days = abort.text_of("DaysAfterInitiation") if abort is not None else None
         if days is None or rule.text_of("Status") != "Enabled":

@@ -435,7 +435,8 @@ def _contradicts(upload: StreamUpload, part: ListedPart) -> bool:
     record = upload.parts.get(part.part_number)
     if record is not None and not part.etag and record.size_bytes == part.size_bytes:
         return False  # Swift lists copied parts with an empty ETag, which contradicts nothing
-    return record is None or (record.etag, record.size_bytes) != (part.etag, part.size_bytes)
+    # A store may list an ETag in other letters than it responded with; Complete may want those of the response.
+    return record is None or (record.etag.lower(), record.size_bytes) != (part.etag.lower(), part.size_bytes)
 
 
 async def _was_completed(services: Services, upload: StreamUpload) -> bool:

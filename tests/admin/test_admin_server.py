@@ -299,6 +299,7 @@ _LINK = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
         ({"origin": "http://recorder:9000"}, True, True),
         ({"origin": "http://evil.example"}, True, True),
         ({"origin": "null"}, True, True),
+        ({"origin": "http://["}, True, True),
         ({"origin": ""}, True, True),
     ],
 )

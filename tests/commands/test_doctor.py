@@ -72,6 +72,14 @@ def test_without_problems_all_findings_are_ok_and_nothing_is_left_behind(
 
 
 @pytest.mark.real
+def test_p10_a_template_with_every_field_is_no_problem(settings: dict[str, str], endpoint: Endpoint) -> None:
+    template = "rec/{owner}/{host}/{relative_dir}/{year}-{month}-{day}T{hour}/{file_stem}-{stream_id}{file_ext}"
+    document = answer("doctor", settings={**settings, "S3_KEY_TEMPLATE": template, "KEY_TIME_ZONE": "Europe/Berlin"})
+    assert by_subject(document)["s3"][0] == "ok"
+    assert endpoint.client().list_multipart_uploads(Bucket="recordings").get("Uploads", []) == []
+
+
+@pytest.mark.real
 @pytest.mark.parametrize(
     ("variable", "value", "subject", "says"),
     [

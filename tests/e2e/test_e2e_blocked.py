@@ -168,7 +168,7 @@ def test_p4_a_loop_that_hangs_holds_no_exit_and_a_third_signal_ends_it_at_once(
                 time.sleep(0.05)  # one that is not yet taken and a second one are one to the kernel
             assert process.wait(EXIT_SECONDS + 5) == 3
             took = time.monotonic() - began
-            assert took <= (EXIT_SECONDS if signals == 1 else 1.0)
+            assert took <= (EXIT_SECONDS if signals == 1 else EXIT_SECONDS / 2)  # at once, on a busy machine too
             assert process.count("shutdown_timeout" if signals == 1 else "shutdown_forced") == 1
 
 

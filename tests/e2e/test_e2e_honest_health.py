@@ -180,18 +180,18 @@ def test_p10_a_watch_folder_whose_name_leads_elsewhere_is_reported_everywhere(sc
     link = scene.watch.with_name("today")
     record(link / "well.mp4")
     scene.process.wait_for("stream_completed")
-    scene.none_cries()
     tomorrow = scene.watch.with_name("tomorrow")
     tomorrow.mkdir()
     link.unlink()
     link.symlink_to(tomorrow)
     record(link / "missed.mp4")
-    scene.all_say("folder_lost")
+    scene.all_say("folder_lost", commands=False)
+    scene.wait_for(lambda: scene.by_commands() == {"folder_lost"})
     (risk,) = (one for one in answer("status", settings=scene.settings)["at_risk"][0]["risks"])
     assert f"{link} leads to {tomorrow} now" in risk["why"]
     link.unlink()
     link.symlink_to(scene.watch)
-    scene.none_cries()
+    scene.wait_for(lambda: scene.readyz_and_metrics() == (set(), set()))
 
 
 @LONGER

@@ -29,6 +29,7 @@ from s3.scripted_store import (
     client_of,
     crc64,
     error_reply,
+    headers_of,
     md5,
     part_ack,
 )
@@ -92,6 +93,32 @@ async def test_head_returns_checksum_and_metadata_or_none() -> None:
         assert await client.head_object("k") is None
         with pytest.raises(S3OperationError, match="AccessDenied"):
             await client.head_object("k")
+
+
+NO_LENGTH = {"etag": '"e"', "x-amz-meta-cef-stream-id": "s"}
+
+
+@pytest.mark.parametrize(
+    ("ranged", "size_bytes"),
+    [
+        (Reply(206, {**NO_LENGTH, "content-range": "bytes 0-0/12345", "content-length": "1"}, b"x"), 12345),
+        (Reply(200, {**NO_LENGTH, "content-length": "3"}, b"xyz"), 3),
+        (error_reply(416, "InvalidRange"), 0),
+    ],
+)
+async def test_p8_a_size_that_head_does_not_tell_is_asked_for_not_taken_for_0(ranged: Reply, size_bytes: int) -> None:
+    store = ScriptedStore(Reply(200, NO_LENGTH), ranged)
+    async with client_of(store) as client:
+        assert await client.head_object("k") == StoredObject("k", size_bytes, "e", None, {"cef-stream-id": "s"})
+    assert headers_of(store.requests, "range") == [None, "bytes=0-0"]
+
+
+async def test_an_object_whose_size_s3_does_not_tell_at_all_is_looked_at_again() -> None:
+    store = ScriptedStore(Reply(200, NO_LENGTH), Reply(206, {**NO_LENGTH, "content-range": "bytes 0-0/*"}, b"x"))
+    async with client_of(store) as client:
+        with pytest.raises(S3OperationError, match="size") as caught:
+            await client.head_object("k")
+    assert caught.value.transient
 
 
 async def test_an_object_is_read_as_it_arrives() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,8 +13,10 @@ from s3.scripted_store import Passes, Reply, ScriptedStore, client_of, error_rep
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import is_outage
+from cef_trio.s3.checksums import crc64nvme
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import ChecksumMode
+from cef_trio.s3.errors import UNREADABLE_ANSWER
 from cef_trio.s3.model import ChecksumAlgorithm, PartToComplete
 from cef_trio.s3.response_origin import NOT_S3_ANSWER, describe_foreign, is_html, is_marked
 
@@ -39,6 +43,7 @@ CALLS: dict[str, Call] = {
     "list_objects": lambda s3: s3.list_objects("p"),
     "abort_multipart_upload": lambda s3: s3.abort_multipart_upload("k", "u"),
     "put_object": lambda s3: s3.put_object("k", DATA, content_type="text/plain"),
+    "put_recording": lambda s3: s3.put_recording("k", Passes(DATA), crc64nvme=crc64nvme(DATA), stream_id="s"),
     "head_object": lambda s3: s3.head_object("k"),
     "get_object": get,
     "delete_object": lambda s3: s3.delete_object("k"),
@@ -88,6 +93,18 @@ async def test_a_page_instead_of_a_completion_is_resolved_by_the_object() -> Non
     assert (error.code, error.transient) == (NOT_S3_ANSWER, True)
 
 
+@pytest.mark.parametrize("headers", [{}, IDS])
+@pytest.mark.parametrize("call", sorted(set(CALLS) - BY_HEAD - {"complete_multipart_upload", "get_object"}))
+async def test_p6_an_error_in_the_body_of_a_success_is_that_error(call: str, headers: dict[str, str]) -> None:
+    """Else a store's outage ends a stream, as an unreadable response, and an upload that was not aborted stays open."""
+    body = b"\n <?xml version='1.0'?><Error><Code>SlowDown</Code><Message>reduce your rate</Message></Error>"
+    error = await failed(call, Reply(200, headers, body))
+    assert (error.code, error.transient, is_outage(error)) == ("SlowDown", True, True)
+    assert "reduce your rate" in str(error)
+    denied = await failed(call, Reply(200, headers, b"<Error><Code>AccessDenied</Code></Error>"))
+    assert (denied.code, denied.transient, denied.rejected) == ("AccessDenied", False, True)
+
+
 @pytest.mark.parametrize("body", [b"", b"404 page not found\n", b'{"message": "no Route matched"}', b"<Oops/>"])
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413])
 @pytest.mark.parametrize("call", CALLS)
@@ -119,6 +136,37 @@ async def test_what_lacks_the_request_id_of_a_store_that_sends_one_is_not_the_st
 async def test_the_stores_own_rejection_stands(reply: Reply, code: str) -> None:
     error = await failed("list_parts", reply)
     assert (error.code, error.transient) == (code, False)
+
+
+CODED = {**IDS, "content-encoding": "gzip", "content-type": "application/xml"}
+
+
+async def test_p2_a_document_that_a_proxy_compressed_is_read() -> None:
+    """Else each answer to a creation is lost, with one open upload each, and a 404 hides that the store is busy."""
+    made = b"<InitiateMultipartUploadResult><UploadId>u-1</UploadId></InitiateMultipartUploadResult>"
+    store = ScriptedStore(Reply(200, CODED, gzip.compress(made)))
+    async with client_of(store, checksum=ChecksumMode.MD5) as client:
+        assert (await client.create_multipart_upload("k", metadata={})).upload_id == "u-1"
+    busy = b"<Error><Code>SlowDown</Code><Message>later</Message></Error>"
+    for coding, body in (("gzip", gzip.compress(busy)), ("deflate", zlib.compress(busy))):
+        error = await failed("list_parts", Reply(404, {**CODED, "content-encoding": coding}, body))
+        assert (error.code, error.transient) == ("SlowDown", True)
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"), [("br", b"\x1b\x00"), ("gzip", b"no gzip"), ("gzip", gzip.compress(b"x" * 20_000_000))]
+)
+@pytest.mark.parametrize("status", [200, 404])
+async def test_p2_p7_a_document_that_cannot_be_decoded_says_nothing(status: int, coding: str, body: bytes) -> None:
+    error = await failed("list_parts", Reply(status, {**CODED, "content-encoding": coding}, body))
+    assert (error.code, error.transient) == (UNREADABLE_ANSWER, True)
+
+
+@pytest.mark.parametrize("call", ["create_multipart_upload", "put_object", "put_recording"])
+async def test_p6_a_bare_404_to_a_creation_denies_the_bucket(call: str) -> None:
+    """A key cannot be missing there. A missing bucket strikes all streams, and fails none."""
+    error = await failed(call, Reply(404, IDS))
+    assert (error.code, error.transient, error.rejected) == ("NoSuchBucket", False, True)
 
 
 async def test_a_bare_404_is_foreign_once_the_store_has_sent_error_documents() -> None:

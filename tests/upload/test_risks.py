@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import trio
 from structlog.testing import capture_logs
 from waiting import completed
 
+from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.daemon.main import _report_wait
@@ -19,6 +21,7 @@ from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.lab.world import PART, World, WorldDaemon
 from cef_trio.observability.at_risk import Reason, Risk
 from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.s3_endpoint import Moment as FaultMoment
 from cef_trio.upload.observer import Observer
 from cef_trio.upload.risks import RiskObserver
 from cef_trio.watch.events import Scanned
@@ -93,6 +96,32 @@ async def test_p10_neither_a_slow_upload_nor_one_that_waits_for_a_slot_is_a_risk
         daemon.services.rate_limiter.change(0)
         await trio.sleep(60)
     assert len(world.recordings()) == 12
+
+
+@pytest.mark.parametrize("refused", ["UploadPart", "CompleteMultipartUpload"])
+async def test_p10_a_store_that_refuses_each_attempt_at_its_end_is_reported_however_long_an_attempt_takes(
+    world: World, refused: str
+) -> None:
+    world.append(3 * PART)
+    late = FaultMoment.BODY if refused == "UploadPart" else FaultMoment.BEFORE
+    refusal = Fault(Kind.ERROR, refused, moment=late, after_bytes=PART - 1, status=503, code="SlowDown", times=None)
+    fails = world.endpoint.faults.arm(refusal)
+    async with world.daemon() as daemon:
+        risks = observer(daemon)
+        if refused == "UploadPart":
+            daemon.services.rate_limiter.change(3 * PART // 45)  # an attempt takes longer than blocks are distrusted
+        else:
+            world.read_seconds = 15.0  # before each Complete the whole recording is read for 45 seconds
+        daemon.closed()
+        reported = []
+        for _ in range(120):
+            await trio.sleep(5)
+            reported.append(bool(risks()))
+        assert all(reported[60:]), "nothing has got to S3 for five minutes"
+        world.endpoint.faults.disarm(fails)
+        await completed(world)
+        await trio.sleep(5)
+        assert risks() == ()
 
 
 async def test_p10_a_store_that_does_not_list_uploads_shows_the_files_that_wait_for_it(world: World) -> None:
@@ -177,6 +206,26 @@ async def test_p10_a_failed_stream_is_reported_as_long_as_its_file_exists(world:
         Path(world.path()).unlink()
         daemon.supervisor.handle_event(world.scan())
         assert risks() == ()
+
+
+async def test_p10_a_failed_stream_is_reported_though_the_clock_that_dated_it_was_ahead(world: World) -> None:
+    """That of another host with this folder, or this one's before it was set: it was reported only a day later."""
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="EntityTooLarge", times=1))
+    world.append(PART)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await trio.sleep(5)
+        (failed,) = world.known()
+        lease, tomorrow = daemon.services.lease, failed.meta.last_activity_at_utc + timedelta(days=1)
+        assert await world.store.acquire(failed.meta.stream_id, lease)
+        await world.store.update(failed.meta.stream_id, lease, Change({"last_activity_at_utc": tomorrow}))
+        await world.store.release([failed.meta.stream_id], lease)
+    async with world.daemon() as daemon:
+        risks, began = observer(daemon), daemon.services.utc_now().timestamp()
+        await trio.sleep(70)
+        [risk] = risks()
+        assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.FAILED, PART, 1)
+        assert risk.since == pytest.approx(began, abs=5)
 
 
 @pytest.mark.parametrize("kind", ["meta", "parts", "lease"])

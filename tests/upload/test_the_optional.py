@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -9,11 +12,14 @@ import trio
 from trio.testing import MockClock
 from waiting import completed
 
+from cef_trio.checkpoint.memory import Moment as CallMoment
 from cef_trio.checkpoint.states import Status
 from cef_trio.daemon.start_checks import check_reachable
-from cef_trio.exceptions import ChunkProcessingError, S3OperationError
+from cef_trio.daemon.wiring import REDIS_NOT_RETRIED
+from cef_trio.exceptions import ChunkProcessingError, RedisOperationError, S3OperationError
 from cef_trio.files.file_stat import FileStat
 from cef_trio.lab.disk import InlineDisk
+from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.world import PART, World
 from cef_trio.resilience.best_effort import PAUSE_SECONDS, TRIES, TRY_SECONDS, BestEffort
 from cef_trio.s3_endpoint import Fault, Kind, Moment
@@ -90,6 +96,24 @@ async def test_an_upload_that_s3_lost_is_begun_again_where_parts_are_not_listed(
     assert world.recordings() == [world.content()]
     (checkpoint,) = world.known()
     assert checkpoint.meta.uploads_restarted == 1
+
+
+async def test_p2_etags_that_are_listed_in_other_letters_contradict_nothing(world: World) -> None:
+    """The recorded ones stay: the store compares those of Complete with what it responded."""
+    await interrupted(world)
+    (checkpoint,) = world.known()
+    listed = "".join(
+        f"<Part><PartNumber>{part.part_number}</PartNumber><Size>{part.size_bytes}</Size>"
+        f"<ETag>&quot;{part.etag.upper()}&quot;</ETag></Part>"
+        for part in checkpoint.parts.values()
+    )
+    body = f"<ListPartsResult><IsTruncated>false</IsTruncated>{listed}</ListPartsResult>"
+    world.proxy.add(Rule(Interference.ANSWER, "ListParts", status=200, body=body))
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+    assert world.recordings() == [world.content()]
+    assert world.received_bytes() == 3 * PART + 10
 
 
 async def test_p5_uploads_without_a_record_are_left_to_gc_where_uploads_are_not_listed(world: World) -> None:
@@ -225,3 +249,35 @@ async def test_while_an_optional_call_fails_one_task_retries_it_and_all_others_g
     await attempt_by_many()
     assert asked == 2 * TRIES
     assert list(best_effort.failing) == ["list_parts"]
+
+
+class OtherOwners:
+    """What other owners know, on a node of a cluster that does not work until some time."""
+
+    def __init__(self, until: float) -> None:
+        self._until = until
+
+    async def known_elsewhere(self, stream_ids: Collection[str], *, mixed: bool) -> frozenset[str]:
+        if trio.current_time() < self._until:
+            raise RedisOperationError("known_elsewhere", "CLUSTERDOWN Hash slot not served", transient=True)
+        return frozenset(sorted(stream_ids)[:1])
+
+
+async def silent(operation: str, _moment: CallMoment) -> None:
+    raise RedisOperationError(operation, "the server did not answer", transient=True)
+
+
+async def test_kind8_what_other_owners_know_is_waited_for_as_long_as_a_failover_takes(world: World) -> None:
+    """Their node of a cluster was dead: no new recording began, and every few seconds an outage of all began."""
+    async with world.daemon() as daemon:
+        for seconds, known in ((20, {"a"}), (inf, {"a", "b"})):
+            began = trio.current_time()
+            others = OtherOwners(began + seconds)
+            services = replace(daemon.services, owners=others)  # type: ignore[arg-type]
+            assert await services.known_elsewhere({"a", "b"}) == known
+            assert trio.current_time() - began < WAY_IN_SECONDS
+        world.store.fault = silent
+        with pytest.raises(RedisOperationError):  # it is our own Redis that does not work
+            await services.known_elsewhere({"a", "b"})
+        world.store.fault = None
+    assert "known_elsewhere" in REDIS_NOT_RETRIED, "such a failure is no outage"
