@@ -11,6 +11,7 @@ import http.client
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -75,11 +76,15 @@ class Health:
 def address(environment: Mapping[str, str], file: Mapping[str, str | None]) -> tuple[str, int]:
     """Return the host and port to connect to. An empty setting counts as unset.
 
+    As for the daemon, names may be in lower case, and values have blanks around them.
+
     Raises:
         HealthSettingsError: the port is invalid.
     """
-    host = environment.get("PROM_HOST") or file.get("PROM_HOST") or DEFAULT_HOST
-    port = environment.get("PROM_PORT") or file.get("PROM_PORT") or str(DEFAULT_PORT)
+    found: dict[str, str] = {}
+    for values in (file, environment):
+        found |= {name.upper(): value.strip() for name, value in values.items() if value}
+    host, port = found.get("PROM_HOST", DEFAULT_HOST), found.get("PROM_PORT", str(DEFAULT_PORT))
     if not (port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
         raise HealthSettingsError(f"PROM_PORT: takes a port from 1 to 65535 to be asked at (it is {port!r})")
     return _ANY.get(host, host).strip("[]"), int(port)
@@ -99,15 +104,13 @@ def _of_file(env_file: Path) -> Mapping[str, str | None]:
 def ask(host: str, port: int, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> Health:
     """GET ``/healthz``. A connection error means unhealthy."""
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}/healthz"
-    connection = http.client.HTTPConnection(host, port, timeout=timeout_seconds)
     try:
-        connection.request("GET", "/healthz")
-        response = connection.getresponse()
-        body = response.read1(_MAX_BODY_BYTES)
+        with closing(http.client.HTTPConnection(host, port, timeout=timeout_seconds)) as connection:
+            connection.request("GET", "/healthz")
+            response = connection.getresponse()
+            body = response.read1(_MAX_BODY_BYTES)
     except (OSError, http.client.HTTPException, ValueError) as error:
         return Health(healthy=False, says=_line(f"no answer from {where}: {error or type(error).__name__}"))
-    finally:
-        connection.close()
     text = _line(body.decode(errors="replace"))
     says = f"HTTP {response.status}{': ' + text if text else ''}"
     return Health(healthy=response.status == _OK, says=says, status=response.status)

@@ -13,8 +13,10 @@ import argparse
 import os
 import re
 import shlex
+import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -38,6 +40,7 @@ _ENTRY: Final = re.compile(
 )
 """A comment, or a line of an environment file: its name, quoted texts, and what follows them."""
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SPECIFIER: Final = re.compile(r"%(.)")
 _CREDENTIALS: Final = re.compile(r"(?:%d|\$\{CREDENTIALS_DIRECTORY\})/([^/]+)\Z")
 
 
@@ -142,7 +145,7 @@ def _service(unit: Path, found: Mapping[str, list[str]], root: Path) -> Installe
         for name, value in (_pair(one, "=") for one in _words(text)):
             match = _CREDENTIALS.match(value)
             source = credentials.get(match[1], "") if match else ""
-            variables[name] = str(root / source.lstrip("/")) if source else value
+            variables[name] = str(root / source.lstrip("/")) if source else _specified(value, root)
     for text in found.get("EnvironmentFile", ()):
         file = root / text.removeprefix("-").lstrip("/")
         files.append(file)
@@ -164,6 +167,19 @@ def _service(unit: Path, found: Mapping[str, list[str]], root: Path) -> Installe
         may_lease_all="CAP_LEASE" in _last(found, "AmbientCapabilities", "").split(),
         unreadable=tuple(unreadable),
     )
+
+
+def _specified(value: str, root: Path) -> str:
+    """Return a value of ``Environment=`` with its specifiers replaced (systemd.unit(5)), as far as they name the host.
+
+    ``%%`` is one ``%``, as in the password of a URL.
+    """
+    host = socket.gethostname()
+    texts = {"%": "%", "H": host, "l": host.partition(".")[0], "n": UNIT, "N": Path(UNIT).stem, "p": Path(UNIT).stem}
+    if "%m" in value:
+        with suppress(OSError):
+            texts["m"] = (root / "etc/machine-id").read_text().strip()
+    return _SPECIFIER.sub(lambda match: texts.get(match[1], match[0]), value)
 
 
 def _words(text: str) -> list[str]:

@@ -30,7 +30,7 @@ from cef_trio.cli.checks import FolderFacts, StreamFacts
 from cef_trio.cli.installed_service import InstalledService
 from cef_trio.cli.status_model import instance_of
 from cef_trio.daemon import boot_id, machine_id, owner_of_machine
-from cef_trio.exceptions import CefMp4ProcessorError, RedisOperationError, S3OperationError
+from cef_trio.exceptions import CefMp4ProcessorError, RecordUnreadableError, RedisOperationError, S3OperationError
 from cef_trio.files import KernelDisk, file_system, is_on, mount_points, open_nofollow, unescape_mount_point
 from cef_trio.http import parse_http_date
 from cef_trio.observability import read_fleet
@@ -51,6 +51,8 @@ _CONTENT: Final = b"cef-trio doctor\n"
 _NAME: Final = "cef-trio-doctor"
 _SAMPLED: Final = 2000
 """How many streams of each set at the keys of earlier versions are read."""
+_MOST_LOADED: Final = 50
+"""How many open streams without a daemon are read with their parts."""
 
 
 # ---- the watch folder ------------------------------------------------------------------------------------------------
@@ -286,7 +288,12 @@ async def stream_facts(store: RedisCheckpointStore, folder: Path | None = None) 
     """
     ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
     opened = await store.load_metas(ids)
-    daemons = Counter(map(instance_of, (await store.holders(opened)).values()))
+    holders = await store.holders(opened)
+    daemons = Counter(map(instance_of, holders.values()))
+    without_task = [stream_id for stream_id in opened if stream_id not in holders]
+    for stream_id in without_task[:_MOST_LOADED]:
+        with suppress(RecordUnreadableError):  # its parts: noted, and why no daemon works on it
+            await store.load(stream_id)
     failed = 0
     async for ended in ended_streams(store, History.FAILED):
         failed += sum(one.meta.status in FAILED - {Status.FAILED_ABORTED} for one in ended.values())
@@ -306,7 +313,7 @@ async def stream_facts(store: RedisCheckpointStore, folder: Path | None = None) 
             for one in opened.values()
         ),
         daemons=daemons,
-        without_task=len(opened) - daemons.total(),
+        without_task=sum(store.unreadable.why_of(stream_id) is None for stream_id in without_task),
         failed=failed,
         without_record=len(ids) - len(opened) - len(opened.unreadable),
         unreadable={**store.unreadable.known, **{why: why for why in fleet.unreadable}},

@@ -56,6 +56,7 @@ REDIS_NOT_RETRIED: Final = frozenset(
         "count",
         "forget_reports",
         "is_persistent",
+        "known_elsewhere",
         "register_owner",
         "report",
         "reports",
@@ -64,8 +65,8 @@ REDIS_NOT_RETRIED: Final = frozenset(
     }
 )
 """Redis operations that are not retried: surveys, heartbeats and reports (repeated by their caller; a report that
-waited would have an old time; in a cluster the registry may be on a node that does not work, without which uploads go
-on) and the save at shutdown (no time left)."""
+waited would have an old time; in a cluster the registry, or another owner, may be on a node that does not work, without
+which uploads go on) and the save at shutdown (no time left)."""
 S3_NOT_RETRIED: Final = frozenset({"upload_part_copy"})
 """S3 operations that are not retried: a copy falls back to sending the bytes."""
 

@@ -82,7 +82,7 @@ class FilesWithoutTask:
         self.lookup_error: str | None = None
         """The error of the last lookup; ``None`` if it succeeded."""
         self.failed: dict[str, tuple[str, Waiting]] = {}
-        """Settled files whose streams failed permanently: the stream, and since when (Unix time) and why."""
+        """Settled files whose streams failed permanently: the stream, since when (``trio.current_time()``) and why."""
         self._set_aside: dict[str, WaitingFile] = {}
         self._held: dict[str, WaitingFile] = {}
         self._deferred: dict[str, WaitingFile] = {}
@@ -247,8 +247,10 @@ class FilesWithoutTask:
         self.failed.pop(path, None)
         meta = known.meta
         if is_risk(meta):
-            since, why = meta.last_activity_at_utc.timestamp(), meta.failure_reason or meta.status.value
-            self.failed[path] = meta.stream_id, Waiting(since, stat.size_bytes, why)
+            # The clock that gave the time may be another host's, or wrong then: no stream has failed in the future.
+            ago = max(0.0, (self._utc_now() - meta.last_activity_at_utc).total_seconds())
+            why = meta.failure_reason or meta.status.value
+            self.failed[path] = meta.stream_id, Waiting(self._now() - ago, stat.size_bytes, why)
 
     def hold(self, path: str, stream_id: str) -> None:
         """Leave a file to the daemon that works on its stream."""

@@ -87,7 +87,6 @@ class RiskObserver:
     def _facts(self) -> Facts:
         live, now = tuple(self.supervisor.live), trio.current_time()
         queues = self.services.part_slots.available_tokens < 1 or self.services.rate_limiter.rate > 0
-        offset = self.services.unix_time(0.0)
         busy = [one for one in live if not one.processor.progress.waiting]
         hung = self._hung_mounts()
         refused = [one for one in busy if one.unreadable is not None]
@@ -112,7 +111,7 @@ class RiskObserver:
             ),
             last_progress_at=max((one.processor.progress.last_progress_at for one in live), default=-float("inf")),
             not_looked_up=self.supervisor.files.pending_lookups,
-            failed=tuple(replace(one, since=one.since - offset) for one in self.supervisor.failed_files),
+            failed=self.supervisor.failed_files,
             unreadable_files=tuple(waiting[one] for one in refused if one not in on_hung),
             hung_mounts=(
                 *(Waiting(since, why=_describe_mount(point, live)) for point, since in hung.items()),

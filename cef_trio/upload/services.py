@@ -6,8 +6,9 @@ import os
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
+from typing import Final, TypeVar
 
+import structlog
 import trio
 from trio_util import AsyncBool
 
@@ -22,6 +23,7 @@ from cef_trio.checkpoint import (
 )
 from cef_trio.checkpoint import rules as checkpoint_rules
 from cef_trio.checkpoint.redis import LegacyStreams, OwnerClaim, Owners
+from cef_trio.exceptions import RedisOperationError
 from cef_trio.files import Disk, FileStat, Mounts, file_system_named, granularity_wait_seconds, root_of
 from cef_trio.media import MediaInfo
 from cef_trio.observability import Metrics
@@ -41,7 +43,11 @@ from cef_trio.upload.work_division import Peers, work_group
 from cef_trio.webhook import WebhookClient
 
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
+_OTHER_OWNERS_SECONDS: Final = 30.0
+"""How long what other owners know is asked for; a failover takes less."""
+_OTHER_OWNERS_PAUSE_SECONDS: Final = 1.0
 
 Prober = Callable[[str], Awaitable[MediaInfo]]
 """Probes the recording at a path with ffprobe; raises ``FFprobeError``."""
@@ -185,12 +191,27 @@ class Services:
     async def known_elsewhere(self, stream_ids: Collection[str]) -> frozenset[str]:
         """Return those of these streams, unknown here, that another owner knows: its objects may have our prefix.
 
+        In a cluster the other owners may be on a node that does not work, while ours does. After some time all are
+        returned then, so that nothing waits for that node.
+
         Raises:
-            RedisOperationError: Redis is unavailable.
+            RedisOperationError: Redis is unavailable, also for our owner.
         """
         if self.owners is None:
             return frozenset()
-        return await self.owners.known_elsewhere(stream_ids, mixed=self.rules.key_template.mixes_owners)
+        why = "no answer"
+        with trio.move_on_after(_OTHER_OWNERS_SECONDS):
+            while True:
+                try:
+                    return await self.owners.known_elsewhere(stream_ids, mixed=self.rules.key_template.mixes_owners)
+                except RedisOperationError as error:
+                    if not error.transient:
+                        raise
+                    why = str(error)
+                await self.store.ping()
+                await trio.sleep(_OTHER_OWNERS_PAUSE_SECONDS)
+        log.warning("other_owners_not_read", error=why)
+        return frozenset(stream_ids)
 
     def may_take(self, holder: str | None) -> bool:
         """Return whether a stream's lease may be taken (:func:`rules.may_take`), and its holder is no :attr:`twins`."""

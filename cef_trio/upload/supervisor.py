@@ -113,7 +113,7 @@ class StreamSupervisor:
 
     @property
     def failed_files(self) -> tuple[Waiting, ...]:
-        """The existing files whose streams failed permanently, by Unix time."""
+        """The existing files whose streams failed permanently, by ``trio.current_time()``."""
         return tuple(failed for path, (_, failed) in self.files.failed.items() if path not in self._live)
 
     @property

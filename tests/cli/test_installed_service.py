@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 from pathlib import Path
 
@@ -69,6 +70,21 @@ def test_drop_ins_change_the_unit_as_systemd_merges_them(machine: Path) -> None:
     assert service.variables["LOG_LEVEL"] == "DEBUG"
     assert not {"APP_ENV", "NOT_OF", "S3_ACCESS_KEY_ID_FILE"} & service.variables.keys()
     assert service.settings_file == machine / "etc/cef-trio/live/.env"
+
+
+def test_p10_specifiers_in_the_unit_are_what_its_daemon_gets(machine: Path) -> None:
+    """Else a command asks another Redis than the daemon, and doctor reports what is well."""
+    (machine / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    (machine / "etc/systemd/system/cef-trio.service.d/zz.conf").write_text(
+        "[Service]\nEnvironment=REDIS_URL=redis://:p%%40ss@10.0.0.1/0 INSTANCE_ID=%H S3_TAGS=machine=%m,unit=%n\n"
+        "Environment='WEBHOOK_SECRET=100%%d' LOG_LEVEL=%?\n"
+    )
+    service = find_installed_service(machine)
+    assert service is not None
+    assert service.variables["REDIS_URL"] == "redis://:p%40ss@10.0.0.1/0"
+    assert service.variables["INSTANCE_ID"] == socket.gethostname()
+    assert service.variables["S3_TAGS"] == "machine=0123456789abcdef0123456789abcdef,unit=cef-trio.service"
+    assert (service.variables["WEBHOOK_SECRET"], service.variables["LOG_LEVEL"]) == ("100%d", "%?")
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,11 @@ import pytest
 import redis
 from servers.command import answer
 from servers.endpoints import Endpoint
+from servers.stream_records import DAEMON, a_stream, stream_id
 from servers.valkey import ValkeyServer, valkey_server
 from thoroughness import only_long
+
+from cef_trio.checkpoint.redis import RedisCheckpointStore
 
 pytestmark = pytest.mark.real
 
@@ -141,10 +144,14 @@ def redis_does_not_persist(machine: Machine) -> Mend:
     return set_them
 
 
-def a_key_is_broken(machine: Machine) -> Mend:
+def namespace(machine: Machine) -> str:
     owner = answer("check", settings=machine.settings)["settings"]
     name = next(one["value"] for one in owner if one["name"] == "OWNER_NAME")
-    machine.redis("SET", f"{{{name}}}:streams:by_path", "not a hash")
+    return f"{{{name}}}:"
+
+
+def a_key_is_broken(machine: Machine) -> Mend:
+    machine.redis("SET", f"{namespace(machine)}streams:by_path", "not a hash")
 
     def run(todo: str) -> None:
         command = re.search(r"`redis-cli (.*)`", todo)
@@ -225,7 +232,13 @@ DRILLS = {
 }
 
 
-SHORT = {secret_for_all, redis_has_no_memory, redis_has_no_replica, a_key_is_broken, no_credentials}
+SHORT = {
+    secret_for_all,
+    redis_has_no_memory,
+    redis_has_no_replica,
+    a_key_is_broken,
+    no_credentials,
+}
 LONGER = only_long("takes long")
 
 
@@ -245,3 +258,17 @@ def test_p10_the_advice_of_doctor_mends_what_it_found(
     assert subject in broken
     mend(broken[subject][1])
     assert machine.problems() == {}
+
+
+async def test_p10_doctor_names_the_parts_for_which_no_daemon_works_on_a_stream(machine: Machine) -> None:
+    name = namespace(machine)
+    async with RedisCheckpointStore(machine.server.url, owner=name[1:-2]) as store:
+        await store.create(a_stream(), DAEMON)
+        await store.release([stream_id(1)], DAEMON)
+    assert "no daemon works on 1 open stream" in machine.problems()["daemon"][0]
+    parts = f"{name}stream:{stream_id(1)}:parts"
+    machine.redis("SET", parts, "not a hash")
+    problems = machine.problems()
+    assert parts in problems["records"][0]
+    assert "delete that key" in problems["records"][1]
+    assert "daemon" not in problems, "starting one would not help"

@@ -96,6 +96,16 @@ def test_the_environment_wins_over_the_file_and_empty_means_unset() -> None:
     assert address({"PROM_HOST": "environment", "PROM_PORT": "1"}, file) == ("environment", 1)
 
 
+def test_p10_the_daemon_is_asked_where_it_listens_also_by_names_in_lower_case_and_with_blanks() -> None:
+    file = {"prom_host": " ::1 ", "Prom_Port": "2 "}
+    assert address({}, file) == ("::1", 2)
+    assert address({"prom_port": " 3", "PROM_HOST": " 0.0.0.0 "}, file) == ("127.0.0.1", 3)
+
+
+def test_a_host_that_is_none_is_no_bug() -> None:
+    assert ask("a b", 1).says.startswith("no answer from http://a b:1/healthz: ")
+
+
 @pytest.mark.parametrize(
     ("given", "asked"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("[::]", "::1"), ("[::1]", "::1")]
 )

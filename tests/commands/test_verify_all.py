@@ -331,3 +331,9 @@ async def test_verifications_in_redis() -> None:
             assert await kept.totals() is None
             await kept.clear()
             assert await kept.known() == {}
+            for key in (store.keys.verified, store.keys.verification):
+                server.command("SET", key, "a hand slipped")
+            assert (await kept.known(), await kept.totals()) == ({}, None)
+            await kept.record("a", Verified(1))
+            await kept.set_totals(VerificationTotals.of(known))
+            assert (await kept.known(), await kept.totals()) == ({"a": Verified(1)}, VerificationTotals.of(known))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import redis as redis_py
@@ -12,8 +13,11 @@ from servers.daemon import NAMESPACE, daemon, settings_for
 from servers.store import Store
 from servers.valkey import ValkeyServer
 
+from cef_trio.checkpoint.redis.keys import Keys
+
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
+OWNERS = Keys().owners
 
 
 def test_kind9_garbage_in_redis_stops_neither_a_daemon_nor_a_command(
@@ -49,6 +53,12 @@ def test_kind9_garbage_in_redis_stops_neither_a_daemon_nor_a_command(
         raw.delete(f"{NAMESPACE}streams:failed")
         raw.set(f"{NAMESPACE}streams:failed", "garbage")
         raw.set(f"{NAMESPACE}webhooks:owed", "garbage")
+        raw.delete(OWNERS)
+        for key in (OWNERS, f"{NAMESPACE}verified", f"{NAMESPACE}verification"):
+            raw.set(key, "garbage")
+        embedded.client.create_multipart_upload(  # whose stream Redis has lost
+            Bucket=embedded.endpoint.bucket, Key=f"streams/under-test/{uuid4()}/lost.mp4"
+        )
         before = {
             key: raw.dump(key)
             for key in (f"{NAMESPACE}stream:{ids['typed']}:meta", f"{NAMESPACE}stream:{ids['odd']}:meta")
@@ -59,7 +69,8 @@ def test_kind9_garbage_in_redis_stops_neither_a_daemon_nor_a_command(
             process.wait_for("stream_completed", stream_id=ids["good"])
             (watch / "new.mp4").write_bytes(b"\2" * (6 * MIB))
             process.wait_for("stream_completed", file=str(watch / "new.mp4"))
-            process.wait_for("checkpoint_unreadable", count=6)
+            process.wait_for("checkpoint_unreadable", count=7)
+            process.wait_for("checkpoint_unreadable", key=OWNERS)
             # Some rounds of the idle checker and of requests for the page: each key is logged once.
             for name in ("again", "and_again"):
                 (watch / f"{name}.mp4").write_bytes(b"\3" * MIB)

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -363,6 +364,32 @@ def test_uploads_go_on_while_the_part_of_the_cluster_that_has_the_registry_of_da
         upload.wait_for_parts()
         upload.finish()
         assert upload.process.count("outage_started") == 0
+    for server in dead:
+        server.start()
+    cluster.wait_until_whole()
+
+
+@LONGER
+def test_kind8_new_recordings_are_begun_while_the_part_of_the_cluster_that_has_the_names_of_the_owners_is_dead(
+    cluster: ValkeyCluster, tmp_path: Path, s3: Endpoint
+) -> None:
+    """An open upload that Redis does not know may be another owner's: whether it is cannot be read."""
+    names = cluster.primary_of(f"{FLEET}:owners")
+    name = next(name for number in range(99) if cluster.primary_of(f"{{{(name := f'new-{number}')}}}:x") is not names)
+    for server in cluster.servers:
+        assert server.command("CONFIG", "SET", "cluster-require-full-coverage", "no") == b"+OK\r\n"
+    looking = look_into(Endpoint(s3.url, s3.access_key, s3.secret_key, s3.region, name))
+    looking.client.create_bucket(Bucket=name)
+    looking.client.create_multipart_upload(Bucket=name, Key=f"streams/{name}/{uuid4()}/lost.mp4")
+    looking.client.close()
+    dead = [names, *cluster.replicas_of(names)]
+    for server in dead:
+        server.kill()
+    (watch_dir := tmp_path / "watch").mkdir()
+    (watch_dir / "new.mp4").write_bytes(os.urandom(BLOCK))
+    with daemon(settings_for(watch_dir, looking.endpoint, cluster.url, owner_name=name)) as process:
+        process.wait_for("stream_completed")
+        assert process.count("outage_started") == 0
     for server in dead:
         server.start()
     cluster.wait_until_whole()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import trio
 from structlog.testing import capture_logs
 from waiting import completed
 
+from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.daemon.main import _report_wait
@@ -204,6 +206,26 @@ async def test_p10_a_failed_stream_is_reported_as_long_as_its_file_exists(world:
         Path(world.path()).unlink()
         daemon.supervisor.handle_event(world.scan())
         assert risks() == ()
+
+
+async def test_p10_a_failed_stream_is_reported_though_the_clock_that_dated_it_was_ahead(world: World) -> None:
+    """That of another host with this folder, or this one's before it was set: it was reported only a day later."""
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="EntityTooLarge", times=1))
+    world.append(PART)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await trio.sleep(5)
+        (failed,) = world.known()
+        lease, tomorrow = daemon.services.lease, failed.meta.last_activity_at_utc + timedelta(days=1)
+        assert await world.store.acquire(failed.meta.stream_id, lease)
+        await world.store.update(failed.meta.stream_id, lease, Change({"last_activity_at_utc": tomorrow}))
+        await world.store.release([failed.meta.stream_id], lease)
+    async with world.daemon() as daemon:
+        risks, began = observer(daemon), daemon.services.utc_now().timestamp()
+        await trio.sleep(70)
+        [risk] = risks()
+        assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.FAILED, PART, 1)
+        assert risk.since == pytest.approx(began, abs=5)
 
 
 @pytest.mark.parametrize("kind", ["meta", "parts", "lease"])

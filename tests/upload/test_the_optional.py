@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -9,9 +12,11 @@ import trio
 from trio.testing import MockClock
 from waiting import completed
 
+from cef_trio.checkpoint.memory import Moment as CallMoment
 from cef_trio.checkpoint.states import Status
 from cef_trio.daemon.start_checks import check_reachable
-from cef_trio.exceptions import ChunkProcessingError, S3OperationError
+from cef_trio.daemon.wiring import REDIS_NOT_RETRIED
+from cef_trio.exceptions import ChunkProcessingError, RedisOperationError, S3OperationError
 from cef_trio.files.file_stat import FileStat
 from cef_trio.lab.disk import InlineDisk
 from cef_trio.lab.proxy import Interference, Rule
@@ -244,3 +249,35 @@ async def test_while_an_optional_call_fails_one_task_retries_it_and_all_others_g
     await attempt_by_many()
     assert asked == 2 * TRIES
     assert list(best_effort.failing) == ["list_parts"]
+
+
+class OtherOwners:
+    """What other owners know, on a node of a cluster that does not work until some time."""
+
+    def __init__(self, until: float) -> None:
+        self._until = until
+
+    async def known_elsewhere(self, stream_ids: Collection[str], *, mixed: bool) -> frozenset[str]:
+        if trio.current_time() < self._until:
+            raise RedisOperationError("known_elsewhere", "CLUSTERDOWN Hash slot not served", transient=True)
+        return frozenset(sorted(stream_ids)[:1])
+
+
+async def silent(operation: str, _moment: CallMoment) -> None:
+    raise RedisOperationError(operation, "the server did not answer", transient=True)
+
+
+async def test_kind8_what_other_owners_know_is_waited_for_as_long_as_a_failover_takes(world: World) -> None:
+    """Their node of a cluster was dead: no new recording began, and every few seconds an outage of all began."""
+    async with world.daemon() as daemon:
+        for seconds, known in ((20, {"a"}), (inf, {"a", "b"})):
+            began = trio.current_time()
+            others = OtherOwners(began + seconds)
+            services = replace(daemon.services, owners=others)  # type: ignore[arg-type]
+            assert await services.known_elsewhere({"a", "b"}) == known
+            assert trio.current_time() - began < WAY_IN_SECONDS
+        world.store.fault = silent
+        with pytest.raises(RedisOperationError):  # it is our own Redis that does not work
+            await services.known_elsewhere({"a", "b"})
+        world.store.fault = None
+    assert "known_elsewhere" in REDIS_NOT_RETRIED, "such a failure is no outage"

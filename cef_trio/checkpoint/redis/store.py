@@ -131,7 +131,7 @@ class RedisCheckpointStore(StreamWrites):
     @property
     def owners(self) -> Owners:
         """All owners behind the same key prefix."""
-        return Owners(self._redis, self.keys)
+        return Owners(self._redis, self.keys, self.unreadable)
 
     @property
     def verifications(self) -> Verifications:

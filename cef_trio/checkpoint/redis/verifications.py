@@ -1,15 +1,17 @@
 """The verifications of an owner's objects, in two keys (``checkpoint/verification.py``).
 
 A hash stream id → time and result, which ``cef-trio verify --all`` reads; and a small hash with the totals, which the
-daemon reads for its metrics, and ``status`` and ``doctor``. Both are hints: without them the next run begins anew.
+daemon reads for its metrics, and ``status`` and ``doctor``. Both are hints: without them the next run begins anew, and
+one of a wrong type counts as none, and is replaced by the next write.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from cef_trio.checkpoint.redis.client import Client, RedisClient
+from cef_trio.checkpoint.redis.errors import MAPPED, is_of_one_key
 from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.verification import VerificationTotals, Verified
 
@@ -42,8 +44,10 @@ class Verifications:
         Raises:
             RedisOperationError: Redis refused.
         """
-        entry = f"{verified.at_ms} {verified.mismatch}".strip()
-        await self._redis.call("record_verification", lambda client: client.hset(self._keys.verified, stream_id, entry))
+        entry, key = f"{verified.at_ms} {verified.mismatch}".strip(), self._keys.verified
+        await self._redis.call(
+            "record_verification", lambda client: _replacing(client, key, lambda: client.hset(key, stream_id, entry))
+        )
 
     async def set_totals(self, totals: VerificationTotals | None) -> None:
         """Replace the totals.
@@ -53,10 +57,11 @@ class Verifications:
         """
 
         def work(client: Client) -> None:
+            key = self._keys.verification
             if totals is None:
-                client.delete(self._keys.verification)
+                client.delete(key)
             else:
-                client.hset(self._keys.verification, mapping=_encode(totals))
+                _replacing(client, key, lambda: client.hset(key, mapping=_encode(totals)))
 
         await self._redis.call("record_verification", work)
 
@@ -104,10 +109,26 @@ class Verifications:
 
     async def _read(self, operation: str, key: str) -> Mapping[str, str]:
         def work(client: Client) -> Mapping[str, str]:
-            raw: Mapping[bytes, bytes] = client.hgetall(key)
+            raw: Mapping[bytes, bytes] = {}
+            try:
+                raw = client.hgetall(key)
+            except MAPPED as error:
+                if not is_of_one_key(error):
+                    raise
             return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in raw.items()}
 
         return await self._redis.call(operation, work)
+
+
+def _replacing(client: Client, key: str, write: Callable[[], object]) -> None:
+    """Write to a key; one of a wrong type is deleted first."""
+    try:
+        write()
+    except MAPPED as error:
+        if not is_of_one_key(error):
+            raise
+        client.delete(key)
+        write()
 
 
 def _encode(totals: VerificationTotals) -> dict[str, str]:

@@ -60,15 +60,21 @@ end
 
 local needed = {'HSET'}
 if status ~= '' then
-  needed = {'HSET', 'SADD', 'SREM', 'ZADD', 'ZREM'}
+  needed = {'HSET', 'SADD', 'SISMEMBER', 'SREM', 'TIME', 'ZADD', 'ZREM'}
 elseif #KEYS > 5 then
   needed[#needed + 1] = 'ZADD'
 end
 if adds.last > adds.first then
   needed[#needed + 1] = 'HINCRBY'
 end
+if path ~= '' then
+  needed[#needed + 1] = 'HGET'
+end
 if path ~= '' or parts.next <= #ARGV or #removed > 0 then
   needed[#needed + 1] = 'HDEL'
+end
+if ARGV[13] ~= '' then
+  needed[#needed + 1] = 'HLEN'
 end
 if ARGV[9] == '0' then
   needed[#needed + 1] = 'DEL'

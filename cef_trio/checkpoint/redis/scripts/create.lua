@@ -30,7 +30,11 @@ if there and there ~= ARGV[4] and there ~= ARGV[7] then
     return {'taken', there}
   end
 end
-local refused = denied(KEYS[2], {'DEL', 'HINCRBY', 'HSET', 'SADD', 'SREM', 'ZADD', 'ZREM'})
+local needed = {'DEL', 'HINCRBY', 'HMGET', 'HSET', 'SADD', 'SISMEMBER', 'SREM', 'TIME', 'ZADD', 'ZREM'}
+if ARGV[11] ~= '' then
+  needed[#needed + 1] = 'HLEN'
+end
+local refused = denied(KEYS[2], needed)
 if refused then
   return refused
 end

@@ -1,6 +1,6 @@
 -- KEYS: lease, meta, parts, by_path, the four sets and the indexes, the pending webhooks, the requested aborts
 -- ARGV: id, ended statuses
-local refused = denied(KEYS[2], {'DEL', 'HDEL', 'HINCRBY', 'SREM', 'ZREM'})
+local refused = denied(KEYS[2], {'DEL', 'HDEL', 'HINCRBY', 'SISMEMBER', 'SREM', 'ZREM'})
 if refused then
   return refused
 end

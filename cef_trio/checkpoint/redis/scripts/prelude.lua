@@ -16,10 +16,11 @@ local function try(...)
   return redis.call(...) -- raises the error of Redis
 end
 
--- Return the error of a command that this user may not run on `key` (ACL), to be asked before the first write; nil if it
--- may run all. Servers before Redis 7 cannot tell.
+-- Return the error of a command that this user may not run on `key` (ACL), to be asked before the first write, also of
+-- commands that only read, if none has run by then; nil if it may run all. Servers before Redis 7 cannot tell.
 local EXAMPLES = {
-  DEL = {}, HDEL = {'f'}, HINCRBY = {'f', '1'}, HSET = {'f', 'v'}, SADD = {'m'}, SREM = {'m'}, ZADD = {'1', 'm'}, ZREM = {'m'},
+  DEL = {}, HDEL = {'f'}, HGET = {'f'}, HINCRBY = {'f', '1'}, HLEN = {}, HMGET = {'f'}, HSET = {'f', 'v'}, SADD = {'m'},
+  SISMEMBER = {'m'}, SREM = {'m'}, TIME = {}, ZADD = {'1', 'm'}, ZREM = {'m'},
 }
 local function denied(key, commands)
   for _, command in ipairs(redis.acl_check_cmd and commands or {}) do
