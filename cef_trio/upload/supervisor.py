@@ -83,8 +83,6 @@ class StreamSupervisor:
         """When the wait after the start is over, by ``trio.current_time()``."""
         self._to_abort: Collection[str] = frozenset()
         """The streams that an operator wants aborted, as was last read."""
-        self._ended: dict[str, FileStat] = {}
-        """The files of streams that ended since the last scan, by path: not settled yet, and maybe renamed."""
         self._rechecked_paths: set[str] = set()
         """Paths of ended tasks that wait for their recheck: one each, however many tasks ended."""
         self._renaming: str | None = None
@@ -210,10 +208,7 @@ class StreamSupervisor:
         replaced = {path: live for path, live in self._live.items() if path in files and live.is_replaced(files[path])}
         # So may one whose lookup is pending: its record has the old path.
         pending = {path: unknown.stat for path, unknown in self.files.unknown.items() if is_missing(path)}
-        # So may an ended one, unchanged: on a network file system no event tells that another host has renamed it.
-        ended = {path: stat for path, stat in (self._ended | self.files.settled).items() if is_missing(path)}
-        self._ended.clear()
-        if missing or replaced or pending or ended:
+        if missing or replaced or pending:
             has_its_own = self._live.keys() - replaced.keys()
             unclaimed = {
                 stat.inode: path
@@ -227,10 +222,6 @@ class StreamSupervisor:
                     self._moved(path, new_path, files[new_path])
                 elif path in missing:  # a pending one may be younger than the scan
                     self._gone(path)
-            for path in ended.keys() - stats.keys():
-                new_path = unclaimed.get(ended[path].inode)
-                if new_path is not None and files[new_path] == ended[path]:
-                    self._moved(path, new_path, files[new_path])
         self.files.forget_missing(is_missing)
         for path, stat in files.items():
             self._seen(path, stat)
@@ -356,7 +347,11 @@ class StreamSupervisor:
         lost = self._lost_records
         if any(path in self.files.settled and history.replaced_stream_id is None for path, history in fresh.items()):
             lost.request_search()  # a settled file had a record
-        await lost.search(lambda: {path: unknown.stat for path, unknown in self.files.unknown.items()})
+        await lost.search(
+            lambda: {path: unknown.stat for path, unknown in self.files.unknown.items()},
+            self._misplaced(fresh),
+            self.files.was_recorded,
+        )
         begun_elsewhere = await self._begun_elsewhere(fresh)
         new = [path for path, history in fresh.items() if history == NO_HISTORY and path not in begun_elsewhere]
         others_files = await self._others_files(new)
@@ -381,10 +376,23 @@ class StreamSupervisor:
                         log.debug("recording_left_to_another_daemon", path=path, process=others_files[path])
                     continue
                 del self.files.unknown[path]
-                if lost.may_include(unknown.stat):
+                may_be_lost = lost.may_include(unknown.stat)
+                if may_be_lost or self.files.was_recorded(unknown.stat):
                     renamed = lost.moved_files.claim_completed(path, unknown.stat)
-                    history = replace(history, renamed=renamed, may_be_stored=True)  # noqa: PLW2901
+                    history = replace(history, renamed=renamed, may_be_stored=may_be_lost)  # noqa: PLW2901
                 self._begin(path, unknown, stream_id, history)
+
+    def _misplaced(self, paths: Collection[str]) -> frozenset[int]:
+        """Return the inode numbers of those of these files that are live streams' too, whose tasks check their files.
+
+        Such a file was renamed, though no event told so: through a name that is no recording's, out of the folder and
+        back, by link(2) and unlink(2), or in a folder that was renamed at once.
+        """
+        numbers = {one.stat.file_ino for path in paths if (one := self.files.unknown.get(path)) is not None}
+        found = [live for live in self._live.values() if live.file_state.value.stat.file_ino in numbers]
+        for live in found:
+            live.update(file_events.gone(live.file_state.value))
+        return frozenset(live.file_state.value.stat.file_ino for live in found)
 
     async def _begun_elsewhere(self, paths: Collection[str]) -> Mapping[str, str]:
         """Return those of these files that may be of a stream that another daemon works on, with that stream.
@@ -485,6 +493,8 @@ class StreamSupervisor:
             # This is the file of a live stream, whose numbers may be those of another host. By its key, as another
             # stream may have its path.
             self._move_live(key, path, unknown.stat)
+            if unknown.closed:
+                self._seen(path, unknown.stat, closed=True)
         else:
             self._start(path, unknown, stream_id, history)
 
@@ -630,9 +640,9 @@ class StreamSupervisor:
             cancelled = "lease_lost" if live.processor.lease_lost else "cancelled"
             self._services.metrics.stream_ended(outcome.value if outcome is not None else cancelled)
         if outcome in {Outcome.COMPLETED, Outcome.FAILED} and live.processor.stream_id is not None:
-            self._ended[live.path] = live.file_state.value.stat
             # Saved now, unlike by an earlier task.
             self._services.shutdown_flush.unsaved.discard(live.processor.stream_id)
+            self.files.recorded(live.file_state.value.stat)  # under a name that is no recording's it is not looked up
         upload = live.processor.upload
         if upload is not None and upload.meta.current_path != live.path:  # renamed after the task's last check
             self.files.queue_rename(upload.meta.current_path, live.path, live.file_state.value.stat)
