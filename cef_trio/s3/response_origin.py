@@ -9,6 +9,7 @@ An ``<Error>`` with a code or an ``x-amz-*`` header identifies S3. Without them 
 ============================  =========================================================================================
 response                      foreign if …
 ============================  =========================================================================================
+any error                     it has no ``x-amz-*`` header, and redirects
 error to GET, PUT, POST, …    its body is HTML, or its status 407; or it has text that is not an S3 error and no
                               ``x-amz-*`` header; or it is empty, has no such header, and this store has sent request
                               ids or S3 errors before (except 405 and 501: some stores respond so to unsupported
@@ -114,6 +115,8 @@ class ResponseOrigin:
     def foreign_error(self, method: str, status: int, headers: Mapping[str, str], body: bytes) -> bool:
         """Whether an error response without an S3 error code is not from the store."""
         marked = is_marked(headers)
+        if not marked and status in _REDIRECT and "location" in headers:
+            return True
         if method == "HEAD":
             if marked:
                 return False
@@ -122,7 +125,10 @@ class ResponseOrigin:
             return True
         if marked or status in _UNSUPPORTED:
             return False
-        return bool(body.strip()) or self._explains_errors or bool(self._sends_ids[False])
+        sends_ids = self._sends_ids[False]
+        if sends_ids is None:  # nothing but HEAD was asked yet, as just after the start
+            sends_ids = self._sends_ids[True]
+        return bool(body.strip()) or self._explains_errors or bool(sends_ids)
 
     def foreign_success(
         self,

@@ -61,6 +61,8 @@ _KEEPALIVE_SECONDS: Final = 20.0  # S3 closes idle connections soon after
 _EXPIRED_CREDENTIALS: Final = frozenset({"ExpiredToken", "InvalidToken"})
 _UNAUTHORIZED: Final = frozenset({401, 403})
 _OK: Final = 200
+_BAD_REQUEST: Final = 400
+"""Also the status of refused keys, as with ``TokenRefreshRequired``."""
 _CODING: Final = "content-encoding"
 _ZLIB_CODINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _ANY_ZLIB: Final = 32 + zlib.MAX_WBITS
@@ -352,7 +354,7 @@ class Transport:
             error.transient = self._clock.correct(headers.get("date"), offset)
         elif error.code in _EXPIRED_CREDENTIALS:
             error.transient = self._config.credentials.rejected()
-        elif error.status in _UNAUTHORIZED:
+        elif error.status in _UNAUTHORIZED or (error.status == _BAD_REQUEST and error.rejected):
             self._config.credentials.rejected()  # replaced keys are refused with various codes, or without one
         error.rejected = not error.transient and error.code not in REQUEST_SPECIFIC
         return error

@@ -160,10 +160,19 @@ async def test_an_expired_token_is_fetched_anew_where_that_can_help() -> None:
 RENEWED = Credentials("AKRENEWED", "SK2", "T2")
 
 
-@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"])
-async def test_p6_keys_that_are_refused_are_read_again_from_their_files(code: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (403, "ExpiredToken"),
+        (403, "InvalidAccessKeyId"),
+        (403, "SignatureDoesNotMatch"),
+        (403, "AccessDenied"),
+        (400, "TokenRefreshRequired"),
+    ],
+)
+async def test_p6_keys_that_are_refused_are_read_again_from_their_files(status: int, code: str) -> None:
     provider = StaticCredentials(CREDENTIALS, lambda: RENEWED)
-    store = ScriptedStore(error_reply(403, code), Reply(), Reply())
+    store = ScriptedStore(error_reply(status, code), Reply(), Reply())
     async with client_of(store, credentials=provider) as s3:
         with pytest.raises(S3OperationError) as caught:
             await s3.delete_object("k")

@@ -176,7 +176,7 @@ async def test_at_aws_a_bucket_is_created_in_its_region() -> None:
 
 
 async def test_a_redirect_is_never_followed() -> None:
-    store = ScriptedStore(Reply(307, {"location": "http://elsewhere.test/"}))
+    store = ScriptedStore(Reply(307, {"location": "http://elsewhere.test/", "x-amz-bucket-region": "eu-west-1"}))
     async with client_of(store) as client:
         with pytest.raises(S3OperationError) as caught:
             await client.head_bucket()

@@ -169,6 +169,26 @@ async def test_p6_a_bare_404_to_a_creation_denies_the_bucket(call: str) -> None:
     assert (error.code, error.transient, error.rejected) == ("NoSuchBucket", False, True)
 
 
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("call", CALLS)
+async def test_p6_a_proxys_redirect_without_a_page_is_passing_and_says_where_to(call: str, status: int) -> None:
+    """As to https, or to a log-in page: the start waits, and the message is not about the bucket's region."""
+    error = await failed(call, Reply(status, {"location": "https://login.test/", "content-length": "0"}))
+    assert (error.code, error.transient) == (NOT_S3_ANSWER, True)
+    assert "it redirects to https://login.test/" in str(error)
+
+
+async def test_p2_a_bare_404_just_after_the_start_denies_no_upload() -> None:
+    """Only HEAD was asked yet; the ids of its response show that this store sends them."""
+    store = ScriptedStore(Reply(200, IDS), Reply(404), Reply(404, IDS))
+    async with client_of(store) as client:
+        await client.head_bucket()
+        for code in (NOT_S3_ANSWER, "NoSuchUpload"):
+            with pytest.raises(S3OperationError) as caught:
+                await client.list_parts("k", "u")
+            assert caught.value.code == code
+
+
 async def test_a_bare_404_is_foreign_once_the_store_has_sent_error_documents() -> None:
     store = ScriptedStore(error_reply(404, "NoSuchUpload"), Reply(404))
     async with client_of(store) as client:
