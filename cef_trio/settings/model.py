@@ -620,10 +620,14 @@ def _unfit_certificates(settings: Settings) -> list[str]:
     return lines
 
 
+_TZ_RULES: Final = re.compile(r"([a-z]{3,}|<[a-z0-9+-]{3,}>)[+-]?\d", re.IGNORECASE)
+"""How rules in ``TZ`` begin (tzset(3)): a name of three letters or more, or one in brackets, and an offset."""
+
+
 def _unknown_local_time(settings: Settings) -> list[str]:
     """Return a line if a timetable goes by ``TZ`` and that is unknown: the C library would take UTC without a word."""
     name = os.environ.get("TZ", "").removeprefix(":")
-    rules = any(character.isdigit() for character in name)  # CET-1CEST,M3.5.0,M10.5.0/3, which needs no file
+    rules = _TZ_RULES.match(name)  # CET-1CEST,M3.5.0,M10.5.0/3 or <+05>-5, which need no file
     known = not name or rules or name == "UTC" or os.path.isfile(os.path.join(_ZONES, name))  # noqa: PTH113, PTH118
     if known or not isinstance(settings.max_upload_rate, RateTimetable):
         return []

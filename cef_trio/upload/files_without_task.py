@@ -32,6 +32,8 @@ DEFERRED_SECONDS = 3.0
 """How often deferred files are looked up, and the other daemons' reports read at most."""
 _HELD_SECONDS = 60.0
 """How often the leases of the streams that other daemons work on are read."""
+_REMEMBERED = 10_000
+"""How many files that have a record are remembered beside the settled ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class FilesWithoutTask:
         self._held: dict[str, WaitingFile] = {}
         self._deferred: dict[str, WaitingFile] = {}
         self._below_minimum: dict[str, WaitingFile] = {}
+        self._recorded: dict[FileStat, None] = {}
+        """The files that were settled, and those whose streams have ended, the latest ones last."""
 
     # -- observable state ---------------------------------------------------------------------------------------------
 
@@ -160,6 +164,10 @@ class FilesWithoutTask:
         """Return whether the file at a path is still the settled one, possibly changed, and not one renamed to it."""
         settled = self.settled.get(path)
         return settled is not None and settled.inode == stat.inode
+
+    def was_recorded(self, stat: FileStat) -> bool:
+        """Return whether a file is probably one that has a record of an ended stream, if maybe under another name."""
+        return stat in self._recorded
 
     # -- events -------------------------------------------------------------------------------------------------------
 
@@ -244,6 +252,7 @@ class FilesWithoutTask:
     def settle(self, path: str, known: StreamSummary) -> None:
         """Settle a file until it changes, and note a failed stream."""
         stat = self.settled[path] = self.unknown.pop(path).stat
+        self.recorded(stat)
         self.failed.pop(path, None)
         meta = known.meta
         if is_risk(meta):
@@ -251,6 +260,13 @@ class FilesWithoutTask:
             ago = max(0.0, (self._utc_now() - meta.last_activity_at_utc).total_seconds())
             why = meta.failure_reason or meta.status.value
             self.failed[path] = meta.stream_id, Waiting(self._now() - ago, stat.size_bytes, why)
+
+    def recorded(self, stat: FileStat) -> None:
+        """Remember a file that has a record, so that under another name it is not taken for a new one."""
+        self._recorded.pop(stat, None)
+        self._recorded[stat] = None
+        while len(self._recorded) > len(self.settled) + _REMEMBERED:
+            del self._recorded[next(iter(self._recorded))]
 
     def hold(self, path: str, stream_id: str) -> None:
         """Leave a file to the daemon that works on its stream."""

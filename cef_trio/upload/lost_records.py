@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import inf
 from typing import Final
 
@@ -57,8 +57,16 @@ class LostRecords:
         self._lost_before_ns = int(self._utc_now().timestamp() * 1e9) + 1
         self._search_at = min(self._search_at, self._searched_at + _AFTER_LOSS_SECONDS)
 
-    async def search(self, unknown: Callable[[], Mapping[str, FileStat]]) -> None:
+    async def search(
+        self,
+        unknown: Callable[[], Mapping[str, FileStat]],
+        misplaced: Collection[int],
+        recorded: Callable[[FileStat], bool],
+    ) -> None:
         """Search for what the unknown files may belong to, as far as it is due.
+
+        ``misplaced``: the inode numbers of unknown files that are those of live streams. ``recorded``: whether a
+        file probably has a record under another name. Both are searched for at once: no rename of theirs was seen.
 
         Raises:
             RedisOperationError, S3OperationError: Redis or S3 is unavailable.
@@ -76,9 +84,14 @@ class LostRecords:
             # Another host's daemon may not have recorded a rename yet, of which no event came here.
             numbers = frozenset(stat.file_ino for stat in unknown().values())
             await self.moved_files.find_missing(self._ids_at_their_paths, numbers)
+        elif misplaced:
+            await self.moved_files.find_missing(self._ids_at_their_paths, misplaced)
         old = {path: stat for path, stat in unknown().items() if self.may_include(stat)}
-        if old and trio.current_time() >= self._search_at:
-            await self.moved_files.find_completed(old)
+        is_due = bool(old) and trio.current_time() >= self._search_at
+        renamed = {path: stat for path, stat in unknown().items() if recorded(stat)}
+        if is_due or renamed:
+            await self.moved_files.find_completed(old | renamed)
+        if is_due:
             self.objects.request(old)
             self._searched_at = trio.current_time()
             self._search_at = self._searched_at + _AGAIN_SECONDS

@@ -347,7 +347,11 @@ class StreamSupervisor:
         lost = self._lost_records
         if any(path in self.files.settled and history.replaced_stream_id is None for path, history in fresh.items()):
             lost.request_search()  # a settled file had a record
-        await lost.search(lambda: {path: unknown.stat for path, unknown in self.files.unknown.items()})
+        await lost.search(
+            lambda: {path: unknown.stat for path, unknown in self.files.unknown.items()},
+            self._misplaced(fresh),
+            self.files.was_recorded,
+        )
         begun_elsewhere = await self._begun_elsewhere(fresh)
         new = [path for path, history in fresh.items() if history == NO_HISTORY and path not in begun_elsewhere]
         others_files = await self._others_files(new)
@@ -372,10 +376,23 @@ class StreamSupervisor:
                         log.debug("recording_left_to_another_daemon", path=path, process=others_files[path])
                     continue
                 del self.files.unknown[path]
-                if lost.may_include(unknown.stat):
+                may_be_lost = lost.may_include(unknown.stat)
+                if may_be_lost or self.files.was_recorded(unknown.stat):
                     renamed = lost.moved_files.claim_completed(path, unknown.stat)
-                    history = replace(history, renamed=renamed, may_be_stored=True)  # noqa: PLW2901
+                    history = replace(history, renamed=renamed, may_be_stored=may_be_lost)  # noqa: PLW2901
                 self._begin(path, unknown, stream_id, history)
+
+    def _misplaced(self, paths: Collection[str]) -> frozenset[int]:
+        """Return the inode numbers of those of these files that are live streams' too, whose tasks check their files.
+
+        Such a file was renamed, though no event told so: through a name that is no recording's, out of the folder and
+        back, by link(2) and unlink(2), or in a folder that was renamed at once.
+        """
+        numbers = {one.stat.file_ino for path in paths if (one := self.files.unknown.get(path)) is not None}
+        found = [live for live in self._live.values() if live.file_state.value.stat.file_ino in numbers]
+        for live in found:
+            live.update(file_events.gone(live.file_state.value))
+        return frozenset(live.file_state.value.stat.file_ino for live in found)
 
     async def _begun_elsewhere(self, paths: Collection[str]) -> Mapping[str, str]:
         """Return those of these files that may be of a stream that another daemon works on, with that stream.
@@ -476,6 +493,8 @@ class StreamSupervisor:
             # This is the file of a live stream, whose numbers may be those of another host. By its key, as another
             # stream may have its path.
             self._move_live(key, path, unknown.stat)
+            if unknown.closed:
+                self._seen(path, unknown.stat, closed=True)
         else:
             self._start(path, unknown, stream_id, history)
 
@@ -623,6 +642,7 @@ class StreamSupervisor:
         if outcome in {Outcome.COMPLETED, Outcome.FAILED} and live.processor.stream_id is not None:
             # Saved now, unlike by an earlier task.
             self._services.shutdown_flush.unsaved.discard(live.processor.stream_id)
+            self.files.recorded(live.file_state.value.stat)  # under a name that is no recording's it is not looked up
         upload = live.processor.upload
         if upload is not None and upload.meta.current_path != live.path:  # renamed after the task's last check
             self.files.queue_rename(upload.meta.current_path, live.path, live.file_state.value.stat)

@@ -63,6 +63,8 @@ class Scan:
     """Device and inode of each watch folder that could be read, where several are watched."""
     links: frozenset[str] = frozenset()
     """Symbolic links that are not followed, except those that ``WATCH_EXCLUDE`` leaves out."""
+    mounts: Mapping[str, int] = field(default_factory=dict)
+    """The folders that are mount points, with their mount ids."""
 
 
 class FolderReader(Protocol):
@@ -134,7 +136,7 @@ class ThreadedReader:
             except OSError as error:
                 found.cannot_read(current, error)
                 continue
-            found.read(current, one)
+            found.read(current, one, self._mounts.points.get(current))
             for link in one.links:
                 if scope.link_roots:
                     mounts.start_soon(self._follow, link, scope, found, mounts)  # its mount may not respond
@@ -214,12 +216,15 @@ class _Found:
         self._unreadable: set[str] = set()
         self._excluded = Excluded()
         self._links: set[str] = set()
+        self._mounts: dict[str, int] = {}
         self._claimed = set(tops)
         self._refused: dict[str, OSError] = {}
         """Why a top folder cannot be read."""
 
-    def read(self, folder: str, one: _OneFolder) -> None:
+    def read(self, folder: str, one: _OneFolder, mount_id: int | None = None) -> None:
         self._folders.add(folder)
+        if mount_id is not None:
+            self._mounts[folder] = mount_id
         self._files.update(one.files)
         before = self._excluded
         self._excluded = Excluded(before.folders + one.excluded_folders, before.files + one.excluded_files)
@@ -267,6 +272,7 @@ class _Found:
             self._excluded,
             roots,
             frozenset(self._links),
+            self._mounts,
         )
 
 

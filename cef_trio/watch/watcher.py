@@ -88,6 +88,8 @@ class Watcher:
         self._watches: FolderWatches | None = None
         self._roots: dict[str, tuple[int, int]] = {}
         """Device and inode of each watched folder at the last scan that could read it."""
+        self._mounts: Mapping[str, int] = {}
+        """The mount ids of the folders that were mount points at the last scan that could read them."""
         self.last_run = trio.current_time()
         """``trio.current_time()`` of the last successful scan, for the health check."""
         self.trouble: tuple[float, str] | None = None
@@ -184,6 +186,7 @@ class Watcher:
         began_at = trio.current_time()
         scan = await self._reader.scan(self._folder)
         self._note_roots(scan)
+        self._note_mounts(scan)
         if await self._watch_new(scan):
             # Files may have been created before their folder was watched.
             began_at = trio.current_time()
@@ -233,6 +236,18 @@ class Watcher:
             if self._watches is not None:
                 self._watches.drop(folder)
         self._roots.update(roots)
+
+    def _note_mounts(self, scan: Scan) -> None:
+        """Note which folders are mount points. Where that changed, stop watching what had the name before.
+
+        The watch of a folder on which a file system is mounted later reports nothing of it. A bind mount that is gone
+        reports what happens at its other place.
+        """
+        before, mounts = dict(self._mounts), dict(scan.mounts)
+        for folder in scan.folders & (before.keys() | mounts.keys()):
+            if before.pop(folder, None) != mounts.get(folder) and self._watches is not None:
+                self._watches.drop(folder)
+        self._mounts = before | mounts
 
     def _log_links(self, links: frozenset[str]) -> None:
         """Log links that are not followed, once each."""

@@ -155,8 +155,14 @@ def test_the_setting_is_read_and_shown_as_it_was_written(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("zone", "known"),
     [
-        *((zone, True) for zone in ("", "UTC", "Europe/Berlin", ":Europe/Berlin", "CET-1CEST,M3.5.0,M10.5.0/3")),
-        *((zone, False) for zone in ("Europe/Berln", "CEST", "Berlin", "europe/berlin")),
+        *(
+            (zone, True)
+            for zone in ("", "UTC", "Europe/Berlin", ":Europe/Berlin", "CET-1CEST,M3.5.0,M10.5.0/3", "<+05>-5")
+        ),
+        *(
+            (zone, False)
+            for zone in ("Europe/Berln", "CEST", "Berlin", "europe/berlin", "Europe/Berlin2", "Etc/GMT+15")
+        ),
     ],
 )
 def test_a_timetable_does_not_follow_utc_because_tz_is_misspelt(

@@ -7,6 +7,7 @@ looked up in Redis again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -381,3 +382,96 @@ async def test_p2_a_recording_renamed_while_its_lookup_is_pending_stays_with_its
     (checkpoint,) = world.known()
     assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
     assert world.received_bytes() == PART + 10
+
+
+def out_of_the_folder_and_back(world: World, daemon: WorldDaemon) -> None:
+    outside = Path(world.path()).parents[1] / "outside.mp4"
+    Path(world.path("a.mp4")).rename(outside)
+    daemon.gone("a.mp4")
+    outside.rename(world.path("b.mp4"))
+    daemon.seen("b.mp4")
+
+
+def through_a_name_that_is_no_recordings(world: World, daemon: WorldDaemon) -> None:
+    Path(world.path("a.mp4")).rename(world.path("a.tmp"))
+    daemon.moved("a.mp4", "a.tmp")
+    Path(world.path("a.tmp")).rename(world.path("b.mp4"))
+    daemon.moved("a.tmp", "b.mp4")
+
+
+def by_a_link(world: World, daemon: WorldDaemon) -> None:
+    Path(world.path("b.mp4")).hardlink_to(world.path("a.mp4"))
+    daemon.seen("b.mp4")
+    Path(world.path("a.mp4")).unlink()
+    daemon.gone("a.mp4")
+
+
+def after_a_rename_that_was_missed(world: World, daemon: WorldDaemon) -> None:
+    """As in a folder that was renamed at once after a recording in it."""
+    Path(world.path("a.mp4")).rename(world.path("b.mp4"))
+    daemon.gone("a.mp4")
+    daemon.moved("c.mp4", "b.mp4")
+
+
+RENAMES = [
+    out_of_the_folder_and_back,
+    through_a_name_that_is_no_recordings,
+    by_a_link,
+    after_a_rename_that_was_missed,
+]
+
+
+@pytest.mark.parametrize("rename_unseen", RENAMES)
+async def test_p2_a_growing_recording_whose_rename_no_event_shows_goes_on(
+    world: World, rename_unseen: Callable[[World, WorldDaemon], None]
+) -> None:
+    """It was begun again under its new name before a scan found it, and its stream ended as deleted."""
+    world.append(3 * PART + 10)
+    async with world.daemon() as daemon:
+        daemon.seen()
+        await trio.sleep(2)
+        rename_unseen(world, daemon)
+        world.append(PART, "b.mp4")
+        daemon.closed("b.mp4")
+        await trio.sleep(10)
+    assert statuses(world) == [Status.COMPLETED]
+    assert world.recordings() == [world.content("b.mp4")]
+    assert world.received_bytes() == 4 * PART + 10
+
+
+@pytest.mark.parametrize("rename_unseen", RENAMES)
+async def test_p2_a_completed_recording_whose_rename_no_event_shows_is_uploaded_once(
+    world: World, rename_unseen: Callable[[World, WorldDaemon], None]
+) -> None:
+    """Redis was searched for it only if it was older than the daemon, and not in ten minutes after another search."""
+    world.append(PART)
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+        world.append(2 * PART + 10)
+        daemon.closed()
+        await completed(world)
+        await trio.sleep(5)
+        rename_unseen(world, daemon)
+        await trio.sleep(10)
+    (checkpoint,) = world.known()
+    assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
+    assert world.received_bytes() == 3 * PART + 10
+
+
+async def test_p2_a_recording_that_was_completed_under_a_name_that_is_no_recordings_is_uploaded_once(
+    world: World,
+) -> None:
+    world.append(2 * PART + 10)
+    async with world.daemon() as daemon:
+        daemon.seen()
+        await trio.sleep(1)
+        Path(world.path("a.mp4")).rename(world.path("a.tmp"))
+        daemon.moved("a.mp4", "a.tmp")
+        daemon.closed("a.tmp")
+        await completed(world)
+        await trio.sleep(5)
+        Path(world.path("a.tmp")).rename(world.path("b.mp4"))
+        daemon.moved("a.tmp", "b.mp4")
+        await trio.sleep(10)
+    assert statuses(world) == [Status.COMPLETED]
+    assert world.received_bytes() == 2 * PART + 10

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import trio
 from inotify_simple import Event, INotify, flags
+from servers.mounts import mounted
 from structlog.testing import capture_logs
 from trio_util import AsyncValue
 from waiting import WAIT_SECONDS, until
 
+from cef_trio.files import mounts
 from cef_trio.files.file_stat import FileStat
 from cef_trio.watch import watcher as watcher_module
 from cef_trio.watch.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
@@ -378,6 +380,33 @@ async def test_a_folder_that_goes_away_is_an_error_and_never_an_empty_folder(fol
             (folder / "b.mp4").write_bytes(b"1")
             await listener.wait_for(of(folder / "b.mp4", Closed))
             assert all(scan.files for scan in listener.scans)
+
+
+async def test_p10_a_folder_on_which_a_disk_is_mounted_later_is_watched_and_so_is_what_was_below_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch stayed with the covered folder: no event came of the disk, and a recording ended by the time-out."""
+    camera, disk = folder / "camera", tmp_path / "disk"
+    (camera / "day").mkdir(parents=True)
+    (disk / "day").mkdir(parents=True)
+    (disk / "mounted.mp4").write_bytes(b"1")
+    (camera / "below.mp4").write_bytes(b"1")
+    monkeypatch.setattr(mounts, "_TABLE_SECONDS", 0.0)
+
+    def has(name: str) -> Callable[[FileEvent], bool]:
+        return lambda event: isinstance(event, Scanned) and str(camera / name) in event.files
+
+    async with watching(folder, rescan_seconds=0.05) as listener:
+        with mounted("--bind", disk, camera):
+            await listener.wait_for(has("mounted.mp4"))
+            (camera / "day" / "a.mp4").write_bytes(b"1")
+            (camera / "b.mp4").write_bytes(b"1")
+            await listener.wait_for(of(camera / "day" / "a.mp4", Closed))
+            await listener.wait_for(of(camera / "b.mp4", Closed))
+        listener.forget()
+        await listener.wait_for(has("below.mp4"))
+        (camera / "c.mp4").write_bytes(b"1")
+        await listener.wait_for(of(camera / "c.mp4", Closed))
 
 
 class FailingReader(ThreadedReader):
