@@ -121,6 +121,8 @@ class Transport:
         self._clock = ServerClock(now)
         self._transport = transport if transport is not None else network_transport(config)
         self._origin = ResponseOrigin()
+        self._signed_with: Credentials | None = None
+        """The credentials of the last request."""
         self._via = config.proxy.via if config.proxy is not None else ""
         self._http = httpx.AsyncClient(transport=self._transport, trust_env=False, follow_redirects=False)
 
@@ -174,7 +176,7 @@ class Transport:
             S3OperationError: no response, or one that is not 2xx.
             RecordingChangedError, ChunkProcessingError: from the body.
         """
-        credentials = await self._config.credentials.get()
+        credentials = self._signed_with = await self._config.credentials.get()
         offset = self._clock.offset
         path, query = self._address.path(request.key), encode_query(request.query)
         headers = {"host": self._address.host, **request.headers}
@@ -272,6 +274,8 @@ class Transport:
         """Return the error that S3 reports in the body of a success; ``None`` if it reports none."""
         if parse_error_body(body).code is None:
             return None
+        if self._signed_with is not None:
+            body = redact(self._signed_with, body)
         return self.error_in(request, _OK, headers, body, part_of_200=True)
 
     def map_errors(self, request: S3Request, status: int | None = None) -> AbstractContextManager[None]:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from s3.scripted_store import Passes, Reply, ScriptedStore, client_of, error_reply, part_ack
+from s3.scripted_store import SECRET, TOKEN, Passes, Reply, ScriptedStore, client_of, error_reply, part_ack
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import is_outage
@@ -136,6 +136,12 @@ async def test_what_lacks_the_request_id_of_a_store_that_sends_one_is_not_the_st
 async def test_the_stores_own_rejection_stands(reply: Reply, code: str) -> None:
     error = await failed("list_parts", reply)
     assert (error.code, error.transient) == (code, False)
+
+
+async def test_an_error_in_the_body_of_a_success_shows_no_secret() -> None:
+    body = f"<Error><Code>InternalError</Code><Message>signed with {SECRET} and {TOKEN}</Message></Error>"
+    error = await failed("list_parts", Reply(200, IDS, body.encode()))
+    assert "signed with *** and ***" in str(error)
 
 
 CODED = {**IDS, "content-encoding": "gzip", "content-type": "application/xml"}
