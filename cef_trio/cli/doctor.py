@@ -224,9 +224,10 @@ async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFin
                 await store.check_writable()  # as the daemon does; a server that refuses all writes answers a PING
             except RedisOperationError as error:
                 add_finding(judge_refused_write(error, address))
+            verified = await store.verifications.totals()  # first: the facts have the keys that cannot be read
             for finding in judge_streams(await stream_facts(store, folder)):
                 add_finding(finding)
-            add_finding(judge_verification(await store.verifications.totals(), utc_now()))
+            add_finding(judge_verification(verified, utc_now()))
             for finding in judge_legacy(*await legacy_facts(store)):
                 add_finding(finding)
             other = await claimant(store)

@@ -150,6 +150,18 @@ def namespace(machine: Machine) -> str:
     return f"{{{name}}}:"
 
 
+def the_verification_is_broken(machine: Machine) -> Mend:
+    key = f"{namespace(machine)}verification"
+    machine.redis("SET", key, "not a hash")
+
+    def delete(todo: str) -> None:
+        assert [one["key"] for one in answer("status", settings=machine.settings)["unreadable"]] == [key]
+        assert "delete that key" in todo
+        machine.redis("DEL", key)
+
+    return delete
+
+
 def a_key_is_broken(machine: Machine) -> Mend:
     machine.redis("SET", f"{namespace(machine)}streams:by_path", "not a hash")
 
@@ -225,7 +237,7 @@ DRILLS = {
     "redis memory": [redis_evicts, redis_is_nearly_full],
     "redis replication": [redis_has_no_replica],
     "redis persistence": [redis_does_not_persist],
-    "records": [a_key_is_broken],
+    "records": [a_key_is_broken, the_verification_is_broken],
     "s3": [no_credentials, wrong_key, no_bucket, s3_is_elsewhere],
     "lifecycle": [a_short_lifecycle_rule],
     "ffprobe": [no_ffprobe],
@@ -237,6 +249,7 @@ SHORT = {
     redis_has_no_memory,
     redis_has_no_replica,
     a_key_is_broken,
+    the_verification_is_broken,
     no_credentials,
 }
 LONGER = only_long("takes long")

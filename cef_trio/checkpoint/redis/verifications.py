@@ -21,12 +21,14 @@ _BATCH: Final = 500
 class Verifications:
     """The verifications of one owner's objects."""
 
-    def __init__(self, redis: RedisClient, keys: Keys) -> None:
+    def __init__(self, redis: RedisClient, keys: Keys, check_type: Callable[[str, object], None]) -> None:
+        """``check_type`` notes whether a key can be read, by the reply, and raises errors of another kind."""
         self._redis = redis
         self._keys = keys
+        self._check_type = check_type
 
     async def known(self) -> dict[str, Verified]:
-        """Return all, by stream id. An entry that cannot be read counts as none.
+        """Return all, by stream id. An entry that cannot be read counts as none; a key of a wrong type is noted.
 
         Raises:
             RedisOperationError: Redis cannot be read.
@@ -113,8 +115,9 @@ class Verifications:
             try:
                 raw = client.hgetall(key)
             except MAPPED as error:
-                if not is_of_one_key(error):
-                    raise
+                self._check_type(key, error)
+            else:
+                self._check_type(key, None)
             return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in raw.items()}
 
         return await self._redis.call(operation, work)
