@@ -256,8 +256,13 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
     path = path or upload.meta.current_path
     try:
         async with services.disk.open(path) as recording:
-            await _check_identity(services, upload, recording, path)
+            identity_match = await _check_identity(services, upload, recording, path)
+            if identity_match is IdentityMatch.SAME:
+                await _record_identity(upload, recording)
             await _agree_with_s3(services, upload, recording, contradicted=contradicted)
+            if identity_match is not IdentityMatch.SAME and upload.meta.object_etag is None:
+                # Not known by anything: an object that a PutObject has stored may be of the file before it.
+                await _record_identity(upload, recording)
     except RecordingChangedError as error:
         if await _was_completed(services, upload):
             return upload
@@ -291,10 +296,13 @@ async def check_mounted(services: Services, meta: StreamMeta, path: str) -> None
         )
 
 
-async def _check_identity(services: Services, upload: StreamUpload, recording: OpenRecording, path: str) -> None:
+async def _check_identity(
+    services: Services, upload: StreamUpload, recording: OpenRecording, path: str
+) -> IdentityMatch:
     recorded = upload.meta.identity
     # Without parts, bytes of two files cannot be mixed.
-    if await recognize(upload.meta, upload.parts, recording) is IdentityMatch.REPLACED:
+    identity_match = await recognize(upload.meta, upload.parts, recording)
+    if identity_match is IdentityMatch.REPLACED:
         await check_same_file_system(recording, recorded, path)
         known_as = upload.meta.current_path
         if path != known_as:  # proposed by its inode number only
@@ -302,10 +310,14 @@ async def _check_identity(services: Services, upload: StreamUpload, recording: O
                 FailureReason.FILE_MISSING_ON_RESUME, f"{known_as!r} is gone, and {path!r} is another recording"
             )
         raise ResumeError(FailureReason.FILE_REPLACED, "another file has the recording's name now")
-    observed = await identify(recording, await recording.stat(), HEAD_BYTES)
-    if observed != recorded:
-        await upload.update(identity=observed)
     await _record_owner(services, upload)
+    return identity_match
+
+
+async def _record_identity(upload: StreamUpload, recording: OpenRecording) -> None:
+    observed = await identify(recording, await recording.stat(), HEAD_BYTES)
+    if observed != upload.meta.identity:
+        await upload.update(identity=observed)
 
 
 async def _record_owner(services: Services, upload: StreamUpload) -> None:

@@ -93,6 +93,10 @@ def test_a_recording_that_was_renamed_before_its_lookup_had_an_answer_is_not_beg
     assert run_plan(Plan(SIMULATED, injections_of(79844), 79844)).violations == []
 
 
+def test_an_object_stored_without_a_record_stays_that_of_its_file_though_another_one_has_the_name() -> None:
+    assert run_plan(Plan(SIMULATED, injections_of(417849), 417849)).violations == []
+
+
 @pytest.mark.parametrize("seed", [9664, 10103, 10641, 200848, 202651, 308262, 326895])
 def test_an_aborted_recording_stays_and_leaves_no_upload_in_reach(seed: int) -> None:
     """Also where recordings are deleted after their upload, and where the key template changes after the abort."""

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import trio
 from store_faults import KilledAt
+from trio.testing import MockClock
 from waiting import completed, until, until_idle, uploaded
 
 from cef_trio.checkpoint.states import Status
+from cef_trio.lab.file_faults import SYSTEMS
 from cef_trio.lab.world import BUCKET, PART, World
+from cef_trio.lab.writers import Writers
 from cef_trio.s3.config import ChecksumMode
 from cef_trio.s3_endpoint import Fault, Kind, Moment
 from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
@@ -138,6 +141,24 @@ async def test_p6_an_unrecorded_object_of_a_replaced_file_completes_its_stream_w
     meta = world.store.snapshot().streams[stream_id].meta
     assert meta.duration_seconds is None
     assert metadata_key(meta.s3_key_prefix) in world.objects()
+
+
+async def test_p1_an_unrecorded_object_does_not_get_the_identity_of_the_file_that_has_replaced_its_own(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """World 417849: where numbers do not last, and there is no part to compare, nothing tells the two files apart."""
+    world = World(tmp_path / "watch", base=tmp_path)
+    SYSTEMS["fat"](world.kernel.file_system(world.folder))
+    writers = Writers(world.kernel, world.folder, world.random, world.journal)
+    writers.append(SIZE, "a.mp4")
+    writers.close("a.mp4")
+    await killed_before_record(world)
+    (stream,) = world.store.snapshot().streams.values()
+    writers.replace(PART // 2, "a.mp4")
+    async with world.daemon():
+        await until(lambda: len(world.recordings()) == 2, 600)
+        await completed(world)
+    assert world.store.snapshot().streams[stream.meta.stream_id].meta.identity == stream.meta.identity
 
 
 async def test_p2_a_put_that_never_arrived_is_sent_by_the_next_daemon(world: World) -> None:
