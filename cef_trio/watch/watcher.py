@@ -98,8 +98,8 @@ class Watcher:
         self._links: frozenset[str] = frozenset()
         """Symbolic links that the last scan did not follow."""
         self._watch_folder_links = links
-        self._led_elsewhere: str | None = None
-        """The last reason of :meth:`_leads_elsewhere`."""
+        self._led_elsewhere: Mapping[str, str] = {}
+        """Those of them that led to another folder at the last scan, and to which."""
         self.last_attempt = self.last_run
         """``trio.current_time()`` of the last scan, failed ones included; for the service manager's watchdog."""
 
@@ -210,15 +210,16 @@ class Watcher:
 
         The folder that it led to at the start is watched on: paths in it are on record.
         """
-        found = None
+        why, elsewhere = None, dict[str, str]()
         for link, folder in self._watch_folder_links.items():
             with suppress(OSError):
                 if (now := await self._reader.ask(folder, partial(os.path.realpath, link))) != folder:
-                    found = f"{link} leads to {now} now, and {folder} is still watched: restart cef-trio"
-                    if found != self._led_elsewhere:
-                        log.error("watch_folder_lost", folder=link, leads_to=now)
-        self._led_elsewhere = found
-        return found
+                    elsewhere[link] = now
+                    why = f"{link} leads to {now} now, and {folder} is still watched: restart cef-trio"
+        for link, now in elsewhere.items() - self._led_elsewhere.items():  # logged once, not at every scan
+            log.error("watch_folder_lost", folder=link, leads_to=now)
+        self._led_elsewhere = elsewhere
+        return why
 
     def _note_roots(self, scan: Scan) -> None:
         """Note which folders were read.

@@ -366,6 +366,19 @@ async def test_p10_a_link_that_leads_to_another_folder_later_is_an_error_until_i
     assert [(entry["folder"], entry["leads_to"]) for entry in lost] == [(str(link), str(other))]
 
 
+async def test_p10_of_two_links_that_lead_elsewhere_each_is_logged_once(folder: Path, tmp_path: Path) -> None:
+    links = {str(tmp_path / name): str(folder) for name in ("one", "two")}
+    for link in links:
+        Path(link).symlink_to(tmp_path)
+    watcher = Watcher(str(folder), MATCHES, listener := Listener(), rescan_seconds=0.01, links=links)
+    with capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watcher.run)
+            await until(lambda: len(listener.scans) > 3)
+            nursery.cancel_scope.cancel()
+    assert sorted(entry["folder"] for entry in logs if entry["event"] == "watch_folder_lost") == sorted(links)
+
+
 async def test_a_folder_that_goes_away_is_an_error_and_never_an_empty_folder(folder: Path, tmp_path: Path) -> None:
     (folder / "a.mp4").write_bytes(b"1")
     with capture_logs() as logs:
