@@ -136,7 +136,7 @@ class RedisCheckpointStore(StreamWrites):
     @property
     def verifications(self) -> Verifications:
         """When the owner's objects were last verified."""
-        return Verifications(self._redis, self.keys, self._check_type)
+        return Verifications(self._redis, self.keys, self._unless_wrong_type)
 
     def owner_claim(self, lease: Lease, host: str, *, exclusive: bool) -> OwnerClaim:
         """Return the claim of the owner's name by the running system of a lease (:class:`OwnerClaim`)."""

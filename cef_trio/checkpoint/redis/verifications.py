@@ -17,15 +17,17 @@ from cef_trio.checkpoint.verification import VerificationTotals, Verified
 
 _BATCH: Final = 500
 
+UnlessWrongType = Callable[[str, Callable[[], Mapping[bytes, bytes]]], Mapping[bytes, bytes] | None]
+
 
 class Verifications:
     """The verifications of one owner's objects."""
 
-    def __init__(self, redis: RedisClient, keys: Keys, check_type: Callable[[str, object], None]) -> None:
-        """``check_type`` notes whether a key can be read, by the reply, and raises errors of another kind."""
+    def __init__(self, redis: RedisClient, keys: Keys, unless_wrong_type: UnlessWrongType) -> None:
+        """``unless_wrong_type`` notes whether a key can be read, and returns the reply of a call to it, or ``None``."""
         self._redis = redis
         self._keys = keys
-        self._check_type = check_type
+        self._unless_wrong_type = unless_wrong_type
 
     async def known(self) -> dict[str, Verified]:
         """Return all, by stream id. An entry that cannot be read counts as none; a key of a wrong type is noted.
@@ -111,13 +113,7 @@ class Verifications:
 
     async def _read(self, operation: str, key: str) -> Mapping[str, str]:
         def work(client: Client) -> Mapping[str, str]:
-            raw: Mapping[bytes, bytes] = {}
-            try:
-                raw = client.hgetall(key)
-            except MAPPED as error:
-                self._check_type(key, error)
-            else:
-                self._check_type(key, None)
+            raw = self._unless_wrong_type(key, lambda: client.hgetall(key)) or {}
             return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in raw.items()}
 
         return await self._redis.call(operation, work)
