@@ -30,6 +30,11 @@ def statuses(world: World) -> list[Status]:
     return [checkpoint.meta.status for checkpoint in world.known()]
 
 
+def assert_completed_as_b(world: World) -> None:
+    (checkpoint,) = world.known()
+    assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
+
+
 @pytest.mark.parametrize(
     ("operation", "moment"),
     [
@@ -58,8 +63,7 @@ async def test_p2_a_recording_renamed_in_the_moment_of_its_completion_is_uploade
         await completed(world)
         await trio.sleep(120)
     assert renamed == [operation]
-    (checkpoint,) = world.known()
-    assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
+    assert_completed_as_b(world)
     assert world.recordings() == [world.content("b.mp4")]
     assert world.received_bytes() == 2 * PART + 10
 
@@ -73,8 +77,7 @@ async def test_p2_a_recording_renamed_after_its_completion_is_uploaded_once(worl
         await trio.sleep(seconds)
         rename(world, daemon)
         await trio.sleep(120)
-    (checkpoint,) = world.known()
-    assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
+    assert_completed_as_b(world)
 
 
 @pytest.mark.parametrize("seconds", [None, 0.0, 0.5, 60.0])
@@ -102,8 +105,7 @@ async def test_p2_a_completed_recording_that_a_scan_alone_finds_renamed_is_uploa
         for _ in range(20):
             daemon.supervisor.handle_event(world.scan())
             await trio.sleep(1)
-    (checkpoint,) = world.known()
-    assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
+    assert_completed_as_b(world)
     assert world.received_bytes() == 2 * PART + 10
 
 
@@ -409,8 +411,7 @@ async def test_p2_a_recording_renamed_while_its_lookup_is_pending_stays_with_its
         await completed(world)
         await trio.sleep(60)
     assert renamed
-    (checkpoint,) = world.known()
-    assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
+    assert_completed_as_b(world)
     assert world.received_bytes() == PART + 10
 
 
@@ -483,8 +484,7 @@ async def test_p2_a_completed_recording_whose_rename_no_event_shows_is_uploaded_
         await trio.sleep(5)
         rename_unseen(world, daemon)
         await trio.sleep(10)
-    (checkpoint,) = world.known()
-    assert (checkpoint.meta.status, checkpoint.meta.current_path) == (Status.COMPLETED, world.path("b.mp4"))
+    assert_completed_as_b(world)
     assert world.received_bytes() == 3 * PART + 10
 
 
