@@ -149,8 +149,13 @@ class Writers:
         self.replace(0, name, content=content)
         self.inode(name).mtime_ns = before.mtime_ns
 
-    def replace(self, size_bytes: int, name: str, *, content: bytes | None = None) -> None:
-        """Rename another, new file to this name."""
+    def copy_grown(self, size_bytes: int, name: str) -> None:
+        """Replace the file by a copy that is longer by so many bytes (``rsync`` without ``--inplace``)."""
+        kept = self.content(name)
+        self.replace(size_bytes, name, content=kept + self._random.randbytes(size_bytes), kept_bytes=len(kept))
+
+    def replace(self, size_bytes: int, name: str, *, content: bytes | None = None, kept_bytes: int = 0) -> None:
+        """Rename another, new file to this name; ``kept_bytes``: how many of its first bytes are those of the first."""
         self._note(f"replace {name} by another file of {size_bytes}")
         other = f"{name}.tmp"
         inode = self._kernel.make_file(self.path(other))
@@ -160,7 +165,7 @@ class Writers:
         self._kernel.sweep()
         if inode.file_system.reports_events:
             self._kernel.queues.moved(self.path(other), self.path(name))
-        self._version(name, 0, size_bytes)
+        self._version(name, kept_bytes, size_bytes)
 
     def delete(self, name: str) -> None:
         """Delete the file."""

@@ -392,7 +392,7 @@ class StreamProcessor:
         """Check the file; return whether that ended the stream."""
         if self._mismatches > 1:  # stat and open disagree; do not loop without a pause
             await self._pause(self._services.rules.retry.ceiling_seconds(self._mismatches - 1))
-        file_state = self.file_state.value
+        file_state, identity = self.file_state.value, upload.meta.identity
         check = await self._check_file_once(upload)
         if check in {FileCheck.GONE, FileCheck.REPLACED}:
             # It may have been renamed, and the event is not here yet.
@@ -402,6 +402,8 @@ class StreamProcessor:
             check = await self._check_file_once(upload)
         match check:
             case FileCheck.SAME:
+                if upload.meta.identity != identity:
+                    await self._mark_closed_if_unwritten()  # a copy that was complete when it took the name
                 return False
             case FileCheck.SHRUNK:
                 covered, size = upload.covered_bytes, self.file_state.value.stat.size_bytes

@@ -44,13 +44,35 @@ async def identify(recording: OpenRecording, stat: FileStat, head_bytes: int) ->
 
 
 async def recognize(meta: StreamMeta, parts: Mapping[int, PartRecord], recording: OpenRecording) -> IdentityMatch:
-    """Return whether an open file is the stream's; ``ASK_BYTES`` if that is ambiguous and no part was recorded."""
+    """Return whether an open file is the stream's; ``ASK_BYTES`` if that is ambiguous and no part was recorded.
+
+    Another file that has the bytes of the parts is the stream's too: a newer copy of the recording that took its place
+    (``rsync`` without ``--inplace``, again and again while it grows). Its upload goes on with that file.
+    """
     recorded = meta.identity
     observed = await identify(recording, await recording.stat(), recorded.head_size_bytes)
     identity_match = compare_identity(recorded, observed)
-    if identity_match is not IdentityMatch.ASK_BYTES or not parts:
+    if identity_match is IdentityMatch.SAME or not parts:
         return identity_match
-    return IdentityMatch.SAME if await _has_their_bytes(meta, parts, recording) else IdentityMatch.REPLACED
+    if identity_match is IdentityMatch.REPLACED:
+        is_it = _may_be_taken_over(meta) and await _has_all_their_bytes(meta, parts, recording)
+    else:
+        is_it = await _has_their_bytes(meta, parts, recording)
+    return IdentityMatch.SAME if is_it else IdentityMatch.REPLACED
+
+
+def _may_be_taken_over(meta: StreamMeta) -> bool:
+    """Return whether another file may go on with a stream: nothing of its first file was verified yet."""
+    return meta.status not in ENDED and meta.verified_size_bytes is None
+
+
+async def _has_all_their_bytes(meta: StreamMeta, parts: Mapping[int, PartRecord], recording: OpenRecording) -> bool:
+    """Return whether a file has the bytes of the last recorded parts. The final verification compares the others."""
+    plan = PartPlan.of(meta)
+    for number in sorted(parts, reverse=True)[:_SAME_FILE_PARTS]:
+        if not await has_bytes_of(parts[number], recording, plan.part(number).offset):
+            return False
+    return True
 
 
 async def _has_their_bytes(meta: StreamMeta, parts: Mapping[int, PartRecord], recording: OpenRecording) -> bool:
@@ -107,7 +129,9 @@ async def match_at(services: Services, meta: StreamMeta, path: str) -> IdentityM
     """
     async with services.disk.open(path) as recording:
         identity_match = await recognize(meta, {}, recording)
-        if identity_match is IdentityMatch.ASK_BYTES:
+        if identity_match is IdentityMatch.ASK_BYTES or (
+            identity_match is IdentityMatch.REPLACED and _may_be_taken_over(meta)
+        ):
             identity_match = await recognize(meta, await _load_parts(services, meta), recording)
     return identity_match
 

@@ -95,6 +95,33 @@ def test_p2_what_is_appended_after_the_end_costs_itself_and_one_part(watch_dir: 
     assert not any(one["deleted"] for one in answer("gc", "--superseded", settings=settings)["results"])
 
 
+@pytest.mark.parametrize("completes_between", [True, False])
+def test_p2_a_growing_recording_that_rsync_copies_again_and_again_costs_what_is_new(
+    watch_dir: Path, scene: Scene, tmp_path: Path, *, completes_between: bool
+) -> None:
+    """Each run of rsync makes a new file and renames it: while its upload is under way, or after its end."""
+    if shutil.which("rsync") is None:
+        pytest.skip("rsync is not installed")
+    source = tmp_path / "a.mp4"
+    grace = {} if completes_between else {"CLOSE_GRACE_SECONDS": "5"}
+    with daemon({**scene.settings(watch_dir), **grace}) as process:
+        for turn in range(1, 5):
+            with source.open("ab") as file:
+                file.write(os.urandom(2 * PART))
+            subprocess.run(["rsync", "-a", source, f"{watch_dir}/"], check=True)
+            if completes_between:
+                process.wait_for("stream_completed", count=turn)
+            else:
+                process.wait_for("part_uploaded", count=2 * turn)
+        process.wait_for("stream_completed")
+        assert process.count("stream_started") == (4 if completes_between else 1)
+        assert process.stop() == 0
+    assert scene.sent_bytes() <= source.stat().st_size + PART
+    with scene.store() as store:
+        assert store.open_uploads() == []
+        assert source.read_bytes() in store.contents()
+
+
 def test_p2_times_and_inodes_are_not_content(watch_dir: Path, scene: Scene, tmp_path: Path) -> None:
     if shutil.which("rsync") is None:
         pytest.skip("rsync is not here")

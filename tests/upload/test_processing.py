@@ -355,6 +355,25 @@ async def test_a_truncated_recording_starts_over_in_the_same_stream(world: World
     assert world.open_uploads() == []
 
 
+async def test_p2_a_newer_copy_that_takes_the_name_again_and_again_costs_what_is_new(world: World) -> None:
+    """``rsync`` of a growing recording, without ``--inplace``: each run makes a new file and renames it."""
+    grown = os.urandom(7 * PART + 7)
+    world.append(0)
+    Path(world.path()).write_bytes(grown[: 3 * PART])
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+        for parts in (5, 6, 8):
+            Path(world.path("a.tmp")).write_bytes(grown[: parts * PART])
+            Path(world.path("a.tmp")).replace(world.path())
+            daemon.seen()
+            await trio.sleep(1)
+        (checkpoint,) = await completed(world)
+    assert world.recordings() == [world.content()] == [grown]
+    assert checkpoint.meta.parts_rewritten == 0
+    assert world.endpoint.log.calls["UploadPart"] == 8
+    assert checkpoint.meta.identity.file_ino == world.stat().file_ino
+
+
 async def test_a_replaced_file_ends_its_stream_and_begins_another(world: World) -> None:
     world.append(3 * PART)
     async with world.daemon() as daemon:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -469,6 +470,32 @@ async def test_a_file_whose_only_part_was_patched_while_no_daemon_ran_is_the_sam
     await finish(world)
     (checkpoint,) = await world.checkpoints()
     assert checkpoint.meta.parts_rewritten == 1
+
+
+async def test_p2_a_newer_copy_that_took_the_name_while_no_daemon_ran_goes_on_with_the_upload(world: World) -> None:
+    world.append(3 * PART)
+    async with world.killed_daemon():
+        await trio.sleep(1)
+    Path(world.path("a.tmp")).write_bytes(world.content() + os.urandom(PART + 7))
+    Path(world.path("a.tmp")).replace(world.path())
+    await finish(world)
+    (checkpoint,) = await world.checkpoints()
+    assert checkpoint.meta.parts_rewritten == 0
+    assert world.endpoint.log.calls["UploadPart"] == 5
+
+
+async def test_another_recording_that_only_begins_alike_does_not_go_on_with_the_upload(world: World) -> None:
+    world.append(4 * PART)
+    async with world.killed_daemon():
+        await trio.sleep(1)
+    Path(world.path("a.tmp")).write_bytes(world.content()[: 3 * PART] + os.urandom(2 * PART))
+    Path(world.path("a.tmp")).replace(world.path())
+    async with world.daemon():
+        await trio.sleep(60)
+        found = await until_idle(world, Status.COMPLETED, Status.FAILED_FILE_REPLACED)
+    assert {checkpoint.meta.status for checkpoint in found} == {Status.COMPLETED, Status.FAILED_FILE_REPLACED}
+    assert world.recordings() == [world.content()]
+    assert world.open_uploads() == []
 
 
 async def test_a_file_that_got_a_deleted_files_inode_is_another_file(world: World) -> None:

@@ -18,7 +18,7 @@ from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.resilience import outage, retry
 from cef_trio.resilience.best_effort import BestEffort
 from cef_trio.s3.response_origin import ResponseOrigin
-from cef_trio.upload import bucket_change, file_triage, recovery, start_stream, supervisor
+from cef_trio.upload import bucket_change, file_triage, recognition, recovery, start_stream, supervisor
 from cef_trio.upload.copy_from_previous import ContentMatch
 from cef_trio.upload.orphan_objects import OrphanObjects
 from cef_trio.upload.session import StreamUpload
@@ -71,6 +71,12 @@ def _lost_record_is_uploaded_again(stack: ExitStack) -> None:
         await trio.lowlevel.checkpoint()
 
     replace_in(stack, OrphanObjects, "adopt", left_out)
+
+
+@mutation("left out: upload of an earlier copy", "copied-while-growing", "P2", fault=None, kind="4")
+def _newer_copy_starts_over(stack: ExitStack) -> None:
+    """A newer copy of a growing recording is uploaded from its first byte."""
+    replace_in(stack, recognition, "_may_be_taken_over", lambda _meta: False)
 
 
 @mutation("left out: parts before a truncation", "tail-truncated", "P2", fault=None, kind="4")

@@ -238,6 +238,16 @@ async def _copied_after_upload(context: ScenarioContext) -> None:
     await trio.sleep(30)
 
 
+async def _copied_while_growing(context: ScenarioContext) -> None:
+    """A growing recording is copied into the folder again and again (``rsync``), each time as a new, longer file."""
+    context.append(6 * PART + 10)
+    context.close()
+    for _ in range(8):
+        await trio.sleep(0.5)
+        context.writers.copy_grown(PART, "a.mp4")
+    await trio.sleep(8)
+
+
 async def _mtime_goes_back(context: ScenarioContext) -> None:
     """The time stamp goes back: at equal size, the recorded one is newer than the file's."""
     context.append(2 * PART + 10)
@@ -414,6 +424,13 @@ SCENARIOS: Final = (
         _copied_after_upload,
         may_end=_REPLACED,
         check_unharmed=ScenarioContext.in_s3_twice,
+    ),
+    Scenario(
+        "copied-while-growing",
+        "a growing recording is replaced by longer copies",
+        _copied_while_growing,
+        may_end=_REPLACED,
+        bounded_bytes=True,
     ),
     Scenario("mtime-goes-back", "the time stamp of a recording goes back", _mtime_goes_back, _unstable_inode_numbers),
     Scenario(
