@@ -417,8 +417,12 @@ def _index_violations(world: World) -> list[str]:
 
 
 def _lacks_only_metadata(checkpoint: Checkpoint) -> bool:
-    """Return whether a stream failed after its object was completed, e.g. because the bucket setting changed."""
-    return checkpoint.meta.status is Status.FAILED_FINALIZATION and checkpoint.meta.object_etag is not None
+    """Return whether a stream failed after its object was completed: the bucket setting changed, or it was aborted.
+
+    If the file changes after that, its bytes are another recording's.
+    """
+    ended = {Status.FAILED_FINALIZATION, Status.FAILED_ABORTED}
+    return checkpoint.meta.status in ended and checkpoint.meta.object_etag is not None
 
 
 def unreported_risks(context: ScenarioContext, reported: Collection[Risk]) -> list[str]:

@@ -52,6 +52,12 @@ def test_another_process_with_another_hash_seed_gives_the_same_run(plan: Plan) -
     assert [fingerprint in run.stdout.splitlines() for run in told] == [True, True]
 
 
+def test_a_recording_that_changes_after_its_abort_is_another_one_if_its_object_was_complete() -> None:
+    """The oracle took the file for settled, ended the run, and found the new stream interrupted."""
+    report = run_plan(Plan(SIMULATED, injections_of(500953), 500953))
+    assert report.violations == []
+
+
 @pytest.mark.parametrize("seed", [1067, 2093, 6328])
 def test_an_object_that_is_complete_in_the_bucket_of_earlier_settings_breaks_no_promise(seed: int) -> None:
     """The stream ends as ``failed:finalization``: its bytes are in S3, and after a minute it is reported as at risk."""
