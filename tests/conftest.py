@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import trio
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
@@ -17,6 +19,14 @@ from structlog.typing import EventDict
 from trio.testing import MockClock
 
 from cef_trio.lab.world import World
+from cef_trio.observability.logs import QUIET
+
+
+def pytest_configure() -> None:
+    """Log plain tracebacks: structlog's default ones are laid out by rich, which took most of the tests' time."""
+    processors = structlog.get_config()["processors"]
+    processors[-1] = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=processors)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -43,6 +53,20 @@ def logged() -> Iterator[list[EventDict]]:
     """What is logged during the test."""
     with capture_logs() as events:
         yield events
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Restores the configuration of logging after the test."""
+    root, before = logging.getLogger(), structlog.get_config()
+    handlers = root.handlers
+    levels = {logger: logger.level for logger in (root, *map(logging.getLogger, QUIET))}
+    yield
+    logging.captureWarnings(capture=False)
+    root.handlers = handlers
+    for logger, level in levels.items():
+        logger.setLevel(level)
+    structlog.configure(**before)
 
 
 @pytest.fixture

@@ -10,33 +10,19 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import structlog
 
-from cef_trio.observability.logs import QUIET, configure
+from cef_trio.observability.logs import configure
 from cef_trio.settings.model import AppEnvironment
+
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 SECRET = "s3cr3t-value"
 EVIL = "a\n2026-01-01 [info] stream_completed\x1b[31m\r.mp4"
-
-
-@pytest.fixture(autouse=True)
-def restore_logging() -> Iterator[None]:
-    logging.captureWarnings(False)
-    root = logging.getLogger()
-    handlers = root.handlers
-    loggers = [root, *(logging.getLogger(name) for name in QUIET)]
-    levels = [logger.level for logger in loggers]
-    yield
-    logging.captureWarnings(False)
-    root.handlers = handlers
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
-    structlog.reset_defaults()
 
 
 def written(environment: AppEnvironment, *, level: str = "DEBUG") -> io.StringIO:

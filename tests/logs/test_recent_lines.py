@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
-from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -13,17 +11,9 @@ from cef_trio.observability import logs
 from cef_trio.observability.recent_lines import MAX_LINES, MAX_LINES_OF_A_STREAM, MAX_TEXT, LogLine, RecentLines
 from cef_trio.settings.model import AppEnvironment
 
+pytestmark = pytest.mark.usefixtures("restored_logging")
+
 SECRET = "hunter2-hunter2"
-
-
-@pytest.fixture(autouse=True)
-def unchanged_logging() -> Iterator[None]:
-    handlers, level = logging.getLogger().handlers, logging.getLogger().level
-    yield
-    logging.getLogger().handlers = handlers
-    logging.getLogger().setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
 
 
 @pytest.mark.parametrize("environment", list(AppEnvironment))

@@ -8,7 +8,6 @@ import logging
 import os
 import pty
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,17 +42,10 @@ def env_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def output() -> Iterator[io.StringIO]:
-    handlers, level = logging.getLogger().handlers, logging.getLogger().level
+def output(restored_logging: None) -> io.StringIO:
     stream = io.StringIO()
     logs.configure(AppEnvironment.PRODUCTION, "INFO", stream=stream)
-    yield stream
-    structlog.reset_defaults()
-    logging.captureWarnings(capture=False)
-    logging.getLogger().handlers = handlers
-    logging.getLogger().setLevel(level)
-    for name in logs.QUIET:
-        logging.getLogger(name).setLevel(logging.NOTSET)
+    return stream
 
 
 def events(output: io.StringIO) -> list[dict[str, object]]:
