@@ -14,8 +14,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from cef_trio.checkpoint import StreamSet, VerificationTotals
-from cef_trio.checkpoint.redis import UNKNOWN_POLICY, ServerInfo
+from cef_trio.checkpoint import VerificationTotals
+from cef_trio.checkpoint.redis import UNKNOWN_POLICY, Keys, ServerInfo
 from cef_trio.cli.output import count, duration, size
 from cef_trio.daemon import LET_READ_BOOT_ID
 from cef_trio.exceptions import RedisOperationError, S3OperationError
@@ -391,14 +391,13 @@ def _judge_records(facts: StreamFacts) -> list[Finding]:
 
 def _repair_hint(key: str) -> str:
     """Return the remedy. A key of many streams is only renamed: the daemon rebuilds it."""
-    if key.endswith(("webhooks:owed", *_OF_FLEET, *(f"streams:{name}" for name in _OF_MANY))):
+    if key.endswith(_OF_MANY):
         return f"`redis-cli RENAME {key} {key}.broken`: the daemon continues by itself"
     return "repair or delete that key (redis-cli)"
 
 
 _PASSING: Final = "nothing yet: it is at risk if it lasts for more than a minute"
-_OF_FLEET: Final = ("{fleet}:daemons", "{fleet}:seen", "{fleet}:names")
-_OF_MANY: Final = ("by_path", *(one.value for one in StreamSet))
+_OF_MANY: Final = tuple(Keys().types)
 _MOST_DAEMONS: Final = 20
 _MOST_RECORDS: Final = 5
 """At most this many are listed one by one."""

@@ -286,6 +286,7 @@ async def stream_facts(store: RedisCheckpointStore, folder: Path | None = None) 
     Raises:
         RedisOperationError: Redis cannot be read.
     """
+    await store.check_types()
     ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
     opened = await store.load_metas(ids)
     holders = await store.holders(opened)

@@ -238,6 +238,26 @@ async def test_kind9_an_index_of_paths_of_a_wrong_type_is_named_with_what_to_do_
 
 
 @pytest.mark.real
+async def test_kind9_each_key_of_many_streams_is_checked_for_its_type(valkey: ValkeyServer, raw: Any) -> None:
+    async with RedisCheckpointStore(valkey.url) as store:
+        for status in (Status.PENDING_COMPLETION, Status.S3_COMPLETED, Status.COMPLETED):
+            if status is Status.PENDING_COMPLETION:
+                await store.create(meta("s1"), OURS)
+            await store.transition("s1", OURS, status, NOTHING)
+        await store.create(meta("s2"), OURS)
+        await store.check_types()
+        assert not store.unreadable.known  # what the daemon writes is of these types
+        for key, kind in KEYS.types.items():
+            raw.delete(key)
+            raw.lpush(key, "a hand slipped")
+            await store.check_types()
+            assert store.unreadable.known[key] == f"{key} is of a wrong type (list), and is to be a {kind}"
+        raw.delete(*KEYS.types)
+        await store.check_types()
+        assert not store.unreadable.known
+
+
+@pytest.mark.real
 async def test_kind12_of_two_records_with_one_path_the_open_one_is_found_and_what_is_in_the_index_stays(
     valkey: ValkeyServer, raw: Any
 ) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import trio
 from servers.command import answer, command
 from servers.endpoints import Endpoint
 from servers.valkey import valkey_server
 from trio.testing import MockClock
 
+from cef_trio.checkpoint.redis import Keys
 from cef_trio.cli import doctor
 from cef_trio.cli.checks import Finding, Severity, ok
 from cef_trio.cli.doctor import AddFinding, run_checks
@@ -130,6 +132,28 @@ def test_a_redis_that_would_lose_everything_and_a_rule_that_kills_recordings_are
         "redis memory",
         "lifecycle",
     }
+
+
+@pytest.mark.real
+def test_kind9_indexes_of_a_wrong_type_are_named_with_what_to_do(settings: dict[str, str]) -> None:
+    with valkey_server(tcp=True) as server:
+        raw = redis.Redis.from_url(server.url)
+        keys = sorted(Keys("", "cam-1").types)
+        for key in keys:
+            raw.rpush(key, "a hand slipped")
+        seen = set[str]()
+        for _ in range(len(keys)):
+            named = {**settings, "OWNER_NAME": "cam-1", "REDIS_URL": server.url}
+            findings = answer("doctor", settings=named, code=5)["findings"]
+            odd = {key: one["todo"] for key in keys for one in findings if f"skipped: {key} is " in one["says"]}
+            for key, todo in odd.items():
+                assert todo == f"`redis-cli RENAME {key} {key}.broken`: the daemon continues by itself"
+                raw.rename(key, f"{key}.broken")
+            seen |= odd.keys()
+            if not odd or seen == set(keys):
+                break
+        raw.close()
+    assert seen == set(keys)
 
 
 @pytest.mark.real

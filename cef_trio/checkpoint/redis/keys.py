@@ -79,6 +79,17 @@ class Keys:
         return [*self.sets.values(), *indexes]
 
     @property
+    def types(self) -> Mapping[str, str]:
+        """The Redis type of each key that is not of one stream."""
+        kinds = {
+            "set": [*self.sets.values(), self.owners, self.pending_webhooks, self.abort_requests],
+            "zset": [*self.homes[len(self.sets) :], self.daemons_seen, self.daemons_by_name],
+            "hash": [self.by_path, self.daemons, self.webhook_events, self.verified, self.verification, self.claim],
+            "string": [self.schema, self.legacy_left],
+        }
+        return {key: kind for kind, keys in kinds.items() for key in keys}
+
+    @property
     def daemons(self) -> str:
         """The hash name of a daemon → time and last report (``observability/daemon_report.py``), of all owners."""
         return f"{self.base}{FLEET}:daemons"

@@ -784,6 +784,21 @@ class RedisCheckpointStore(StreamWrites):
         self.unreadable.note(key, None)
         return found
 
+    async def check_types(self) -> None:
+        """Note which of the keys that are not of one stream are of a wrong type.
+
+        Raises:
+            RedisOperationError: Redis cannot be read.
+        """
+
+        def work(client: Client) -> None:
+            for key, kind in self.keys.types.items():
+                found = client.type(key).decode()
+                why = f"{key} is of a wrong type ({found}), and is to be a {kind}"
+                self.unreadable.note(key, None if found in {kind, "none"} else why)
+
+        await self._redis.call("check_types", work)
+
     def _check_type(self, key: str, reply: object) -> None:
         """Note whether that key can be read.
 
