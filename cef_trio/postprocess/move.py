@@ -12,7 +12,7 @@ from functools import partial
 import structlog
 
 from cef_trio.exceptions import AfterUploadError, RecordingChangedError
-from cef_trio.files import FileSlice
+from cef_trio.files import FileSlice, is_below
 from cef_trio.observability import FreedBy
 from cef_trio.postprocess import disposal
 from cef_trio.postprocess.after_upload_rules import VerifiedFile, copy_name, root_name, targets
@@ -36,12 +36,15 @@ class Move:
         self._metrics = services.metrics
         self._rules = services.rules
         self._folder = folder
+        self._mount_point: str | None = None
+        """Where the folder's file system was mounted at the last move."""
 
     async def apply(self, file: VerifiedFile, lease: HeldLease, cause: FreedBy) -> bool:
         """See :class:`~cef_trio.postprocess.after_upload.Action`."""
         root = self._rules.root_of(file.path)
         below = os.path.join(self._folder, root_name(root, self._rules.watch_folders))  # noqa: PTH118 - any bytes
         names = targets(file, root, below)
+        await self._check_mounted()
         try:
             moved_to = await self._disk.change(partial(disposal.move_now, file, names), path=file.path)
         except OtherFileSystemError:
@@ -56,6 +59,18 @@ class Move:
             cause=cause.value,
         )
         return True
+
+    async def _check_mounted(self) -> None:
+        """Check that the folder's file system is still mounted; else its files would be hidden below its mount point.
+
+        Raises:
+            AfterUploadError: it is not.
+        """
+        folder = await self._disk.change(partial(os.path.realpath, self._folder), path=self._folder)
+        point, before = self._mounts.of(folder).point, self._mount_point
+        if before is not None and point != before and is_below(before, point):
+            raise AfterUploadError(f"nothing is mounted at {before!r} any more, where {self._folder!r} was: mount it")
+        self._mount_point = point
 
     async def _move_bytes(self, file: VerifiedFile, names: tuple[str, str], lease: HeldLease, cause: FreedBy) -> str:
         """Move the file to another file system; return its new path."""

@@ -133,6 +133,30 @@ def a_disk_that_is_unmounted_while_it_is_recorded_to(given: Given) -> None:
             assert process.stop() == 0
 
 
+def a_target_of_moves_that_is_unmounted(given: Given) -> None:
+    """P8: nothing is moved below its mount point, where nobody would find it; it is moved when the disk is back."""
+    watch_dir, target = given.folder / "watch", given.folder / "target"
+    watch_dir.mkdir()
+    target.mkdir()
+    with disk(target, "ext4", size_mib=64) as archive:
+        archive.mount()
+        settings = given.scene.settings(watch_dir, after_upload=f"move:{archive.folder / 'done'}")
+        with daemon(settings) as process:
+            write(watch_dir / "a.mp4", MIB)
+            process.wait_for("recording_moved_after_upload")
+            archive.unmount()
+            write(watch_dir / "b.mp4", MIB)
+            assert "mount it" in process.wait_for("after_upload_failed")["error"]
+            assert list(archive.folder.iterdir()) == []
+            archive.mount()
+            assert process.stop() == 0
+        with daemon(settings) as process:
+            process.wait_for("recording_moved_after_upload")
+            assert process.stop() == 0
+        assert sorted(path.name for path in (archive.folder / "done").iterdir()) == ["a.mp4", "b.mp4"]
+        assert list(watch_dir.glob("*.mp4")) == []
+
+
 def a_bind_mount_that_is_gone(given: Given) -> None:
     """The same device is still mounted below the watch folder; the recording is on the bind mount that is not."""
     watch_dir, real = given.folder / "watch", given.folder / "real"
@@ -274,6 +298,7 @@ STORIES: dict[str, Callable[[Given], None]] = {
     "filling": a_disk_that_is_kept_from_filling,
     "below": a_disk_that_is_unmounted_above_a_full_one,
     "unmounted": a_disk_that_is_unmounted_while_it_is_recorded_to,
+    "target": a_target_of_moves_that_is_unmounted,
     "bind": a_bind_mount_that_is_gone,
     "vfat": lambda given: other_numbers_after_another_mount(given, "vfat"),
     "exfat": lambda given: other_numbers_after_another_mount(given, "exfat"),
