@@ -192,6 +192,11 @@ class Mounts:
             found = self._mounts[point, number] = Mount(point, number, reading, closing)
         return found
 
+    def point_now(self, path: str) -> str:
+        """Return the mount point of a path, by a table that is not a second old."""
+        self._read_at = -math.inf
+        return self.of(path).point
+
     def hangs(self, path: str) -> bool:
         """Return whether a path is on a mount that is known to hang."""
         return any(is_on(path, point) for point in self.hung.value)

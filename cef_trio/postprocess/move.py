@@ -67,7 +67,7 @@ class Move:
             AfterUploadError: it is not.
         """
         folder = await self._disk.change(partial(os.path.realpath, self._folder), path=self._folder)
-        point, before = self._mounts.of(folder).point, self._mount_point
+        point, before = self._mounts.point_now(folder), self._mount_point
         if before is not None and point != before and is_below(before, point):
             raise AfterUploadError(f"nothing is mounted at {before!r} any more, where {self._folder!r} was: mount it")
         self._mount_point = point

@@ -151,19 +151,22 @@ def namespace(machine: Machine) -> str:
 
 
 def the_verification_is_broken(machine: Machine) -> Mend:
-    key = f"{namespace(machine)}verification"
-    machine.redis("SET", key, "not a hash")
+    rename = broken(machine, "verification")
 
-    def delete(todo: str) -> None:
-        assert [one["key"] for one in answer("status", settings=machine.settings)["unreadable"]] == [key]
-        assert "delete that key" in todo
-        machine.redis("DEL", key)
+    def run(todo: str) -> None:
+        found = answer("status", settings=machine.settings)["unreadable"]
+        assert [one["key"] for one in found] == [f"{namespace(machine)}verification"]
+        rename(todo)
 
-    return delete
+    return run
 
 
 def a_key_is_broken(machine: Machine) -> Mend:
-    machine.redis("SET", f"{namespace(machine)}streams:by_path", "not a hash")
+    return broken(machine, "streams:by_path")
+
+
+def broken(machine: Machine, name: str) -> Mend:
+    machine.redis("SET", f"{namespace(machine)}{name}", "not a hash")
 
     def run(todo: str) -> None:
         command = re.search(r"`redis-cli (.*)`", todo)
