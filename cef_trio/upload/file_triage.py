@@ -30,6 +30,8 @@ class FileTriage(Enum):
     SETTLED = "settled"
     """Nothing: the file is uploaded and unchanged, or its stream failed and waits for the operator. If such a stream's
     object is complete (only its metadata failed), or an operator let it go, a changed file gets a new stream."""
+    UNREADABLE = "unreadable"
+    """As settled, by its stat alone, as the file cannot be read: each scan looks again."""
 
 
 def must_be_recognized(known: StreamSummary | None, stat: FileStat) -> bool:
@@ -68,7 +70,8 @@ def triage(known: StreamSummary | None, stat: FileStat, identity_match: Identity
     if meta.status in COMES_BACK:
         return FileTriage.RESUME  # it may be readable by now; if not, its stream waits (processor.py)
     if meta.status is not Status.COMPLETED and meta.object_etag is None:
-        return FileTriage.SETTLED
+        # It may be another recording, which must not wait for ever.
+        return FileTriage.UNREADABLE if identity_match is IdentityMatch.ASK_BYTES else FileTriage.SETTLED
     return FileTriage.SETTLED if _as_verified(meta, stat) else FileTriage.NEW
 
 

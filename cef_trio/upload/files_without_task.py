@@ -249,9 +249,13 @@ class FilesWithoutTask:
             return None
         return None if any(new_path == path for _, new_path, _ in self.renamed) else unknown
 
-    def settle(self, path: str, known: StreamSummary) -> None:
-        """Settle a file until it changes, and note a failed stream."""
-        stat = self.settled[path] = self.unknown.pop(path).stat
+    def settle(self, path: str, known: StreamSummary, *, until_scanned: bool = False) -> None:
+        """Settle a file until it changes, or until the next scan, and note a failed stream."""
+        stat = self.unknown.pop(path).stat
+        if until_scanned:
+            self.settled.pop(path, None)
+        else:
+            self.settled[path] = stat
         self.recorded(stat)
         self.failed.pop(path, None)
         meta = known.meta

@@ -170,7 +170,8 @@ async def recognize_found(
 ) -> IdentityMatch | None:
     """Return whether a file that was found at the path of a stream is the stream's; ``None`` if that cannot be checked.
 
-    ``is_ours``: the stream belongs to this host.
+    ``ASK_BYTES`` for one that is not readable, and may be the stream's by its stat. ``is_ours``: the stream belongs to
+    this host.
 
     Raises:
         RedisOperationError, S3OperationError: the parts or the reports could not be loaded.
@@ -188,8 +189,7 @@ async def recognize_found(
             return None
         if not is_ours:
             return IdentityMatch.REPLACED
-        # The file is not readable: compare its stat only.
-        return IdentityMatch.SAME if may_be(meta.identity, stat) else IdentityMatch.REPLACED
+        return IdentityMatch.ASK_BYTES if may_be(meta.identity, stat) else IdentityMatch.REPLACED
 
 
 async def _owner_lives(services: Services, meta: StreamMeta) -> bool:

@@ -310,8 +310,8 @@ class StreamSupervisor:
                 others[path] = known.pop(path).meta.stream_id
             if triaged in {FileTriage.NEW, FileTriage.REPLACED, FileTriage.OTHER_OWNER}:
                 fresh.append(path)
-            if triaged is FileTriage.SETTLED:
-                self.files.settle(path, known[path])
+            if triaged in {FileTriage.SETTLED, FileTriage.UNREADABLE}:
+                self.files.settle(path, known[path], until_scanned=triaged is FileTriage.UNREADABLE)
                 if known[path].meta.status is Status.COMPLETED:
                     on_uploaded(known[path].meta)
                 await self._record_owner(known[path].meta)

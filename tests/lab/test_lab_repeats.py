@@ -58,6 +58,17 @@ def test_a_recording_that_changes_after_its_abort_is_another_one_if_its_object_w
     assert report.violations == []
 
 
+def test_p1_a_recording_with_the_number_of_an_aborted_one_is_looked_at_again_when_it_is_readable() -> None:
+    report = run_plan(Plan(SIMULATED, injections_of(526689), 526689))
+    assert report.violations == []
+
+
+def test_p5_an_upload_that_was_aborted_while_the_settings_led_elsewhere_is_named_by_its_record() -> None:
+    """The key template changed too, so that no listing finds it: `cef-trio gc` with the earlier one does."""
+    report = run_plan(Plan(SIMULATED, injections_of(530363), 530363))
+    assert report.violations == []
+
+
 @pytest.mark.parametrize("seed", [1067, 2093, 6328])
 def test_an_object_that_is_complete_in_the_bucket_of_earlier_settings_breaks_no_promise(seed: int) -> None:
     """The stream ends as ``failed:finalization``: its bytes are in S3, and after a minute it is reported as at risk."""

@@ -46,3 +46,11 @@ def test_a_changed_file_is_new_without_being_opened() -> None:
     stat = replace(STAT, size_bytes=1001)
     assert not must_be_recognized(UPLOADED, stat)
     assert triage(UPLOADED, stat) is FileTriage.NEW
+
+
+def test_a_file_that_cannot_be_read_is_not_settled_by_the_number_of_a_failed_stream() -> None:
+    """Found by a random world: a new recording got an aborted one's inode number, and was unreadable at the start."""
+    aborted = StreamSummary(meta("s2", status=Status.FAILED_ABORTED, identity=FileIdentity(7, 11)), StreamSet.FAILED)
+    assert triage(aborted, STAT, IdentityMatch.ASK_BYTES) is FileTriage.UNREADABLE
+    assert triage(aborted, STAT, IdentityMatch.SAME) is FileTriage.SETTLED
+    assert triage(UPLOADED, STAT, IdentityMatch.ASK_BYTES) is FileTriage.SETTLED
