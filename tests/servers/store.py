@@ -63,9 +63,12 @@ class Store:
         document: Mapping[str, Any] = json.loads(body)
         return document
 
-    def assert_identical(self, path: Path) -> Mapping[str, Any]:
-        """P1: the object of this file is the file, and its metadata adds up; returns the metadata."""
-        key = self.key_of(path.name)
+    def assert_identical(self, path: Path, key: str | None = None) -> Mapping[str, Any]:
+        """P1: the object of this file is the file, and its metadata adds up; returns the metadata.
+
+        ``key``: which one it is, if there may be several of its name.
+        """
+        key = key or self.key_of(path.name)
         assert self.sha256(key) == sha256_of(path), f"{key} is not {path}"
         metadata = self.metadata(key)
         assert metadata["total_size_bytes"] == path.stat().st_size
