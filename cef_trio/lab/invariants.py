@@ -459,9 +459,9 @@ def _missing(context: ScenarioContext) -> list[str]:
 
 def left_uploads(world: World, scenario: Scenario) -> list[str]:
     """Return the open uploads of ended streams, or of no stream (P5)."""
-    violations = []
-    known_ids = {checkpoint.meta.s3_upload_id: checkpoint.meta.status for checkpoint in world.known()}
-    elsewhere = {one.meta.s3_upload_id for one in world.known() if "do not lead" in (one.meta.failure_reason or "")}
+    violations, known = [], world.known()
+    known_ids = {checkpoint.meta.s3_upload_id: checkpoint.meta.status for checkpoint in known}
+    elsewhere = {one.meta.s3_upload_id for one in known if "do not lead" in (one.meta.failure_reason or "")}
     armed = [one.fault for one in world.endpoint.faults.armed()]
     never_listed = any(fault.operation == "ListMultipartUploads" and fault.times is None for fault in armed)
     # Uploads in another bucket are not touched (P9); the log names them, and `cef-trio gc` aborts them there.

@@ -68,7 +68,7 @@ class Move:
         """
         folder = await self._disk.change(partial(os.path.realpath, self._folder), path=self._folder)
         point, before = self._mounts.point_now(folder), self._mount_point
-        if before is not None and point != before and is_below(before, point):
+        if before is not None and is_below(before, point):
             raise AfterUploadError(f"nothing is mounted at {before!r} any more, where {self._folder!r} was: mount it")
         self._mount_point = point
 

@@ -54,11 +54,12 @@ async def recognize(meta: StreamMeta, parts: Mapping[int, PartRecord], recording
     identity_match = compare_identity(recorded, observed)
     if identity_match is IdentityMatch.SAME or not parts:
         return identity_match
-    if identity_match is IdentityMatch.REPLACED:
-        is_it = _may_be_taken_over(meta) and await _has_all_their_bytes(meta, parts, recording)
-    else:
-        is_it = await _has_their_bytes(meta, parts, recording)
-    return IdentityMatch.SAME if is_it else IdentityMatch.REPLACED
+    is_another = identity_match is IdentityMatch.REPLACED
+    if is_another and not _may_be_taken_over(meta):
+        return IdentityMatch.REPLACED
+    # Of another file, the final verification compares the other parts.
+    has_them = await _has_their_bytes(meta, parts, recording, of_all=is_another)
+    return IdentityMatch.SAME if has_them else IdentityMatch.REPLACED
 
 
 def _may_be_taken_over(meta: StreamMeta) -> bool:
@@ -66,21 +67,16 @@ def _may_be_taken_over(meta: StreamMeta) -> bool:
     return meta.status not in ENDED and meta.verified_size_bytes is None
 
 
-async def _has_all_their_bytes(meta: StreamMeta, parts: Mapping[int, PartRecord], recording: OpenRecording) -> bool:
-    """Return whether a file has the bytes of the last recorded parts. The final verification compares the others."""
+async def _has_their_bytes(
+    meta: StreamMeta, parts: Mapping[int, PartRecord], recording: OpenRecording, *, of_all: bool = False
+) -> bool:
+    """Return whether a file has the bytes of one of the last recorded parts, or ``of_all`` of them."""
     plan = PartPlan.of(meta)
     for number in sorted(parts, reverse=True)[:_SAME_FILE_PARTS]:
-        if not await has_bytes_of(parts[number], recording, plan.part(number).offset):
-            return False
-    return True
-
-
-async def _has_their_bytes(meta: StreamMeta, parts: Mapping[int, PartRecord], recording: OpenRecording) -> bool:
-    plan = PartPlan.of(meta)
-    for number in sorted(parts, reverse=True)[:_SAME_FILE_PARTS]:
-        if await has_bytes_of(parts[number], recording, plan.part(number).offset):
-            return True
-    return False
+        has_them = await has_bytes_of(parts[number], recording, plan.part(number).offset)
+        if has_them is not of_all:
+            return has_them
+    return of_all
 
 
 async def is_proved(services: Services, meta: StreamMeta, path: str) -> bool:

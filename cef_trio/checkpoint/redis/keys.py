@@ -73,17 +73,21 @@ class Keys:
         return f"{self.prefix}leases"
 
     @property
+    def indexes(self) -> list[str]:
+        """The sorted sets of stream ids, in the order of :attr:`homes`."""
+        return [*map(self.history, History), self.by_inode, self.by_mtime, self.leases]
+
+    @property
     def homes(self) -> list[str]:
         """The sets, and the indexes of their streams, in the order that ``settle`` in the scripts' prelude expects."""
-        indexes = [*map(self.history, History), self.by_inode, self.by_mtime, self.leases]
-        return [*self.sets.values(), *indexes]
+        return [*self.sets.values(), *self.indexes]
 
     @property
     def types(self) -> Mapping[str, str]:
         """The Redis type of each key that is not of one stream."""
         kinds = {
             "set": [*self.sets.values(), self.owners, self.pending_webhooks, self.abort_requests],
-            "zset": [*self.homes[len(self.sets) :], self.daemons_seen, self.daemons_by_name],
+            "zset": [*self.indexes, self.daemons_seen, self.daemons_by_name],
             "hash": [self.by_path, self.daemons, self.webhook_events, self.verified, self.verification, self.claim],
             "string": [self.schema, self.legacy_left],
         }
