@@ -14,7 +14,7 @@ import pytest
 from servers.command import ROOT, answer, command
 from servers.daemon import OWNER, daemon, settings_for
 from servers.endpoints import Endpoint
-from servers.s3_control import arm, disarm_all, wait_for_call
+from servers.s3_control import arm, disarm_all, wait_for_fault
 from servers.store import Store
 from servers.valkey import ValkeyServer
 
@@ -158,7 +158,7 @@ def test_a_signal_ends_gc_between_two_uploads_and_the_next_gc_does_the_rest(
     for n in range(5):
         key = f"streams/{OWNER}/{n:08x}-0000-4000-8000-000000000000/a.mp4"
         embedded.client.create_multipart_upload(Bucket="recordings", Key=key)
-    arm(endpoint, {"kind": "freeze", "operation": "AbortMultipartUpload", "moment": "before", "nth": 3})
+    frozen = arm(endpoint, {"kind": "freeze", "operation": "AbortMultipartUpload", "moment": "before", "nth": 3})
     arguments = ["gc", "--older-than", "0s", "--redis-is-empty"]
     with subprocess.Popen(
         [sys.executable, "-m", "cef_trio", *arguments],
@@ -168,7 +168,7 @@ def test_a_signal_ends_gc_between_two_uploads_and_the_next_gc_does_the_rest(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        wait_for_call(endpoint, "AbortMultipartUpload", count=3)
+        wait_for_fault(endpoint, frozen)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (128 + number, "")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from servers.daemon import daemon, settings_for
 from servers.endpoints import Endpoint
-from servers.s3_control import arm, disarm_all, wait_for_call
+from servers.s3_control import arm, disarm_all, wait_for_fault
 from servers.store import Store
 from servers.valkey import ValkeyServer
 from waiting import wait_until
@@ -98,12 +98,12 @@ def test_a_bad_file_changes_nothing_and_the_environment_wins(
 def test_p4_signals_in_any_number_and_order_hold_no_exit_back(
     watch_dir: Path, endpoint: Endpoint, settings: dict[str, str], env_file: Path
 ) -> None:
-    arm(endpoint, {"kind": "freeze", "operation": "UploadPart", "times": None})
+    frozen = arm(endpoint, {"kind": "freeze", "operation": "UploadPart", "times": None})
     (watch_dir / "a.mp4").write_bytes(os.urandom(6 * MIB))
     env_file.write_text("MAX_UPLOAD_RATE=0\n")
     try:
         with daemon(settings, arguments=["--env-file", str(env_file)]) as process:
-            wait_for_call(endpoint, "UploadPart")
+            wait_for_fault(endpoint, frozen)
             for _ in range(20):
                 process.signal(signal.SIGHUP)
             began = time.monotonic()

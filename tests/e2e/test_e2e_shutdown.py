@@ -19,7 +19,7 @@ from servers.daemon import NAMESPACE, DaemonProcess, daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
 from servers.hung_disk import NoFuseError, Operation, hung_disk
-from servers.s3_control import arm, disarm_all, wait_for_call
+from servers.s3_control import arm, disarm_all, wait_for_fault
 from servers.trickle import trickling
 from servers.valkey import ValkeyServer, valkey_server
 from thoroughness import only_long
@@ -105,10 +105,10 @@ def test_p4_two_hundred_streams_and_a_frozen_s3_hold_no_exit(
     for number in range(200):
         (watch_dir / f"{number:03}.mp4").write_bytes(b"x" * 1000)
     given = settings(watch_dir, bucket, valkey)
-    arm(faulty, {"kind": "freeze", "operation": "PutObject", "times": None})
+    frozen = arm(faulty, {"kind": "freeze", "operation": "PutObject", "times": None})
     with daemon(given) as process:
         process.wait_for("stream_started", count=200)
-        wait_for_call(faulty, "PutObject")
+        wait_for_fault(faulty, frozen)
         leaves_in_time(process)
     found = statuses(valkey)
     assert len(found) == 200
@@ -118,10 +118,10 @@ def test_p4_two_hundred_streams_and_a_frozen_s3_hold_no_exit(
 def test_p4_a_signal_before_s3_answers_ends_the_start(
     watch_dir: Path, faulty: Endpoint, bucket: Endpoint, valkey: ValkeyServer
 ) -> None:
-    arm(faulty, {"kind": "freeze", "operation": "HeadBucket", "times": None})
+    frozen = arm(faulty, {"kind": "freeze", "operation": "HeadBucket", "times": None})
     with daemon(settings(watch_dir, bucket, valkey), wait_started=False) as process:
         process.wait_for("admin_server_started")
-        wait_for_call(faulty, "HeadBucket")
+        wait_for_fault(faulty, frozen)
         leaves_in_time(process)
 
 
@@ -146,9 +146,9 @@ def test_p4_a_signal_during_the_resume_holds_no_exit(
             process.wait_for("part_uploaded")
             leaves_in_time(process)
         assert statuses(valkey) == ["interrupted_shutdown"]
-        arm(faulty, {"kind": "freeze", "operation": "ListParts", "times": None})
+        frozen = arm(faulty, {"kind": "freeze", "operation": "ListParts", "times": None})
         with daemon(given) as process:
-            wait_for_call(faulty, "ListParts")
+            wait_for_fault(faulty, frozen)
             leaves_in_time(process)
     assert statuses(valkey) == ["interrupted_cancelled"]
     disarm_all(faulty)
@@ -178,10 +178,10 @@ def test_p4_signals_of_either_kind_add_up(
     watch_dir: Path, faulty: Endpoint, bucket: Endpoint, valkey: ValkeyServer
 ) -> None:
     """Ctrl-C, then a service manager's SIGTERM: the second skips the grace, whichever it is."""
-    arm(faulty, {"kind": "freeze", "operation": "UploadPart", "times": None})
+    frozen = arm(faulty, {"kind": "freeze", "operation": "UploadPart", "times": None})
     with daemon(settings(watch_dir, bucket, valkey, shutdown_grace_seconds=120)) as process:
         (watch_dir / "a.mp4").write_bytes(os.urandom(6 * MIB))
-        wait_for_call(faulty, "UploadPart")  # before a part is under way, the first signal ends the stream at once
+        wait_for_fault(faulty, frozen)  # before a part is under way, the first signal ends the stream at once
         process.signal(signal.SIGINT)
         process.wait_for("shutdown_started")
         leaves_in_time(process, within=SAVE + 1)

@@ -13,7 +13,7 @@ import pytest
 import redis as redis_library
 from servers.daemon import NAMESPACE, daemon, settings_for
 from servers.endpoints import Endpoint
-from servers.s3_control import arm, disarm_all, wait_for_call
+from servers.s3_control import arm, disarm_all, wait_for_fault
 from servers.store import Store
 from servers.valkey import ValkeyServer, valkey_server
 
@@ -171,16 +171,16 @@ def test_p4_a_second_signal_skips_the_grace_and_a_third_exits_at_once(
     path = watch_dir / "a.mp4"
     path.write_bytes(os.urandom(6 * MIB))
     settings = settings_for(watch_dir, endpoint, valkey.url, shutdown_grace_seconds=120)
-    arm(endpoint, {"kind": "freeze", "operation": "UploadPart", "times": None})
+    frozen = arm(endpoint, {"kind": "freeze", "operation": "UploadPart", "times": None})
     with path.open("ab"), daemon(settings) as process:
-        wait_for_call(endpoint, "UploadPart")
+        wait_for_fault(endpoint, frozen)
         process.signal(signal.SIGTERM)
         process.wait_for("shutdown_started")
         process.signal(signal.SIGTERM)
         assert process.wait(3) == 0
     assert meta_of(valkey)["status"] == "interrupted_cancelled"
     with path.open("ab"), daemon(settings) as process:
-        wait_for_call(endpoint, "UploadPart", count=2)
+        wait_for_fault(endpoint, frozen, hits=2)
         process.signal(signal.SIGTERM)
         process.wait_for("shutdown_started")
         valkey.freeze()

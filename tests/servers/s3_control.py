@@ -44,6 +44,14 @@ def call_log(endpoint: Endpoint) -> dict[str, Any]:
     return log
 
 
-def wait_for_call(endpoint: Endpoint, operation: str, *, count: int = 1) -> None:
-    """Wait until the endpoint has been asked for ``operation`` so often; the calls may still be under way."""
-    wait_until(lambda: calls(endpoint).get(operation, 0) >= count, otherwise=lambda: f"{operation}: {calls(endpoint)}")
+def wait_for_fault(endpoint: Endpoint, number: int, *, hits: int = 1) -> None:
+    """Wait until an armed fault has struck so many calls; those that it freezes are under way.
+
+    Not by the counts of calls: an endpoint of several tests has those of earlier ones.
+    """
+
+    def struck() -> int:
+        armed = httpx.get(f"{endpoint.url}/_control/faults", trust_env=False).json()
+        return sum(int(one["hits"]) for one in armed if one["number"] == number)
+
+    wait_until(lambda: struck() >= hits, otherwise=lambda: f"fault {number} struck {struck()}: {calls(endpoint)}")
