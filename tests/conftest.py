@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import structlog
 import trio
@@ -27,6 +28,11 @@ def pytest_configure() -> None:
     processors = structlog.get_config()["processors"]
     processors[-1] = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=processors)
+
+
+# Times depend on the machine; `--hypothesis-profile=ci` (`.ci/run`) takes the same examples each time, too.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -34,6 +34,7 @@ from cef_trio.checkpoint.protocols import (
     StoredReports,
     StreamSummary,
     StreamWrites,
+    nobody,
 )
 from cef_trio.checkpoint.redis import Keys, codec
 from cef_trio.checkpoint.schema import NewerRecord
@@ -406,11 +407,11 @@ class MemoryCheckpointStore(StreamWrites):
         """Return :attr:`persistent`."""
         return await self._call("is_persistent", lambda: self.persistent)
 
-    async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
+    async def find_by_path(self, paths: Collection[str], *, owner: Callable[[str], str] = nobody) -> Records:
         """See :meth:`StreamStore.find_by_path`."""
 
         def effect() -> Records:
-            found = {path: self._by_path.get(f"{path}\0{owner}") or self._by_path.get(path) for path in paths}
+            found = {path: self._by_path.get(f"{path}\0{owner(path)}") or self._by_path.get(path) for path in paths}
             ids = {path: stream_id for path, stream_id in found.items() if stream_id is not None}
             known = self._read_metas(ids.values())
             why = known.unreadable

@@ -21,7 +21,7 @@ Two implementations (``redis/store.py``, ``memory.py``) pass the same conformanc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,6 +31,11 @@ from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta,
 from cef_trio.checkpoint.schema import NewerRecord
 from cef_trio.checkpoint.states import History, Status, StreamSet
 from cef_trio.checkpoint.unreadable import UnreadableKeys
+
+
+def nobody(path: str) -> str:
+    """Name no owner (:meth:`StreamStore.find_by_path`)."""
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +246,11 @@ class StreamStore(StreamWrites, Protocol):
         """Return the size of each set without reading it; a set whose key has a wrong type is absent."""
         ...
 
-    async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
+    async def find_by_path(self, paths: Collection[str], *, owner: Callable[[str], str] = nobody) -> Records:
         """Return the streams of these paths, in as few round trips as possible; unknown paths are absent.
 
-        If streams of several owners share a path, return that of ``owner`` (an ``Owner.name``), else the first one's.
+        If streams of several owners share a path, return that of ``owner`` (which gives the ``Owner.name`` for a path),
+        else the first one's.
         """
         ...
 

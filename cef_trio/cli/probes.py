@@ -306,7 +306,7 @@ async def stream_facts(store: RedisCheckpointStore, folder: Path | None = None) 
     fleet = read_fleet(await store.reports())
     ownership = Ownership(machine_id())
     if folder is not None:
-        await ownership.determine(KernelDisk(), os.fspath(folder))
+        await ownership.determine(KernelDisk(), [os.fspath(folder)])
     ours = ownership.owner
     return StreamFacts(
         of_another_disk=sum(

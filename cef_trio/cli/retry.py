@@ -124,7 +124,7 @@ async def find_file(context: CommandContext, checkpoint: Checkpoint) -> tuple[Pr
     """Return what is at the path of the stream's file; if it is the recording, also its stat."""
     meta = checkpoint.meta
     path = meta.current_path
-    found = await context.store.find_by_path([path], owner=context.ownership.name)
+    found = await context.store.find_by_path([path], owner=context.ownership.name_at)
     if path in found.unreadable:
         return Presence.TAKEN, None  # by another record, as this one was read
     named = found.get(path)

@@ -83,7 +83,7 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
     retrier = limited_retry(settings)
     disk = KernelDisk(Mounts(timeout_seconds=settings.file_system_timeout_seconds))
     owner = (await find_owner(settings)).name
-    ownership = await _ownership(disk, settings.watch_dir)
+    ownership = await _ownership(disk, settings)
     async with checkpoint_store(settings, owner, retrier) as store, s3_client(settings, retrier) as s3:
         yield CommandContext(
             store=store,
@@ -102,21 +102,21 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
         )
 
 
-async def _ownership(disk: Disk, watch_folder: Path) -> Ownership:
+async def _ownership(disk: Disk, settings: Settings) -> Ownership:
     """Return which streams may be changed here. Without the watch folder that is unknown, and all may be."""
     ownership = Ownership(machine_id())
-    resolved = watch_folder
+    resolved = [settings.watch_dir]
     with trio.move_on_after(_FOLDER_SECONDS):
         # May be abandoned: it only reads, and the mount of the folder may hang.
-        resolved = await run_in_thread(partial(_first_folder, watch_folder), abandon_on_cancel=True)
-    await ownership.determine(disk, os.fspath(resolved))
+        resolved = await run_in_thread(partial(_all_folders, settings), abandon_on_cancel=True)
+    await ownership.determine(disk, [os.fspath(folder) for folder in resolved])
     there = ownership.owner is not None and ownership.owner.mount is not None
     return ownership if there else Ownership()
 
 
-def _first_folder(watch_dir: Path) -> Path:
-    """Return the folder whose location is recorded with each stream. Blocks."""
-    return split_watch_dir(watch_dir)[0].resolve()
+def _all_folders(settings: Settings) -> list[Path]:
+    """Return the folders that recordings may be in, as a daemon names them. Blocks."""
+    return [folder.resolve() for folder in (*split_watch_dir(settings.watch_dir), *settings.watch_link_roots)]
 
 
 def command_lease(ttl_seconds: float) -> Lease:

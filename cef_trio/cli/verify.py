@@ -139,7 +139,7 @@ async def verify_stream(context: CommandContext, given: str, *, as_json: bool) -
 async def _find_stream_id(context: CommandContext, given: str) -> str:
     path = os.path.abspath(given)  # noqa: PTH100, ASYNC240 - Path would change some names; no disk access
     paths = {path, os.path.realpath(path)}  # noqa: ASYNC240 - once
-    found = await context.store.find_by_path(paths, owner=context.ownership.name)
+    found = await context.store.find_by_path(paths, owner=context.ownership.name_at)
     for known in found.values():
         return known.meta.stream_id
     for why in found.unreadable.values():

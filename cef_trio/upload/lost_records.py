@@ -80,7 +80,7 @@ class LostRecords:
                 self._must_list_uploads |= not done
         if self.moved_files.due:
             await self.moved_files.find_missing(self._ids_at_their_paths)
-        elif self._ownership.is_shared:
+        elif self._ownership.shares_any:
             # Another host's daemon may not have recorded a rename yet, of which no event came here.
             numbers = frozenset(stat.file_ino for stat in unknown().values())
             await self.moved_files.find_missing(self._ids_at_their_paths, numbers)

@@ -1,8 +1,12 @@
-"""The identity of this daemon: its machine, and the current location of its watch folder (``ownership_rules.py``)."""
+"""The identity of this daemon: its machine, and the current location of its watch folder (``ownership_rules.py``).
+
+Of several folders the first one's location counts, so that a recording may move between them. A folder of the other
+kind has an owner of its own: what hosts share is not what one of them has for itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -11,7 +15,7 @@ import trio
 
 from cef_trio.checkpoint import Owner, StreamMeta, StreamSummary
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.files import Disk
+from cef_trio.files import Disk, FolderMount, root_of
 from cef_trio.upload.ownership_rules import Claim, claim, owner_at
 
 log = structlog.get_logger(__name__)
@@ -25,16 +29,34 @@ class Ownership:
     def __init__(self, machine: str | None = None) -> None:
         self.machine = machine
         self.owner: Owner | None = None
+        """The owner of the first folder, and of all that are like it: shared by hosts, or local."""
+        self._unlike: dict[str, Owner] = {}
+        """The owners of the other folders."""
 
-    @property
-    def name(self) -> str:
-        """Our name in ``streams:by_path``; empty if there is none."""
-        return self.owner.name if self.owner is not None else ""
+    def owner_of(self, path: str) -> Owner | None:
+        """Return the owner to record for a stream of the file at ``path``; ``None``: not known yet."""
+        folder = root_of(path, self._unlike)
+        return self.owner if folder is None else self._unlike[folder]
+
+    def name_at(self, path: str) -> str:
+        """Return our name in ``streams:by_path`` for a path; empty if there is none."""
+        owner = self.owner_of(path)
+        return owner.name if owner is not None else ""
+
+    def is_shared_at(self, path: str) -> bool:
+        """Return whether daemons on several hosts can see a path."""
+        owner = self.owner_of(path)
+        return owner is not None and owner.is_shared
 
     @property
     def is_shared(self) -> bool:
-        """Whether daemons on several hosts can see the watch folder."""
+        """Whether daemons on several hosts can see the first folder."""
         return self.owner is not None and self.owner.is_shared
+
+    @property
+    def shares_any(self) -> bool:
+        """Whether daemons on several hosts can see one of the folders."""
+        return self.is_shared or any(owner.is_shared for owner in self._unlike.values())
 
     def mark_cloned(self, system: str) -> None:
         """Note that another running machine has the same identity: add this running system to ours.
@@ -44,10 +66,12 @@ class Ownership:
         self.machine = f"{self.machine or ''}+{system}"
         if self.owner is not None:
             self.owner = replace(self.owner, machine=self.machine)
+        self._unlike = {folder: replace(owner, machine=self.machine) for folder, owner in self._unlike.items()}
 
     def claim(self, meta: StreamMeta) -> Claim:
         """Return whether a stream is ours, another's, or possibly ours."""
-        return claim(meta, self.owner) if self.owner is not None else Claim.OURS
+        owner = self.owner_of(meta.current_path)
+        return claim(meta, owner) if owner is not None else Claim.OURS
 
     def is_ours(self, meta: StreamMeta) -> bool:
         """Return whether a stream is certainly ours."""
@@ -58,19 +82,31 @@ class Ownership:
         others = {path: one.meta.stream_id for path, one in known.items() if self.claim(one.meta) is Claim.OTHER_OWNER}
         return {path: one for path, one in known.items() if path not in others}, others
 
-    async def determine(self, disk: Disk, watch_folder: str) -> None:
-        """Update the location of the watch folder, whose mount may change; keep the last one if it cannot be read."""
-        if not watch_folder:
+    async def determine(self, disk: Disk, folders: Sequence[str]) -> None:
+        """Update the locations of the watch folders, whose mounts may change; keep those that cannot be read now."""
+        found: dict[str, FolderMount | None] = {}
+        with trio.move_on_after(_TIMEOUT_SECONDS):
+            for folder in folders:
+                try:
+                    found[folder] = await disk.mount_around(f"{folder.rstrip('/')}/-", within=folder)
+                except CefMp4ProcessorError as error:
+                    log.debug("watch_folder_check_failed", error=str(error))
+        for folder, place in found.items():
+            if folder == folders[0]:
+                self._update_first(place)
+            elif place is not None:
+                self._update_other(folder, owner_at(place, self.machine))
+
+    def _update_first(self, place: FolderMount | None) -> None:
+        if place is None and self.owner is not None:
             return
-        place = None
-        try:
-            with trio.move_on_after(_TIMEOUT_SECONDS) as scope:
-                place = await disk.mount_around(f"{watch_folder.rstrip('/')}/-", within=watch_folder)
-        except CefMp4ProcessorError as error:
-            log.debug("watch_folder_check_failed", error=str(error))
-            return
-        if not scope.cancelled_caught and (place is not None or self.owner is None):
-            owner = owner_at(place, self.machine)
-            if self.owner is not None and owner != self.owner:
-                log.warning("watch_folder_changed", was=self.owner.mount, now=owner.mount)
-            self.owner = owner
+        owner = owner_at(place, self.machine)
+        if self.owner is not None and owner != self.owner:
+            log.warning("watch_folder_changed", was=self.owner.mount, now=owner.mount)
+        self.owner = owner
+
+    def _update_other(self, folder: str, owner: Owner) -> None:
+        if owner.is_shared is self.is_shared:
+            self._unlike.pop(folder, None)
+        else:
+            self._unlike[folder] = owner

@@ -201,7 +201,7 @@ def new_record(
         part_size=settings.recorded_part_size,
         equal_parts=settings.equal_parts,
         s3_endpoint=settings.endpoint or None,
-        owner=services.ownership.owner,
+        owner=services.ownership.owner_of(path),
         started_at_utc=now,
         last_activity_at_utc=now,
         recording_began_at_utc=began,
@@ -322,7 +322,7 @@ async def _record_identity(upload: StreamUpload, recording: OpenRecording) -> No
 
 async def _record_owner(services: Services, upload: StreamUpload) -> None:
     """Record this host as the owner: an earlier version did not, or the file was moved to this host."""
-    ours, before = services.ownership.owner, upload.meta.owner
+    ours, before = services.ownership.owner_of(upload.meta.current_path), upload.meta.owner
     if ours is None or ours == before:
         return
     await upload.update(owner=ours)

@@ -225,7 +225,7 @@ class Services:
 
     @property
     def shares_folder(self) -> bool:
-        """Whether daemons of other hosts may work on the same folder for the same owner."""
+        """Whether daemons of other hosts may work on the same folder, the first, for the same owner."""
         is_explicit = self.owner_claim is None or not self.owner_claim.exclusive
         return bool(self.owner_name) and is_explicit and self.ownership.is_shared
 
@@ -239,8 +239,8 @@ class Services:
         return work_group(rules.described_folders, rules.watch_patterns, share_of(owner, rules.watch_folder), place)
 
     async def determine_owner(self) -> None:
-        """Determine the owner of the watch folder."""
-        await self.ownership.determine(self.disk, self.rules.watch_folder)
+        """Determine the owner of the watch folder, or of each of several."""
+        await self.ownership.determine(self.disk, self.rules.folders)
 
     def unix_time(self, moment: float) -> float:
         """Convert a time of ``trio.current_time()`` to Unix time, in seconds."""

@@ -294,7 +294,7 @@ class StreamSupervisor:
     async def _resolve_some(self, on_uploaded: Callable[[StreamMeta], object]) -> None:
         asked = dict(islice(self.files.unknown.items(), _BATCH))
         ownership = self._services.ownership
-        found = await self._services.store.find_by_path(list(asked), owner=ownership.name)
+        found = await self._services.store.find_by_path(list(asked), owner=ownership.name_at)
         known, others = ownership.divide(found)
         self.files.update_set_aside(asked, found)
         fresh, recorded = [], {}
@@ -427,6 +427,8 @@ class StreamSupervisor:
         """
         services, files = self._services, self.files
         waiting = [path for path in paths if path in files.unknown and not files.is_begun_here(path)]
+        if services.shares_folder:  # what this host has for itself beside it is not for others to begin
+            waiting = [path for path in waiting if services.ownership.is_shared_at(path)]
         if trio.current_time() < self._joined_at:
             return dict.fromkeys(waiting, "")
         if waiting:
@@ -477,12 +479,13 @@ class StreamSupervisor:
     async def _record_owner(self, meta: StreamMeta) -> None:
         """Record this host as the owner of an ended stream, once its file was proved to be on this host."""
         ownership = self._services.ownership
-        if ownership.owner is None or ownership.is_ours(meta):
+        owner = ownership.owner_of(meta.current_path)
+        if owner is None or ownership.is_ours(meta):
             return
         store, lease = self._services.store, self._services.lease
         async with hold_lease(store, meta.stream_id, lease) as held:
             if held is not None:
-                await store.update(meta.stream_id, lease, Change({"owner": ownership.owner}))
+                await store.update(meta.stream_id, lease, Change({"owner": owner}))
 
     def _begin(self, path: str, unknown: WaitingFile, stream_id: str | None, history: FileHistory) -> None:
         """Start the task of a file without a record at its path: of a new stream, or of a renamed file's stream."""
@@ -500,19 +503,20 @@ class StreamSupervisor:
 
     async def _rename_known(self) -> None:
         """Record queued renames before lookups, which go by path."""
-        store = self._services.store
+        store, ownership = self._services.store, self._services.ownership
         while self.files.renamed:
             old_path, new_path, stat = self.files.renamed[0]
-            known = await store.find_by_path([old_path, new_path], owner=self._services.ownership.name)
+            known = await store.find_by_path([old_path, new_path], owner=ownership.name_at)
             if old_path in known.newer and new_path in self.files.unknown:
                 # A newer daemon records the new name.
                 self.files.put_aside(new_path, self.files.unknown.pop(new_path), known.newer[old_path])
             meta = known[old_path].meta if old_path in known else None
             if meta is None or not may_be(meta.identity, stat):
                 meta = await self._completed_at(old_path, stat)
-            if meta is not None and not self._services.ownership.is_ours(meta):
+            if meta is not None and not ownership.is_ours(meta):
                 meta = None  # another host may have a file with the same path and inode number (P9)
-            if self._services.ownership.is_shared and new_path in known and may_be(known[new_path].meta.identity, stat):
+            taken = known[new_path].meta if new_path in known else None
+            if taken is not None and may_be(taken.identity, stat) and ownership.is_shared_at(new_path):
                 meta = None  # another host's daemon has a stream for the file at its new path, maybe a later one
             if meta is not None and may_be(meta.identity, stat) and meta.stream_id not in self.live_ids:
                 self._renaming = meta.stream_id

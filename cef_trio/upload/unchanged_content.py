@@ -72,9 +72,10 @@ async def _correct(services: Services, meta: StreamMeta, recording: OpenRecordin
     async with hold_lease(store, meta.stream_id, lease) as held:
         if held is None:
             raise LeaseLostError(f"another daemon works on stream {meta.stream_id}")
-        owner = ownership.owner or meta.owner
+        owner = ownership.owner_of(path) or meta.owner
         change = Change({"identity": identity, "verified_mtime_ns": stat.mtime_ns, "owner": owner})
         await store.update(meta.stream_id, lease, change)
-        if path != meta.current_path or (meta.owner is not None and ownership.name not in {"", meta.owner.name}):
+        name = ownership.name_at(path)
+        if path != meta.current_path or (meta.owner is not None and name not in {"", meta.owner.name}):
             await store.rename(meta.stream_id, lease, path)
     log.info("recording_unchanged", stream_id=meta.stream_id, key=meta.s3_key_prefix, size_bytes=stat.size_bytes)

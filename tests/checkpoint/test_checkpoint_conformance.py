@@ -677,7 +677,8 @@ SHARED_PATH = "/rec/cam.mp4"
 
 async def ids_at(store: CheckpointStore, path: str) -> list[str | None]:
     """Where a path leads: plainly, for one host, for the other."""
-    found = [await store.find_by_path([path], owner=name) for name in ("", HOST_A.name, HOST_B.name)]
+    names = ("", HOST_A.name, HOST_B.name)
+    found = [await store.find_by_path([path], owner={path: name}.__getitem__) for name in names]
     return [one[path].meta.stream_id if path in one else None for one in found]
 
 

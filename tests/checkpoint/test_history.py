@@ -325,7 +325,7 @@ PATHS = ["/rec/same-1.mp4", *(f"/rec/{name}1.mp4" for name in ("failed", "delete
 
 async def found_by_path(store: CheckpointStore) -> set[str]:
     owners = Owner("machine", "uuid:1", "/ /"), Owner("other-machine", "uuid:2", "/ /")
-    found = [await store.find_by_path(PATHS, owner=owner.name) for owner in owners]
+    found = [await store.find_by_path(PATHS, owner=dict.fromkeys(PATHS, owner.name).__getitem__) for owner in owners]
     return {f"{path} {known.meta.stream_id}" for one in found for path, known in one.items()}
 
 

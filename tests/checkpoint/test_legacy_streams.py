@@ -101,7 +101,7 @@ def without_schema(checkpoint: Checkpoint | None) -> Checkpoint | None:
 async def test_our_streams_move_whole_and_those_of_others_stay(valkey: ValkeyServer, raw: Any, base: str) -> None:
     async with stores(valkey, base) as (old, new):
         before = await fill(old, raw)
-        by_path = await old.find_by_path(PATHS, owner=HERE.name)
+        by_path = await old.find_by_path(PATHS, owner=lambda _: HERE.name)
         theirs = {key: raw.dump(key) for key in (old.keys.meta("first"), old.keys.parts("first"))}
         assert await new.legacy.count() == len(before) - 1, "one is in no set"
         assert (await move_all(new)).moved == len(OURS)
@@ -111,7 +111,7 @@ async def test_our_streams_move_whole_and_those_of_others_stay(valkey: ValkeySer
         sets = {stream_set: await new.members(stream_set) for stream_set in StreamSet}
         for stream_id in OURS:
             assert [one for one, ids in sets.items() if stream_id in ids] == [before[stream_id].stream_set], stream_id
-        found = await new.find_by_path(PATHS, owner=HERE.name)
+        found = await new.find_by_path(PATHS, owner=lambda _: HERE.name)
         assert {path: one.meta.stream_id for path, one in found.items()} == {
             path: one.meta.stream_id for path, one in by_path.items()
         }
@@ -260,7 +260,7 @@ async def test_a_stream_of_the_same_owner_that_has_the_path_in_the_namespace_kee
             raw.delete(new.keys.meta("there"))
         found = LegacyStream("moved", HERE, None, path, StreamSet.ACTIVE)
         assert (await new.legacy.move([found], examples.OURS)).moved == 1
-        known = await new.find_by_path([path], owner=HERE.name)
+        known = await new.find_by_path([path], owner=lambda _: HERE.name)
         assert known[path].meta.stream_id == leads_to
         assert await new.members(StreamSet.ACTIVE) == {"moved", "there"}
 

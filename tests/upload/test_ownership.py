@@ -18,6 +18,7 @@ from cef_trio.checkpoint.model import FileIdentity, Lease, Owner
 from cef_trio.checkpoint.states import Status
 from cef_trio.cli.checks import Severity, StreamFacts, judge_streams
 from cef_trio.files.file_system import FolderMount
+from cef_trio.lab.disk import CrashableDisk
 from cef_trio.lab.world import PART, World
 from cef_trio.observability.daemon_report import DaemonReport
 from cef_trio.observability.fleet import Fleet, FleetProblem, judge_fleet
@@ -159,7 +160,7 @@ async def test_p9_a_stream_of_another_host_is_left_alone_whatever_its_status_and
         assert world.recordings() == [world.content()]
         assert len(world.known()) == 2
     assert (await world.store.find_by_path([world.path()]))[world.path()].meta.owner == THEIRS
-    assert (await world.store.find_by_path([world.path()], owner=OURS.name))[world.path()].meta.owner == OURS
+    assert (await world.store.find_by_path([world.path()], owner=lambda _: OURS.name))[world.path()].meta.owner == OURS
 
 
 async def test_p9_a_rename_here_renames_no_stream_of_another_host_and_takes_its_path_from_none(
@@ -236,6 +237,43 @@ async def test_p9_daemons_of_one_share_still_take_over_from_each_other(world: Wo
         await completed(world)
     assert len(world.known()) == 1
     assert world.received_bytes() == 2 * PART + 10
+
+
+async def test_p9_what_a_host_has_beside_a_shared_folder_is_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``WATCH_DIR=/mnt/nas:/srv/recordings`` on two hosts with one owner: the first is shared, the second is not."""
+    disk = SimpleNamespace(id=DISK)
+
+    async def mount_around(_: object, path: str, *, within: str = "") -> FolderMount:
+        await trio.lowlevel.checkpoint()
+        if path.startswith(world.path("x/")):
+            return FolderMount(1, None, f"{world.path('x')} /", "nfs", False, "nas:/rec")
+        return FolderMount(2, disk.id, "/ /", "ext4", True, "/dev/sda1")
+
+    monkeypatch.setattr(CrashableDisk, "mount_around", mount_around)
+    world.watched_below = ("x", "y")
+    for name in world.watched_below:
+        Path(world.path(name)).mkdir()
+        world.append(2 * PART + 10, f"{name}/a.mp4")
+    async with world.daemon() as daemon:
+        daemon.seen("x/a.mp4")
+        daemon.seen("y/a.mp4")
+        await trio.sleep(5)
+    shared, theirs = sorted(world.known(), key=lambda one: str(one.meta.current_path))
+    assert [one.meta.owner is not None and one.meta.owner.is_shared for one in (shared, theirs)] == [True, False]
+    assert len(theirs.parts) == 2
+    world.host, disk.id = replace(world.host, machine="another-machine"), OTHER_DISK
+    Path(world.path("y/a.mp4")).unlink()
+    world.append(PART, "y/a.mp4")
+    async with world.daemon() as daemon:
+        daemon.closed("x/a.mp4")
+        daemon.closed("y/a.mp4")
+        await trio.sleep(100)
+    assert theirs in world.known()
+    assert len(world.known()) == 3
+    assert sorted(world.recordings()) == sorted([world.content("x/a.mp4"), world.content("y/a.mp4")])
+    assert world.received_bytes() == 5 * PART + 10, "the shared one was taken over, not sent again"
 
 
 async def test_p9_no_webhook_of_another_host_is_delivered_or_given_up(world: World, place: SimpleNamespace) -> None:

@@ -31,6 +31,7 @@ from cef_trio.checkpoint.protocols import (
     StoredReports,
     StreamSummary,
     StreamWrites,
+    nobody,
 )
 from cef_trio.checkpoint.redis import codec, scripts
 from cef_trio.checkpoint.redis.address import RedisAddress, Topology, parse_address
@@ -251,8 +252,9 @@ class RedisCheckpointStore(StreamWrites):
             "is_persistent", lambda client: bool(self._redis.command(client, "INFO", "persistence").get("aof_enabled"))
         )
 
-    async def find_by_path(self, paths: Collection[str], *, owner: str = "") -> Records:
+    async def find_by_path(self, paths: Collection[str], *, owner: Callable[[str], str] = nobody) -> Records:
         """See :meth:`StreamStore.find_by_path`. Two round trips for each 500."""
+        owners = {path: owner(path) for path in paths}
 
         def work(client: Client) -> tuple[Records, bool]:
             are_found: set[str] = set()
@@ -260,17 +262,13 @@ class RedisCheckpointStore(StreamWrites):
             unreadable: dict[str, str] = {}
             newer: dict[str, NewerRecord] = {}
             for batch in _batches(paths):
-                fields = [codec.path_field(path) for path in batch]
-                if owner:
-                    fields += [codec.path_field(path, owner) for path in batch]
-                raw = self._ids_at(client, fields)
-                are_found.update(
-                    path for path, value in zip(batch * (len(raw) // len(batch)), raw, strict=True) if value
-                )
+                fields = [(path, codec.path_field(path)) for path in batch]
                 # The owner's own field comes last, and wins.
+                fields += [(path, codec.path_field(path, owners[path])) for path in batch if owners[path]]
+                raw = self._ids_at(client, [name for _, name in fields])
                 ids = {
                     path: value.decode(errors="replace")
-                    for path, value in zip(batch * (len(raw) // len(batch)), raw, strict=True)
+                    for (path, _), value in zip(fields, raw, strict=True)
                     if value is not None
                 }
                 are_found.update(ids)
