@@ -18,6 +18,7 @@ import trio.testing
 from checkpoint.examples import OURS, START, meta, part
 from checkpoint.test_checkpoint_cancellation import CALLS
 from servers.authority import Authority
+from servers.endpoints import closed_port
 from servers.scripted import scripted_server
 from servers.tcp_proxy import tcp_proxy
 from servers.tls_front import tls_front
@@ -156,14 +157,13 @@ async def test_a_call_sends_its_script_and_nothing_else_on_a_new_connection() ->
 
 
 async def test_a_store_that_is_not_there_is_transient_and_named_without_its_password() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    for url in (f"redis://u:hunter2@127.0.0.1:{port}", "unix://:hunter2@/nowhere/redis.sock"):
-        async with RedisCheckpointStore(url) as store:
-            with pytest.raises(RedisOperationError) as caught:
-                await store.ping()
-        assert caught.value.transient
-        assert "hunter2" not in f"{caught.value!r} {store!r} {vars(store)} {vars(store._redis)}"
+    with closed_port() as port:
+        for url in (f"redis://u:hunter2@127.0.0.1:{port}", "unix://:hunter2@/nowhere/redis.sock"):
+            async with RedisCheckpointStore(url) as store:
+                with pytest.raises(RedisOperationError) as caught:
+                    await store.ping()
+            assert caught.value.transient
+            assert "hunter2" not in f"{caught.value!r} {store!r} {vars(store)} {vars(store._redis)}"
 
 
 async def test_a_closed_store_refuses_calls() -> None:

@@ -25,7 +25,8 @@ from cef_trio.s3_endpoint import S3Endpoint
 from cef_trio.settings.object_options import ObjectOptions
 
 MIB = 1024 * 1024
-OBJECTS = Path("objects")
+OBJECTS = Path("objects/buckets")
+"""Where the embedded S3 has whole objects. The folder of an open upload, elsewhere, may vanish while it is listed."""
 
 
 def test_the_progress_shows_recording_upload_and_lag() -> None:
@@ -272,7 +273,7 @@ def test_a_folder_whose_name_looks_like_markup_is_shown_as_it_is(tmp_path: Path)
 @pytest.mark.real
 def test_an_interrupted_demo_has_exit_code_130(tmp_path: Path) -> None:
     with running("demo", "--duration", "60", cwd=tmp_path) as process:
-        wait_until(lambda: list(tmp_path.rglob("demo.mp4")))
+        wait_until((tmp_path / "cef-data" / "demo-1" / "recordings" / "demo.mp4").exists)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output

@@ -491,7 +491,7 @@ async def test_a_cancelled_watcher_leaves_no_descriptor_open(folder: Path) -> No
     for _ in range(5):
         async with watching(folder):
             pass
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before  # a thread of an earlier test may have closed one
 
 
 async def test_a_real_overflow_of_the_kernels_queue_is_logged_and_repaired(folder: Path) -> None:
