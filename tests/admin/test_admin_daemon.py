@@ -15,7 +15,7 @@ import trio
 from servers.daemon import settings_for
 from servers.endpoints import Endpoint
 from servers.valkey import valkey_server
-from waiting import until
+from waiting import WAIT_SECONDS, until
 
 from cef_trio.daemon.main import run_daemon
 from cef_trio.exit_codes import ExitCode
@@ -40,11 +40,10 @@ async def running(settings: Settings, codes: list[ExitCode]) -> AsyncIterator[in
     with structlog.testing.capture_logs() as events:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
-            with trio.fail_after(30):
-                await until(started)
-                yield ports[0]
-                if not codes:
-                    os.kill(os.getpid(), signal.SIGTERM)
+            await until(started)
+            yield ports[0]
+            if not codes:
+                os.kill(os.getpid(), signal.SIGTERM)
 
 
 def settings_of(watch_dir: Path, endpoint: Endpoint, redis_url: str, port: int = 0) -> Settings:
@@ -53,7 +52,7 @@ def settings_of(watch_dir: Path, endpoint: Endpoint, redis_url: str, port: int =
 
 
 async def says(port: int, path: str) -> tuple[int, list[str]]:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=WAIT_SECONDS) as client:
         answer = await client.get(f"http://127.0.0.1:{port}{path}")
     return answer.status_code, answer.text.splitlines()
 

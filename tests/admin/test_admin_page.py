@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from admin.admin_scene import SetSource, serving, snapshot_of, stream
 from servers.chromium import PROGRAM, chromium
+from servers.endpoints import free_port
 
 from cef_trio import amounts
 from cef_trio.admin.status_page import FailedStream, Phase
@@ -88,7 +89,7 @@ async def test_outages_failures_draining_a_limit_and_a_lost_connection_are_shown
     source = SetSource()
     outage = ServiceOutage(service="s3", since=1.7e9, error="connection refused", probes=4)
     async with chromium() as tab:
-        async with serving(source) as port:
+        async with serving(source, free_port()) as port:  # nobody takes it before the restart
             await tab.open(f"http://127.0.0.1:{port}/")
             await tab.until(f"{ROWS}.length === 1")
             source.change(outages=(outage,), unhealthy=("the watcher has been silent for 99 s",))

@@ -25,7 +25,7 @@ from cef_trio.admin.status_page import Phase, ReadyFacts
 
 
 async def get(port: int, path: str, method: str = "GET") -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=WAIT_SECONDS) as client:
         return await client.request(method, f"http://127.0.0.1:{port}{path}")
 
 
@@ -106,7 +106,7 @@ def test_a_request_for_an_unknown_host_name_is_rejected(host: str, ours: bool) -
     ],
 )
 async def test_names_of_files_are_not_for_a_website_that_took_our_address(path: str, status: int) -> None:
-    async with serving(SetSource()) as port, httpx.AsyncClient(trust_env=False) as client:
+    async with serving(SetSource()) as port, httpx.AsyncClient(trust_env=False, timeout=WAIT_SECONDS) as client:
         answer = await client.get(f"http://127.0.0.1:{port}{path}", headers={"host": f"evil.example:{port}"})
     assert answer.status_code == status
     assert ("PROM_ALLOWED_HOSTS" in answer.text) == (status == 421)
@@ -195,7 +195,7 @@ async def test_a_client_has_its_share_of_the_listeners(monkeypatch: pytest.Monke
 
 async def test_a_connection_that_waits_gives_way_to_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
-    async with serving(SetSource()) as port, httpx.AsyncClient(trust_env=False) as client:
+    async with serving(SetSource()) as port, httpx.AsyncClient(trust_env=False, timeout=WAIT_SECONDS) as client:
         assert (await client.get(f"http://127.0.0.1:{port}/metrics")).status_code == 200
         assert (await get(port, "/metrics")).status_code == 200
         assert (await client.get(f"http://127.0.0.1:{port}/metrics")).status_code == 200
@@ -229,8 +229,9 @@ async def test_a_hundred_silent_connections_keep_no_client_out() -> None:
 async def test_a_connection_without_a_request_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "REQUEST_SECONDS", 0.1)
     async with serving(SetSource()) as port, await trio.open_tcp_stream("127.0.0.1", port) as client:
-        await client.send_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n")
-        with trio.fail_after(WAIT_SECONDS):
+        # On a slow machine the server may have closed it before this is sent: then it is broken, not at its end.
+        with trio.fail_after(WAIT_SECONDS), suppress(trio.BrokenResourceError):
+            await client.send_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n")
             assert await client.receive_some() == b""
 
 
@@ -313,7 +314,7 @@ def test_a_request_from_another_website_is_distinguished_from_the_operators_own(
 
 @pytest.mark.parametrize("path", ["/", "/events", "/metrics", "/healthz", "/readyz"])
 async def test_another_website_gets_no_answer_and_no_place_among_the_listeners(path: str) -> None:
-    async with serving(SetSource()) as port, httpx.AsyncClient(trust_env=False) as client:
+    async with serving(SetSource()) as port, httpx.AsyncClient(trust_env=False, timeout=WAIT_SECONDS) as client:
         for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
             answer = await client.get(f"http://127.0.0.1:{port}{path}", headers=headers)
             assert answer.status_code == 403
@@ -400,7 +401,7 @@ async def test_a_client_that_does_not_read_is_disconnected(monkeypatch: pytest.M
     source.change(streams=tuple(stream(f"id-{n}", "x" * 5000) for n in range(4000)))
     async with serving(source) as port:
         client = await _silent_client(port)
-        await until_status(port, "/healthz", 200)
+        await until_status(port, "/metrics", 200)  # unlike health, it has no place in reserve
         await client.aclose()
 
 

@@ -216,16 +216,17 @@ async def test_releasing_ends_our_leases_and_no_others(subject: Subject) -> None
 
 async def test_more_streams_than_one_batch_are_renewed_loaded_and_released(subject: Subject) -> None:
     ids = [f"s{number}" for number in range(1100)]
+    ours = replace(OURS, ttl_seconds=600.0)  # the first must not expire before the last is created
     for stream_id in ids:
-        await subject.store.create(meta(stream_id), OURS)
+        await subject.store.create(meta(stream_id), ours)
     subject.expire("s700")
-    assert await subject.store.renew(ids, OURS) == {"s700"}
+    assert await subject.store.renew(ids, ours) == {"s700"}
     assert set(await subject.store.load_metas(ids)) == set(ids)
     assert len(await subject.store.find_by_path([f"/rec/{stream_id}.mp4" for stream_id in ids])) == len(ids)
     assert await subject.store.members(StreamSet.ACTIVE) == set(ids)
     assert await subject.store.count() == {**dict.fromkeys(StreamSet, 0), StreamSet.ACTIVE: len(ids)}
-    await subject.store.release(ids, OURS)
-    assert await subject.store.renew(ids, OURS) == set(ids)
+    await subject.store.release(ids, ours)
+    assert await subject.store.renew(ids, ours) == set(ids)
 
 
 WRITES: dict[str, Callable[[CheckpointStore, Lease], Awaitable[object]]] = {

@@ -308,7 +308,7 @@ async def test_a_user_who_may_not_read_the_old_keys_is_refused(valkey: ValkeySer
         "narrow", enabled=True, passwords=["+secret"], keys=[f"{Keys('', OWNER).prefix}*"], commands=["+@all"]
     )
     url = valkey.url.replace("redis://", "redis://narrow:secret@")
-    async with RedisCheckpointStore(url, owner=OWNER) as store:
+    async with RedisCheckpointStore(url, owner=OWNER, socket_timeout_seconds=10) as store:
         with pytest.raises(RedisOperationError) as caught:
             await store.legacy.count()
         assert caught.value.rejected

@@ -46,7 +46,7 @@ async def test_p3_what_one_command_is_denied_for_writes_nothing(restricted: Valk
     """
     allow(restricted)
     url = restricted.url.replace("redis://", "redis://daemon:secret@")
-    async with RedisCheckpointStore(url) as store:
+    async with RedisCheckpointStore(url, socket_timeout_seconds=10) as store:
         steps = [
             partial(store.create, meta("s1"), OURS, event=EVENT),
             partial(store.record_part, "s1", OURS, part()),

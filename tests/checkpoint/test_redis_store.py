@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from functools import partial
@@ -17,6 +18,7 @@ import trio.testing
 from checkpoint.examples import OURS, START, meta, part
 from checkpoint.test_checkpoint_cancellation import CALLS
 from servers.authority import Authority
+from servers.endpoints import closed_port
 from servers.scripted import scripted_server
 from servers.tcp_proxy import tcp_proxy
 from servers.tls_front import tls_front
@@ -72,7 +74,7 @@ async def test_two_hundred_streams_do_not_queue_behind_a_frozen_server(own_valke
     """One time-out for all who wait, not one each: 200 times 0.5 s over 2 connections would be 50 s."""
     outcomes: list[str] = []
     async with RedisCheckpointStore(own_valkey.url, socket_timeout_seconds=0.5, connections=2) as store:
-        await store.ping()
+        await until(partial(is_connected, store))
         own_valkey.freeze()
 
         async def save(number: int) -> None:
@@ -92,7 +94,7 @@ async def test_two_hundred_streams_do_not_queue_behind_a_frozen_server(own_valke
         with pytest.raises(RedisOperationError, match=r"save_interrupted.*Timeout"):
             await store.save_interrupted(exit_states, OURS)
         own_valkey.thaw()
-        await store.ping()
+        await until(partial(is_connected, store))
 
 
 def read_command(stream: Any) -> list[bytes]:
@@ -129,6 +131,8 @@ async def test_a_late_reply_is_never_the_next_calls_answer() -> None:
             with pytest.raises(RedisOperationError, match="'members' failed: Timeout"):
                 await store.members(StreamSet.ACTIVE)
             asked_again.set()
+            [connection] = store._redis._client.connection_pool._get_free_connections()  # type: ignore[union-attr]
+            connection.socket_timeout = connection.socket_connect_timeout = 60.0  # only the first reply is to be late
             assert await store.members(StreamSet.FAILED) == {"failed"}
             assert await store.members(StreamSet.COMPLETED) == {"completed"}
     assert numbers == [0, 1, 1]
@@ -145,7 +149,7 @@ async def test_a_call_sends_its_script_and_nothing_else_on_a_new_connection() ->
             connection.sendall(b"-LOADING the dataset is loaded into memory\r\n")
 
     with scripted_server(serve) as server:
-        async with RedisCheckpointStore(server.url) as store:
+        async with RedisCheckpointStore(server.url, socket_timeout_seconds=10) as store:
             with pytest.raises(RedisOperationError, match="LOADING") as caught:
                 await store.update("s1", OURS, NOTHING)
             assert caught.value.transient
@@ -153,14 +157,13 @@ async def test_a_call_sends_its_script_and_nothing_else_on_a_new_connection() ->
 
 
 async def test_a_store_that_is_not_there_is_transient_and_named_without_its_password() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    for url in (f"redis://u:hunter2@127.0.0.1:{port}", "unix://:hunter2@/nowhere/redis.sock"):
-        async with RedisCheckpointStore(url) as store:
-            with pytest.raises(RedisOperationError) as caught:
-                await store.ping()
-        assert caught.value.transient
-        assert "hunter2" not in f"{caught.value!r} {store!r} {vars(store)} {vars(store._redis)}"
+    with closed_port() as port:
+        for url in (f"redis://u:hunter2@127.0.0.1:{port}", "unix://:hunter2@/nowhere/redis.sock"):
+            async with RedisCheckpointStore(url) as store:
+                with pytest.raises(RedisOperationError) as caught:
+                    await store.ping()
+            assert caught.value.transient
+            assert "hunter2" not in f"{caught.value!r} {store!r} {vars(store)} {vars(store._redis)}"
 
 
 async def test_a_closed_store_refuses_calls() -> None:
@@ -181,8 +184,8 @@ async def test_closing_does_not_wait_for_a_frozen_server(own_valkey: ValkeyServe
         order.append("the call under way ended by its own time-out")
 
     async with trio.open_nursery() as nursery:
-        async with RedisCheckpointStore(own_valkey.url, socket_timeout_seconds=1) as store:
-            await store.ping()
+        async with RedisCheckpointStore(own_valkey.url, socket_timeout_seconds=3) as store:
+            await until(partial(is_connected, store))
             own_valkey.freeze()
             nursery.start_soon(call)
             await until(lambda: store._redis._limiter.borrowed_tokens == 1)
@@ -195,7 +198,7 @@ async def test_closing_does_not_wait_for_a_frozen_server(own_valkey: ValkeyServe
 @pytest.mark.real
 async def test_a_restarted_server_is_found_again_with_what_it_had() -> None:
     with valkey_server(append_only=True) as server:
-        async with RedisCheckpointStore(server.url) as store:
+        async with RedisCheckpointStore(server.url, socket_timeout_seconds=10) as store:
             await store.create(meta(), OURS, [part()])
             server.restart()
             await store.record_part("s1", OURS, part(2))  # the scripts are gone with the old process: NOSCRIPT
@@ -266,19 +269,20 @@ async def test_p3_five_thousand_streams_are_saved_and_released_at_once(valkey: V
 
 @pytest.mark.real
 async def test_a_lease_has_its_time_to_live(valkey: ValkeyServer, raw: Any) -> None:
-    async with RedisCheckpointStore(valkey.url) as store:
-        await store.create(meta(), OURS)
-        assert raw.get("stream:s1:lease") == b"host-a/token-1"
-        assert 29_000 < raw.pttl("stream:s1:lease") <= 30_000
-        raw.pexpire("stream:s1:lease", 5_000)
-        await store.renew(["s1"], OURS)
-        assert raw.pttl("stream:s1:lease") > 29_000
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
+        for set_it in (partial(store.create, meta(), OURS), partial(store.renew, ["s1"], OURS)):
+            began = time.monotonic()
+            await set_it()
+            left, took = raw.pttl("stream:s1:lease"), time.monotonic() - began
+            assert 29_990 - took * 1000 < left <= 30_000
+            assert raw.get("stream:s1:lease") == b"host-a/token-1"
+            raw.pexpire("stream:s1:lease", 20_000)
         assert raw.pttl("stream:s1:meta") == -1
 
 
 @pytest.mark.real
 async def test_every_key_of_a_stream_is_behind_the_prefix(valkey: ValkeyServer, raw: Any) -> None:
-    async with RedisCheckpointStore(valkey.url, key_prefix="{node-a}:") as store:
+    async with RedisCheckpointStore(valkey.url, key_prefix="{node-a}:", socket_timeout_seconds=10) as store:
         await store.create(meta(), OURS, [part()])
         assert set(raw.keys()) == {
             b"{node-a}:leases",
@@ -292,7 +296,7 @@ async def test_every_key_of_a_stream_is_behind_the_prefix(valkey: ValkeyServer, 
 
 @pytest.mark.real
 async def test_fields_of_a_newer_version_survive_every_write(valkey: ValkeyServer, raw: Any) -> None:
-    async with RedisCheckpointStore(valkey.url) as store:
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         await store.create(meta(), OURS)
         raw.hset("stream:s1:meta", "from_the_future", b"\xff")
         await store.record_part("s1", OURS, part())
@@ -309,7 +313,7 @@ async def test_fields_of_a_newer_version_survive_every_write(valkey: ValkeyServe
 
 @pytest.mark.real
 async def test_a_corrupt_record_is_a_permanent_error_that_names_key_and_field(valkey: ValkeyServer, raw: Any) -> None:
-    async with RedisCheckpointStore(valkey.url) as store:
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         await store.create(meta(), OURS, [part(7)])
         raw.hset("stream:s1:parts", "7", "{}")
         with pytest.raises(RedisOperationError, match=r"'load' failed: stream:s1:parts field '7'") as caught:
@@ -329,7 +333,7 @@ async def test_a_corrupt_record_is_a_permanent_error_that_names_key_and_field(va
 async def test_a_corrupt_next_part_keeps_no_stream_from_its_end_and_no_part_is_counted(
     valkey: ValkeyServer, raw: Any
 ) -> None:
-    async with RedisCheckpointStore(valkey.url) as store:
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         await store.create(meta(), OURS, [part(1)])
         raw.hset("stream:s1:meta", "next_part_to_upload", "many")
         before = raw.hgetall("stream:s1:meta")
@@ -348,7 +352,7 @@ async def test_a_corrupt_next_part_keeps_no_stream_from_its_end_and_no_part_is_c
 async def test_a_status_of_a_newer_version_is_neither_written_over_nor_forgotten(
     valkey: ValkeyServer, raw: Any
 ) -> None:
-    async with RedisCheckpointStore(valkey.url) as store:
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         await store.create(meta(), OURS)
         raw.hset("stream:s1:meta", "status", "paused_by_moon")
         for write in (
@@ -365,7 +369,7 @@ async def test_a_status_of_a_newer_version_is_neither_written_over_nor_forgotten
 async def test_a_stream_that_is_in_no_set_any_more_is_put_back_where_its_status_belongs(
     valkey: ValkeyServer, raw: Any
 ) -> None:
-    async with RedisCheckpointStore(valkey.url) as store:
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         await store.create(meta(status=Status.S3_COMPLETED), OURS)
         raw.srem("streams:pending_completion", "s1")
         assert (await store.load_metas(["s1"]))["s1"].stream_set is StreamSet.PENDING_COMPLETION
@@ -380,7 +384,7 @@ async def test_a_stream_that_is_in_no_set_any_more_is_put_back_where_its_status_
 async def test_what_is_no_text_among_the_ids_leads_to_no_record_and_raises_nothing_of_pythons(
     valkey: ValkeyServer, raw: Any
 ) -> None:
-    async with RedisCheckpointStore(valkey.url) as store:
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         await store.create(meta("s1"), OURS)
         raw.sadd("streams:active", b"\xff\xfe")
         raw.hset("streams:by_path", "/rec/junk.mp4", b"\xff\xfe")
@@ -392,7 +396,7 @@ async def test_what_is_no_text_among_the_ids_leads_to_no_record_and_raises_nothi
 @pytest.mark.real
 async def test_a_key_of_another_type_is_a_permanent_error(valkey: ValkeyServer, raw: Any) -> None:
     raw.set("stream:s1:meta", "text")
-    async with RedisCheckpointStore(valkey.url) as store:
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         with pytest.raises(RedisOperationError, match="stream:s1:meta is no hash") as caught:
             await store.load("s1")
         assert not caught.value.transient
@@ -403,7 +407,7 @@ async def test_a_key_of_another_type_is_a_permanent_error(valkey: ValkeyServer, 
 
 @pytest.mark.real
 async def test_a_server_without_memory_refuses_writes_whole_and_for_the_time_being(own_valkey: ValkeyServer) -> None:
-    async with RedisCheckpointStore(own_valkey.url) as store:
+    async with RedisCheckpointStore(own_valkey.url, socket_timeout_seconds=10) as store:
         await store.create(meta(), OURS)
         before = await store.load("s1")
         assert own_valkey.command("CONFIG", "SET", "maxmemory", "1") == b"+OK\r\n"
@@ -420,7 +424,7 @@ async def test_a_server_without_memory_refuses_writes_whole_and_for_the_time_bei
 
 @pytest.mark.real
 async def test_a_replica_refuses_writes_for_the_time_being(own_valkey: ValkeyServer) -> None:
-    async with RedisCheckpointStore(own_valkey.url) as store:
+    async with RedisCheckpointStore(own_valkey.url, socket_timeout_seconds=10) as store:
         await store.create(meta(), OURS)
         own_valkey.command("REPLICAOF", "127.0.0.1", "1")
         with pytest.raises(RedisOperationError, match=r"READONLY|MASTERDOWN") as caught:
@@ -433,12 +437,13 @@ async def test_wrong_credentials_and_missing_rights_are_permanent_and_not_shown(
     rules = ("resetkeys", "~streams:*", "+@all")
     assert own_valkey.command("ACL", "SETUSER", "guest", "on", ">hunter2", *rules) == b"+OK\r\n"
     for login in ("guest:hunter3", "nobody:hunter3"):
-        async with RedisCheckpointStore(f"unix://{login}@{own_valkey.socket_path}") as store:
+        async with RedisCheckpointStore(f"unix://{login}@{own_valkey.socket_path}", socket_timeout_seconds=10) as store:
             with pytest.raises(RedisOperationError, match="WRONGPASS") as caught:
                 await store.ping()
             assert not caught.value.transient
             assert "hunter3" not in str(caught.value)
-    async with RedisCheckpointStore(f"unix://guest:hunter2@{own_valkey.socket_path}") as store:
+    url = f"unix://guest:hunter2@{own_valkey.socket_path}"
+    async with RedisCheckpointStore(url, socket_timeout_seconds=10) as store:
         await store.ping()
         with pytest.raises(RedisOperationError, match="NOPERM") as caught:
             await store.create(meta(), OURS)
@@ -448,7 +453,7 @@ async def test_wrong_credentials_and_missing_rights_are_permanent_and_not_shown(
 @pytest.mark.real
 async def test_the_server_info_has_what_doctor_checks() -> None:
     with valkey_server(append_only=True, arguments=["--maxmemory-policy", "allkeys-lru"]) as server:
-        async with RedisCheckpointStore(server.url) as store:
+        async with RedisCheckpointStore(server.url, socket_timeout_seconds=10) as store:
             info = await store.info()
     assert info.product == "valkey"
     assert info.version.split(".")[0].isdigit()
@@ -469,23 +474,26 @@ async def test_the_server_info_has_the_replicas_that_follow() -> None:
         ) as primary,
         valkey_server(tcp=True, arguments=["--replicaof", "127.0.0.1", str(primary.port)]) as replica,
     ):
-        async with RedisCheckpointStore(primary.url) as store, RedisCheckpointStore(replica.url) as other:
-            await until(lambda: _follows(store))
-            [found] = (await store.info()).replicas
-            assert (found.address, found.lag_seconds <= 1) == (f"127.0.0.1:{replica.port}", True)
+        async with (
+            RedisCheckpointStore(primary.url, socket_timeout_seconds=10) as store,
+            RedisCheckpointStore(replica.url, socket_timeout_seconds=10) as other,
+        ):
+            await until(lambda: _follows(store, f"127.0.0.1:{replica.port}"))
             assert (await store.info()).min_replicas_to_write == 1
             assert (await other.info()).is_replica
 
 
-async def _follows(store: RedisCheckpointStore) -> bool:
-    return any(one.online for one in (await store.info()).replicas)
+async def _follows(store: RedisCheckpointStore, address: str) -> bool:
+    found = [(one.address, one.online, one.lag_seconds <= 1) for one in (await store.info()).replicas]
+    return found == [(address, True, True)]
 
 
 @pytest.mark.real
 async def test_a_server_that_denies_its_settings_reports_the_rest(own_valkey: ValkeyServer) -> None:
     rules = ("~*", "+@all", "-config")
     assert own_valkey.command("ACL", "SETUSER", "guest", "on", ">hunter2", *rules) == b"+OK\r\n"
-    async with RedisCheckpointStore(f"unix://guest:hunter2@{own_valkey.socket_path}") as store:
+    url = f"unix://guest:hunter2@{own_valkey.socket_path}"
+    async with RedisCheckpointStore(url, socket_timeout_seconds=10) as store:
         info = await store.info()
     assert (info.product, info.append_fsync, info.save) == ("valkey", None, None)
 
@@ -586,7 +594,8 @@ async def test_the_address_of_the_master_comes_from_a_sentinel() -> None:
         valkey_server(tcp=True, sentinel_of=f"main 127.0.0.1 {master.port}") as sentinel,
     ):
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}"
-        async with RedisCheckpointStore(f"{url}/main", socket_timeout_seconds=1) as store:
+        async with RedisCheckpointStore(f"{url}/main", socket_timeout_seconds=2) as store:
+            await until(partial(is_connected, store))
             await store.create(meta(), OURS)
             assert await store.members(StreamSet.ACTIVE) == {"s1"}
             master.freeze()
@@ -594,7 +603,7 @@ async def test_the_address_of_the_master_comes_from_a_sentinel() -> None:
                 await store.ping()
             assert caught.value.transient
             master.thaw()
-            await store.ping()
+            await until(partial(is_connected, store))
         async with RedisCheckpointStore(f"{url}/other") as store:
             with pytest.raises(RedisOperationError, match="no master") as caught:
                 await store.ping()

@@ -165,7 +165,7 @@ async def test_a_namespace_is_raised_once_and_never_lowered(subject: Subject) ->
 
 @pytest.mark.real
 async def test_a_newer_or_odd_schema_of_a_namespace_stays(valkey: ValkeyServer, raw: Any) -> None:
-    async with RedisCheckpointStore(valkey.url, key_prefix="{a}:") as store:
+    async with RedisCheckpointStore(valkey.url, key_prefix="{a}:", socket_timeout_seconds=10) as store:
         assert await store.raise_schema() is None
         assert raw.get("{a}:schema") == b"%d" % schema.CURRENT
         raw.set("{a}:schema", "1")
@@ -184,7 +184,7 @@ async def test_a_newer_or_odd_schema_of_a_namespace_stays(valkey: ValkeyServer, 
 async def test_a_schema_that_is_no_number_makes_its_record_unreadable_and_unwritable(
     valkey: ValkeyServer, raw: Any
 ) -> None:
-    async with RedisCheckpointStore(valkey.url) as store:
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         await store.create(meta("s1"), OURS)
         raw.hset(KEYS.meta("s1"), "schema", "two")
         with pytest.raises(RecordUnreadableError, match="nothing was written"):
@@ -197,12 +197,12 @@ async def test_a_schema_that_is_no_number_makes_its_record_unreadable_and_unwrit
 @pytest.mark.real
 async def test_a_lost_index_of_paths_leads_to_newer_records_too(valkey: ValkeyServer, raw: Any) -> None:
     """Without its entry the file of a newer record would get a second stream."""
-    async with RedisCheckpointStore(valkey.url) as store:
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         for name in ("s1", "s2"):
             await store.create(meta(name), OURS)
     raw.hset(KEYS.meta("s2"), "schema", str(NEWER))
     raw.delete(KEYS.by_path)
-    async with RedisCheckpointStore(valkey.url) as store:
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         found = await store.find_by_path(["/rec/s1.mp4", "/rec/s2.mp4"])
         assert (set(found), set(found.newer)) == ({"/rec/s1.mp4"}, {"/rec/s2.mp4"})
 

@@ -180,7 +180,7 @@ async def test_kind9_what_cannot_be_read_is_logged_once_and_forgotten_when_it_is
 async def test_kind9_a_field_that_no_daemon_wrote_sets_its_record_aside(
     valkey: ValkeyServer, raw: Any, fields: dict[str, str | None], says: str
 ) -> None:
-    async with RedisCheckpointStore(valkey.url) as store:
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         for number in (1, 2, 3):
             await store.create(meta(f"s{number}"), OURS)
         for name, value in fields.items():
@@ -201,7 +201,7 @@ async def test_kind9_what_redis_refuses_for_another_reason_is_not_taken_for_a_wr
     raw.execute_command("ACL", "SETUSER", "blind", "on", ">x", "~*", "+@all", "-smembers", "-sismember", "-get")
     try:
         url = valkey.url.replace("redis://", "redis://blind:x@")
-        async with RedisCheckpointStore(url) as store:
+        async with RedisCheckpointStore(url, socket_timeout_seconds=10) as store:
             for call in (store.members(StreamSet.ACTIVE), store.load_metas(["s1"]), store.acquire("s1", OURS)):
                 with pytest.raises(RedisOperationError, match=r"NOPERM|ermission|not allowed"):
                     await call
@@ -214,7 +214,7 @@ async def test_kind9_what_redis_refuses_for_another_reason_is_not_taken_for_a_wr
 async def test_kind9_an_index_of_paths_of_a_wrong_type_is_named_with_what_to_do_and_made_anew_of_the_records(
     valkey: ValkeyServer, raw: Any
 ) -> None:
-    async with RedisCheckpointStore(valkey.url) as store:
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         await store.create(meta("s1", status=Status.ACTIVE), OURS)
         await store.create(meta("s2"), OURS)
         for status in (Status.PENDING_COMPLETION, Status.S3_COMPLETED, Status.COMPLETED):
@@ -233,13 +233,13 @@ async def test_kind9_an_index_of_paths_of_a_wrong_type_is_named_with_what_to_do_
         assert logs[-1]["event"] == "path_index_rebuilt"
         assert not store.unreadable.known
     raw.delete(KEYS.by_path)
-    async with RedisCheckpointStore(valkey.url) as store:  # the next life asks too
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:  # the next life asks too
         assert set(await store.find_by_path(paths)) == {"/rec/s1.mp4", "/rec/s2.mp4"}
 
 
 @pytest.mark.real
 async def test_kind9_each_key_of_many_streams_is_checked_for_its_type(valkey: ValkeyServer, raw: Any) -> None:
-    async with RedisCheckpointStore(valkey.url) as store:
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         await store.create(meta("s1"), OURS)
         await store.create(meta("s2"), OURS)
         for status in (Status.PENDING_COMPLETION, Status.S3_COMPLETED, Status.COMPLETED):
@@ -260,11 +260,11 @@ async def test_kind9_each_key_of_many_streams_is_checked_for_its_type(valkey: Va
 async def test_kind12_of_two_records_with_one_path_the_open_one_is_found_and_what_is_in_the_index_stays(
     valkey: ValkeyServer, raw: Any
 ) -> None:
-    async with RedisCheckpointStore(valkey.url) as store:
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         await store.create(meta("old", current_path="/rec/a.mp4"), OURS)
         await store.transition("old", OURS, Status.FAILED_UNEXPECTED, NOTHING)
         await store.create(meta("new", current_path="/rec/a.mp4"), OURS, replaced_stream_id="old")
         raw.delete(KEYS.by_path)
-    async with RedisCheckpointStore(valkey.url) as store:
+    async with RedisCheckpointStore(valkey.url, socket_timeout_seconds=10) as store:
         found = await store.find_by_path(["/rec/a.mp4"])
         assert found["/rec/a.mp4"].meta.stream_id == "new"

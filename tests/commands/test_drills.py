@@ -278,7 +278,7 @@ def test_p10_the_advice_of_doctor_mends_what_it_found(
 
 async def test_p10_doctor_names_the_parts_for_which_no_daemon_works_on_a_stream(machine: Machine) -> None:
     name = namespace(machine)
-    async with RedisCheckpointStore(machine.server.url, owner=name[1:-2]) as store:
+    async with RedisCheckpointStore(machine.server.url, owner=name[1:-2], socket_timeout_seconds=10) as store:
         await store.create(a_stream(), DAEMON)
         await store.release([stream_id(1)], DAEMON)
     assert "no daemon works on 1 open stream" in machine.problems()["daemon"][0]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from servers.command import ROOT, command
+from servers.endpoints import closed_port
 
 from cef_trio.cli.health import Health, HealthSettingsError, address, ask
 
@@ -79,11 +80,10 @@ def test_the_text_of_a_response_forges_no_line_and_is_not_endless() -> None:
 
 
 def test_no_server_at_the_address_is_not_healthy() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("127.0.0.1", 0)) as server, closed_port() as closed:
         port = server.getsockname()[1]
-        silent = ask("127.0.0.1", port, timeout_seconds=0.1)
-    refused = ask("127.0.0.1", port)
-    for health in (silent, refused):
+        answers = {port: ask("127.0.0.1", port, timeout_seconds=0.1), closed: ask("127.0.0.1", closed)}
+    for port, health in answers.items():
         assert isinstance(health, Health)
         assert (health.healthy, health.status) == (False, None)
         assert health.says.startswith(f"no answer from http://127.0.0.1:{port}/healthz: ")

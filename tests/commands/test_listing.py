@@ -51,7 +51,7 @@ def valkey() -> Iterator[ValkeyServer]:
 
 
 async def fill(url: str) -> None:
-    async with RedisCheckpointStore(url, owner=OWNER) as store:
+    async with RedisCheckpointStore(url, owner=OWNER, socket_timeout_seconds=10) as store:
         await store.create(a_stream(0xABC1), DAEMON, [a_part()])
         await store.create(a_stream(0xABC2, FORGED, status=Status.FAILED_UNEXPECTED, failure_reason=FORGED), DAEMON)
         await store.create(a_stream(0xD3, "/rec/d.mp4", status=Status.S3_COMPLETED), DAEMON)

@@ -19,6 +19,7 @@ from rich.console import Console
 from servers.command import ROOT, answer, command
 from servers.stream_records import DAEMON, NOW, PART, a_part, a_stream, stream_id
 from servers.valkey import valkey_server
+from waiting import WAIT_SECONDS
 
 from cef_trio.admin.page_source import DaemonSource, IntakeTask
 from cef_trio.admin.status_page import to_json
@@ -332,7 +333,7 @@ def test_the_command_prints_it_and_watching_ends_at_ctrl_c_with_130() -> None:
     with valkey_server(tcp=True) as server:
 
         async def fill() -> None:
-            async with RedisCheckpointStore(server.url, owner="rooms") as store:
+            async with RedisCheckpointStore(server.url, owner="rooms", socket_timeout_seconds=10) as store:
                 await store.create(a_stream(), DAEMON, [a_part()])
 
         trio.run(fill)
@@ -353,7 +354,7 @@ def test_the_command_prints_it_and_watching_ends_at_ctrl_c_with_130() -> None:
             assert any(b"a-daemon" in line for line in process.stdout)
             process.send_signal(signal.SIGINT)
             process.stdout.read()
-            assert (process.wait(20), process.stderr.read()) == (130, b"")
+            assert (process.wait(WAIT_SECONDS), process.stderr.read()) == (130, b"")
 
 
 def test_p10_each_reason_of_a_risk_is_shown_with_what_to_do_about_it() -> None:

@@ -313,8 +313,8 @@ def test_arguments_that_do_not_fit_together_are_one_error(arguments: list[str]) 
 async def test_verifications_in_redis() -> None:
     with valkey_server(tcp=True) as server:
         async with (
-            RedisCheckpointStore(server.url, owner="node-7") as store,
-            RedisCheckpointStore(server.url, owner="node-8") as other,
+            RedisCheckpointStore(server.url, owner="node-7", socket_timeout_seconds=10) as store,
+            RedisCheckpointStore(server.url, owner="node-8", socket_timeout_seconds=10) as other,
         ):
             kept = store.verifications
             assert (await kept.known(), await kept.totals()) == ({}, None)

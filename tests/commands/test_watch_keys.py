@@ -19,6 +19,7 @@ import pytest
 from servers.command import ROOT
 from servers.stream_records import a_stream
 from servers.valkey import ValkeyServer, valkey_server
+from waiting import WAIT_SECONDS, wait_until
 
 from cef_trio.checkpoint import Status, StreamSet
 from cef_trio.cli.status_model import OpenStream
@@ -92,7 +93,7 @@ class Watching:
     said: bytes = b""
 
     def until(self, text: str) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + WAIT_SECONDS
         while text.encode() not in self.said:
             assert time.monotonic() < deadline, self.said[-2000:]
             self.said += os.read(self.terminal, 65536)
@@ -100,17 +101,21 @@ class Watching:
     def ended(self) -> int:
         """The exit code; the terminal is as before, and the screen too."""
         os.set_blocking(self.terminal, False)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + WAIT_SECONDS
         while self.process.poll() is None:
             assert time.monotonic() < deadline
             try:
                 self.said += os.read(self.terminal, 65536)
             except OSError:
                 time.sleep(0.01)
-        with suppress(OSError):  # nothing more
-            self.said += os.read(self.terminal, 65536)
+
+        def has_left_the_alternate_screen() -> bool:
+            with suppress(OSError):  # the kernel passes on a little later what the process wrote last
+                self.said += os.read(self.terminal, 65536)
+            return self.said.rfind(b"\x1b[?1049l") > self.said.rfind(b"\x1b[?1049h")
+
+        wait_until(has_left_the_alternate_screen, otherwise=lambda: repr(self.said[-2000:]))
         assert termios.tcgetattr(self.terminal) == self.before
-        assert self.said.rfind(b"\x1b[?1049l") > self.said.rfind(b"\x1b[?1049h"), "the alternate screen was left"
         return self.process.returncode
 
 
@@ -185,7 +190,7 @@ def test_a_terminal_that_cannot_be_redrawn_is_refused(valkey: ValkeyServer, term
     """It would stay empty."""
     with watching(valkey, TERM=term) as watch:
         watch.until(f"--watch cannot redraw this terminal (TERM={term}); repeat `cef-trio status`")
-        assert watch.process.wait(10) == 2
+        assert watch.process.wait(WAIT_SECONDS) == 2
 
 
 @pytest.mark.real
@@ -194,5 +199,5 @@ def test_a_dumb_terminal_gets_no_escape_sequence(valkey: ValkeyServer, term: str
     """A line of progress cannot be erased there."""
     with watching(valkey, "status", TERM=term) as shown:
         shown.until("in the last minute")
-        assert shown.process.wait(10) == 0
+        assert shown.process.wait(WAIT_SECONDS) == 0
         assert (b"\x1b" in shown.said) is escapes

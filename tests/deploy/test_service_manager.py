@@ -150,6 +150,10 @@ def test_as_process_1_it_ends_by_sigterm_while_it_starts_and_when_it_runs(
     settings: dict[str, str], tmp_path: Path, moment: str, exit_code: int
 ) -> None:
     log = tmp_path / "daemon.log"
+    if exit_code:
+        del settings["REDIS_URL"]
+        settings["REDIS_URL_FILE"] = str(tmp_path / "pipe")
+        os.mkfifo(tmp_path / "pipe")  # nobody writes to it: however late the signal is, the daemon does not run yet
     process = as_process_1(settings, log)
     try:
         wait_for(log, moment, process)

@@ -171,7 +171,7 @@ async def test_an_opener_that_was_abandoned_leaks_no_descriptor(
             pytest.fail("it cannot be open yet")
     assert scope.cancelled_caught
     released.set()
-    assert await trio.to_thread.run_sync(all_closed.wait, 5.0)
+    assert await trio.to_thread.run_sync(all_closed.wait, 60.0)
     assert closed_numbers == opened_numbers
 
 

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -176,6 +177,15 @@ async def test_a_frozen_server_is_killed_before_another_writes_its_file(
 ) -> None:
     monkeypatch.setattr(valkey, "_READY_SECONDS", 1.5)
     monkeypatch.setattr(valkey, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(valkey, "_KILL_SECONDS", LONG)
+    end = valkey._end
+
+    async def end_and_give_time(*given: Any) -> bool:
+        ended = await end(*given)
+        monkeypatch.setattr(valkey, "_READY_SECONDS", LONG)  # only the frozen server's time is short
+        return ended
+
+    monkeypatch.setattr(valkey, "_end", end_and_give_time)
     left = await left_by_kill_9(data_dir)
     os.kill(left, signal.SIGSTOP)
     async with embedded_valkey(data_dir) as url:
@@ -259,6 +269,7 @@ async def test_p4_on_cancellation_a_frozen_server_is_killed_in_time(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(valkey, "_TERM_SECONDS", 0.3)
+    monkeypatch.setattr(valkey, "_KILL_SECONDS", LONG / 2)
     with trio.fail_after(LONG), trio.CancelScope() as scope:
         async with embedded_valkey(data_dir) as url:
             pid = await pid_of(url)

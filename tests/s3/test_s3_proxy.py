@@ -13,11 +13,12 @@ import pytest
 import trio
 from pydantic import SecretStr
 from servers.authority import Authority
-from servers.endpoints import free_port
+from servers.endpoints import closed_port
 from servers.http_proxy import HttpProxy as ProxyServer
 from servers.http_proxy import http_proxy
 from servers.store import Store
 from servers.tls_front import tls_front
+from waiting import WAIT_SECONDS
 
 from cef_trio.exceptions import S3OperationError, WebhookOperationError
 from cef_trio.http import HttpProxy
@@ -36,7 +37,14 @@ DECODED = "an user:pa:ss"
 NAMES = ("a.mp4", "a b/ä+?#%.mp4", "x/../y", "./z")
 
 
-def config_of(embedded: Store, proxy_url: str, url: str = "", ca_file: Path | None = None) -> S3Config:
+def config_of(
+    embedded: Store,
+    proxy_url: str,
+    url: str = "",
+    ca_file: Path | None = None,
+    *,
+    connect_seconds: float = WAIT_SECONDS,
+) -> S3Config:
     keys = Credentials(embedded.endpoint.access_key, embedded.endpoint.secret_key)
     url = url or embedded.endpoint.url
     return S3Config(
@@ -45,8 +53,8 @@ def config_of(embedded: Store, proxy_url: str, url: str = "", ca_file: Path | No
         endpoint_url=url,
         ca_file=ca_file,
         proxy=HttpProxy.of_url(proxy_url, setting="S3_PROXY_URL", tls=url.startswith("https")),
-        connect_timeout_seconds=0.5,
-        read_timeout_seconds=5,
+        connect_timeout_seconds=connect_seconds,
+        read_timeout_seconds=WAIT_SECONDS,
     )
 
 
@@ -128,7 +136,8 @@ async def test_a_refusal_of_the_proxy_says_nothing_about_the_bucket(embedded: St
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_proxy_that_is_not_there_is_named(embedded: Store, scheme: str) -> None:
     url = embedded.endpoint.url.replace("http", scheme)
-    error = await refused(config_of(embedded, f"http://127.0.0.1:{free_port()}", url))
+    with closed_port() as port:
+        error = await refused(config_of(embedded, f"http://127.0.0.1:{port}", url))
     assert error.code == "ProxyError"
     assert "of S3_PROXY_URL cannot be reached" in str(error)
 
@@ -158,8 +167,9 @@ async def test_a_proxy_that_does_not_speak_http_is_named_in_time(
 ) -> None:
     with http_proxy() as proxy:
         behave(proxy)
-        with trio.fail_after(10):
-            error = await refused(config_of(embedded, proxy.url, embedded.endpoint.url.replace("http", "https")))
+        url = embedded.endpoint.url.replace("http", "https")
+        with trio.fail_after(WAIT_SECONDS):
+            error = await refused(config_of(embedded, proxy.url, url, connect_seconds=0.5))
         assert error.code == "ProxyError"
         assert f"the proxy 127.0.0.1:{proxy.port} of S3_PROXY_URL" in str(error)
         assert "event type" not in str(error), "words of h11 are no operator's"
@@ -193,7 +203,7 @@ async def test_a_webhook_has_a_proxy_of_its_own(embedded: Store) -> None:
             client = WebhookClient(
                 f"{embedded.endpoint.url}/hook",
                 secret=None,
-                timeout_seconds=5,
+                timeout_seconds=WAIT_SECONDS,
                 now=lambda: datetime.now(UTC),
                 proxy=HttpProxy.of_url(proxy.url_with(login), setting="WEBHOOK_PROXY_URL", tls=False),
             )
@@ -203,7 +213,7 @@ async def test_a_webhook_has_a_proxy_of_its_own(embedded: Store) -> None:
     client = WebhookClient(
         "https://127.0.0.1:9/hook",
         secret=None,
-        timeout_seconds=5,
+        timeout_seconds=WAIT_SECONDS,
         now=lambda: datetime.now(UTC),
         proxy=HttpProxy.of_url(proxy.url, setting="WEBHOOK_PROXY_URL", tls=True),
     )

@@ -14,6 +14,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 from servers.s3_signing import element, send
+from waiting import WAIT_SECONDS
 
 from cef_trio.s3_endpoint import Fault, InProcessTransport, Kind, Moment, S3Endpoint, serve
 from cef_trio.s3_endpoint.faults import KINDS
@@ -28,8 +29,10 @@ def endpoint_in_memory() -> S3Endpoint:
 
 
 @asynccontextmanager
-async def client_of(endpoint: S3Endpoint, way: str, read_timeout: float = 5.0) -> AsyncIterator[httpx.AsyncClient]:
-    timeout = httpx.Timeout(5.0, read=read_timeout)
+async def client_of(
+    endpoint: S3Endpoint, way: str, read_timeout: float = WAIT_SECONDS
+) -> AsyncIterator[httpx.AsyncClient]:
+    timeout = httpx.Timeout(WAIT_SECONDS, read=read_timeout)
     if way == "in-process":
         async with httpx.AsyncClient(
             transport=InProcessTransport(endpoint), base_url="http://s3.test", timeout=timeout

@@ -14,6 +14,7 @@ from os import close, pipe
 from typing import Any
 
 import trio
+from waiting import WAIT_SECONDS
 
 PROGRAM = shutil.which("chromium")
 _FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --remote-debugging-pipe"
@@ -94,7 +95,7 @@ class Tab:
     async def theme(self, scheme: str) -> None:
         await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
-    async def until(self, expression: str, seconds: float = 30) -> Any:
+    async def until(self, expression: str, seconds: float = WAIT_SECONDS) -> Any:
         """Wait until it is true; returns its value."""
         with trio.move_on_after(seconds):
             while True:

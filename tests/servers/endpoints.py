@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -22,6 +23,8 @@ import botocore.config
 
 READY_SECONDS = 60.0
 END_SECONDS = 10.0
+_CHANCE = random.SystemRandom()
+"""Not the one that a test may seed: processes that run side by side would choose the same ports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,28 @@ class Endpoint:
         return boto3.client("s3", **(arguments | differences))
 
 
-def free_port() -> int:
-    """Return a free port of the loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(ports: Sequence[int] = range(26_100, 32_700), beside: int = 0) -> int:
+    """Return a free port of the loopback; the one that is ``beside`` so many above is free too, if that is not 0.
+
+    It is below the range from which the kernel takes the ports of outgoing connections, and of listeners that leave the
+    choice to it: none of the tests that run beside this one takes it before its server does, or while that restarts.
+    """
+    for port in _CHANCE.sample(ports, 200):
+        with contextlib.suppress(OSError):
+            for needed in {port, port + beside}:
+                with socket.socket() as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(("127.0.0.1", needed))
+            return port
+    raise RuntimeError(f"no free port in {ports}")
+
+
+@contextlib.contextmanager
+def closed_port() -> Iterator[int]:
+    """A port of the loopback at which nobody listens, and that nobody else can take meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 @contextlib.contextmanager

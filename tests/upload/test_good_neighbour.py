@@ -97,7 +97,7 @@ def valkey() -> Iterator[ValkeyServer]:
 async def test_p9_no_key_of_another_program_or_prefix_is_touched_in_redis(valkey: ValkeyServer) -> None:
     """Make every write and every deletion, beside keys of the same names under another prefix."""
     with redis_py.Redis.from_url(valkey.url) as raw:
-        async with RedisCheckpointStore(valkey.url, key_prefix="theirs:") as theirs:
+        async with RedisCheckpointStore(valkey.url, key_prefix="theirs:", socket_timeout_seconds=10) as theirs:
             await theirs.create(a_stream(1), OTHER_HOST, [a_part(1)])
             await theirs.create(a_stream(2, "/rec/z.mp4", status=Status.COMPLETED), OTHER_HOST)
             await theirs.report("another-host", "well", beginning="")
@@ -105,7 +105,7 @@ async def test_p9_no_key_of_another_program_or_prefix_is_touched_in_redis(valkey
         raw.rpush("stream:queue", "of a job runner")
         raw.hset("streams", "a", "b")
         before = {key: raw.dump(key) for key in raw.keys("*")}
-        async with RedisCheckpointStore(valkey.url, key_prefix="ours:") as ours:
+        async with RedisCheckpointStore(valkey.url, key_prefix="ours:", socket_timeout_seconds=10) as ours:
             lease = Lease("us", "1", 30.0)
             await ours.create(a_stream(1), lease, [a_part(1)])
             await ours.record_part(stream_id(1), lease, a_part(2))

@@ -38,7 +38,7 @@ async def test_one_corrupt_record_is_named_and_hides_no_other(world: World) -> N
     world.append(1, "a.mp4")
     world.append(1, "b.mp4")
     with valkey_server() as server:
-        async with RedisCheckpointStore(server.url) as store:
+        async with RedisCheckpointStore(server.url, socket_timeout_seconds=10) as store:
             world.store = store  # type: ignore[assignment]
             async with world.services() as services:
                 from cef_trio.upload.orphan_uploads import OrphanUploads
@@ -76,7 +76,7 @@ async def test_p7_no_manual_edit_of_redis_keeps_a_stream_from_being_forgotten(wo
     """An unreadable record, one that names another stream, a path with a NUL, a name that is not UTF-8."""
     world.webhook = True
     with valkey_server() as server:
-        async with RedisCheckpointStore(server.url) as store:
+        async with RedisCheckpointStore(server.url, socket_timeout_seconds=10) as store:
             world.store = store  # type: ignore[assignment]
             async with world.services() as services:
                 place = await services.disk.mount_around(world.path("a.mp4"))

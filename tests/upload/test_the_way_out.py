@@ -31,19 +31,21 @@ def leaving(grace_seconds: float = 6.0, save_seconds: float = 2.0) -> tuple[Shut
 async def test_p4_the_watchdog_ends_the_process_within_a_second_of_grace_and_save() -> None:
     shutdown, watchdog = leaving()
     assert watchdog.deadline == math.inf, "a daemon without a signal runs for ever"
+    before = time.monotonic()
     shutdown.request()
-    assert 8 < watchdog.deadline - time.monotonic() < 9
+    assert before + 8 < watchdog.deadline < time.monotonic() + 9
 
 
 @pytest.mark.parametrize("grace_seconds", [0.1, 6.0])
 async def test_p4_a_second_signal_shortens_the_deadline_and_never_extends_it(grace_seconds: float) -> None:
     shutdown, watchdog = leaving(grace_seconds)
     shutdown.request()
-    first = watchdog.deadline
+    first, before = watchdog.deadline, time.monotonic()
     shutdown.request()
-    assert watchdog.deadline < first
-    assert 2 < watchdog.deadline - time.monotonic() < 3
+    # On a slow machine the grace may be over by then; so the first deadline stays.
+    assert min(first, before + 2) <= watchdog.deadline < time.monotonic() + 3
     assert watchdog.deadline <= first
+    assert watchdog.deadline < first or grace_seconds < 1
 
 
 class RecordingTimer:

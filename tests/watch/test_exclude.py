@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -142,8 +143,9 @@ def watched_folders() -> set[int]:
     """Return the inode numbers that this process watches by inotify (proc(5))."""
     found = set()
     for entry in Path("/proc/self/fdinfo").iterdir():
-        lines = entry.read_text().splitlines() if entry.exists() else []
-        found |= {int(line.split("ino:")[1].split()[0], 16) for line in lines if line.startswith("inotify ")}
+        with suppress(FileNotFoundError):  # a scan in its thread has closed it meanwhile
+            lines = entry.read_text().splitlines()
+            found |= {int(line.split("ino:")[1].split()[0], 16) for line in lines if line.startswith("inotify ")}
     return found
 
 

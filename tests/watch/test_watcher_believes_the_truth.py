@@ -18,6 +18,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio_util import AsyncValue
+from waiting import WAIT_SECONDS
 
 from cef_trio.watch.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
 from cef_trio.watch.patterns import matcher
@@ -118,7 +119,7 @@ def test_in_the_end_the_watcher_has_reported_what_is_there(
                     with suppress(OSError, shutil.Error):  # it is not there, or is already; then nothing happened
                         do(folder / one, folder / other)
                 there = truth(folder)
-                with trio.move_on_after(10) as scope:
+                with trio.move_on_after(WAIT_SECONDS) as scope:
                     await believer.files.wait_value(lambda known: known == there)
                 assert not scope.cancelled_caught, f"believed: {believer.files.value}, true: {there}"
                 nursery.cancel_scope.cancel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -17,8 +16,10 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.authority import Authority
+from servers.endpoints import closed_port
 from thoroughness import LONG
 from trio.testing import MockClock
+from waiting import WAIT_SECONDS
 
 from cef_trio.exceptions import WebhookOperationError
 from cef_trio.http.client_transport import HttpTransport
@@ -36,8 +37,9 @@ def client(
     transport: httpx.AsyncBaseTransport | None,
     url: str = "https://me.example:8443/x?token=T",
     secret: str | None = SECRET,
+    seconds: float = 5.0,
 ) -> WebhookClient:
-    return WebhookClient(url, secret=secret, timeout_seconds=5.0, now=lambda: NOW, transport=transport)
+    return WebhookClient(url, secret=secret, timeout_seconds=seconds, now=lambda: NOW, transport=transport)
 
 
 class Endless(httpx.AsyncByteStream):
@@ -142,12 +144,11 @@ async def test_no_answer_is_transient_and_no_text_holds_the_urls_token(kind: typ
 
 @pytest.mark.real
 async def test_a_closed_port_is_an_error_without_a_response() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    async with client(None, f"http://127.0.0.1:{port}/") as webhooks:
-        with pytest.raises(WebhookOperationError, match=f"ConnectError.*127.0.0.1:{port}"):
-            async with webhooks.post(DELIVERY):
-                pass
+    with closed_port() as port:
+        async with client(None, f"http://127.0.0.1:{port}/", seconds=WAIT_SECONDS) as webhooks:
+            with pytest.raises(WebhookOperationError, match=f"ConnectError.*127.0.0.1:{port}"):
+                async with webhooks.post(DELIVERY):
+                    pass
 
 
 @pytest.mark.real
@@ -161,7 +162,7 @@ async def test_what_answers_in_no_http_is_no_answer() -> None:
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, babble, 0, host="127.0.0.1"))
         port = listeners[0].socket.getsockname()[1]
-        async with client(None, f"http://127.0.0.1:{port}/") as webhooks:
+        async with client(None, f"http://127.0.0.1:{port}/", seconds=WAIT_SECONDS) as webhooks:
             with pytest.raises(WebhookOperationError, match="RemoteProtocolError"):
                 async with webhooks.post(DELIVERY):
                     pass
@@ -187,7 +188,8 @@ async def test_a_receiver_is_trusted_by_the_systems_certificates_as_s3_is(
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_ssl_over_tcp, take, 0, context, host="127.0.0.1"))
         port = listeners[0].transport_listener.socket.getsockname()[1]
-        async with client(None, f"https://127.0.0.1:{port}/") as webhooks, webhooks.post(DELIVERY) as answer:
+        trusting = client(None, f"https://127.0.0.1:{port}/", seconds=WAIT_SECONDS)
+        async with trusting as webhooks, webhooks.post(DELIVERY) as answer:
             assert answer.status == 204
         nursery.cancel_scope.cancel()
 
