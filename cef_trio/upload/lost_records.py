@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from math import inf
 from typing import Final
 
@@ -57,6 +57,13 @@ class LostRecords:
         self._lost_before_ns = int(self._utc_now().timestamp() * 1e9) + 1
         self._search_at = min(self._search_at, self._searched_at + _AFTER_LOSS_SECONDS)
 
+    def _searched_for(self, stats: Iterable[FileStat]) -> frozenset[int]:
+        """Return the inode numbers whose streams are to be searched for, though no event tells of a rename.
+
+        In a shared folder all: another host's daemon may not have recorded a rename yet, of which no event came here.
+        """
+        return frozenset(stat.file_ino for stat in stats) if self._ownership.shares_any else frozenset()
+
     async def search(
         self,
         unknown: Callable[[], Mapping[str, FileStat]],
@@ -80,12 +87,8 @@ class LostRecords:
                 self._must_list_uploads |= not done
         if self.moved_files.due:
             await self.moved_files.find_missing(self._ids_at_their_paths)
-        elif self._ownership.shares_any:
-            # Another host's daemon may not have recorded a rename yet, of which no event came here.
-            numbers = frozenset(stat.file_ino for stat in unknown().values())
+        elif numbers := self._searched_for(unknown().values()) | frozenset(misplaced):
             await self.moved_files.find_missing(self._ids_at_their_paths, numbers)
-        elif misplaced:
-            await self.moved_files.find_missing(self._ids_at_their_paths, misplaced)
         old = {path: stat for path, stat in unknown().items() if self.may_include(stat)}
         is_due = bool(old) and trio.current_time() >= self._search_at
         renamed = {path: stat for path, stat in unknown().items() if recorded(stat)}

@@ -347,14 +347,14 @@ class StreamSupervisor:
         lost = self._lost_records
         if any(path in self.files.settled and history.replaced_stream_id is None for path, history in fresh.items()):
             lost.request_search()  # a settled file had a record
+        others_files = await self._others_files([path for path, history in fresh.items() if history == NO_HISTORY])
+        # Not for what another daemon is to begin: it searches for that, and all open streams are read for it.
         await lost.search(
-            lambda: {path: unknown.stat for path, unknown in self.files.unknown.items()},
+            lambda: {path: one.stat for path, one in self.files.unknown.items() if path not in others_files},
             self._misplaced(fresh),
             self.files.was_recorded,
         )
         begun_elsewhere = await self._begun_elsewhere(fresh)
-        new = [path for path, history in fresh.items() if history == NO_HISTORY and path not in begun_elsewhere]
-        others_files = await self._others_files(new)
         for path, history in fresh.items():
             if (unknown := self.files.still_unknown(path, asked)) is None:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,11 @@ from waiting import completed, until_idle
 
 from cef_trio.checkpoint import Change, Lease, Status
 from cef_trio.checkpoint.memory import Moment
+from cef_trio.checkpoint.model import Owner
 from cef_trio.lab.world import PART, World
+from cef_trio.upload import ownership
+from cef_trio.upload.supervisor import StreamSupervisor
+from cef_trio.upload.work_division import wait_seconds
 
 ANOTHER = Lease("another-daemon", "its-token", 1e9)
 
@@ -43,6 +48,42 @@ async def test_p7_a_recording_that_grows_under_another_daemon_is_not_looked_up_a
     assert calls.count("find_by_path") == 1
     assert calls.count("holders") < 15
     assert not any(entry["event"] == "lease_lost" for entry in logs)
+
+
+async def test_a_recording_that_another_daemon_is_to_begin_costs_no_read_of_all_open_streams(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was one for each look, by each host of a shared folder, every 3 s; the one that begins it needs one."""
+    monkeypatch.setattr(ownership, "owner_at", lambda *_: Owner("a", "net:nfs nas:/rec", "/rec /"))
+    asked_for: list[str] = []
+
+    async def others_files(supervisor: StreamSupervisor, paths: Collection[str]) -> Mapping[str, str]:
+        await trio.lowlevel.checkpoint()
+        waiting = [path for path in paths if not supervisor.files.is_begun_here(path)]
+        asked_for.extend(waiting)
+        return dict.fromkeys(waiting, "another daemon")
+
+    monkeypatch.setattr(StreamSupervisor, "_others_files", others_files)
+    calls: list[str] = []
+
+    async def note(operation: str, moment: Moment) -> None:
+        if moment is Moment.BEFORE:
+            calls.append(operation)
+
+    async with world.daemon() as daemon:
+        world.append(PART)
+        daemon.seen()
+        await trio.sleep(2)  # the first one is searched for by all daemons, as any may have missed renames before
+        world.store.fault = note
+        asked_for.clear()
+        await trio.sleep(wait_seconds(world.rescan_seconds) - 3)
+        assert len(asked_for) > 1
+        assert "members" not in calls
+        await trio.sleep(10)
+        assert "members" in calls
+        world.store.fault = None
+        daemon.closed()
+        await completed(world)
 
 
 async def test_p10_a_stream_that_fails_under_another_daemon_is_a_failed_file_here_too(world: World) -> None:
