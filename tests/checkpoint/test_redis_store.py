@@ -129,8 +129,8 @@ async def test_a_late_reply_is_never_the_next_calls_answer() -> None:
             with pytest.raises(RedisOperationError, match="'members' failed: Timeout"):
                 await store.members(StreamSet.ACTIVE)
             asked_again.set()
-            assert await store.members(StreamSet.FAILED) == {"failed"}
-            assert await store.members(StreamSet.COMPLETED) == {"completed"}
+            assert await store.members(StreamSet.PENDING_COMPLETION) == {"pending_completion"}
+            assert await store.members(StreamSet.ACTIVE) == {"active"}
     assert numbers == [0, 1, 1]
 
 

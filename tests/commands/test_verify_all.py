@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 from functools import partial
 
 import pytest
+import redis
 import trio
 from servers.command import answer
 from servers.json_schemas import check_document
-from servers.valkey import valkey_server
+from servers.stream_records import DAEMON, a_stream, stream_id
+from servers.valkey import ValkeyServer, valkey_server
 from waiting import completed
 
-from cef_trio.checkpoint import Checkpoint, VerificationTotals, Verified
+from cef_trio.checkpoint import Checkpoint, Status, StreamSet, VerificationTotals, Verified
 from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.cli.checks import Severity, judge_verification
 from cef_trio.cli.object_check import NOT_READ, Comparison
@@ -45,8 +47,8 @@ class Kept:
         self.last = totals
 
     async def forget(self, stream_ids: Sequence[str]) -> None:
-        for stream_id in stream_ids:
-            del self.entries[stream_id]
+        for one in stream_ids:
+            del self.entries[one]
 
 
 async def uploaded(world: World, *names: str) -> list[Checkpoint]:
@@ -307,6 +309,36 @@ def test_doctor_names_a_mismatch() -> None:
 )
 def test_arguments_that_do_not_fit_together_are_one_error(arguments: list[str]) -> None:
     assert len(answer("verify", *arguments, settings={}, code=2)["error"]["lines"]) == 1
+
+
+@pytest.mark.real
+async def test_p7_a_long_history_is_read_in_many_small_calls(
+    context: CommandContext, valkey: ValkeyServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One reply with all ids, or all verifications, would stop Redis for every daemon, and be too late for this one."""
+    [first, *others] = [stream_id(number) for number in range(20_000)]
+    async with RedisCheckpointStore(valkey.url, owner="node-7", socket_timeout_seconds=10) as store:
+        await store.create(a_stream(0, status=Status.COMPLETED), DAEMON)
+        with redis.Redis.from_url(valkey.url) as raw:
+            raw.sadd(store.keys.set(StreamSet.COMPLETED), *others)
+            raw.hset(store.keys.verified, mapping={**dict.fromkeys(others, "1"), others[0]: "1 was wrong", "gone": "1"})
+            raw.config_resetstat()
+            real = replace(context, store=store, verifications=store.verifications)
+
+            async def compare(_checkpoint: Checkpoint, _pace: Pace) -> list[Comparison]:
+                return [Comparison("object", True, "equal")]
+
+            code = await verify_every(real, compare, Bounds(objects=1), as_json=True)
+            calls = {name: one["calls"] for name, one in raw.info("commandstats").items()}
+            assert raw.hlen(store.keys.verified) == 20_000
+        document = json.loads(capsys.readouterr().out)
+        assert (code, document["mismatched"]) == (ExitCode.ANSWER_IS_NO, [others[0]])
+        assert (document["completed"], document["counts"]["identical"]) == (20_000, 1)
+        assert calls["cmdstat_sscan"] >= 20
+        assert calls["cmdstat_hscan"] >= 20
+        assert calls["cmdstat_hgetall"] == 2, "the record of the one that was read, and its parts"
+        assert "cmdstat_smembers" not in calls
+        assert first in await store.verifications.known()
 
 
 @pytest.mark.real
