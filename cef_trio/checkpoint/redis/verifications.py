@@ -1,8 +1,8 @@
 """The verifications of an owner's objects, in two keys (``checkpoint/verification.py``).
 
-A hash stream id → time and result, which ``cef-trio verify --all`` reads; and a small hash with the totals, which the
-daemon reads for its metrics, and ``status`` and ``doctor``. Both are hints: without them the next run begins anew, and
-one of a wrong type counts as none, and is replaced by the next write.
+A hash stream id → time (``TIME``, or ``TIME@TURN``) and result, which ``cef-trio verify --all`` reads; and a small hash
+with the totals, which the daemon reads for its metrics, and ``status`` and ``doctor``. Both are hints: without them the
+next run begins anew, and one of a wrong type counts as none, and is replaced by the next write.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ class Verifications:
         """
         found = {}
         for stream_id, value in (await self._redis.call("verifications", self._scan)).items():
-            at, _, mismatch = value.partition(" ")
-            if at.isdecimal():
-                found[stream_id] = Verified(int(at), mismatch)
+            times, _, mismatch = value.partition(" ")
+            at, _, turn = times.partition("@")
+            if at.isdecimal() and (turn.isdecimal() or not turn):
+                found[stream_id] = Verified(int(at), mismatch, int(turn) if turn else None)
         return found
 
     async def record(self, stream_id: str, verified: Verified) -> None:
@@ -49,7 +50,8 @@ class Verifications:
         Raises:
             RedisOperationError: Redis refused.
         """
-        entry, key = f"{verified.at_ms} {verified.mismatch}".strip(), self._keys.verified
+        turn = "" if verified.turn_ms is None else f"@{verified.turn_ms}"
+        entry, key = f"{verified.at_ms}{turn} {verified.mismatch}".strip(), self._keys.verified
         await self._redis.call(
             "record_verification", lambda client: _replacing(client, key, lambda: client.hset(key, stream_id, entry))
         )
