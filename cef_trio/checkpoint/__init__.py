@@ -53,12 +53,13 @@ from cef_trio.checkpoint.states import (
     advice_on,
     count_known,
 )
-from cef_trio.checkpoint.verification import VerificationTotals, Verified
+from cef_trio.checkpoint.verification import FIRST_TURN, VerificationTotals, Verified, turn_of
 
 __all__ = [
     "COMES_BACK",
     "ENDED",
     "FAILED",
+    "FIRST_TURN",
     "NAMELESS",
     "RENEWALS",
     "SENTENCES",
@@ -100,4 +101,5 @@ __all__ = [
     "ended_streams",
     "rules",
     "schema",
+    "turn_of",
 ]

@@ -235,7 +235,10 @@ class StreamStore(StreamWrites, Protocol):
         ...
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:
-        """Return the ids of the streams in a set. If its key has a wrong type: none, and the key is noted."""
+        """Return the ids of the streams in a set. If its key has a wrong type: none, and the key is noted.
+
+        The sets of ended streams are not read in one step: one that comes or goes meanwhile may be missing.
+        """
         ...
 
     async def ids_beginning_with(self, beginning: str) -> frozenset[str]:

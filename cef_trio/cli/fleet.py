@@ -94,9 +94,15 @@ async def show_fleet(context: RedisContext, *, as_json: bool) -> ExitCode:
     else:
         shown = fleet.shown
         rows = [_row(one, fleet) for one in shown]
-        output.console().print(output.table(_COLUMNS, rows) if rows else Text("No daemon has reported."))
+        if rows or not fleet.unreadable:
+            output.console().print(output.table(_COLUMNS, rows) if rows else Text("No daemon has reported."))
         if left_out := len(fleet.reports) - len(shown):
             output.console().print(Text(f"and {left_out:,} more", style="dim"))
+        for why in fleet.unreadable[:_NAMED]:
+            output.console().print(output.safe(why, "bold red"))
+        if left_out := len(fleet.unreadable[_NAMED:]):
+            more = output.count(left_out, "more report")
+            output.console().print(output.safe(f"{more} cannot be read", "bold red"))
         print_findings(judge_fleet_reports(fleet))
     return ExitCode.ANSWER_IS_NO if is_urgent(fleet) else ExitCode.DONE
 

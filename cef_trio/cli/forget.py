@@ -132,6 +132,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError(["forget takes ids of streams, or --failed, or --deleted"])
     if (arguments.older_than or arguments.reason) and not many:
         raise SettingsError(["--older-than and --reason are for --failed and --deleted"])
+    if arguments.reason and not arguments.failed:
+        raise SettingsError(["--reason is for --failed: a stream whose recording was deleted has none"])
     if many and not (arguments.yes or arguments.dry_run):
         raise SettingsError([_MANY_NEED_YES])
     settings = command_settings(arguments, NO_FOLDER)
@@ -162,12 +164,14 @@ async def forget_streams(
     """
     stream_ids = await select_all(context.store, given) if given else await _find(context, wanted)
     with Report(as_json=as_json, dry_run=dry_run) as report:
+        refused = 0
         for stream_id in stream_ids:
             end, says = await _forget_one(context, stream_id, None if given else wanted, dry_run=dry_run)
+            refused += end is None
             report.add(stream_id, says, ok=end is not None, record=end.value if end is not None else None)
         if not given:
-            verb = "would be let go" if dry_run else "chosen"
-            report.remark(f"{output.count(len(stream_ids), 'stream')} {verb}.")
+            number, verb = (len(stream_ids) - refused, "would be let go") if dry_run else (len(stream_ids), "chosen")
+            report.remark(f"{output.count(number, 'stream')} {verb}.")
     return report.code
 
 

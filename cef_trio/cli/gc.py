@@ -34,6 +34,7 @@ from cef_trio.cli.superseded import collect_superseded
 from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.s3 import ListedUpload
+from cef_trio.settings import SettingsError
 from cef_trio.upload import is_orphan
 
 _EMPTY: Final = (
@@ -79,7 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run ``gc`` and return its exit code."""
+    """Run ``gc`` and return its exit code.
+
+    Raises:
+        SettingsError: the arguments do not fit together.
+    """
+    if arguments.superseded and arguments.redis_is_empty:
+        raise SettingsError(["--redis-is-empty is for gc without --superseded"])
     settings = command_settings(arguments, NO_FOLDER)
     if arguments.superseded:
         return run_command(

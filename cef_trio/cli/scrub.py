@@ -5,6 +5,10 @@ The time of each verification is recorded in Redis, so a run that was interrupte
 forgotten: the daemon's metrics, ``status`` and ``doctor`` show it, and the exit code is 5. Only objects are read, no
 recordings. Nothing but these records is changed.
 
+An object that was begun, and not read to its end when the time was over, is the first of the next run. If all the time
+of a run does not suffice for it, it comes after all others, which it would else keep from being read for ever. A run
+that finds no object as recorded, though there are some, has exit code 5 too.
+
 An object that S3 refuses to give (its KMS key is gone, a policy) is a mismatch too, once another one was read after it,
 and the run goes on. Until then the credentials may be at fault: where all are refused, the run ends with the error.
 """
@@ -12,13 +16,22 @@ and the run goes on. Until then the credentials may be at fault: where all are r
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
 import trio
 
-from cef_trio.checkpoint import Checkpoint, Status, StreamSet, VerificationTotals, Verified
+from cef_trio.checkpoint import (
+    FIRST_TURN,
+    Checkpoint,
+    Status,
+    StreamMeta,
+    StreamSet,
+    VerificationTotals,
+    Verified,
+    turn_of,
+)
 from cef_trio.cli import output
 from cef_trio.cli.object_check import NOT_READ, Comparison, is_proven
 from cef_trio.cli.result_lines import Report
@@ -85,7 +98,7 @@ Compare = Callable[[Checkpoint, Pace], Awaitable[Sequence[Comparison]]]
 
 def in_turn(stream_ids: Iterable[str], known: Mapping[str, Verified]) -> list[str]:
     """Return the streams in the order of their last verification, those that were never verified first. Pure."""
-    return sorted(stream_ids, key=lambda one: (known[one].at_ms if one in known else 0, one))
+    return sorted(stream_ids, key=lambda one: (turn_of(known.get(one)), one))
 
 
 def outcome_of(comparisons: Sequence[Comparison]) -> Outcome:
@@ -98,9 +111,10 @@ def outcome_of(comparisons: Sequence[Comparison]) -> Outcome:
 
 
 async def verify_every(context: CommandContext, compare: Compare, bounds: Bounds, *, as_json: bool) -> ExitCode:
-    """Verify the objects of all completed streams, within the bounds. ``ANSWER_IS_NO`` if one is not as recorded.
+    """Verify the objects of all completed streams, within the bounds.
 
-    Mismatches of earlier runs that this one did not come to count too.
+    ``ANSWER_IS_NO`` if one is not as recorded, or if there are objects and this run found none that is. Mismatches of
+    earlier runs that this one did not come to count too.
 
     Raises:
         S3OperationError: S3 is unavailable, or refuses everything; what was verified is recorded.
@@ -115,22 +129,24 @@ async def verify_every(context: CommandContext, compare: Compare, bounds: Bounds
     due = in_turn(completed, known)
     with Report(as_json=as_json, completed=len(completed), bounded=False, counts={}, mismatched=[]) as report:
         run = _Run(context, compare, bounds, known, report)
-        with (
-            output.ProgressLine("object", len(due), quiet=as_json) as progress,
-            trio.move_on_after(float("inf") if bounds.seconds is None else bounds.seconds) as scope,
-        ):
+        deadline = trio.current_time() + (float("inf") if bounds.seconds is None else bounds.seconds)
+        with output.ProgressLine("object", len(due), quiet=as_json) as progress:
             for number, stream_id in enumerate(due, 1):
                 if run.asked == bounds.objects:
                     break
                 progress.show(number)
-                found = await run.verify(stream_id)
+                with trio.move_on_at(deadline) as scope:  # what was read by then is recorded after it
+                    found = await run.verify(stream_id)
                 progress.erase()
+                if scope.cancelled_caught:
+                    await run.out_of_time()
+                    break
                 for outcome in found:
                     await run.conclude(*outcome)
         run.end()
         await _record(context, None, known, with_totals=True)
         counts = run.counts
-        report.about["bounded"] = scope.cancelled_caught or sum(counts.values()) < len(due)
+        report.about["bounded"] = sum(counts.values()) < len(due)
         mismatched = sorted(stream_id for stream_id, one in known.items() if one.mismatch)
         report.about["mismatched"] = mismatched
         done = output.count(counts[Outcome.IDENTICAL], "object")
@@ -140,7 +156,8 @@ async def verify_every(context: CommandContext, compare: Compare, bounds: Bounds
         )
         if mismatched:
             report.remark(f"NOT as recorded when last read: {', '.join(map(output.short_id, mismatched))}")
-    return ExitCode.ANSWER_IS_NO if mismatched or run.refused else ExitCode.DONE
+    none_is_proven = due and not counts[Outcome.IDENTICAL]
+    return ExitCode.ANSWER_IS_NO if mismatched or run.refused or none_is_proven else ExitCode.DONE
 
 
 class _Run:
@@ -152,9 +169,16 @@ class _Run:
         self._context, self._compare, self._bounds, self._known, self._report = context, compare, bounds, known, report
         self._pace = Pace(bounds.bytes_per_second)
         self._totals_at = 0.0
+        self._begun: StreamMeta | None = None
+        """The object that was asked for last."""
         self.counts = dict.fromkeys(Outcome, 0)
         self.refused: dict[str, S3OperationError] = {}
         """Held back until an object was read after them: S3 may refuse all from then on."""
+
+    @property
+    def _read(self) -> int:
+        """How many objects were read to their end."""
+        return sum(self.counts.values()) - self.counts[Outcome.SKIPPED]
 
     @property
     def asked(self) -> int:
@@ -162,7 +186,7 @@ class _Run:
 
         Those that were skipped do not count: they stay first in turn, and would take the place of others in every run.
         """
-        return sum(self.counts.values()) - self.counts[Outcome.SKIPPED] + len(self.refused)
+        return self._read + len(self.refused)
 
     async def verify(self, stream_id: str) -> list[tuple[str, Outcome, str]]:
         """Verify one object; return what is known now: nothing yet, or of this one and those held back.
@@ -185,12 +209,14 @@ class _Run:
     async def _verify(self, stream_id: str) -> tuple[Outcome, str]:
         """Verify one object; return what that shows, and why."""
         context = self._context
+        self._begun = None
         try:
             before = await context.store.load(stream_id)
             if before is None or before.meta.status is not Status.COMPLETED:
                 return Outcome.SKIPPED, "its stream is not completed any more"
             if too_large := self._bounds.why_too_large(before.meta.verified_size_bytes):
                 return Outcome.SKIPPED, too_large
+            self._begun = before.meta
             comparisons = await self._compare(before, self._pace)
             outcome = outcome_of(comparisons)
             if (
@@ -205,6 +231,18 @@ class _Run:
         where = f"{before.meta.s3_bucket}/{before.meta.s3_key_prefix}"
         return outcome, f"{where}: {'; '.join(map(str, wanted))}"
 
+    async def out_of_time(self) -> None:
+        """Record the turn of the object that was begun and not read to its end, if any."""
+        if self._begun is None:
+            return
+        meta, had_all_the_time = self._begun, not self._read
+        turn = self._now_ms() if had_all_the_time else FIRST_TURN
+        self._known[meta.stream_id] = replace(self._known.get(meta.stream_id, Verified(0)), turn_ms=turn)
+        await _record(self._context, meta.stream_id, self._known, with_totals=False)
+        if had_all_the_time:
+            says = f"{output.size(meta.verified_size_bytes)} need longer than --for; the others are read before it now"
+            self._report.add(meta.stream_id, f"not read to its end: its {says}", ok=False)
+
     def end(self) -> None:
         """Report the objects that are still held back.
 
@@ -212,7 +250,7 @@ class _Run:
             S3OperationError: nothing was read.
         """
         for stream_id, error in self.refused.items():
-            if self.asked == len(self.refused):
+            if not self._read:
                 raise error
             self._report.add(stream_id, f"cannot be read: {error}", ok=False)
 
@@ -222,12 +260,15 @@ class _Run:
         self._report.about["counts"] = {one.value: count for one, count in self.counts.items()}
         if outcome is not Outcome.SKIPPED:
             wrong = says[:_MOST_REASON] if outcome is Outcome.MISMATCH else ""
-            self._known[stream_id] = Verified(int(self._context.utc_now().timestamp() * 1000), wrong)
+            self._known[stream_id] = Verified(self._now_ms(), wrong)
             is_due = bool(wrong) or trio.current_time() - self._totals_at >= _TOTALS_SECONDS
             self._totals_at = trio.current_time() if is_due else self._totals_at
             await _record(self._context, stream_id, self._known, with_totals=is_due)
         if outcome is not Outcome.IDENTICAL:
             self._report.add(stream_id, f"{outcome.value}: {says}", ok=outcome is not Outcome.MISMATCH)
+
+    def _now_ms(self) -> int:
+        return int(self._context.utc_now().timestamp() * 1000)
 
 
 async def _record(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from cef_trio.checkpoint import CheckpointStore, StreamSet
+from cef_trio.checkpoint import CheckpointStore
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.safe_text import printable
 
@@ -35,18 +35,6 @@ def select(given: str, stream_ids: Collection[str]) -> str:
     raise NoSuchStreamError(
         f"'{shown}' begins {len(found)} streams: {', '.join(found[:_SHOWN])}{more}; give more of it"
     )
-
-
-async def all_ids(store: CheckpointStore) -> frozenset[str]:
-    """Return the ids of all streams.
-
-    Raises:
-        RedisOperationError: Redis cannot be read.
-    """
-    found: set[str] = set()
-    for stream_set in StreamSet:
-        found |= await store.members(stream_set)
-    return frozenset(found)
 
 
 async def select_all(store: CheckpointStore, given: Iterable[str]) -> list[str]:

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         more="Its size and CRC64NVME are compared with the checkpoint, S3's own checksum, the metadata JSON and, where "
         "it exists, the recording.",
-        exit_codes="5 something differs, is missing, or is not complete yet",
+        exit_codes="5 something differs, is missing, or is not complete yet; with --all also if no object was proven",
         examples=(
             "cef-trio verify 0b6f0c4e",
             "cef-trio verify /srv/recordings/a.mp4",

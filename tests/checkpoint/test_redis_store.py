@@ -133,8 +133,8 @@ async def test_a_late_reply_is_never_the_next_calls_answer() -> None:
             asked_again.set()
             [connection] = store._redis._client.connection_pool._get_free_connections()  # type: ignore[union-attr]
             connection.socket_timeout = connection.socket_connect_timeout = 60.0  # only the first reply is to be late
-            assert await store.members(StreamSet.FAILED) == {"failed"}
-            assert await store.members(StreamSet.COMPLETED) == {"completed"}
+            assert await store.members(StreamSet.PENDING_COMPLETION) == {"pending_completion"}
+            assert await store.members(StreamSet.ACTIVE) == {"active"}
     assert numbers == [0, 1, 1]
 
 

@@ -82,6 +82,20 @@ async def test_what_is_wrong_is_named_with_its_remedy_and_exits_with_5(
     assert text.count("→ ") == 4, "a silent daemon is named once"
 
 
+async def test_a_report_that_cannot_be_read_is_named_as_in_json(
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(7):
+        await world.store.report(f"room-{number}/\x1b[31m", "no report", beginning="")
+    text, document = await shown(context, capsys, ExitCode.DONE)
+    lines = " ".join(text.split())
+    assert [lines.count(f"the report of 'room-{number}/") for number in range(7)] == [1] * 5 + [0] * 2
+    assert (lines.count("cannot be read"), len(document["unreadable"])) == (6, 5)
+    assert "2 more reports cannot be read" in lines
+    assert "No daemon has reported" not in text
+    assert "\x1b" not in text
+
+
 async def test_two_thousand_daemons_are_shown_in_bounds(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -175,6 +175,22 @@ def test_which_streams_are_chosen(status: Status) -> None:
     assert Wanted(failed=True, deleted=True, ended_before=ended + timedelta(seconds=1)).includes(meta)
 
 
+async def test_a_dry_run_counts_those_that_would_be_let_go(
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A failed stream is refused whose upload is in another bucket, or that another process works on."""
+    elsewhere = {"s3_upload_id": "u", "s3_bucket": "elsewhere"}
+    for number, fields in enumerate(({}, elsewhere, {})):
+        await world.store.create(
+            a_stream(number, f"/rec/{number}.mp4", status=Status.FAILED_S3_REFUSED, **fields), DAEMON
+        )
+    await world.store.release([stream_id(0), stream_id(1)], DAEMON)
+    assert await forget(context, wanted=ALL_FAILED, dry_run=True) is ExitCode.ANSWER_IS_NO
+    out = capsys.readouterr().out
+    assert (out.count(": would be let go"), out.count(": not let go")) == (1, 2)
+    assert out.endswith("1 stream would be let go.\n")
+
+
 async def test_it_is_listed_only_if_it_is_asked_for(world: World, context: CommandContext) -> None:
     async with world.daemon() as daemon:
         stream = (await fails(world, daemon)).meta.stream_id
@@ -293,6 +309,7 @@ def test_many_need_a_confirmation_and_wrong_arguments_are_one_line() -> None:
         (["abc", "--failed", "--yes"], "takes ids of streams, or --failed, or --deleted"),
         ([], "takes ids of streams, or --failed, or --deleted"),
         (["abc", "--older-than", "3d"], "are for --failed and --deleted"),
+        (["--deleted", "--reason", "access_denied", "--yes"], "--reason is for --failed"),
     ):
         done = command("forget", *arguments, code=ExitCode.BAD_SETTINGS)
         assert done.stderr.count("\n") == 1

@@ -252,6 +252,12 @@ def test_an_age_that_is_none_is_one_line_and_exit_code_2(age: str) -> None:
     assert "takes an age such as" in command("gc", f"--older-than={age}", code=2).stderr
 
 
+def test_an_option_that_would_do_nothing_is_one_line_and_exit_code_2() -> None:
+    done = command("gc", "--superseded", "--redis-is-empty", code=ExitCode.BAD_SETTINGS)
+    assert done.stderr.count("\n") == 1
+    assert "--redis-is-empty is for gc without --superseded" in done.stderr
+
+
 async def test_p5_the_upload_of_a_stream_that_went_to_another_bucket_is_aborted_in_the_old_one(
     world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+import redis
 import trio
 from rich.cells import cell_len
 from rich.console import Console
@@ -19,6 +20,7 @@ from servers.valkey import ValkeyServer, valkey_server
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.protocols import StreamSummary
+from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.checkpoint.states import ADVICE, FAILED, HOME, FailureReason, Status, StreamSet
 from cef_trio.cli import output
@@ -69,6 +71,22 @@ def test_the_list_needs_no_setting_but_redis_url(valkey: ValkeyServer) -> None:
         ("0000abc1", "active"),
         ("0000abc2", "failed_unexpected"),
     ]
+
+
+@pytest.mark.real
+def test_p7_the_ids_of_a_long_history_are_read_in_many_small_calls() -> None:
+    """One reply with all of them would stop Redis for every daemon, and be too late for this command."""
+    with valkey_server(tcp=True) as server, redis.Redis.from_url(server.url) as raw:
+        trio.run(fill, server.url)
+        keys = Keys("", OWNER)
+        for stream_set in (StreamSet.COMPLETED, StreamSet.FAILED):
+            raw.sadd(keys.set(stream_set), *(f"{stream_set.value}-{number}" for number in range(10_000)))
+        raw.config_resetstat()
+        found = answer("list", "--limit", "2", settings={"REDIS_URL": server.url, "OWNER_NAME": OWNER})
+        calls = {name: one["calls"] for name, one in raw.info("commandstats").items()}
+    assert (len(found["streams"]), found["left_out"]) == (2, 1)
+    assert calls["cmdstat_sscan"] >= 20
+    assert calls["cmdstat_smembers"] == 2, "the open ones, in one step each"
 
 
 @pytest.mark.real

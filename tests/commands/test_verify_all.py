@@ -7,19 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 import pytest
+import redis
 import trio
 from servers.command import answer
 from servers.json_schemas import check_document
-from servers.valkey import valkey_server
+from servers.stream_records import DAEMON, a_stream, stream_id
+from servers.valkey import ValkeyServer, valkey_server
 from waiting import completed
 
-from cef_trio.checkpoint import Checkpoint, VerificationTotals, Verified
+from cef_trio.checkpoint import FIRST_TURN, Checkpoint, Status, StreamSet, VerificationTotals, Verified
 from cef_trio.checkpoint.redis import RedisCheckpointStore
 from cef_trio.cli.checks import Severity, judge_verification
 from cef_trio.cli.object_check import NOT_READ, Comparison
-from cef_trio.cli.scrub import Bounds, Outcome, Pace, in_turn, outcome_of, verify_every
+from cef_trio.cli.scrub import Bounds, Compare, Outcome, Pace, in_turn, outcome_of, verify_every
 from cef_trio.cli.session import CommandContext
 from cef_trio.cli.verify import compare_object
 from cef_trio.exceptions import S3OperationError
@@ -45,8 +48,8 @@ class Kept:
         self.last = totals
 
     async def forget(self, stream_ids: Sequence[str]) -> None:
-        for stream_id in stream_ids:
-            del self.entries[stream_id]
+        for one in stream_ids:
+            del self.entries[one]
 
 
 async def uploaded(world: World, *names: str) -> list[Checkpoint]:
@@ -72,10 +75,13 @@ def scrubbed(context: CommandContext, kept: Kept) -> CommandContext:
 
 
 async def run(
-    context: CommandContext, capsys: pytest.CaptureFixture[str], bounds: Bounds | None = None
-) -> tuple[ExitCode, Mapping[str, object]]:
+    context: CommandContext,
+    capsys: pytest.CaptureFixture[str],
+    bounds: Bounds | None = None,
+    compare: Compare | None = None,
+) -> tuple[ExitCode, Mapping[str, Any]]:
     capsys.readouterr()
-    compare = partial(compare_object, context, quiet=True)
+    compare = compare or partial(compare_object, context, quiet=True)
     code = await verify_every(context, compare, bounds or Bounds(), as_json=True)
     document = json.loads(capsys.readouterr().out)
     check_document("verify", document)
@@ -173,7 +179,7 @@ async def test_objects_that_are_skipped_keep_no_other_from_being_verified(
         {"identical": 1, "unproven": 0, "mismatch": 0, "skipped": 2},
     )
     assert kept.entries.keys() == {streams[2].meta.stream_id}
-    for result in document["results"]:  # type: ignore[attr-defined]
+    for result in document["results"]:
         assert ": not read: it is in an archive class" in result["says"]
 
 
@@ -255,8 +261,90 @@ async def test_an_object_that_fits_into_no_run_keeps_no_other_from_being_verifie
     code, document = await run(scrubbed, capsys, bounds)
     assert (code, document["bounded"]) == (ExitCode.DONE, False)
     assert document["counts"] == {"identical": 1, "unproven": 0, "mismatch": 0, "skipped": 1}
-    assert document["results"][0]["subject"] == large.meta.stream_id  # type: ignore[index]
-    assert "need 10s at --rate, more than --for" in document["results"][0]["says"]  # type: ignore[index]
+    assert document["results"][0]["subject"] == large.meta.stream_id
+    assert "need 10s at --rate, more than --for" in document["results"][0]["says"]
+
+
+def durations(seconds: Mapping[str, float]) -> Compare:
+    """Objects whose reading takes so long, and which are then as recorded."""
+
+    async def compare(checkpoint: Checkpoint, _pace: Pace) -> list[Comparison]:
+        await trio.sleep(seconds[checkpoint.meta.stream_id])
+        return [Comparison("object", True, "equal")]
+
+    return compare
+
+
+async def test_p6_an_object_that_no_run_has_the_time_for_stops_no_other_and_is_not_silent(
+    world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each run began with it, read a part of it, and ended with exit code 0."""
+    ids = sorted(one.meta.stream_id for one in await uploaded(world, "a.mp4", "b.mp4", "c.mp4"))
+    large, *small = ids
+    compare, bounds = durations({large: 100.0, **dict.fromkeys(small, 1.0)}), Bounds(seconds=30.0)
+    code, document = await run(scrubbed, capsys, bounds, compare)
+    assert (code, document["bounded"]) == (ExitCode.ANSWER_IS_NO, True), "nothing was read to its end"
+    [result] = document["results"]
+    assert (result["subject"], result["ok"]) == (large, False)
+    assert "longer than --for" in result["says"]
+    assert kept.last is None, "it was not verified"
+    code, document = await run(scrubbed, capsys, bounds, compare)
+    assert (code, document["bounded"], document["results"]) == (ExitCode.DONE, True, [])
+    assert document["counts"]["identical"] == 2
+    assert [one for one in ids if kept.entries[one].at_ms] == small
+    assert kept.last is not None
+    assert (kept.last.objects, kept.last.oldest_ms > 0) == (2, True)
+    code, document = await run(scrubbed, capsys, Bounds(), compare)
+    assert (code, document["bounded"]) == (ExitCode.DONE, False)
+    assert all(one.turn_ms is None for one in kept.entries.values())
+
+
+async def test_p6_an_object_for_which_too_little_time_was_left_has_all_the_time_of_the_next_run(
+    world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also before new recordings: with some each day, it would else be the second of each run."""
+    new, verified, large = sorted(one.meta.stream_id for one in await uploaded(world, "a.mp4", "b.mp4", "c.mp4"))
+    kept.entries |= {verified: Verified(1), large: Verified(2, "was wrong")}
+    compare, bounds = durations({new: 10.0, verified: 1.0, large: 25.0}), Bounds(seconds=30.0)
+    code, _ = await run(scrubbed, capsys, bounds, compare)
+    assert (code, kept.entries[large].mismatch) == (ExitCode.ANSWER_IS_NO, "was wrong"), "it was not read since"
+    del kept.entries[new]
+    code, document = await run(scrubbed, capsys, bounds, compare)
+    assert (code, document["results"]) == (ExitCode.DONE, [])
+    assert (kept.entries[large].mismatch, kept.entries[large].turn_ms) == ("", None)
+    assert kept.entries[new] == Verified(0, turn_ms=FIRST_TURN), "now it is the one with too little time"
+
+
+async def test_what_was_read_in_time_is_recorded_although_the_time_ends_then(
+    world: World, scrubbed: CommandContext, kept: Kept, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    [stream] = await uploaded(world, "a.mp4")
+    record = kept.record
+
+    async def slowly(*given: Any) -> None:
+        await trio.sleep(5)
+        await record(*given)
+
+    monkeypatch.setattr(kept, "record", slowly)
+    code, document = await run(scrubbed, capsys, Bounds(seconds=30), durations({stream.meta.stream_id: 28}))
+    assert (code, document["bounded"], len(kept.entries)) == (ExitCode.DONE, False, 1)
+
+
+@pytest.mark.parametrize("shows", [Comparison(NOT_READ, False, "archived"), Comparison("object", None, "no checksum")])
+async def test_a_run_that_proves_no_object_has_the_exit_code_of_one_that_is_not_proven(
+    world: World, scrubbed: CommandContext, capsys: pytest.CaptureFixture[str], shows: Comparison
+) -> None:
+    """All are in another bucket than S3_BUCKET_NAME, or archived, or without a checksum."""
+
+    async def compare(checkpoint: Checkpoint, _pace: Pace) -> list[Comparison]:
+        return [Comparison("object", True, "equal") if checkpoint.meta.stream_id == proven else shows]
+
+    proven = ""
+    assert (await run(scrubbed, capsys, compare=compare))[0] is ExitCode.DONE, "there is no object"
+    proven = (await uploaded(world, "a.mp4", "b.mp4"))[0].meta.stream_id
+    assert (await run(scrubbed, capsys, compare=compare))[0] is ExitCode.DONE
+    proven = ""
+    assert (await run(scrubbed, capsys, compare=compare))[0] is ExitCode.ANSWER_IS_NO
 
 
 async def test_a_record_that_changed_meanwhile_is_no_mismatch(
@@ -268,12 +356,13 @@ async def test_a_record_that_changed_meanwhile_is_no_mismatch(
         await world.store.forget(stream.meta.stream_id)
         return [Comparison("object", False, "does not exist")]
 
-    code = await verify_every(scrubbed, compare, Bounds(), as_json=True)
-    assert (code, kept.entries) == (ExitCode.DONE, {})
+    code, document = await run(scrubbed, capsys, compare=compare)
+    assert (code, document["mismatched"], kept.entries) == (ExitCode.ANSWER_IS_NO, [], {}), "none was verified"
 
 
 def test_those_never_verified_come_first_then_the_oldest() -> None:
-    assert in_turn(["a", "b", "c"], {"a": Verified(2), "b": Verified(1)}) == ["c", "b", "a"]
+    known = {"a": Verified(9), "b": Verified(8), "d": Verified(0, turn_ms=FIRST_TURN), "e": Verified(7, turn_ms=10)}
+    assert in_turn(["a", "b", "c", "d", "e"], known) == ["d", "c", "b", "a", "e"]
 
 
 @pytest.mark.parametrize(
@@ -310,6 +399,36 @@ def test_arguments_that_do_not_fit_together_are_one_error(arguments: list[str]) 
 
 
 @pytest.mark.real
+async def test_p7_a_long_history_is_read_in_many_small_calls(
+    context: CommandContext, valkey: ValkeyServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One reply with all ids, or all verifications, would stop Redis for every daemon, and be too late for this one."""
+    [first, *others] = [stream_id(number) for number in range(20_000)]
+    async with RedisCheckpointStore(valkey.url, owner="node-7", socket_timeout_seconds=10) as store:
+        await store.create(a_stream(0, status=Status.COMPLETED), DAEMON)
+        with redis.Redis.from_url(valkey.url) as raw:
+            raw.sadd(store.keys.set(StreamSet.COMPLETED), *others)
+            raw.hset(store.keys.verified, mapping={**dict.fromkeys(others, "1"), others[0]: "1 was wrong", "gone": "1"})
+            raw.config_resetstat()
+            real = replace(context, store=store, verifications=store.verifications)
+
+            async def compare(_checkpoint: Checkpoint, _pace: Pace) -> list[Comparison]:
+                return [Comparison("object", True, "equal")]
+
+            code = await verify_every(real, compare, Bounds(objects=1), as_json=True)
+            calls = {name: one["calls"] for name, one in raw.info("commandstats").items()}
+            assert raw.hlen(store.keys.verified) == 20_000
+        document = json.loads(capsys.readouterr().out)
+        assert (code, document["mismatched"]) == (ExitCode.ANSWER_IS_NO, [others[0]])
+        assert (document["completed"], document["counts"]["identical"]) == (20_000, 1)
+        assert calls["cmdstat_sscan"] >= 20
+        assert calls["cmdstat_hscan"] >= 20
+        assert calls["cmdstat_hgetall"] == 2, "the record of the one that was read, and its parts"
+        assert "cmdstat_smembers" not in calls
+        assert first in await store.verifications.known()
+
+
+@pytest.mark.real
 async def test_verifications_in_redis() -> None:
     with valkey_server(tcp=True) as server:
         async with (
@@ -325,7 +444,11 @@ async def test_verifications_in_redis() -> None:
             await kept.set_totals(VerificationTotals.of(known))
             assert await kept.totals() == VerificationTotals(2, 2, 1, 1, ("b",))
             assert (await other.verifications.known(), await other.verifications.totals()) == ({}, None)
-            await kept.forget(["b"])
+            tried = {"c": Verified(0, turn_ms=FIRST_TURN), "d": Verified(3, "is wrong", turn_ms=4)}
+            for one, verified in tried.items():
+                await kept.record(one, verified)
+            assert await kept.known() == known | tried
+            await kept.forget(["b", *tried])
             assert list(await kept.known()) == ["a"]
             await kept.set_totals(None)
             assert await kept.totals() is None

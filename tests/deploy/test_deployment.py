@@ -332,6 +332,17 @@ def test_compose_mounts_files_that_are_there_and_volumes_that_it_names() -> None
         assert set(service.get("depends_on", ())) <= set(COMPOSE["services"])
 
 
+def test_the_containers_and_services_that_the_operator_is_told_to_name_have_these_names() -> None:
+    """Compose names its containers itself, so a command for one of them names its service."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    named = re.findall(r"podman (?:exec|kill|stop|inspect)(?: --signal \w+)? ([a-z][\w-]*)", page)
+    assert set(named) == {value(one, "Container", "ContainerName") for one in (QUADLET, VALKEY_QUADLET)}
+    services = re.findall(r"podman compose -f deploy/compose.yaml (?:exec|kill --signal HUP) ([\w-]+)", page)
+    assert set(services) == {"cef-trio"} <= set(COMPOSE["services"])
+    [reload] = [row for row in page.splitlines() if row.startswith("|") and "compose" in row.split("|")[1]]
+    assert "podman kill" not in reload
+
+
 @pytest.mark.real
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose (it needs no engine) is not here")
 def test_docker_compose_understands_the_file_and_insists_on_every_secret(tmp_path: Path) -> None:

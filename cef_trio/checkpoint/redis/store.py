@@ -66,6 +66,8 @@ _MOST_ALIKE: Final = 100
 """The most completed streams with one inode number, or with one modification time, that are proposed."""
 _SCANNED: Final = 1000
 """How many members of a set are read at once where all are."""
+_OF_ENDED: Final = frozenset({StreamSet.COMPLETED, StreamSet.FAILED})
+"""The sets that grow with the history."""
 _MAX_DIGITS: Final = 20
 """No time in milliseconds has as many; thousands of them are no ``int`` or ``float`` at all."""
 _INDEXED_FIELDS: Final = frozenset({"identity", "verified_mtime_ns"})
@@ -238,8 +240,12 @@ class RedisCheckpointStore(StreamWrites):
         return await self._redis.call("load_metas", lambda client: self.known(client, stream_ids, below=below))
 
     async def members(self, stream_set: StreamSet) -> frozenset[str]:
-        """See :meth:`StreamStore.members`."""
-        return await self._redis.call("members", lambda client: self._members(client, self.keys.set(stream_set)))
+        """See :meth:`StreamStore.members`. The open streams in one step, the ended ones in a call for each 1,000."""
+        key = self.keys.set(stream_set)
+        if stream_set not in _OF_ENDED:
+            return await self._redis.call("members", lambda client: self._members(client, key))
+        # One reply with millions of ids would stop the server for all daemons, and be later than the time-out.
+        return await self._redis.call("members", lambda client: frozenset(self._scan(client, "SSCAN", key, "*")))
 
     async def count(self) -> Mapping[StreamSet, int]:
         """See :meth:`StreamStore.count`."""

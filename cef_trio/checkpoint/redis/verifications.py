@@ -1,14 +1,15 @@
 """The verifications of an owner's objects, in two keys (``checkpoint/verification.py``).
 
-A hash stream id → time and result, which ``cef-trio verify --all`` reads; and a small hash with the totals, which the
-daemon reads for its metrics, and ``status`` and ``doctor``. Both are hints: without them the next run begins anew, and
-one of a wrong type counts as none, and is replaced by the next write.
+A hash stream id → time (``TIME``, or ``TIME@TURN``) and result, which ``cef-trio verify --all`` reads; and a small hash
+with the totals, which the daemon reads for its metrics, and ``status`` and ``doctor``. Both are hints: without them the
+next run begins anew, and one of a wrong type counts as none, and is replaced by the next write.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from cef_trio.checkpoint.redis.client import Client, RedisClient
 from cef_trio.checkpoint.redis.errors import MAPPED, is_of_one_key
@@ -17,7 +18,7 @@ from cef_trio.checkpoint.verification import VerificationTotals, Verified
 
 _BATCH: Final = 500
 
-UnlessWrongType = Callable[[str, Callable[[], Mapping[bytes, bytes]]], Mapping[bytes, bytes] | None]
+UnlessWrongType = Callable[[str, Callable[[], Any]], Any]
 
 
 class Verifications:
@@ -36,10 +37,11 @@ class Verifications:
             RedisOperationError: Redis cannot be read.
         """
         found = {}
-        for stream_id, value in (await self._read("verifications", self._keys.verified)).items():
-            at, _, mismatch = value.partition(" ")
-            if at.isdecimal():
-                found[stream_id] = Verified(int(at), mismatch)
+        for stream_id, value in (await self._redis.call("verifications", self._scan)).items():
+            times, _, mismatch = value.partition(" ")
+            at, _, turn = times.partition("@")
+            if at.isdecimal() and (turn.isdecimal() or not turn):
+                found[stream_id] = Verified(int(at), mismatch, int(turn) if turn else None)
         return found
 
     async def record(self, stream_id: str, verified: Verified) -> None:
@@ -48,7 +50,8 @@ class Verifications:
         Raises:
             RedisOperationError: Redis refused.
         """
-        entry, key = f"{verified.at_ms} {verified.mismatch}".strip(), self._keys.verified
+        turn = "" if verified.turn_ms is None else f"@{verified.turn_ms}"
+        entry, key = f"{verified.at_ms}{turn} {verified.mismatch}".strip(), self._keys.verified
         await self._redis.call(
             "record_verification", lambda client: _replacing(client, key, lambda: client.hset(key, stream_id, entry))
         )
@@ -99,7 +102,10 @@ class Verifications:
         Raises:
             RedisOperationError: Redis cannot be read.
         """
-        text = await self._read("verification", self._keys.verification)
+        key = self._keys.verification
+        text = await self._redis.call(
+            "verification", lambda client: _texts(self._unless_wrong_type(key, lambda: client.hgetall(key)))
+        )
         try:
             return VerificationTotals(
                 at_ms=int(text["at_ms"]),
@@ -111,12 +117,19 @@ class Verifications:
         except (KeyError, ValueError):
             return None
 
-    async def _read(self, operation: str, key: str) -> Mapping[str, str]:
-        def work(client: Client) -> Mapping[str, str]:
-            raw = self._unless_wrong_type(key, lambda: client.hgetall(key)) or {}
-            return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in raw.items()}
+    def _scan(self, client: Client) -> Mapping[str, str]:
+        """Return all entries, in many small calls: one reply with millions would stop the server for all daemons."""
+        key, cursor, found = self._keys.verified, 0, dict[str, str]()
+        while reply := self._unless_wrong_type(key, partial(client.hscan, key, cursor, count=_BATCH)):
+            cursor, entries = reply
+            found.update(_texts(entries))
+            if not cursor:
+                break
+        return found
 
-        return await self._redis.call(operation, work)
+
+def _texts(raw: Mapping[bytes, bytes] | None) -> Mapping[str, str]:
+    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in (raw or {}).items()}
 
 
 def _replacing(client: Client, key: str, write: Callable[[], object]) -> None:
