@@ -8,14 +8,16 @@ decides how many. A recording that is not completed, or whose object is not in S
 The measured folder must be on the mount on which the recording was (``is_same_mount``): if its disk is not mounted, the
 folder below is another disk, whose free space means nothing. Names that free nothing (hard links) are left out.
 
-If a disk stays short because nothing more may go, that is a risk (promise P10) and an event, with the reason and the
-recordings that are not in S3.
+If a disk stays short because nothing more can go, that is a risk (promise P10) and an event, with the reason and the
+recordings that are not in S3. A recording that was refused (a folder that may not be written, a process that has it
+open) is kept with the reason: until it goes, what hinders it is why the disk stays short, not that none is left.
 
 Daemons that share the folder take turns by a lease.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -239,8 +241,7 @@ class FreeSpace:
         for recording in oldest_first(self._kept, trio.current_time()):
             if not now_round.may_go_on:
                 break
-            place = places.get(self._folder_of(recording))
-            if place is None or not is_same_mount(recording.identity, place):
+            if not self._is_there(recording, places):
                 continue
             now_round.looked_at += 1
             await lease.renew_if_due()
@@ -249,7 +250,16 @@ class FreeSpace:
                 break
         if now_round.deleted_bytes:
             await self._settle(folder, system, now_round, lease)
-        return bool(now_round.deleted_bytes or now_round.waited_bytes)
+        acted = bool(now_round.deleted_bytes or now_round.waited_bytes)
+        if not acted:
+            # Those that were refused wait for their next try, so this round may have tried none.
+            refused = [one for one in self._kept if one.refusal and self._is_there(one, places)]
+            system.obstacle = next((one.refusal for one in oldest_first(refused, math.inf)), "")
+        return acted
+
+    def _is_there(self, recording: KeptRecording, places: _Places) -> bool:
+        place = places.get(self._folder_of(recording))
+        return place is not None and is_same_mount(recording.identity, place)
 
     async def _let_go(
         self, recording: KeptRecording, now_round: Round, still_short: Callable[[], Awaitable[bool]]
@@ -273,7 +283,8 @@ class FreeSpace:
         except (AfterUploadError, FileAccessError) as error:  # this recording's own
             failures = recording.failures + 1
             pause = BACKOFF.ceiling_seconds(failures)
-            self._kept.put_back(replace(recording, again_at=trio.current_time() + pause, failures=failures))
+            again_at = trio.current_time() + pause
+            self._kept.put_back(replace(recording, again_at=again_at, failures=failures, refusal=str(error)))
             log.warning(
                 "after_upload_failed",
                 stream_id=recording.stream_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -220,6 +221,68 @@ async def test_p8_nothing_goes_while_s3_cannot_be_asked_and_the_reason_is_said(
         await until(lambda: names(world) == ["b.mp4"], 600)
         await quiet(world)
         assert daemon.at_risk == ()
+
+
+async def test_p10_what_refuses_the_deletions_is_why_the_disk_stays_short(
+    world: World, logged: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder may not be written, as under systemd without ReadWritePaths=; also while the next try is awaited."""
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    unlink, read_only = os.unlink, True
+
+    def refuse(path: str, *, dir_fd: int | None = None) -> None:
+        if read_only:
+            raise OSError(errno.EROFS, "Read-only file system")
+        unlink(path, dir_fd=dir_fd)
+
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4", "b.mp4")
+        monkeypatch.setattr(os, "unlink", refuse)
+        fill(world, 1.2)
+        refusal = f"cannot delete {world.path('a.mp4')!r}: Read-only file system"
+        for _ in range(6):
+            await quiet(world, 100)
+            (risk,) = daemon.at_risk
+            assert risk.reason is Reason.DISK_SHORT
+            assert risk.why.endswith(refusal)
+        assert [event["reason"] for event in events(logged, "disk_space_cannot_be_freed")] == [refusal]
+        read_only = False
+        await until(lambda: names(world) == ["b.mp4"], 1000)
+        await quiet(world)
+        assert daemon.at_risk == ()
+    assert names(world) == ["b.mp4"]
+
+
+async def test_p10_a_refused_recording_that_is_gone_is_no_reason_any_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+
+    def refuse(path: str, *, dir_fd: int | None = None) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4")
+        world.append(3 * BLOCK - 100, "live.mp4")
+        daemon.seen("live.mp4")
+
+        async def write_for(seconds: int) -> None:
+            for _ in range(seconds // 10):
+                world.append(1, "live.mp4")
+                daemon.seen("live.mp4")
+                await trio.sleep(10)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "unlink", refuse)
+            world.disk_bytes = 9 * BLOCK // 2
+            await write_for(100)
+        (risk,) = [one for one in daemon.at_risk if one.reason is Reason.DISK_SHORT]
+        assert "Read-only file system" in risk.why
+        Path(world.path("a.mp4")).unlink()
+        daemon.gone("a.mp4")
+        await write_for(20)
+        (risk,) = [one for one in daemon.at_risk if one.reason is Reason.DISK_SHORT]
+        assert "no completed recording is left" in risk.why
 
 
 async def test_p8_nothing_goes_of_another_bucket(world: World, logged: list[EventDict]) -> None:
