@@ -64,6 +64,10 @@ _Places = Mapping[str, FolderMount]
 """The folders of one file system where recordings are, and the mount of each when it was measured."""
 
 
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
 def _devices(places: _Places) -> set[int]:
     return {place.file_dev for place in places.values()}
 
@@ -120,6 +124,8 @@ class FreeSpace:
         self._verification = Verification(services)
         self._systems: dict[str, _FileSystem] = {}
         """By the folder where each is measured."""
+        self._measured_at: Mapping[str, str] = {}
+        """Where to measure what is in a folder with kept recordings."""
         self._looks: dict[str, tuple[float, Look]] = {}
         """Files without detectable writers: when each was looked at first, and how it was."""
 
@@ -143,6 +149,7 @@ class FreeSpace:
             self._kept.drop_unsettled()
             kept = {one.path for one in self._kept}
             self._looks = {path: look for path, look in self._looks.items() if path in kept}
+            self._measured_at = self._find_folders()
             groups = await self._file_systems()
             self._systems = {folder: self._systems.get(folder, _FileSystem()) for folder in groups}
             for folder, places in groups.items():
@@ -151,7 +158,7 @@ class FreeSpace:
     async def _file_systems(self) -> Mapping[str, _Places]:
         """Return the watched file systems that respond, each by the first folder where it is measured."""
         groups: dict[str, dict[str, FolderMount]] = {}
-        for folder in self._folders():
+        for folder in dict.fromkeys([*self._services.rules.watch_folders, *self._measured_at.values()]):
             if self._services.mounts.hangs(folder):
                 continue
             try:
@@ -163,13 +170,18 @@ class FreeSpace:
             groups.setdefault(next(same, folder), {})[folder] = place
         return groups
 
-    def _folders(self) -> list[str]:
-        """Return the folders where to measure: the watch folder, and mount points below it with kept recordings."""
-        return list(dict.fromkeys([*self._services.rules.watch_folders, *(self._folder_of(one) for one in self._kept)]))
+    def _find_folders(self) -> Mapping[str, str]:
+        """Return where to measure each folder with kept recordings: at its watch folder, or at a mount point below it.
 
-    def _folder_of(self, recording: KeptRecording) -> str:
-        watched, point = self._services.rules.root_of(recording.path), self._services.mounts.of(recording.path).point
-        return point if is_below(point, watched) else watched
+        Not for each recording: there are many more, and the files of a folder are on one file system, as disks are
+        mounted at folders. A file that is a mount point itself counts as its folder's; it cannot be unlinked (EBUSY).
+        """
+        one_of_each = {_parent(one.path): one.path for one in self._kept}
+        found = {}
+        for parent, path in one_of_each.items():
+            watched, point = self._services.rules.root_of(path), self._services.mounts.of(parent).point
+            found[parent] = point if is_below(point, watched) else watched
+        return found
 
     # -- one file system -----------------------------------------------------------------------------------------------
 
@@ -258,7 +270,7 @@ class FreeSpace:
         return acted
 
     def _is_there(self, recording: KeptRecording, places: _Places) -> bool:
-        place = places.get(self._folder_of(recording))
+        place = places.get(self._measured_at.get(_parent(recording.path), ""))
         return place is not None and is_same_mount(recording.identity, place)
 
     async def _let_go(

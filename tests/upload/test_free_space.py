@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
@@ -17,8 +19,10 @@ from waiting import completed, until
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.checkpoint.states import Status
+from cef_trio.files.mounts import Mount
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
 from cef_trio.observability.at_risk import Reason
+from cef_trio.postprocess.free_space import Dispose, FreeSpace
 from cef_trio.postprocess.kept_recordings import KeptRecordings
 from cef_trio.s3_endpoint import Fault, Kind
 from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadAction, AfterUploadRule, MinFreeSpace
@@ -163,6 +167,39 @@ async def test_the_oldest_of_all_folders_of_a_disk_go_first(world: World) -> Non
         await until(lambda: len(list(world.folder.rglob("*.mp4"))) == 2)
         await quiet(world)
     assert sorted(entry.name for entry in world.folder.rglob("*.mp4")) == ["c.mp4", "d.mp4"]
+
+
+async def test_where_to_measure_is_looked_up_once_for_each_folder_with_recordings(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look is work of the event loop, every ten seconds."""
+    world.watched_below = ("first", "second")
+    for name in world.watched_below:
+        Path(world.path(name)).mkdir()
+    looked: list[str] = []
+    async with world.services() as services:
+        of = services.mounts.of
+        services.mounts._points = {"/": 1, world.path("first/cam3"): 2}
+        services.mounts._read_at = math.inf  # the table is never read again
+
+        def look(path: str) -> Mount:
+            looked.append(path)
+            return of(path)
+
+        monkeypatch.setattr(services.mounts, "of", look)
+        kept = KeptRecordings(lambda _path: True)
+        for number in range(10_000):
+            path = world.path(f"{'first' if number % 2 else 'second'}/cam{number % 10}/{number}.mp4")
+            kept.add(meta(str(number), path=path, status=Status.COMPLETED))
+        free_space = FreeSpace(services, FREE, kept, cast("Dispose", None), list)
+        found = free_space._find_folders()
+    assert len(looked) == len(found) == 10
+    assert found == {
+        world.path(f"{'first' if number % 2 else 'second'}/cam{number}"): (
+            world.path("first/cam3") if number == 3 else world.path("first" if number % 2 else "second")
+        )
+        for number in range(10)
+    }
 
 
 async def test_p8_what_is_not_verified_stays_and_is_named(world: World, logged: list[EventDict]) -> None:
