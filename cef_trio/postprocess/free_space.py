@@ -89,6 +89,10 @@ class Dispose(Protocol):
 class _FileSystem:
     """What is known of a watched file system."""
 
+    folders: tuple[str, ...] = ()
+    """The folders at which it was measured."""
+    can_be_kept: bool = False
+    """Whether it was measured, and ``MIN_FREE_SPACE`` is not too much for it."""
     proven: bool = False
     """Whether deleting has freed space there."""
     paused_until: float = float("-inf")
@@ -130,9 +134,10 @@ class FreeSpace:
         """Files without detectable writers: when each was looked at first, and how it was."""
 
     @property
-    def missing_bytes(self) -> int:
-        """How many bytes are missing on all watched file systems."""
-        return sum(one.missing_bytes for one in self._systems.values())
+    def missing_bytes(self) -> Mapping[str, int]:
+        """How many bytes are missing in each folder where that is measured; without those that cannot be kept free."""
+        systems = self._systems.values()
+        return {folder: one.missing_bytes for one in systems if one.can_be_kept for folder in one.folders}
 
     @property
     def stuck(self) -> tuple[Waiting, ...]:
@@ -153,6 +158,7 @@ class FreeSpace:
             groups = await self._file_systems()
             self._systems = {folder: self._systems.get(folder, _FileSystem()) for folder in groups}
             for folder, places in groups.items():
+                self._systems[folder].folders = tuple(places)
                 await self._check(folder, self._systems[folder], places)
 
     async def _file_systems(self) -> Mapping[str, _Places]:
@@ -216,6 +222,7 @@ class FreeSpace:
         space = await self._services.disk.space(folder)
         state, system.missing_bytes = judge_space(self._rule, space.total_bytes, space.free_bytes)
         was_short, system.short = system.short, state in {SpaceState.SHORT, SpaceState.TOO_MUCH_WANTED}
+        system.can_be_kept = state in {SpaceState.ENOUGH, SpaceState.SHORT}
         free, total = space.free_bytes, space.total_bytes
         if system.short and not was_short:
             wanted = self._rule.wanted_bytes(space.total_bytes)
