@@ -66,6 +66,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
 )
 _NEARLY: Final = 0.8
 _SHOWN_LINKS: Final = 5
+_SHOWN_FOLDERS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,8 @@ class FolderFacts:
     is_empty: bool = False
     unmounted: Sequence[str] = ()
     """The mount points of ``/etc/fstab`` at, above or below the folder at which nothing is mounted."""
+    not_writable: Sequence[str] = ()
+    """The folders with recordings that may not be written; without any recording this folder stands for theirs."""
 
 
 def judge_folder(facts: FolderFacts) -> list[Finding]:
@@ -134,6 +137,30 @@ def judge_folder(facts: FolderFacts) -> list[Finding]:
         )
         found.append(warning("links", says, todo))
     return [*found, _judge_file_system(facts), _judge_writers(facts), _judge_inotify(facts)]
+
+
+def judge_deletions(facts: FolderFacts, wishes: str, *, unit: str, read_only: Sequence[str]) -> Finding:
+    """Check that recordings may be deleted or moved. ``wishes``: the settings that ask for it.
+
+    ``unit``: the installed service, if there is one; ``read_only``: the folders that it keeps its daemon from writing.
+    """
+    subject = "after upload"
+    user = f"the user {facts.user}" if facts.user else "this user"
+    if facts.not_writable:
+        says = f"{wishes}: {user} may not write {_named(facts.not_writable)}, so nothing is deleted or moved there"
+        return problem(subject, says, f"give {user} w and x on it, and mount it without `ro`")
+    if read_only:
+        says = f"{wishes}: {unit} has ProtectSystem=strict, so its daemon may not write {_named(read_only)}"
+        return problem(subject, says, f"`systemctl edit cef-trio`: [Service] ReadWritePaths={' '.join(read_only)}")
+    if unit:
+        return ok(subject, f"{wishes}: {user} may write where the recordings are, and {unit} allows it")
+    unseen = "what a container or a unit (ReadWritePaths=) keeps its daemon from writing is seen only from inside"
+    return ok(subject, f"{wishes}: {user} may write where the recordings are; {unseen}")
+
+
+def _named(folders: Sequence[str]) -> str:
+    more = f" and {len(folders) - _SHOWN_FOLDERS} more" if len(folders) > _SHOWN_FOLDERS else ""
+    return ", ".join(map(repr, folders[:_SHOWN_FOLDERS])) + more
 
 
 def _judge_file_system(facts: FolderFacts) -> Finding:

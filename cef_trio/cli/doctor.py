@@ -27,6 +27,7 @@ from cef_trio.cli.checks import (
     judge_checksum,
     judge_claimant,
     judge_clock,
+    judge_deletions,
     judge_ffprobe,
     judge_folder,
     judge_host,
@@ -66,6 +67,7 @@ from cef_trio.resilience import SingleAttempt
 from cef_trio.s3 import S3Client, network_transport
 from cef_trio.settings import (
     STAND_INS,
+    AfterUploadAction,
     Settings,
     SettingsError,
     load_settings,
@@ -193,6 +195,7 @@ async def _check_folder(settings: Settings, service: InstalledService | None, ad
         return
     as_service = service if service is not None and os.geteuid() == 0 else None
     folders = await watch_folders(settings.watch_dir)
+    wishes = _deletes_or_moves(settings)
     for folder in folders:
         try:
             facts = await folder_facts(
@@ -206,9 +209,21 @@ async def _check_folder(settings: Settings, service: InstalledService | None, ad
         except NoSuchUserError as error:
             add_finding(problem("watch folder", str(error), "correct User= of the unit, or create that user"))
             return
-        for finding in judge_folder(facts):
+        findings = judge_folder(facts)
+        if wishes and facts.readable and facts.is_folder:
+            written = filter(None, (facts.path, settings.after_upload.folder))
+            read_only = [one for one in written if service is not None and not service.may_write(one)]
+            unit = service.unit.name if service is not None else ""
+            findings.append(judge_deletions(facts, wishes, unit=unit, read_only=read_only))
+        for finding in findings:
             is_named = len(folders) == 1 or repr(facts.path) in finding.says
             add_finding(finding if is_named else replace(finding, says=f"{facts.path}: {finding.says}"))
+
+
+def _deletes_or_moves(settings: Settings) -> str:
+    """Return the settings that have recordings deleted or moved; empty: none does."""
+    after_upload = "" if settings.after_upload.action is AfterUploadAction.KEEP else "AFTER_UPLOAD"
+    return " and ".join(filter(None, (after_upload, "MIN_FREE_SPACE" if settings.min_free_space else "")))
 
 
 async def _check_redis(settings: Settings, owner: OwnerName, add_finding: AddFinding) -> None:

@@ -3,8 +3,8 @@
 Without this each command would need the unit's environment by hand: ``EnvironmentFile=``, the ``*_FILE`` variables of
 its credentials, ``--env-file``. The unit is read with its drop-ins, as systemd.unit(5) merges them, as far as it
 concerns settings and rights: ``Environment=``, ``EnvironmentFile=``, ``LoadCredential=``, ``WorkingDirectory=``,
-``User=``, ``SupplementaryGroups=``, ``AmbientCapabilities=``. Standard library only, unless a unit is found, because
-``cef-trio health`` imports this.
+``User=``, ``SupplementaryGroups=``, ``AmbientCapabilities=``, ``ProtectSystem=``, ``ReadWritePaths=``. Standard
+library only, unless a unit is found, because ``cef-trio health`` imports this.
 """
 
 from __future__ import annotations
@@ -58,8 +58,18 @@ class InstalledService:
     groups: tuple[str, ...] = ()
     may_lease_all: bool = False
     """Whether the daemon has ``CAP_LEASE``."""
+    writable: tuple[str, ...] | None = None
+    """With ``ProtectSystem=strict`` the folders of ``ReadWritePaths=``: all others are read-only to the daemon."""
     unreadable: tuple[Path, ...] = ()
     """The environment files that this user may not read."""
+
+    def may_write(self, folder: str) -> bool:
+        """Return whether the unit lets its daemon write to a folder, or to one below it."""
+        if self.writable is None:
+            return True
+        own = Path(os.path.realpath(folder))
+        others = [Path(os.path.realpath(one)) for one in self.writable]
+        return any(own.is_relative_to(one) or one.is_relative_to(own) for one in others)
 
     def missing_in(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that an environment lacks; ``NAME`` and ``NAME_FILE`` are two ways to set one."""
@@ -165,8 +175,13 @@ def _service(unit: Path, found: Mapping[str, list[str]], root: Path) -> Installe
         user=_last(found, "User", "root"),
         groups=tuple(name for text in found.get("SupplementaryGroups", ()) for name in text.split()),
         may_lease_all="CAP_LEASE" in _last(found, "AmbientCapabilities", "").split(),
+        writable=_writable(found) if _last(found, "ProtectSystem", "") == "strict" else None,
         unreadable=tuple(unreadable),
     )
+
+
+def _writable(found: Mapping[str, list[str]]) -> tuple[str, ...]:
+    return tuple(word.lstrip("-+") for text in found.get("ReadWritePaths", ()) for word in _words(text))
 
 
 def _specified(value: str, root: Path) -> str:

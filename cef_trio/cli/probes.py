@@ -132,6 +132,7 @@ def folder_facts_now(
             is_empty = next(entries, None) is None
     except OSError:
         return FolderFacts(path=path, is_folder=True, readable=False, unmounted=unmounted)
+    parents = sorted({recording.rpartition("/")[0] or "/" for recording in scan.files})
     return FolderFacts(
         path=path,
         is_empty=is_empty,
@@ -150,6 +151,7 @@ def folder_facts_now(
         excluded_recordings=scan.excluded.files,
         max_user_watches=_limit("max_user_watches"),
         inotify_error=_watch_error(path),
+        not_writable=[one for one in parents or [path] if not os.access(one, os.W_OK | os.X_OK)],
     )
 
 

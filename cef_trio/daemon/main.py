@@ -377,7 +377,7 @@ async def _run_intake(
     async with trio.open_nursery() as intake:
         await tasks.start(intake, lambda: tasks.watch(intake, watcher))
         intake.start_soon(status.run)
-        intake.start_soon(survey_disks, services, services.rules.watch_folders)
+        intake.start_soon(survey_disks, services, lambda: watcher.mount_points)
         intake.start_soon(tasks.upgrade.keep_moving)
         status.watcher = IntakeTask(watcher, settings.rescan_seconds)
         status.checker = IntakeTask(tasks.idle_checker, tasks.idle_checker.period_seconds)

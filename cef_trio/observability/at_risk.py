@@ -61,7 +61,7 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.FOLDER_LOST: "the watch folder cannot be read, or is another one now, so recordings are not seen",
         Reason.NOT_STARTED: "the daemon waits before it begins, so recordings are not seen",
         Reason.CHECKER_SILENT: "the idle checker hangs, so recordings without a writer are not completed",
-        Reason.DISK_SHORT: "less than MIN_FREE_SPACE is free, and nothing more may be deleted: the disk will fill up",
+        Reason.DISK_SHORT: "less than MIN_FREE_SPACE is free, and nothing more can be deleted: the disk will fill up",
     }
 )
 """No file names, since ``/readyz`` is public."""
@@ -110,7 +110,7 @@ RISK_ADVICE: Final[Mapping[Reason, str]] = MappingProxyType(
             "look for a disk that hangs (`dmesg`, the mount's server); otherwise restart the daemon, and report it "
             "with its log"
         ),
-        Reason.DISK_SHORT: "make room on the disk, or mend what keeps the recordings that it names from S3",
+        Reason.DISK_SHORT: "mend what hinders the deletions, or keeps the named recordings from S3; or make room",
     }
 )
 """What to do about each: on the status page, in ``status``, ``doctor``, and in ``docs/operations.md``."""

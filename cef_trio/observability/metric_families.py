@@ -119,7 +119,9 @@ FAMILIES: Final = (
     Family(
         "missing_free_space_bytes",
         Kind.GAUGE,
-        "Bytes of free space that the watched disks lack to MIN_FREE_SPACE; 0 is enough. Absent without that setting.",
+        "Bytes of free space that the file system of a watched folder, or one below with completed recordings, lacks "
+        "to MIN_FREE_SPACE; 0 is enough. Absent without that setting, and where it is more than can be free.",
+        ("folder",),
     ),
     Family(
         "bytes_at_risk",
@@ -165,13 +167,13 @@ FAMILIES: Final = (
     Family(
         "watch_disk_free_bytes",
         Kind.GAUGE,
-        "Free space of the file system of a watched folder; absent while it cannot be measured.",
+        "Free space of the file system of a watched folder, or of one below; absent while it cannot be measured.",
         ("folder",),
     ),
     Family(
         "watch_disk_size_bytes",
         Kind.GAUGE,
-        "Size of the file system of a watched folder; absent while it cannot be measured.",
+        "Size of the file system of a watched folder, or of one below; absent while it cannot be measured.",
         ("folder",),
     ),
     Family(
@@ -290,7 +292,7 @@ LABELS: Final = {
     "state": _listed(StreamState),
     "set": _listed([*StreamSet, "deleted"]),
     "cause": _listed(FreedBy),
-    "folder": "a watched folder (`WATCH_DIR`)",
+    "folder": "a folder of `WATCH_DIR` or `WATCH_LINK_ROOTS`, or a mount point below one",
     "limiter": _listed(["streams", "parts"]),
     "minimum": _listed(["size", "age"]),
     "version": "of cef-trio",

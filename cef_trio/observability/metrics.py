@@ -50,11 +50,12 @@ class Metrics:
         self.redis_clock_offset_seconds: float | None = None
         """How far this host's clock is ahead of Redis'."""
         self._take_snapshot: TakeSnapshot | None = None
+        self._missing_space: Callable[[], Mapping[str, int]] = dict
         self._last_runs: dict[str, Callable[[], float]] = {}
         self._numbers: dict[str, Callable[[], int]] = {}
         """Sources of gauges without labels, for what is configured."""
         self.disks: Mapping[str, DiskUse] = {}
-        """By watched folder, as last measured (``upload/disk_survey.py``)."""
+        """By folder, as last measured (``upload/disk_survey.py``)."""
         self.last_part_at: float | None = None
         """When S3 last acknowledged a part, by ``trio.current_time()``."""
         self.last_completion_at: float | None = None
@@ -156,9 +157,9 @@ class Metrics:
         """Set the source of the number of pending webhooks."""
         self._numbers["webhooks_pending"] = pending
 
-    def missing_space_by(self, missing: Callable[[], int]) -> None:
-        """Set the source of the bytes that are missing to ``MIN_FREE_SPACE``."""
-        self._numbers["missing_free_space_bytes"] = missing
+    def missing_space_by(self, missing: Callable[[], Mapping[str, int]]) -> None:
+        """Set the source of the bytes that are missing to ``MIN_FREE_SPACE``, by folder."""
+        self._missing_space = missing
 
     def lost_log_lines_by(self, lost: Callable[[], int]) -> None:
         """Set the source of the number of lost log lines of this process."""
@@ -186,6 +187,8 @@ class Metrics:
             yield name, (), last_run()
         for name, number in self._numbers.items():
             yield name, (), number()
+        for folder, missing in self._missing_space().items():
+            yield "missing_free_space_bytes", (folder,), missing
         for folder, disk in self.disks.items():
             yield "watch_disk_free_bytes", (folder,), disk.free_bytes
             yield "watch_disk_size_bytes", (folder,), disk.size_bytes

@@ -8,14 +8,16 @@ decides how many. A recording that is not completed, or whose object is not in S
 The measured folder must be on the mount on which the recording was (``is_same_mount``): if its disk is not mounted, the
 folder below is another disk, whose free space means nothing. Names that free nothing (hard links) are left out.
 
-If a disk stays short because nothing more may go, that is a risk (promise P10) and an event, with the reason and the
-recordings that are not in S3.
+If a disk stays short because nothing more can go, that is a risk (promise P10) and an event, with the reason and the
+recordings that are not in S3. A recording that was refused (a folder that may not be written, a process that has it
+open) is kept with the reason: until it goes, what hinders it is why the disk stays short, not that none is left.
 
 Daemons that share the folder take turns by a lease.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -62,6 +64,10 @@ _Places = Mapping[str, FolderMount]
 """The folders of one file system where recordings are, and the mount of each when it was measured."""
 
 
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
 def _devices(places: _Places) -> set[int]:
     return {place.file_dev for place in places.values()}
 
@@ -83,6 +89,10 @@ class Dispose(Protocol):
 class _FileSystem:
     """What is known of a watched file system."""
 
+    folders: tuple[str, ...] = ()
+    """The folders at which it was measured."""
+    can_be_kept: bool = False
+    """Whether it was measured, and ``MIN_FREE_SPACE`` is not too much for it."""
     proven: bool = False
     """Whether deleting has freed space there."""
     paused_until: float = float("-inf")
@@ -118,13 +128,16 @@ class FreeSpace:
         self._verification = Verification(services)
         self._systems: dict[str, _FileSystem] = {}
         """By the folder where each is measured."""
+        self._measured_at: Mapping[str, str] = {}
+        """Where to measure what is in a folder with kept recordings."""
         self._looks: dict[str, tuple[float, Look]] = {}
         """Files without detectable writers: when each was looked at first, and how it was."""
 
     @property
-    def missing_bytes(self) -> int:
-        """How many bytes are missing on all watched file systems."""
-        return sum(one.missing_bytes for one in self._systems.values())
+    def missing_bytes(self) -> Mapping[str, int]:
+        """How many bytes are missing in each folder where that is measured; without those that cannot be kept free."""
+        systems = self._systems.values()
+        return {folder: one.missing_bytes for one in systems if one.can_be_kept for folder in one.folders}
 
     @property
     def stuck(self) -> tuple[Waiting, ...]:
@@ -141,15 +154,17 @@ class FreeSpace:
             self._kept.drop_unsettled()
             kept = {one.path for one in self._kept}
             self._looks = {path: look for path, look in self._looks.items() if path in kept}
+            self._measured_at = self._find_folders()
             groups = await self._file_systems()
             self._systems = {folder: self._systems.get(folder, _FileSystem()) for folder in groups}
             for folder, places in groups.items():
+                self._systems[folder].folders = tuple(places)
                 await self._check(folder, self._systems[folder], places)
 
     async def _file_systems(self) -> Mapping[str, _Places]:
         """Return the watched file systems that respond, each by the first folder where it is measured."""
         groups: dict[str, dict[str, FolderMount]] = {}
-        for folder in self._folders():
+        for folder in dict.fromkeys([*self._services.rules.watch_folders, *self._measured_at.values()]):
             if self._services.mounts.hangs(folder):
                 continue
             try:
@@ -161,13 +176,18 @@ class FreeSpace:
             groups.setdefault(next(same, folder), {})[folder] = place
         return groups
 
-    def _folders(self) -> list[str]:
-        """Return the folders where to measure: the watch folder, and mount points below it with kept recordings."""
-        return list(dict.fromkeys([*self._services.rules.watch_folders, *(self._folder_of(one) for one in self._kept)]))
+    def _find_folders(self) -> Mapping[str, str]:
+        """Return where to measure each folder with kept recordings: at its watch folder, or at a mount point below it.
 
-    def _folder_of(self, recording: KeptRecording) -> str:
-        watched, point = self._services.rules.root_of(recording.path), self._services.mounts.of(recording.path).point
-        return point if is_below(point, watched) else watched
+        Not for each recording: there are many more, and the files of a folder are on one file system, as disks are
+        mounted at folders. A file that is a mount point itself counts as its folder's; it cannot be unlinked (EBUSY).
+        """
+        one_of_each = {_parent(one.path): one.path for one in self._kept}
+        found = {}
+        for parent, path in one_of_each.items():
+            watched, point = self._services.rules.root_of(path), self._services.mounts.of(parent).point
+            found[parent] = point if is_below(point, watched) else watched
+        return found
 
     # -- one file system -----------------------------------------------------------------------------------------------
 
@@ -202,6 +222,7 @@ class FreeSpace:
         space = await self._services.disk.space(folder)
         state, system.missing_bytes = judge_space(self._rule, space.total_bytes, space.free_bytes)
         was_short, system.short = system.short, state in {SpaceState.SHORT, SpaceState.TOO_MUCH_WANTED}
+        system.can_be_kept = state in {SpaceState.ENOUGH, SpaceState.SHORT}
         free, total = space.free_bytes, space.total_bytes
         if system.short and not was_short:
             wanted = self._rule.wanted_bytes(space.total_bytes)
@@ -239,8 +260,7 @@ class FreeSpace:
         for recording in oldest_first(self._kept, trio.current_time()):
             if not now_round.may_go_on:
                 break
-            place = places.get(self._folder_of(recording))
-            if place is None or not is_same_mount(recording.identity, place):
+            if not self._is_there(recording, places):
                 continue
             now_round.looked_at += 1
             await lease.renew_if_due()
@@ -249,7 +269,16 @@ class FreeSpace:
                 break
         if now_round.deleted_bytes:
             await self._settle(folder, system, now_round, lease)
-        return bool(now_round.deleted_bytes or now_round.waited_bytes)
+        acted = bool(now_round.deleted_bytes or now_round.waited_bytes)
+        if not acted:
+            # Those that were refused wait for their next try, so this round may have tried none.
+            refused = [one for one in self._kept if one.refusal and self._is_there(one, places)]
+            system.obstacle = next((one.refusal for one in oldest_first(refused, math.inf)), "")
+        return acted
+
+    def _is_there(self, recording: KeptRecording, places: _Places) -> bool:
+        place = places.get(self._measured_at.get(_parent(recording.path), ""))
+        return place is not None and is_same_mount(recording.identity, place)
 
     async def _let_go(
         self, recording: KeptRecording, now_round: Round, still_short: Callable[[], Awaitable[bool]]
@@ -273,7 +302,8 @@ class FreeSpace:
         except (AfterUploadError, FileAccessError) as error:  # this recording's own
             failures = recording.failures + 1
             pause = BACKOFF.ceiling_seconds(failures)
-            self._kept.put_back(replace(recording, again_at=trio.current_time() + pause, failures=failures))
+            again_at = trio.current_time() + pause
+            self._kept.put_back(replace(recording, again_at=again_at, failures=failures, refusal=str(error)))
             log.warning(
                 "after_upload_failed",
                 stream_id=recording.stream_id,

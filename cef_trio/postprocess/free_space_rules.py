@@ -44,6 +44,8 @@ class KeptRecording:
     again_at: float = float("-inf")
     """``trio.current_time()`` from when it may be tried again, after a failure."""
     failures: int = 0
+    refusal: str = ""
+    """Why the last try failed; empty: there was none."""
 
 
 class SpaceState(StrEnum):

@@ -129,6 +129,11 @@ class Watcher:
             self.last_attempt = trio.current_time()
             await trio.sleep(_POLL_SECONDS)
 
+    @property
+    def mount_points(self) -> tuple[str, ...]:
+        """The folders that were mount points at the last scan that could read them."""
+        return tuple(self._mounts)
+
     def rescan(self) -> None:
         """Request a scan; it begins after a running one."""
         self._rescan_wanted.value = True

@@ -72,6 +72,26 @@ def test_drop_ins_change_the_unit_as_systemd_merges_them(machine: Path) -> None:
     assert service.settings_file == machine / "etc/cef-trio/live/.env"
 
 
+@pytest.mark.parametrize(
+    ("line", "may"),
+    [
+        ("", False),
+        ("ReadWritePaths=/srv/recordings", True),
+        ("ReadWritePaths=/srv -/else", True),
+        ("ReadWritePaths=-/srv/recordings/cam1", True),
+        ("ReadWritePaths=/srv/rec", False),
+        ("ReadWritePaths=/srv/recordings\nReadWritePaths=", False),
+        ("ProtectSystem=full", True),
+    ],
+)
+def test_p10_what_the_unit_lets_its_daemon_write_is_known(machine: Path, line: str, may: bool) -> None:
+    """The unit as it is makes everything read-only, so that nothing could be deleted."""
+    (machine / "etc/systemd/system/cef-trio.service.d/zz.conf").write_text(f"[Service]\n{line}\n")
+    service = find_installed_service(machine)
+    assert service is not None
+    assert service.may_write("/srv/recordings") is may
+
+
 def test_p10_specifiers_in_the_unit_are_what_its_daemon_gets(machine: Path) -> None:
     """Else a command asks another Redis than the daemon, and doctor reports what is well."""
     (machine / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")

@@ -21,6 +21,7 @@ from cef_trio.cli.checks import (
     StreamFacts,
     judge_checksum,
     judge_clock,
+    judge_deletions,
     judge_ffprobe,
     judge_folder,
     judge_host,
@@ -396,6 +397,26 @@ def test_an_unmounted_disk_is_a_problem_although_its_mount_point_can_be_read() -
     assert worst(findings) is PROBLEM
     assert findings[0].todo == "mount /rec"
     assert "it is empty" in findings[1].says
+
+
+@pytest.mark.parametrize(
+    ("not_writable", "unit", "read_only", "severity", "says"),
+    [
+        ([], "", [], OK, "seen only from inside"),
+        ([], "cef-trio.service", [], OK, "cef-trio.service allows it"),
+        (["/rec/a"], "", [], PROBLEM, "this user may not write '/rec/a'"),
+        ([f"/rec/{n}" for n in range(7)], "", [], PROBLEM, "'/rec/4' and 2 more, so nothing is deleted"),
+        ([], "cef-trio.service", ["/rec"], PROBLEM, "ProtectSystem=strict, so its daemon may not write '/rec'"),
+    ],
+)
+def test_p10_whether_what_is_to_be_deleted_may_be_deleted(
+    not_writable: list[str], unit: str, read_only: list[str], severity: Severity, says: str
+) -> None:
+    facts = replace(FOLDER, not_writable=not_writable)
+    finding = judge_deletions(facts, "MIN_FREE_SPACE", unit=unit, read_only=read_only)
+    assert finding.severity is severity
+    assert finding.says.startswith("MIN_FREE_SPACE: ")
+    assert says in finding.says
 
 
 @pytest.mark.parametrize(

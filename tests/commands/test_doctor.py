@@ -283,6 +283,45 @@ def test_root_asks_for_the_folder_as_the_user_of_the_installed_service(
 
 
 @pytest.mark.real
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may ask as another user")
+def test_p10_a_folder_in_which_the_daemon_may_delete_nothing_is_a_problem(tmp_path: Path) -> None:
+    """With the unit as it is shipped, MIN_FREE_SPACE does nothing until the disk is short, and then nothing either."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        folder.chmod(0o755)
+        (folder / "cam").mkdir()
+        (folder / "cam" / "a.mp4").touch()
+
+        def found(writable: tuple[str, ...] | None, **given: str) -> list[Finding]:
+            findings: list[Finding] = []
+            service = InstalledService(tmp_path / "cef-trio.service", user="nobody", writable=writable)
+            settings = load_settings(None, unneeded={"s3_bucket_name"}, watch_dir=folder, **given)
+            trio.run(doctor._check_folder, settings, service, findings.append)
+            return [one for one in findings if one.subject == "after upload"]
+
+        assert found(()) == []
+        for given in ({"after_upload": "delete"}, {"min_free_space": "10%"}):
+            (folder / "cam").chmod(0o755)
+            (finding,) = found(None, **given)
+            assert (finding.severity, f"the user nobody may not write '{folder}/cam'" in finding.says) == (
+                "problem",
+                True,
+            )
+            (folder / "cam").chmod(0o777)
+            (finding,) = found((), **given)
+            assert (finding.severity, finding.todo) == (
+                "problem",
+                f"`systemctl edit cef-trio`: [Service] ReadWritePaths={folder}",
+            )
+            assert [one.severity for one in found((str(folder),), **given)] == ["ok"]
+            assert [one.severity for one in found(None, **given)] == ["ok"]
+        (finding,) = found((str(folder),), after_upload=f"move:{tmp_path}")
+        assert finding.todo.endswith(f"ReadWritePaths={tmp_path}")
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.real
 @pytest.mark.skipif(os.geteuid() != 0, reason="this user is not root")
 def test_root_is_told_that_it_sees_more(settings: dict[str, str]) -> None:
     says = by_subject(answer("doctor", settings=settings))["watch folder"][1]

@@ -174,7 +174,7 @@ async def record(outage: Outage, folder: Path) -> Recording:
 async def _record(outage: Outage, world: World, writers: Writers, recording: Recording) -> None:
     async with world.killed_daemon() as daemon, trio.open_nursery() as nursery:
         stage = Stage(world, daemon, writers, RedisFaults(world))
-        nursery.start_soon(survey_disks, daemon.services, [str(world.folder)])
+        nursery.start_soon(survey_disks, daemon.services, tuple)
         nursery.start_soon(write, stage)
         for number in range((GOOD_MINUTES + OUTAGE_MINUTES) * 60 // PERIOD_SECONDS + 1):
             if number * PERIOD_SECONDS == GOOD_MINUTES * 60:

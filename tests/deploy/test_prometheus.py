@@ -26,6 +26,8 @@ TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
 """Type and labels of every metric, without the prefix."""
 SCRAPE_LABELS = {"instance", "job"}
 """Labels that Prometheus adds."""
+POD_LABELS = {"namespace", "pod", "kubernetes_namespace", "kubernetes_pod_name"}
+"""Labels that its examples of a configuration for Kubernetes add to the series of pods."""
 
 
 def known() -> dict[str, str]:
@@ -86,6 +88,7 @@ def wrong_labels(query: str) -> set[str]:
     }
     had = set().union(*(labels_of(name) for name in asked(query))) if asked(query) else SCRAPE_LABELS
     groups = re.findall(r"\b(?:by|on|without|ignoring) \(([^)]*)\)", query)
+    had |= POD_LABELS
     return wrong | {label for group in groups for label in re.split(r",\s*", group) if label not in had}
 
 

@@ -220,7 +220,7 @@ def a_disk_that_is_kept_from_filling(given: Given) -> None:
             assert live.exists()
             assert {name: store.sha256(store.key_of(name)) for name in names} == digests
             assert process.metric('freed_bytes_total{cause="min_free_space"}') >= 2 * PART * len(deleted)
-            assert process.metric("missing_free_space_bytes") == 0
+            assert process.metric(f'missing_free_space_bytes{{folder="{found.folder}"}}') == 0
             with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
                 fill(live)
             process.wait_for("disk_space_cannot_be_freed")

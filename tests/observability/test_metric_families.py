@@ -39,7 +39,7 @@ def filled() -> Metrics:
         known_streams={"active": 1, "deleted": 1}, persistent=True, verification=VerificationTotals(1, 2, 1, 0)
     )
     metrics.pending_webhooks_by(lambda: 2)
-    metrics.missing_space_by(lambda: 3)
+    metrics.missing_space_by(lambda: {"/rec": 3})
     metrics.disks = {"/rec": DiskUse(1, 2)}
     metrics.last_run_by("watcher", lambda: 1.0)
     metrics.last_run_by("idle_checker", lambda: 1.0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
@@ -16,8 +19,10 @@ from waiting import completed, until
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.checkpoint.states import Status
+from cef_trio.files.mounts import Mount
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
 from cef_trio.observability.at_risk import Reason
+from cef_trio.postprocess.free_space import Dispose, FreeSpace
 from cef_trio.postprocess.kept_recordings import KeptRecordings
 from cef_trio.s3_endpoint import Fault, Kind
 from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadAction, AfterUploadRule, MinFreeSpace
@@ -47,6 +52,13 @@ def names(world: World) -> list[str]:
 
 def used(world: World) -> int:
     return sum(entry.stat().st_blocks * 512 for entry in world.folder.iterdir())
+
+
+def missing(daemon: WorldDaemon) -> dict[str, float]:
+    """The metric, by folder."""
+    families = daemon.services.metrics.registry.collect()
+    samples = [one for family in families for one in family.samples]
+    return {one.labels["folder"]: one.value for one in samples if one.name == "cef_trio_missing_free_space_bytes"}
 
 
 async def complete(world: World, daemon: WorldDaemon, *recordings: str, size_bytes: int = 3 * PART) -> None:
@@ -164,6 +176,39 @@ async def test_the_oldest_of_all_folders_of_a_disk_go_first(world: World) -> Non
     assert sorted(entry.name for entry in world.folder.rglob("*.mp4")) == ["c.mp4", "d.mp4"]
 
 
+async def test_where_to_measure_is_looked_up_once_for_each_folder_with_recordings(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look is work of the event loop, every ten seconds."""
+    world.watched_below = ("first", "second")
+    for name in world.watched_below:
+        Path(world.path(name)).mkdir()
+    looked: list[str] = []
+    async with world.services() as services:
+        of = services.mounts.of
+        services.mounts._points = {"/": 1, world.path("first/cam3"): 2}
+        services.mounts._read_at = math.inf  # the table is never read again
+
+        def look(path: str) -> Mount:
+            looked.append(path)
+            return of(path)
+
+        monkeypatch.setattr(services.mounts, "of", look)
+        kept = KeptRecordings(lambda _path: True)
+        for number in range(10_000):
+            path = world.path(f"{'first' if number % 2 else 'second'}/cam{number % 10}/{number}.mp4")
+            kept.add(meta(str(number), path=path, status=Status.COMPLETED))
+        free_space = FreeSpace(services, FREE, kept, cast("Dispose", None), list)
+        found = free_space._find_folders()
+    assert len(looked) == len(found) == 10
+    assert found == {
+        world.path(f"{'first' if number % 2 else 'second'}/cam{number}"): (
+            world.path("first/cam3") if number == 3 else world.path("first" if number % 2 else "second")
+        )
+        for number in range(10)
+    }
+
+
 async def test_p8_what_is_not_verified_stays_and_is_named(world: World, logged: list[EventDict]) -> None:
     """P10: the disk will fill up, and all signals say so."""
     world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
@@ -179,7 +224,7 @@ async def test_p8_what_is_not_verified_stays_and_is_named(world: World, logged: 
             await quiet(world, 10)
         (risk,) = [one for one in daemon.at_risk if one.reason is Reason.DISK_SHORT]
         assert world.path("live.mp4") in risk.why
-        assert daemon.services.metrics.registry.get_sample_value("cef_trio_missing_free_space_bytes") == 3 * BLOCK // 4
+        assert missing(daemon) == {str(world.folder): 3 * BLOCK // 4}
         (event,) = events(logged, "disk_space_cannot_be_freed")
         assert event["reason"].startswith("no completed recording is left")
         daemon.closed("live.mp4")
@@ -220,6 +265,68 @@ async def test_p8_nothing_goes_while_s3_cannot_be_asked_and_the_reason_is_said(
         await until(lambda: names(world) == ["b.mp4"], 600)
         await quiet(world)
         assert daemon.at_risk == ()
+
+
+async def test_p10_what_refuses_the_deletions_is_why_the_disk_stays_short(
+    world: World, logged: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder may not be written, as under systemd without ReadWritePaths=; also while the next try is awaited."""
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    unlink, read_only = os.unlink, True
+
+    def refuse(path: str, *, dir_fd: int | None = None) -> None:
+        if read_only:
+            raise OSError(errno.EROFS, "Read-only file system")
+        unlink(path, dir_fd=dir_fd)
+
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4", "b.mp4")
+        monkeypatch.setattr(os, "unlink", refuse)
+        fill(world, 1.2)
+        refusal = f"cannot delete {world.path('a.mp4')!r}: Read-only file system"
+        for _ in range(6):
+            await quiet(world, 100)
+            (risk,) = daemon.at_risk
+            assert risk.reason is Reason.DISK_SHORT
+            assert risk.why.endswith(refusal)
+        assert [event["reason"] for event in events(logged, "disk_space_cannot_be_freed")] == [refusal]
+        read_only = False
+        await until(lambda: names(world) == ["b.mp4"], 1000)
+        await quiet(world)
+        assert daemon.at_risk == ()
+    assert names(world) == ["b.mp4"]
+
+
+async def test_p10_a_refused_recording_that_is_gone_is_no_reason_any_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+
+    def refuse(path: str, *, dir_fd: int | None = None) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4")
+        world.append(3 * BLOCK - 100, "live.mp4")
+        daemon.seen("live.mp4")
+
+        async def write_for(seconds: int) -> None:
+            for _ in range(seconds // 10):
+                world.append(1, "live.mp4")
+                daemon.seen("live.mp4")
+                await trio.sleep(10)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "unlink", refuse)
+            world.disk_bytes = 9 * BLOCK // 2
+            await write_for(100)
+        (risk,) = [one for one in daemon.at_risk if one.reason is Reason.DISK_SHORT]
+        assert "Read-only file system" in risk.why
+        Path(world.path("a.mp4")).unlink()
+        daemon.gone("a.mp4")
+        await write_for(20)
+        (risk,) = [one for one in daemon.at_risk if one.reason is Reason.DISK_SHORT]
+        assert "no completed recording is left" in risk.why
 
 
 async def test_p8_nothing_goes_of_another_bucket(world: World, logged: list[EventDict]) -> None:
@@ -275,6 +382,7 @@ async def test_p8_a_disk_too_small_for_the_setting_loses_nothing(world: World) -
         await quiet(world, 600)
         (risk,) = daemon.at_risk
         assert "more than this disk could have free" in risk.why
+        assert missing(daemon) == {}  # not 0: it is not kept free
     assert names(world) == ["a.mp4"]
 
 

@@ -31,6 +31,8 @@ MATCHES = matcher(["*.mp4"])
 class Listener:
     """A listener that records events and lets a test wait for them."""
 
+    watcher: Watcher
+
     def __init__(self) -> None:
         self.events = AsyncValue[tuple[FileEvent, ...]](())
 
@@ -58,6 +60,7 @@ async def watching(
 ) -> AsyncIterator[Listener]:
     listener = Listener()
     watcher = Watcher(str(folder), MATCHES, listener, rescan_seconds=rescan_seconds, reader=reader)
+    listener.watcher = watcher
     async with trio.open_nursery() as nursery:
         await nursery.start(watcher.run)
         yield listener
@@ -415,11 +418,13 @@ async def test_p10_a_folder_on_which_a_disk_is_mounted_later_is_watched_and_so_i
     async with watching(folder, rescan_seconds=0.05) as listener:
         with mounted("--bind", disk, camera):
             await listener.wait_for(scanned_now_with("mounted.mp4"))
+            assert list(listener.watcher.mount_points) == [str(camera)]
             (camera / "day" / "a.mp4").write_bytes(b"1")
             (camera / "b.mp4").write_bytes(b"1")
             await listener.wait_for(of(camera / "day" / "a.mp4", Closed))
             await listener.wait_for(of(camera / "b.mp4", Closed))
         await listener.wait_for(scanned_now_with("below.mp4"))
+        assert list(listener.watcher.mount_points) == []
         (camera / "c.mp4").write_bytes(b"1")
         await listener.wait_for(of(camera / "c.mp4", Closed))
 
