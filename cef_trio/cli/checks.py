@@ -7,7 +7,7 @@ permission or command that is the remedy.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -264,6 +264,8 @@ class StreamFacts:
     """Open streams by the daemon that works on them."""
     without_task: int
     """The number of open streams without a lease."""
+    starting: Collection[str] = ()
+    """The daemons of their owner that run, and have not begun to work."""
     failed: int
     """The number of failed streams, without those that ``cef-trio abort`` aborted."""
     without_record: int = 0
@@ -336,6 +338,9 @@ def judge_streams(facts: StreamFacts) -> list[Finding]:
     if without_task:
         says = f"no daemon works on {count(without_task, 'open stream')}{f'; {names}' if names else ''}"
         todo = "start the daemon that watches their folder; one that was killed resumes within its LEASE_SECONDS"
+        if facts.starting:
+            says += f"; {', '.join(sorted(facts.starting))} is still starting"
+            todo = "it resumes them once it has started; what it waits for is `at risk` after a minute, and in its log"
         found = [warning("daemon", says, todo)]
     else:
         found = [

@@ -317,6 +317,7 @@ async def stream_facts(store: RedisCheckpointStore, folder: Path | None = None) 
         ),
         daemons=daemons,
         without_task=sum(store.unreadable.why_of(stream_id) is None for stream_id in without_task),
+        starting={one.instance_id for one in fleet.of_owner(store.keys.owner).living if one.starting},
         failed=failed,
         without_record=len(ids) - len(opened) - len(opened.unreadable),
         unreadable={**store.unreadable.known, **{why: why for why in fleet.unreadable}},

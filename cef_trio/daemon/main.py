@@ -15,6 +15,7 @@
             ├─ after upload      deletes or moves completed recordings (AFTER_UPLOAD)
             ├─ webhooks          delivers pending webhooks (ON_COMPLETE_WEBHOOK)
             ├─ retention         forgets ended streams, COMPLETED_RETENTION_DAYS after their files are gone
+            ├─ waiting report    takes the reporter's place in the registry while the start waits
             ├─ reporter          writes the daemon's report into the registry, for commands and pages
             ├─ Redis survey      reads what metrics need from Redis
             ├─ status source     samples the last hour; while someone looks, reads ended streams and the fleet
@@ -70,7 +71,6 @@ from cef_trio.upload import (
     RiskObserver,
     Services,
     StreamSupervisor,
-    WaitingReport,
     abort_orphan_uploads,
     survey_disks,
 )
@@ -357,24 +357,26 @@ async def _run_intake(
 ) -> ExitCode:
     status.observer = tasks.observer
     services = tasks.services
-    try:
-        await check_reachable(services, create_bucket=settings.s3_create_bucket)
-        await _enter_namespace(tasks, partial(_report_wait, tasks, notifier, status))
-    except RefusedAtStartError as error:
-        log.error("refused_at_start", error=str(error))  # noqa: TRY400 - operator error: no traceback
-        return ExitCode.REFUSED
-    status.waits_for, tasks.risks.not_started = "", None
-    folder, matches = os.fspath(settings.watch_dir), _scope(settings)
-    reader = ThreadedReader(matches, services.mounts)
-    watcher = Watcher(
-        folder,
-        matches,
-        tasks.supervisor,
-        rescan_seconds=settings.rescan_seconds,
-        reader=reader,
-        links=settings.watch_dir_links,
-    )
     async with trio.open_nursery() as intake:
+        intake.start_soon(tasks.waiting.run)
+        try:
+            await check_reachable(services, create_bucket=settings.s3_create_bucket)
+            await _enter_namespace(tasks, partial(_report_wait, tasks, notifier, status))
+        except RefusedAtStartError as error:
+            log.error("refused_at_start", error=str(error))  # noqa: TRY400 - operator error: no traceback
+            intake.cancel_scope.cancel()
+            return ExitCode.REFUSED
+        status.waits_for, tasks.risks.not_started = "", None
+        folder, matches = os.fspath(settings.watch_dir), _scope(settings)
+        reader = ThreadedReader(matches, services.mounts)
+        watcher = Watcher(
+            folder,
+            matches,
+            tasks.supervisor,
+            rescan_seconds=settings.rescan_seconds,
+            reader=reader,
+            links=settings.watch_dir_links,
+        )
         await tasks.start(intake, lambda: tasks.watch(intake, watcher))
         intake.start_soon(status.run)
         intake.start_soon(survey_disks, services, lambda: watcher.mount_points)
@@ -405,11 +407,7 @@ async def _enter_namespace(tasks: IntakeTasks, report: Callable[[str], object]) 
     services = tasks.services
     breaker = services.redis_breaker
     await warn_of_shared_folder(services)
-    waiting = WaitingReport(services)
-    try:
-        await retry_until_reachable("claim_owner", partial(tasks.claim.take, report, waiting.write), breaker)
-    finally:
-        await waiting.remove()
+    await retry_until_reachable("claim_owner", partial(tasks.claim.take, report), breaker)
     await raise_schema(services)
     # Elsewhere the reporter registers it: in a cluster the registry may be on a node that is down.
     if services.owners is not None and services.rules.key_template.mixes_owners:

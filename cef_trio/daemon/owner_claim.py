@@ -8,8 +8,9 @@ stops. A claim that Redis lost is taken again by the next renewal.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import Final
 
 import structlog
@@ -41,6 +42,8 @@ class ClaimKeeper:
         self._claim = services.owner_claim
         self._held = AsyncBool(False)
         self._wait = ClaimWait()
+        self._waits_since = inf
+        """Since when another system is seen to have the name, by ``trio.current_time()``."""
         self.lost_to: tuple[str, str] | None = None
         """Boot id and host of the system that took the claim while this daemon worked."""
 
@@ -54,12 +57,15 @@ class ClaimKeeper:
         """Whether the name is ours, so that the namespace may be worked on."""
         return self._claim is None or (self._held.value and not self.lost)
 
-    async def take(
-        self, waiting: Callable[[str], object], waits: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint
-    ) -> None:
-        """Wait until the name is ours. ``waiting`` is called with a sentence about the system that has it.
+    @property
+    def is_taken(self) -> bool:
+        """Whether we wait for a running system that has the name: for longer than the claim of one that has ended."""
+        if self._claim is None or self.allows_work:
+            return False
+        return trio.current_time() >= self._waits_since + self._claim.lease.ttl_seconds
 
-        ``waits`` is called after each look at a claim of another system.
+    async def take(self, waiting: Callable[[str], object]) -> None:
+        """Wait until the name is ours. ``waiting`` is called with a sentence about the system that has it.
 
         Raises:
             RedisOperationError: Redis is unavailable; the next call goes on with what was seen before.
@@ -74,7 +80,7 @@ class ClaimKeeper:
                 log.error("owner_claimed_elsewhere", owner=self._claim.name, todo=_TODO, **_who(holder))
                 waiting(f"waiting for the owner's name {self._claim.name}, which another running system has")
             if holder is not None:
-                await waits()
+                self._waits_since = min(self._waits_since, trio.current_time())
             await trio.sleep(_LOOK * self._claim.lease.ttl_seconds)
         if self._wait.holder is not None:
             log.info("owner_claimed", owner=self._claim.name)

@@ -75,7 +75,7 @@ class DaemonReport:
     system: str = ""
     """Boot id of its host (``daemon.machine.boot_id``)."""
     process: str = ""
-    """Token of its lease, which identifies the process."""
+    """Token of its lease, which identifies the process; empty: it does not work yet, so it is in no other's way."""
     owner: str = ""
     """The owner of its streams (``OWNER_NAME``)."""
     place: str = ""

@@ -66,9 +66,22 @@ class Fleet:
 
     @property
     def shown(self) -> tuple[DaemonReport, ...]:
-        """At most ``MAX_SHOWN`` reports, by owner and instance. The oldest are left out, and replaced ones."""
+        """At most ``MAX_SHOWN`` reports, by owner and instance. The oldest are left out, and replaced ones.
+
+        A stopped daemon is replaced by one that reported later of the same host, owner, instance and folder: its start
+        waits, so that its report has another name (``upload/reporter.py``).
+        """
         silent = {one.instance for one in self.silent}
-        kept = [one for one in self.reports if one.stopped or one.lives(self.now) or one.instance in silent]
+        seen_at: dict[tuple[str, ...], float] = {}
+        for one in self.reports:
+            seen_at[_restarted_as(one)] = max(one.seen_at, seen_at.get(_restarted_as(one), one.seen_at))
+        kept = [
+            one
+            for one in self.reports
+            if one.lives(self.now)
+            or one.instance in silent
+            or (one.stopped and (one.name_taken_by or one.seen_at == seen_at[_restarted_as(one)]))
+        ]
         kept.sort(key=lambda one: (one.stopped, -one.seen_at))
         return tuple(sorted(kept[:MAX_SHOWN], key=lambda one: (one.owner, one.instance_id, one.instance)))
 
@@ -456,6 +469,11 @@ def _grouped(
 def _identities(report: DaemonReport) -> list[tuple[str, ...]]:
     by_name = ("instance", report.owner, report.instance_id, report.folder)
     return [by_name, ("place", report.owner, report.place, report.folder)] if report.place else [by_name]
+
+
+def _restarted_as(report: DaemonReport) -> tuple[str, ...]:
+    """Return what the reports of a daemon and of its restart have in common."""
+    return (report.owner, report.instance_id, report.folder, report.host)
 
 
 def _name(report: DaemonReport) -> str:

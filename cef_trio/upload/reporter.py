@@ -20,6 +20,7 @@ from typing import Final
 
 import structlog
 import trio
+from trio_util import AsyncBool
 
 from cef_trio import __version__
 from cef_trio.checkpoint import StoredReports, StreamSet, schema
@@ -47,6 +48,7 @@ class Reporter:
 
     ``last_turns`` returns the last rounds of the periodic tasks by the field of :class:`DaemonReport`, by
     ``trio.current_time()``. ``name_taken_by`` returns boot id and host of the system that took the owner's name.
+    ``takes_over`` is called whenever a report is stored (:meth:`WaitingReport.end`).
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class Reporter:
         observer: Observer,
         last_turns: Callable[[], Mapping[str, float]] = dict,
         name_taken_by: Callable[[], tuple[str, str] | None] = lambda: None,
+        takes_over: Callable[[], object] = lambda: None,
     ) -> None:
         self._services = observer.services
         self._observer = observer
         self._last_turns = last_turns
         self._name_taken_by = name_taken_by
+        self._takes_over = takes_over
         self._others = OtherDaemons(self._services, self._services.rules.watch_folder)
         self._ours = f"{self._services.owner_name}/"
         self._reported_at = -inf
@@ -126,6 +130,7 @@ class Reporter:
     def reported(self, before: StoredReports) -> None:
         """Note that the report was stored; evaluate the reports of our owner's daemons before it."""
         self._reported_at, self._refusal = trio.current_time(), ""
+        self._takes_over()
         self._services.metrics.redis_clock_offset_seconds = self._made_at - before.now
         fleet, services = read_fleet(before), self._services
         self._unused = self._others.update(fleet)
@@ -191,52 +196,85 @@ def make_report(
 
 
 class WaitingReport:
-    """The report of a daemon that waits for its owner's name, which another running system has.
+    """The report of a daemon whose start waits: for S3, for its owner's name, for streams of an earlier version.
 
-    It is written once the wait is longer than the claim of a system that has ended, and removed when the wait ends. Its
-    name does not begin with the owner's, so that the daemons of the owner do not take it for one of them.
+    It is written every ``PERIOD_SECONDS``, once the start takes that long, and removed when the reporter takes over, or
+    the start ends. Its name does not begin with the owner's: as long as another running system may have that name (a
+    clone's original), a report under it may be that system's; and the daemons of the owner do not take it for one of
+    them, which would share their work.
+
+    ``name_is_taken`` returns whether another running system has the owner's name.
     """
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        lease = services.lease
-        self._name = f"waiting {services.owner_name}/{lease.instance}@{lease.host}"
-        self._due_at = inf
-        """By ``trio.current_time()``."""
+    def __init__(self, observer: Observer, name_is_taken: Callable[[], bool]) -> None:
+        self._observer = observer
+        self._services = services = observer.services
+        self._name_is_taken = name_is_taken
+        lease, folder = services.lease, services.rules.described_folders
+        self._name = f"waiting {services.owner_name}/{lease.instance}@{lease.host} {folder}"
+        self._over = AsyncBool(False)
         self._written = False
+        """Whether Redis may have it."""
 
-    async def write(self) -> None:
-        """Write it, if it is due. Call it repeatedly while the daemon waits."""
-        now, services = trio.current_time(), self._services
-        if self._due_at == inf:
-            self._due_at = now + services.lease.ttl_seconds
-        if now < self._due_at:
-            return
-        self._due_at, self._written = now + PERIOD_SECONDS, True
-        report = DaemonReport(
-            instance=self._name,
-            at=services.unix_time(now),
-            folder=services.rules.described_folders,
-            name=services.lease.instance,
-            host=socket.gethostname(),
-            system=services.lease.host,
-            process=services.lease.token,
-            owner=services.owner_name,
-            version=__version__,
-            schema=schema.CURRENT,
-            waits_for=("owner's name",),
-        )
+    def end(self) -> None:
+        """Have it removed: the reporter's first report is stored."""
+        self._over.value = True
+
+    async def run(self) -> None:
+        """Write it until :meth:`end` was called, or until cancelled; then remove it, if Redis responds."""
         try:
-            await services.store.report(self._name, daemon_report.encode(report), beginning=f"{self._name}/")
+            while not await self._ends_within(PERIOD_SECONDS):
+                await self._write()
+            await self._remove()
+        finally:
+            if self._written and self._services.redis_breaker.outage is None:
+                with shielded(_LAST_REPORT_SECONDS, saving="end of the wait"):
+                    await self._remove()
+
+    async def _ends_within(self, seconds: float) -> bool:
+        with trio.move_on_after(seconds):
+            await self._over.wait_value(True)
+        return self._over.value
+
+    async def _write(self) -> None:
+        self._written = True  # also if the reply is lost
+        text = daemon_report.encode(self._report())
+        try:
+            await self._services.store.report(self._name, text, beginning=f"{self._name}/")
         except CefMp4ProcessorError as error:
             log.debug("report_not_written", error=str(error))
 
-    async def remove(self) -> None:
-        """Remove it, if it was written and Redis responds at once."""
-        if self._written and self._services.redis_breaker.outage is None:
-            self._written = False
-            with shielded(_LAST_REPORT_SECONDS, saving="end of the wait"), suppress(CefMp4ProcessorError):
+    async def _remove(self) -> None:
+        while self._written:
+            try:
                 await self._services.store.forget_reports([self._name])
+                self._written = False
+            except CefMp4ProcessorError as error:
+                if not error.transient:
+                    return  # it counts for a minute only
+                await trio.sleep(PERIOD_SECONDS)
+
+    def _report(self) -> DaemonReport:
+        services, now, name_is_taken = self._services, self._observer(), self._name_is_taken()
+        waits_for = [service for service, outage in now.outages.items() if outage is not None]
+        if name_is_taken:
+            waits_for.append("owner's name")
+        return DaemonReport(
+            instance=self._name,
+            at=now.at,
+            folder=services.rules.described_folders,
+            starting=True,
+            risks=now.risks,
+            name=services.lease.instance,
+            host=socket.gethostname(),
+            system=services.lease.host,
+            # Without one it is no second daemon beside the last report of its earlier life, which counts for a minute.
+            process=services.lease.token if name_is_taken else "",
+            owner=services.owner_name,
+            version=__version__,
+            schema=schema.CURRENT,
+            waits_for=tuple(waits_for),
+        )
 
 
 class OtherDaemons:

@@ -231,6 +231,12 @@ def test_whether_a_daemon_works(
     assert failed == 0 or found[1].says == "2 recordings failed"
 
 
+def test_a_daemon_whose_start_waits_need_not_be_started() -> None:
+    (found,) = judge_streams(StreamFacts(daemons={}, without_task=1, failed=0, starting={"cam"}))
+    assert found.says == "no daemon works on 1 open stream; cam is still starting"
+    assert found.todo.startswith("it resumes them once it has started")
+
+
 def test_kind9_records_that_cannot_be_read_are_problems_and_names_without_a_record_a_warning() -> None:
     unreadable = {f"stream:{number}:meta": f"stream:{number}:meta is no hash" for number in range(7)}
     found = judge_streams(

@@ -10,7 +10,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -167,7 +167,13 @@ def watch(tmp_path: Path) -> Path:
 
 @contextmanager
 def running(
-    tmp_path: Path, endpoint: Endpoint, redis: ValkeyServer, *, under: Sequence[str] = (), **more: object
+    tmp_path: Path,
+    endpoint: Endpoint,
+    redis: ValkeyServer,
+    *,
+    under: Sequence[str] = (),
+    wait_started: bool = True,
+    **more: object,
 ) -> Iterator[Scene]:
     """A daemon for which a minute is short; ``more`` are settings."""
     (tmp_path / "sitecustomize.py").write_text(HURRY)
@@ -179,7 +185,7 @@ def running(
             "PYTHONPATH": f"{tmp_path}:{ROOT}",
             "NOTIFY_SOCKET": str(tmp_path / "notify"),
         }
-        with daemon(settings, under=under) as process:
+        with daemon(settings, under=under, wait_started=wait_started) as process:
             scene = Scene(process, settings, manager)
             with scene.http:
                 yield scene
@@ -239,6 +245,30 @@ def test_p10_s3_is_dead(tmp_path: Path, watch: Path, redis: ValkeyServer) -> Non
             server.enter_context(embedded_s3_server(tmp_path, bucket="recordings", data=tmp_path / "s3", port=port))
             scene.process.wait_for("stream_completed")
             scene.all_say("ready", commands=False)
+
+
+def test_p10_a_start_waits_for_s3_after_a_stop_in_good_order(
+    tmp_path: Path, watch: Path, endpoint: Endpoint, redis: ValkeyServer
+) -> None:
+    with running(tmp_path, endpoint, redis) as scene:
+        with (watch / "open.mp4").open("wb") as writer:
+            writer.write(b"\1" * 6 * MIB)
+            writer.flush()
+            scene.process.wait_for("part_uploaded")
+            assert scene.process.stop() == 0
+        assert answer("status", settings=scene.settings)["state"] == "stopped"
+    (tmp_path / "notify").unlink()
+    nobodys = replace(endpoint, url=f"http://127.0.0.1:{free_port()}")
+    with running(tmp_path, nobodys, redis, wait_started=False) as scene:
+        said = Said("at risk", 0, [Reason.S3_DOWN])
+        wait_until(lambda: scene.page() == said and answer("status", settings=scene.settings)["state"] == "at risk")
+        found = {**scene.of_commands(said), **scene.of_doctor(said)}
+        assert all(found.values()), found
+        findings = answer("doctor", settings=scene.settings, code=None)["findings"]
+        [without] = [one["says"] for one in findings if one["subject"] == "daemon"]
+        assert without == "no daemon works on 1 open stream; under-test is still starting"
+        assert scene.process.stop() == 0
+    assert answer("status", settings=scene.settings)["state"] == "stopped"
 
 
 @pytest.mark.skipif(bool(ORDINARY) and shutil.which("setpriv") is None, reason="root needs setpriv (util-linux)")

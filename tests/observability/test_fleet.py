@@ -116,6 +116,20 @@ def test_daemons_with_one_instance_id_in_one_share_are_urgent() -> None:
         ]
 
 
+REPORTED_AGAIN = {"instance": "waiting owner-1/cam-1@boot-2", "system": "boot-2", "process": ""}
+
+
+def test_a_stopped_daemon_is_left_out_once_its_restart_reports_under_another_name() -> None:
+    stopped_one = a_daemon(1, stopped=True, received_at=NOW - 100)
+    again = a_daemon(1, **REPORTED_AGAIN)
+    assert Fleet((stopped_one, again), NOW).shown == (again,)
+    assert judge_fleet(Fleet((stopped_one, again), NOW)) == []
+    for other in ("owner", "name", "folder", "host"):
+        assert len(Fleet((stopped_one, a_daemon(1, **{**REPORTED_AGAIN, other: "another"})), NOW).shown) == 2, other
+    lost = replace(stopped_one, name_taken_by="boot-3", taken_on="host-3")
+    assert len(Fleet((lost, again), NOW).shown) == 2
+
+
 def test_p7_a_fleet_with_one_instance_id_is_judged_in_linear_time() -> None:
     reports = [a_daemon(number, **{**SAME, "folder": f"/srv/{number:05}"}) for number in range(5000)]
     assert problems(*reports) == []

@@ -1,0 +1,149 @@
+"""P10: a daemon whose start waits reports so, under a name of its own, until the reporter takes over."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import trio
+from waiting import until
+
+from cef_trio.checkpoint.memory import Moment
+from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
+from cef_trio.daemon.main import Shutdown, _run_intake, serve
+from cef_trio.exceptions import RedisOperationError
+from cef_trio.exit_codes import ExitCode
+from cef_trio.lab.world import World
+from cef_trio.observability import Fleet, Reason, fleet_document, judge_fleet, read_fleet
+from cef_trio.observability.fleet import MAX_CLOCK_SECONDS
+from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.upload import Services
+
+S3_DOWN = Fault(Kind.RESET, "*", times=None)
+
+
+async def fleet_of(world: World) -> Fleet:
+    return read_fleet(await world.store.reports())
+
+
+def shown(fleet: Fleet) -> list[tuple[str, list[str]]]:
+    return [(one["state"], one["risks"]) for one in fleet_document(fleet)["daemons"]]
+
+
+@asynccontextmanager
+async def starting(world: World, codes: list[ExitCode] | None = None) -> AsyncIterator[tuple[Services, Shutdown]]:
+    """A daemon that starts as the real one does; cancelled at the end."""
+    shutdown, quiet = Shutdown(6.0, 2.0), cast("Any", SimpleNamespace(status=lambda _text: None))
+    settings = cast("Any", SimpleNamespace(s3_create_bucket=False))
+
+    async def intake(tasks: IntakeTasks) -> ExitCode:
+        return await _run_intake(
+            settings, tasks, shutdown, notifier=quiet, status=quiet, task_status=trio.TASK_STATUS_IGNORED
+        )
+
+    async with world.services() as services, trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            code = await serve(services, shutdown, lambda path: path.endswith(".mp4"), IntakeRules(), intake)
+            if codes is not None:
+                codes.append(code)
+
+        nursery.start_soon(run)
+        yield services, shutdown
+        nursery.cancel_scope.cancel()
+
+
+async def test_p10_a_start_that_waits_for_s3_is_at_risk_and_not_stopped(world: World) -> None:
+    async with world.daemon():
+        await trio.sleep(1)
+    assert shown(await fleet_of(world)) == [("stopped", [])]
+    world.endpoint.faults.arm(S3_DOWN)
+    async with starting(world):
+        await trio.sleep(35)
+        assert shown(await fleet_of(world)) == [("waits", [])]
+        await trio.sleep(60)
+        fleet = await fleet_of(world)
+        assert fleet.state == "at risk"
+        assert shown(fleet) == [("at risk", [Reason.S3_DOWN])]
+        assert fleet.judgement is not None
+        assert fleet.judgement.waits_for == ("s3",)
+        assert judge_fleet(fleet) == []
+    assert shown(await fleet_of(world)) == [("stopped", [])], "it is removed when the start is cancelled"
+
+
+async def test_p10_a_restart_within_a_minute_of_a_kill_is_no_second_daemon(world: World) -> None:
+    async with world.killed_daemon():
+        await trio.sleep(1)
+    world.endpoint.faults.arm(S3_DOWN)
+    async with starting(world):
+        await trio.sleep(20)
+        fleet = await fleet_of(world)
+        assert [one.stopped for one in fleet.living] == [False, False]
+        assert judge_fleet(fleet) == []
+        reset = [one if one.starting else replace(one, system="the boot before") for one in fleet.reports]
+        assert judge_fleet(replace(fleet, reports=tuple(reset))) == []
+        await trio.sleep(70)
+        assert shown(await fleet_of(world)) == [("at risk", [Reason.S3_DOWN])]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_start_that_is_stopped_or_refused_leaves_no_report(world: World, refused: bool) -> None:
+    world.endpoint.faults.arm(S3_DOWN)
+    codes: list[ExitCode] = []
+    async with starting(world, codes) as (_, shutdown):
+        await trio.sleep(100)
+        assert shown(await fleet_of(world)) == [("at risk", [Reason.S3_DOWN])]
+        if refused:
+            world.endpoint.faults.clear()
+            world.endpoint.faults.arm(Fault(Kind.ERROR, "HeadBucket", code="NoSuchBucket", status=404, times=None))
+        else:
+            shutdown.request()
+        await until(lambda: bool(codes))
+        assert codes == [ExitCode.REFUSED if refused else ExitCode.DONE]
+        assert shown(await fleet_of(world)) == []
+
+
+async def test_p10_a_report_that_redis_cannot_take_is_made_anew_when_it_can(world: World) -> None:
+    async def down(operation: str, _moment: Moment) -> None:
+        await trio.lowlevel.checkpoint()
+        raise RedisOperationError(operation, "no", transient=True)
+
+    world.endpoint.faults.arm(S3_DOWN)
+    async with starting(world):
+        await trio.sleep(1)
+        world.store.fault = down
+        await trio.sleep(200)
+        world.store.fault = None
+        assert (await fleet_of(world)).reports == ()
+
+        async def reported() -> bool:
+            return bool((await fleet_of(world)).reports)
+
+        await until(reported)
+        (report,) = (await fleet_of(world)).reports
+        assert abs(report.clock_ahead_seconds) < MAX_CLOCK_SECONDS
+        assert [risk.reason for risk in report.risks] == [Reason.S3_DOWN]
+
+
+async def test_the_reporter_takes_over(world: World) -> None:
+    async with world.services() as services, trio.open_nursery() as nursery:
+        tasks = IntakeTasks(
+            services, nursery, lambda _: True, IntakeRules(), leaving_since=lambda: None, redact=lambda text: text
+        )
+        nursery.start_soon(tasks.waiting.run)
+        await trio.sleep(14)
+        assert (await fleet_of(world)).reports == ()
+        await trio.sleep(2)
+        (waiting,) = (await fleet_of(world)).reports
+        assert waiting.instance.startswith("waiting ")
+        nursery.start_soon(tasks._reporter.run)
+        await trio.sleep(1)
+        (own,) = (await fleet_of(world)).reports
+        assert own.instance == tasks._reporter._others.reported_as
+        await trio.sleep(100)
+        assert len((await fleet_of(world)).reports) == 1
+        nursery.cancel_scope.cancel()
