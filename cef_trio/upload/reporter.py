@@ -234,7 +234,8 @@ class WaitingReport:
     async def _ends_within(self, seconds: float) -> bool:
         with trio.move_on_after(seconds):
             await self._over.wait_value(True)
-        return self._over.value
+        is_over: bool = self._over.value
+        return is_over
 
     async def _write(self) -> None:
         self._written = True  # also if the reply is lost
