@@ -78,6 +78,8 @@ class FolderFacts:
     readable: bool = True
     file_system: str | None = None
     local: bool = True
+    knows_writers: bool = True
+    """Whether a lease shows whether a recording has a writer."""
     """Whether every writer is a process of this kernel, so that a read lease detects it (``file_system.py``)."""
     may_lease_all: bool = True
     """Whether this process may take a lease on other users' files too (``CAP_LEASE``)."""
@@ -183,6 +185,9 @@ def _judge_writers(facts: FolderFacts) -> Finding:
     if not facts.local:
         says = f"cannot be known on this file system: only {silence}, and again before it is deleted or moved"
         return ok(subject, says)
+    if not facts.knows_writers:
+        says = f"cannot be known, as this machine exports the folder by NFS: only {silence}, and again before it is "
+        return ok(subject, f"{says}deleted or moved")
     if not facts.may_lease_all:
         says = f"known by leases for this user's own files; without CAP_LEASE, of other users' files only {silence}"
         return ok(subject, says)

@@ -31,7 +31,15 @@ from cef_trio.cli.installed_service import InstalledService
 from cef_trio.cli.status_model import instance_of
 from cef_trio.daemon import boot_id, machine_id, owner_of_machine
 from cef_trio.exceptions import CefMp4ProcessorError, RecordUnreadableError, RedisOperationError, S3OperationError
-from cef_trio.files import KernelDisk, file_system, is_on, mount_points, open_nofollow, unescape_mount_point
+from cef_trio.files import (
+    KernelDisk,
+    file_system,
+    is_on,
+    knows_writers,
+    mount_points,
+    open_nofollow,
+    unescape_mount_point,
+)
 from cef_trio.http import parse_http_date
 from cef_trio.observability import read_fleet
 from cef_trio.resilience import run_in_thread, shielded
@@ -140,7 +148,8 @@ def folder_facts_now(
         is_folder=True,
         readable=os.access(path, os.R_OK | os.X_OK),
         file_system=_file_system_of(scan.root[0]),
-        local=_is_local(path),
+        local=_answers(path, lambda descriptor: file_system.statfs(descriptor)[0].local),
+        knows_writers=_answers(path, knows_writers),
         may_lease_all=_may_lease_all(),
         folders=len(scan.folders),
         unreadable_folders=len(scan.unreadable),
@@ -181,13 +190,14 @@ def unmounted_points(fstab: str, mountinfo: str, folder: str) -> list[str]:
     return found
 
 
-def _is_local(path: str) -> bool:
+def _answers(path: str, question: Callable[[int], bool]) -> bool:
+    """Return the answer about an open folder; ``False`` if it cannot be opened."""
     try:
         descriptor = open_nofollow(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
         return False
     try:
-        return file_system.statfs(descriptor)[0].local
+        return question(descriptor)
     finally:
         os.close(descriptor)
 

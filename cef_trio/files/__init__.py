@@ -6,7 +6,8 @@ several properties, never by its inode number alone.
 Open `nofollow.py` for paths and links; `file_stat.py` for what `stat` returned; `reader.py` for reads, checksums of a
 file and file errors; `identity.py` for "is this the same file?"; `file_system.py` for the guarantees of each file
 system (inode numbers, leases, time stamps); `time_stamps.py` for when a time stamp proves something; `mounts.py` for
-hung mounts; `disk_space.py` for free space; `writers.py` for "does a process have it open for writing?".
+hung mounts; `disk_space.py` for free space; `writers.py` for "does a process have it open for writing?";
+`nfs_server.py` for writers that this machine's NFS server serves.
 """
 
 from cef_trio.files import file_system
@@ -32,7 +33,7 @@ from cef_trio.files.mounts import MountHungError, Mounts, is_on, mount_points, u
 from cef_trio.files.nofollow import follow_link, is_below, open_nofollow, root_of, stat_nofollow
 from cef_trio.files.reader import Disk, FileSlice, KernelDisk, OpenRecording, head_of, regular_file_stat
 from cef_trio.files.time_stamps import granularity_wait_seconds
-from cef_trio.files.writers import WriterState, take_lease, writer_state, writer_waits
+from cef_trio.files.writers import WriterState, knows_writers, take_lease, writer_state, writer_waits
 
 __all__ = [
     "HEAD_BYTES",
@@ -65,6 +66,7 @@ __all__ = [
     "is_same_file",
     "is_same_mount",
     "is_verified_file",
+    "knows_writers",
     "lasting_id",
     "looks_the_same",
     "may_be",

@@ -4,9 +4,9 @@
 
 The kernel grants a read lease only on a file that no process has open for writing. The lease is released at once. It
 requires ownership of the file or CAP_LEASE, and a file system whose writers are all processes of this kernel
-(``file_system.py``): FUSE grants a lease although the writer is on the other side of the mount. Otherwise the result is
-:attr:`WriterState.UNKNOWN`: then a close is only a hint, and a recording ends after ``STREAM_TIMEOUT_SECONDS`` without
-a write.
+(``file_system.py``): FUSE grants a lease although the writer is on the other side of the mount, and so does a local
+file system that this machine exports by NFS (``nfs_server.py``). Otherwise the result is :attr:`WriterState.UNKNOWN`:
+then a close is only a hint, and a recording ends after ``STREAM_TIMEOUT_SECONDS`` without a write.
 
 If a writer opens the file while the lease is held, the kernel blocks the writer and signals the holder. The default
 signal would kill the daemon, so the lease uses SIGURG, which is ignored by default.
@@ -22,7 +22,7 @@ from enum import Enum
 from functools import partial
 from typing import Final
 
-from cef_trio.files import file_system
+from cef_trio.files import file_system, nfs_server
 from cef_trio.files.mounts import MountHungError, Mounts
 from cef_trio.files.nofollow import open_nofollow
 from cef_trio.files.reader import file_access_error
@@ -70,7 +70,7 @@ def take_lease(descriptor: int) -> WriterState:
     ``NONE``: the lease is held, and the kernel blocks a new writer, for 45 seconds at most
     (``/proc/sys/fs/lease-break-time``). Otherwise no lease is held.
     """
-    if not file_system.statfs(descriptor)[0].local:
+    if not knows_writers(descriptor):
         return WriterState.UNKNOWN
     try:
         fcntl.fcntl(descriptor, _F_SETSIG, signal.SIGURG)
@@ -78,6 +78,11 @@ def take_lease(descriptor: int) -> WriterState:
     except OSError as error:
         return WriterState.PRESENT if error.errno in {errno.EAGAIN, errno.EBUSY} else WriterState.UNKNOWN
     return WriterState.NONE
+
+
+def knows_writers(descriptor: int) -> bool:
+    """Return whether a lease on an open file, or on the files of an open folder, shows their writers. Blocks."""
+    return file_system.statfs(descriptor)[0].local and not nfs_server.is_exported(descriptor)
 
 
 def writer_waits(descriptor: int) -> bool:
