@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import os
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -687,9 +687,16 @@ class _RecordingS3Client(S3Client):
         stream_id: str,
         content_type: str = DEFAULT_CONTENT_TYPE,
         headers: Mapping[str, str] | None = None,
+        fence: Callable[[], Awaitable[None]] | None = None,
     ) -> S3Object:
         stored = await super().put_recording(
-            key, source, crc64nvme=crc64nvme, stream_id=stream_id, content_type=content_type, headers=headers
+            key,
+            source,
+            crc64nvme=crc64nvme,
+            stream_id=stream_id,
+            content_type=content_type,
+            headers=headers,
+            fence=fence,
         )
         self._record(stored)
         return stored

@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from cef_trio.checkpoint import FAILED, History, OldStreams, Status, StreamMeta, StreamSummary, rules
-from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError
+from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, S3OperationError
 from cef_trio.files import is_same_mount
 from cef_trio.resilience import Periodic
 from cef_trio.upload import (
@@ -98,7 +98,10 @@ class Retention:
                     outcome = await self._forget_failed(history, known.meta, at_ms)
                     forgotten[history] += outcome is True
                 except CefMp4ProcessorError as error:
-                    if error.transient and not isinstance(error, ChunkProcessingError):
+                    of_stream = isinstance(error, ChunkProcessingError) or (
+                        isinstance(error, S3OperationError) and services.s3_breaker.up.value
+                    )
+                    if error.transient and not of_stream:
                         raise  # Redis or S3 is unavailable: wait for the next round
                     log.warning("retention_failed", stream_id=known.meta.stream_id, error=str(error))
                     return False

@@ -55,7 +55,7 @@ from cef_trio.s3.model import (
 )
 from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.recording_put import OPERATION as PUT_RECORDING
-from cef_trio.s3.recording_put import RecordingPut, find_object
+from cef_trio.s3.recording_put import Fence, FenceError, RecordingPut, find_object
 from cef_trio.s3.signing import EMPTY_SHA256, UNSIGNED_PAYLOAD
 from cef_trio.s3.transport import Response, ResponseMode, S3Request, Transport, sha256_hex
 from cef_trio.s3.upload_body import BodyUploader, SentBody
@@ -361,10 +361,12 @@ class S3Client:
         stream_id: str,
         content_type: str = DEFAULT_CONTENT_TYPE,
         headers: Mapping[str, str] | None = None,
+        fence: Fence | None = None,
     ) -> StoredObject:
         """Store a whole recording in one request (:mod:`cef_trio.s3.recording_put`); the key has the stream's id.
 
-        Safe to repeat, even after a success. ``crc64nvme`` is that of the verified file. Cancellation: as
+        Safe to repeat, even after a success. ``crc64nvme`` is that of the verified file. ``fence`` is awaited before
+        each request that stores it; what it raises is raised, and nothing is sent. Cancellation: as
         :meth:`upload_part`; :meth:`find_recording` shows whether S3 has the object.
 
         Raises:
@@ -381,8 +383,13 @@ class S3Client:
             sender=self._sender,
             downloader=self._downloader,
             capabilities=self._capabilities,
+            fence=fence,
         )
-        return _stored(key, await self._retrier.call(PUT_RECORDING, put.attempt), metadata)
+        try:
+            sent = await self._retrier.call(PUT_RECORDING, put.attempt)
+        except FenceError as refused:
+            raise refused.error from refused.error.__cause__
+        return _stored(key, sent, metadata)
 
     async def find_recording(self, key: str, *, size_bytes: int, crc64nvme: int, stream_id: str) -> StoredObject | None:
         """Return the object of an earlier :meth:`put_recording`; ``None`` if there is none with these bytes.

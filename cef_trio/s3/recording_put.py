@@ -14,12 +14,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 
-from cef_trio.exceptions import S3OperationError
+from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
 from cef_trio.s3.capabilities import IF_MATCH, IF_NONE_MATCH, Capabilities
 from cef_trio.s3.download import Downloader
 from cef_trio.s3.expected_object import ExpectedObject
@@ -31,7 +32,18 @@ OPERATION: Final = "put_recording"
 _PRECONDITION_FAILED: Final = 412
 _NOT_FOUND: Final = 404
 
+Fence = Callable[[], Awaitable[None]]
+"""Raises if nothing may be stored under the key any more."""
+
 log = structlog.get_logger(__name__)
+
+
+class FenceError(Exception):
+    """Carries an error of the fence past the retrier: it is not S3's, and must not open the breaker of S3."""
+
+    def __init__(self, error: CefMp4ProcessorError) -> None:
+        self.error = error
+        super().__init__()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,7 @@ class RecordingPut:
         sender: BodyUploader,
         downloader: Downloader,
         capabilities: Capabilities,
+        fence: Fence | None = None,
     ) -> None:
         """Prepare the request; ``request`` has no condition."""
         self._request = request
@@ -69,6 +82,7 @@ class RecordingPut:
         self._sender = sender
         self._downloader = downloader
         self._capabilities = capabilities
+        self._fence = fence
         self._attempted = False
         self._replaced: StoredObject | None = None
         """Another object that has the key, and is to be replaced."""
@@ -83,6 +97,7 @@ class RecordingPut:
             ChunkProcessingError: from the source.
             S3OperationError: S3 refused, did not respond, or stored something else; transient if another request
                 changed the object meanwhile.
+            FenceError: the fence has failed; nothing was sent after that.
         """
         if self._attempted and (found := await self._find()) is not None:
             return found
@@ -143,6 +158,11 @@ class RecordingPut:
         return sent
 
     async def _send(self, condition: Condition | None) -> SentBody | StoredObject:
+        if self._fence is not None:
+            try:
+                await self._fence()
+            except CefMp4ProcessorError as error:
+                raise FenceError(error) from error
         headers = {condition.header: condition.value} if condition is not None else {}
         request = replace(self._request, headers={**self._request.headers, **headers})
         return await self._sender.send_object(request, self._source, crc64nvme=self._expected.crc64nvme)

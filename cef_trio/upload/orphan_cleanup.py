@@ -65,7 +65,7 @@ def is_orphan(meta: StreamMeta, upload_id: str) -> bool:
 
 
 async def abort_orphan_uploads(services: Services, allowed: Callable[[], bool]) -> None:
-    """Abort orphaned uploads periodically; errors of S3 and Redis are logged, and the cleanup is tried again.
+    """Abort orphaned uploads periodically. Errors are logged; after an outage the cleanup is tried again soon.
 
     ``allowed``: whether the owner's name is ours; else the uploads may be those of another host.
     """
@@ -102,7 +102,13 @@ async def _abort_all(services: Services) -> bool:
         if stream_id not in known or not services.ownership.is_ours(known[stream_id].meta):
             continue
         if is_orphan(known[stream_id].meta, upload.upload_id):
-            await _abort(services, upload, stream_id)
+            try:
+                await _abort(services, upload, stream_id)
+            except S3OperationError as error:
+                if not services.s3_breaker.up.value:
+                    raise
+                # Of this upload alone: those behind it in the list are not kept by it.
+                log.warning("orphan_abort_failed", stream_id=stream_id, key=upload.key, error=str(error))
     return True
 
 

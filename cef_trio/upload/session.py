@@ -416,16 +416,21 @@ class StreamUpload:
     async def put_whole(self, recording: OpenRecording, size_bytes: int, mtime_ns: int, crc64nvme: int) -> StoredObject:
         """Store a recording, verified with this size, mtime and CRC64NVME, with one PutObject; record the object.
 
-        What was verified is recorded first: after a crash in between, the next start knows which object to look for in
-        S3 (``recovery.py``). On cancellation the object is either recorded, or S3 had not acknowledged it.
+        What was verified is recorded before each request: after a crash in between, the next start knows which object
+        to look for in S3 (``recovery.py``). The same write is refused without the lease, so a request that waited for
+        the end of an outage does not replace what another daemon stored meanwhile. On cancellation the object is either
+        recorded, or S3 had not acknowledged it.
 
         Raises:
             RecordingChangedError: the file changed after its verification; S3 has no such object.
+            LeaseLostError: another daemon owns the stream; nothing was sent after that.
         """
         if self.meta.s3_upload_id is not None:
             await self.start_over()  # the file was truncated to nothing, and an upload cannot be empty
         await self._name_object()
-        await self.update(verified_size_bytes=size_bytes, verified_mtime_ns=mtime_ns, verified_crc64nvme=crc64nvme)
+        record = partial(
+            self.update, verified_size_bytes=size_bytes, verified_mtime_ns=mtime_ns, verified_crc64nvme=crc64nvme
+        )
         options = self._services.s3.options
         began = trio.current_time()
         stored = await self._services.s3.put_recording(
@@ -435,6 +440,7 @@ class StreamUpload:
             stream_id=self.stream_id,
             content_type=options.content_type_of(self.meta.current_path),
             headers=options.for_recording(),
+            fence=record,
         )
         self._services.metrics.part_uploaded(size_bytes, trio.current_time() - began)
         await self.record_object(stored)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import httpx
 import pytest
@@ -24,7 +24,13 @@ from s3.scripted_store import (
 )
 from structlog.testing import capture_logs
 
-from cef_trio.exceptions import CefMp4ProcessorError, RecordingChangedError, S3OperationError
+from cef_trio.exceptions import (
+    CefMp4ProcessorError,
+    LeaseLostError,
+    RecordingChangedError,
+    RedisOperationError,
+    S3OperationError,
+)
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import ChecksumMode
@@ -38,13 +44,19 @@ EXISTS = error_reply(412, "PreconditionFailed")
 LOST = httpx.ReadError("connection reset")
 
 
-async def put(client: S3Client, source: Passes | None = None, options: ObjectOptions | None = None) -> StoredObject:
+async def put(
+    client: S3Client,
+    source: Passes | None = None,
+    options: ObjectOptions | None = None,
+    fence: Callable[[], Awaitable[None]] | None = None,
+) -> StoredObject:
     return await client.put_recording(
         "k",
         source or Passes(DATA),
         crc64nvme=crc64nvme(DATA),
         stream_id="stream-1",
         headers=options.for_recording() if options else {},
+        fence=fence,
     )
 
 
@@ -198,6 +210,56 @@ async def test_an_object_that_was_deleted_meanwhile_is_created_again() -> None:
     stored, requests = await put_by(EXISTS, ANOTHER, gone, Reply(404), part_ack(DATA))
     assert isinstance(stored, StoredObject)
     assert headers_of(requests, "if-none-match") == ["*", None, None, None, "*"]
+
+
+LEASE_LOST = LeaseLostError("another daemon holds it")
+REDIS_DOWN = RedisOperationError("update", "timed out", transient=True)
+REFUSED = error_reply(501, "NotImplemented")
+
+
+@pytest.mark.parametrize("error", [LEASE_LOST, REDIS_DOWN])
+@pytest.mark.parametrize(
+    ("script", "sent"),
+    [
+        ([LOST, ANOTHER], ["PUT", "HEAD"]),
+        ([LOST, Reply(404)], ["PUT", "HEAD"]),
+        ([EXISTS, ANOTHER], ["PUT", "HEAD"]),
+        ([EXISTS, Reply(403)], ["PUT", "HEAD"]),
+        ([EXISTS, ANOTHER, EXISTS, NEWER], ["PUT", "HEAD", "PUT", "HEAD"]),
+        ([EXISTS, ANOTHER, EXISTS, ANOTHER, EXISTS, ANOTHER], ["PUT", "HEAD"] * 3),
+        ([REFUSED, REFUSED], ["PUT", "PUT"]),  # with each checksum, then without the condition
+    ],
+)
+async def test_p1_nothing_is_stored_once_the_lease_is_lost_whatever_was_seen_under_the_key(
+    script: Sequence[Script], sent: list[str], error: CefMp4ProcessorError
+) -> None:
+    """The newer object may be the one that was looked at, so no condition protects it."""
+    store, retrier = ScriptedStore(*script), Repeats()
+
+    async def fence() -> None:
+        if store.played_out:
+            raise error
+
+    async with client_of(store, retrier=retrier) as client:
+        with pytest.raises(type(error)) as raised:
+            await put(client, fence=fence)
+    assert raised.value is error
+    assert methods(store.requests) == sent
+    assert error not in retrier.failures  # it is no failure of S3
+
+
+async def test_p1_a_store_without_conditions_gets_no_first_request_without_the_lease() -> None:
+    """The request may have waited for the end of an outage."""
+    store = ScriptedStore(REFUSED, REFUSED, part_ack(DATA))
+
+    async def fence() -> None:
+        raise LEASE_LOST
+
+    async with client_of(store) as client:
+        await put(client)
+        with pytest.raises(LeaseLostError):
+            await put(client, fence=fence)
+    assert len(store.requests) == 3
 
 
 @pytest.mark.parametrize("refusal", [error_reply(501, "NotImplemented"), error_reply(400, "InvalidArgument")])

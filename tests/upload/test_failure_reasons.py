@@ -18,8 +18,10 @@ from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status, StreamSet
 from cef_trio.exceptions import CefMp4ProcessorError, ChunkProcessingError, RedisOperationError, S3OperationError
 from cef_trio.lab.world import PART, World
+from cef_trio.resilience.best_effort import PAUSE_SECONDS
 from cef_trio.s3_endpoint import Fault, Kind
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD, ends_stream
+from cef_trio.upload.orphan_cleanup import PERIOD_SECONDS
 
 PERMISSION_DENIED = RedisOperationError("commit", "NOPERM")
 PERMISSION_DENIED.rejected = True
@@ -84,6 +86,55 @@ async def test_p6_a_failure_that_cannot_be_recorded_yet_is_logged_once_and_recor
             await ended(world, Status.FAILED_ACCESS_DENIED, BAD)
     assert refusals == 5
     assert [entry["event"] for entry in logs].count("stream_failed") == 1
+
+
+@pytest.mark.parametrize(
+    "reason", [FailureReason.FILE_MISSING_ON_RESUME, FailureReason.FILE_REPLACED, FailureReason.FILE_TOO_LARGE]
+)
+async def test_p6_a_failure_is_recorded_though_s3_denies_the_abort_of_its_upload(
+    world: World, monkeypatch: pytest.MonkeyPatch, reason: FailureReason
+) -> None:
+    """As a policy without s3:AbortMultipartUpload does; the cleanup aborts it once that is allowed."""
+    world.append(2 * PART, BAD)
+    async with world.daemon() as daemon:
+        daemon.seen(BAD)
+        await trio.sleep(1)
+    if reason is FailureReason.FILE_MISSING_ON_RESUME:
+        Path(world.path(BAD)).unlink()
+    else:
+        world.append(3 * PART, BAD)
+    denied = Fault(Kind.ERROR, "AbortMultipartUpload", code="AccessDenied", times=None)
+    armed = world.endpoint.faults.arm(denied)
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            await PROVOKED[reason](Scene(world, daemon, monkeypatch))
+            failed = await ended(world, Status.failed(reason), BAD)
+            assert failed.stream_set is StreamSet.FAILED
+            assert (failed.meta.failure_reason or "").startswith(f"{SENTENCES[reason]} ")
+            assert "AccessDenied" in (failed.meta.failure_reason or "")
+            await trio.sleep(120)
+            assert [line["event"] for line in logs if line["log_level"] == "error"] == ["stream_failed"]
+            assert failed.meta.s3_key_prefix in world.open_uploads()
+            world.endpoint.faults.disarm(armed)
+            await trio.sleep(PAUSE_SECONDS + PERIOD_SECONDS)
+            assert failed.meta.s3_key_prefix not in world.open_uploads()
+
+
+async def test_p5_a_recording_is_recorded_as_deleted_though_s3_denies_the_abort_of_its_upload(world: World) -> None:
+    """As a failed one it would keep its upload."""
+    world.append(2 * PART, BAD)
+    armed = world.endpoint.faults.arm(Fault(Kind.ERROR, "AbortMultipartUpload", code="AccessDenied", times=None))
+    async with world.daemon() as daemon:
+        daemon.seen(BAD)
+        await trio.sleep(1)
+        Path(world.path(BAD)).unlink()
+        daemon.gone(BAD)
+        deleted = await ended(world, Status.DELETED_LOCALLY, BAD)
+        assert "AccessDenied" in (deleted.meta.failure_reason or "")
+        assert world.open_uploads()
+        world.endpoint.faults.disarm(armed)
+        await trio.sleep(PAUSE_SECONDS + PERIOD_SECONDS)
+        assert world.open_uploads() == []
 
 
 async def test_a_deleted_recording_does_not_count_as_replaced_by_a_file_that_reuses_its_inode(world: World) -> None:

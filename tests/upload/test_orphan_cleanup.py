@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import trio
 from structlog.testing import capture_logs
-from waiting import completed, until_idle
+from waiting import completed, until, until_idle
 
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
@@ -12,7 +15,7 @@ from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import PART, World
 from cef_trio.resilience.best_effort import PAUSE_SECONDS
-from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.s3_endpoint import CallInfo, Fault, Kind
 from cef_trio.upload.orphan_cleanup import PERIOD_SECONDS
 
 ROUND = PAUSE_SECONDS + PERIOD_SECONDS
@@ -100,3 +103,54 @@ async def test_a_store_that_refuses_to_list_uploads_is_named_once(world: World) 
         async with world.daemon():
             await trio.sleep(3 * ROUND)
     assert [line["event"] for line in lines].count("orphan_listing_failed") == 1
+
+
+@pytest.mark.parametrize("answer", [{"code": "InternalError", "status": 500}, {"code": "AccessDenied"}])
+async def test_p5_an_orphan_that_cannot_be_aborted_keeps_no_other_one(world: World, answer: dict[str, Any]) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        world.append(PART + 10, name)
+    async with world.daemon() as daemon:
+        for name in ("a.mp4", "b.mp4"):
+            daemon.closed(name)
+        keys = sorted(one.meta.s3_key_prefix for one in await completed(world))
+    for key in keys:
+        await _created(world, key)
+    assert world.open_uploads() == keys  # in the order in which they are listed
+    stuck = world.endpoint.faults.arm(Fault(Kind.ERROR, "AbortMultipartUpload", key=keys[0], times=None, **answer))
+    with capture_logs() as lines:
+        async with world.daemon():
+            await trio.sleep(2 * PAUSE_SECONDS)
+            assert world.open_uploads() == keys[:1]
+            listed = world.endpoint.log.calls["ListMultipartUploads"]
+            await trio.sleep(PERIOD_SECONDS - 2 * PAUSE_SECONDS)
+            assert world.endpoint.log.calls["ListMultipartUploads"] == listed  # no sooner than without it
+            world.endpoint.faults.disarm(stuck)
+            await trio.sleep(ROUND)
+    assert world.open_uploads() == []
+    assert {line["key"] for line in lines if line["event"] == "orphan_abort_failed"} == {keys[0]}
+
+
+async def test_an_outage_ends_the_cleanup_and_it_is_tried_again_soon_after(world: World) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        world.append(PART + 10, name)
+    async with world.daemon() as daemon:
+        for name in ("a.mp4", "b.mp4"):
+            daemon.closed(name)
+        keys = sorted(one.meta.s3_key_prefix for one in await completed(world))
+    for key in keys:
+        await _created(world, key)
+    aborts: list[str | None] = []
+
+    def from_the_first_abort_on(call: CallInfo) -> bool:
+        if call.operation == "AbortMultipartUpload":
+            aborts.append(call.key)
+        return bool(aborts)
+
+    down = world.endpoint.faults.arm(Fault(Kind.RESET, times=None, predicate=from_the_first_abort_on))
+    async with world.daemon():
+        await until(lambda: aborts, 2 * PAUSE_SECONDS)
+        await trio.sleep(5 * PAUSE_SECONDS)
+        assert set(aborts) == {keys[0]}
+        world.endpoint.faults.disarm(down)
+        await trio.sleep(3 * PAUSE_SECONDS)
+    assert world.open_uploads() == []

@@ -8,12 +8,14 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import trio
 from structlog.testing import capture_logs
 from waiting import until_idle
 
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.states import History, Status
+from cef_trio.exceptions import S3OperationError
 from cef_trio.lab.world import PART, World, WorldDaemon
 from cef_trio.postprocess.retention import Retention
 from cef_trio.s3_endpoint import Fault, Kind
@@ -84,6 +86,40 @@ async def test_p6_a_failed_stream_whose_file_came_back_is_kept_with_its_upload(w
         await trio.sleep(MINUTE)
         assert await retention.forget_now() == 0
         assert len(world.open_uploads()) == 1
+
+
+@pytest.mark.parametrize("stuck", [0, 1])
+async def test_p7_a_stream_whose_upload_cannot_be_aborted_keeps_no_other_one(world: World, stuck: int) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        world.append(PART + 1, name)
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", code="EntityTooSmall", times=None))
+    async with world.daemon() as daemon:
+        for name in ("a.mp4", "b.mp4"):
+            daemon.closed(name)
+        await until_idle(world, Status.FAILED_FINALIZATION)
+        keys = sorted(one.meta.s3_key_prefix for one in await world.checkpoints())
+        for name in ("a.mp4", "b.mp4"):
+            Path(world.path(name)).unlink()
+        retention = Retention(daemon.services, TWO_MINUTES)
+        await trio.sleep(5 * MINUTE)
+        assert await retention.forget_now() == 0  # they are gone since now
+        await trio.sleep(3 * MINUTE)
+        down = world.endpoint.faults.arm(Fault(Kind.RESET, times=None))
+        with pytest.raises(S3OperationError):
+            await retention.forget_now()
+        world.endpoint.faults.disarm(down)
+        await trio.sleep(MINUTE)
+        refused = Fault(Kind.ERROR, "AbortMultipartUpload", key=keys[stuck], status=500, times=None)
+        armed = world.endpoint.faults.arm(refused)
+        with capture_logs() as logs:
+            assert await retention.forget_now() == 1
+        assert world.open_uploads() == [keys[stuck]]
+        (said,) = [line for line in logs if line["event"] == "retention_failed"]
+        assert "InternalError" in said["error"]
+        world.endpoint.faults.disarm(armed)
+        await trio.sleep(MINUTE)  # until the lease of that attempt has expired
+        assert await retention.forget_now() == 1
+    assert world.open_uploads() == []
 
 
 async def test_p9_an_upload_in_another_bucket_or_under_another_lease_is_not_aborted(world: World) -> None:
