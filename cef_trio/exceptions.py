@@ -120,6 +120,8 @@ class OperationError(CefMp4ProcessorError):
     """Whether the service rejected the call for a reason that may affect all calls (credentials, permission, quota,
     bucket); the circuit breaker finds out. Stays set if the breaker made the error transient."""
 
+    over_quota: bool = False
+    """Whether a quota has no room for the call's bytes. A smaller call, like a probe's, may still succeed."""
     unreadable: bool = False
     """Whether the reply was not one that this service sends: a proxy's, or of a single odd key; the circuit breaker
     finds out."""

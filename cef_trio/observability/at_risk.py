@@ -77,8 +77,8 @@ RISK_ADVICE: Final[Mapping[Reason, str]] = MappingProxyType(
             "`cef-trio doctor` tries each step"
         ),
         Reason.NOT_MOVING: (
-            "the error names the cause: one key that the store refuses, a disk that hangs, a lost connection; the "
-            "daemon keeps trying"
+            "the error names the cause: one key that the store refuses, a quota, a disk that hangs, a lost connection; "
+            "the daemon keeps trying"
         ),
         Reason.NOT_LOOKED_UP: "correct what the error names; the daemon keeps trying",
         Reason.FAILED: (

@@ -21,8 +21,9 @@ from cef_trio.upload import MAX_METADATA_BYTES, STARTED_EVENT, Services, metadat
 
 log = structlog.get_logger(__name__)
 
-NO_BODY: Final = "NoSuchKey"
-"""The code of the error that says that a delivery has no body any more, and is to be given up."""
+NO_BODY: Final = "NoBody"
+"""Our error code for a delivery that never has a body again, and is to be given up. S3's ``NoSuchKey`` is not one: a
+stale replica or a proxy's cache says so of an object that was just written."""
 _BATCH: Final = 500
 _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -38,7 +39,7 @@ class Pending:
     since_utc: datetime
     """From when ``WEBHOOK_RETRY_HOURS`` count."""
     body: Callable[[], Awaitable[bytes]]
-    """Reads the body, for each attempt. Raises ``S3OperationError`` with ``NO_BODY`` if there is none any more."""
+    """Reads the body, for each attempt. Raises ``S3OperationError`` with ``NO_BODY`` if there never is one again."""
 
 
 class Source(Protocol):
@@ -90,7 +91,7 @@ class Completions:
         """Return the metadata object as it is in S3.
 
         Raises:
-            S3OperationError: it does not exist, or cannot be read.
+            S3OperationError: it cannot be read now; ``NO_BODY`` if it can never be.
         """
         if meta.s3_bucket != self._services.rules.bucket:
             raise S3OperationError("get_object", f"the metadata is in another bucket, {meta.s3_bucket!r}")

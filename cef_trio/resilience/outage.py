@@ -11,6 +11,8 @@ back-off detects the recovery. Rules:
   (:meth:`CircuitBreaker.affects_all_calls`). If the probe fails too, it is an outage, whatever the error code (unknown
   key, quota, missing bucket); the breaker stays open until the probe succeeds. If the probe succeeds, the error belongs
   to the call.
+- **A quota counts bytes.** What is left of it may take the probe's few bytes and not a part, so the success of a probe
+  does not show that the refusal is this call's own: ``retry.py`` makes it transient.
 - **Check an idle service.** If nothing was acknowledged for ``idle_seconds``, one read is sent.
 
 The probe needs the permissions that every upload needs (``SECURITY.md``). If only the probe's key is denied, the probe
@@ -117,6 +119,11 @@ def is_single_call_code(error: BaseException) -> bool:
 def is_rejected(error: BaseException) -> bool:
     """Return whether a permanent error may affect all calls (credentials, permission, quota, bucket)."""
     return isinstance(error, OperationError) and not error.transient and error.rejected
+
+
+def is_over_quota(error: BaseException) -> bool:
+    """Return whether a quota has no room for the call's bytes."""
+    return isinstance(error, OperationError) and error.over_quota
 
 
 def got_no_response(error: BaseException) -> bool:

@@ -8,6 +8,8 @@
 - A rejection that affects this call alone is retried like a transient error: new keys and permissions reach the servers
   of a store with a delay. If its code is about the call's clock (``RequestTimeTooSkewed``), it becomes transient, since
   the probe was signed with the same clock and accepted.
+- A quota's rejection of this call alone becomes transient at once. The same bytes are not sent again within seconds:
+  their stream waits, with growing pauses, until there is room.
 
 Delays are ``trio.sleep`` and end at once when cancelled. tenacity catches ``BaseException``, so the predicate checks
 the type, which Cancelled does not match; the original exception is raised, not a ``RetryError``.
@@ -31,6 +33,7 @@ from cef_trio.resilience.outage import (
     CircuitBreaker,
     got_no_response,
     is_outage,
+    is_over_quota,
     is_probing,
     is_rejected,
     is_single_call_code,
@@ -77,8 +80,8 @@ RetryObserver = Callable[[FailedAttempt], None]
 """Called for every retry and for every failed operation; must not raise."""
 
 
-class _OutageError(Exception):
-    """Carries a rejection that affects all calls past tenacity; never leaves this module."""
+class _WaitError(Exception):
+    """Carries an error that the caller waits out past tenacity; never leaves this module."""
 
     def __init__(self, error: CefMp4ProcessorError) -> None:
         self.error = error
@@ -112,7 +115,7 @@ class ServiceRetrier:
 
         Raises:
             CefMp4ProcessorError: the last attempt's error; if it affects all calls, the breaker is open and the error,
-                even a rejection, is transient.
+                even a rejection, is transient; so is that of a quota.
             trio.Cancelled: at once, during an attempt or a delay.
         """
         try:
@@ -142,21 +145,22 @@ class ServiceRetrier:
                 return await self._attempt(attempt)
             except CefMp4ProcessorError as error:
                 if is_rejected(error) and not self._breaker.starting:
-                    if await self._breaker.affects_all_calls(error, probe_kind_of_rejected(operation, error)):
-                        raise _OutageError(error) from error
+                    affects_all = await self._breaker.affects_all_calls(error, probe_kind_of_rejected(operation, error))
+                    if affects_all or is_over_quota(error):
+                        raise _WaitError(error) from error
                     error.transient = is_single_call_code(error)
                     rejected_alone.append(error)
                 elif self._asks_for_long(error) and await self._breaker.affects_all_calls(
                     error, probe_kind_of(operation)
                 ):
-                    raise _OutageError(error) from error
+                    raise _WaitError(error) from error
                 raise
 
         try:
             return await retrying(one_attempt)
-        except _OutageError as outage:
-            outage.error.transient = True
-            raise outage.error from outage.error.__cause__
+        except _WaitError as wait:
+            wait.error.transient = True
+            raise wait.error from wait.error.__cause__
         except CefMp4ProcessorError as error:
             if is_outage(error):
                 await self._breaker.affects_all_calls(error, probe_kind_of(operation))

@@ -60,6 +60,7 @@ TRANSIENT: Final = frozenset(
         UNREADABLE_ANSWER,
         "XAmzContentChecksumMismatch",
         "XAmzContentSHA256Mismatch",
+        "XMinioStorageFull",
     }
 )
 
@@ -108,6 +109,7 @@ PERMANENT: Final = frozenset(
         "RequestExpired",
         "SignatureDoesNotMatch",
         "UnauthorizedAccess",
+        "XMinioAdminBucketQuotaExceeded",
     }
 )
 
@@ -173,12 +175,16 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
             "S3_STORAGE_CLASS and S3_ACL empty"
         ),
         "PermanentRedirect": "the bucket is elsewhere; set S3_REGION_NAME to its region, or S3_ENDPOINT_URL",
-        "QuotaExceeded": "the bucket's or account's quota is used up",
+        "QuotaExceeded": (
+            "the bucket's or account's quota is used up: make room there, or raise it; uploads wait, and continue by "
+            "themselves"
+        ),
         "RequestTimeTooSkewed": "this machine's clock is wrong; synchronise it (chrony, systemd-timesyncd)",
         "SignatureDoesNotMatch": (
             "the secret key does not fit the access key, or a proxy changes requests; check S3_SECRET_ACCESS_KEY, "
             "S3_REGION_NAME and S3_ENDPOINT_URL"
         ),
+        "XMinioStorageFull": "the store's disks are full: make room there; uploads wait, and continue by themselves",
     }
 )
 
@@ -270,6 +276,7 @@ def error_from_response(
     parsed = ErrorBody() if foreign else parse_error_body(body)
     region = parsed.region or one_line(headers.get("x-amz-bucket-region"))
     incomplete = cut_off and parsed.code is None
+    over_quota = _names_quota(parsed)
     if foreign:
         code = NOT_S3_ANSWER
         text = f"{code} (HTTP {status}): {describe_foreign(status, headers, body)}{via}"
@@ -278,7 +285,8 @@ def error_from_response(
         text = f"{code} (HTTP {status})"
         text += ": the response was cut off before its reason" if incomplete else ""
         text += f": {parsed.message.rstrip('.')}" if parsed.message else ""  # a hint may follow
-        hint = _NO_REASON if parsed.code is None and code == "AccessDenied" else _hint(code, region, parsed.endpoint)
+        hint = _hint("QuotaExceeded" if over_quota else code, region, parsed.endpoint)
+        hint = _NO_REASON if parsed.code is None and code == "AccessDenied" else hint
         text += f"; {hint}" if hint else ""
     transient = s3_error_is_transient(code, _SERVER_ERROR if part_of_200 else status)
     error = S3OperationError(
@@ -294,7 +302,13 @@ def error_from_response(
         retry_after_seconds=parse_retry_after(headers.get("retry-after"), now),
     )
     error.rejected = not transient and code not in REQUEST_SPECIFIC
+    error.over_quota = over_quota
     return error
+
+
+def _names_quota(body: ErrorBody) -> bool:
+    """Whether an error is a quota's. Stores have names of their own for it, and Garage's code is ``AccessDenied``."""
+    return "quota" in (body.code or "").lower() or "quota is reached" in (body.message or "").lower()
 
 
 def describe(bucket: str | None, key: str | None, part_number: int | None) -> str:

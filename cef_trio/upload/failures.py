@@ -3,7 +3,8 @@
 Transient errors never fail a stream (promise P6). Whether an error is transient is decided before it gets here:
 
 - ``s3/errors.py`` and ``checkpoint/redis/errors.py`` classify the codes of S3 and Redis; a 403 is permanent there.
-- ``resilience/retry.py`` makes a refusal transient if ``resilience/outage.py`` finds that all calls are refused.
+- ``resilience/retry.py`` makes a refusal transient if ``resilience/outage.py`` finds that all calls are refused, and
+  that of a quota in any case.
 - ``repeated_errors.py`` makes an error final that was repeated too often.
 
 The open upload of a failed stream is kept if ``cef-trio retry`` can resume it, which is while the file exists.

@@ -353,6 +353,8 @@ async def _agree_with_s3(
             await bucket_change.start_over_at_target(services, upload)
         else:
             await _find_upload(services, upload, recording)
+            # Whatever was found or is created now is in the configured store.
+            await bucket_change.confirm_endpoint(services, upload)
         return
     listed: list[ListedPart] | None = None
     lost = contradicted

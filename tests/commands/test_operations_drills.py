@@ -141,7 +141,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "the recordings'": (E2E + "after_upload", "test_p8_recordings_are_deleted_once_in_s3"),
     "the log's, or the log's reader is stuck": (E2E + "blocked", "test_p4_a_log_without_a_reader_stops_no_upload"),
     "Redis'": (E2E + "outages", "test_p10_a_redis_that_refuses_writes_and_answers_ping_is_one_outage"),
-    "S3's quota": (E2E + "outages", "test_p6_a_rejection_of_everything_that_passes_costs_no_recording"),
+    "S3's, or its quota is used up": (
+        "upload/test_outages",
+        "test_p6_a_quota_with_room_for_the_probes_few_bytes_fails_no_recording_and_is_told",
+    ),
     # ... the daemon does not start, or has ended
     "0": (E2E + "crashes", "test_p3_a_signal_parks_the_stream_and_the_next_start_goes_on"),
     "1": ("security/test_no_secret_is_shown", "test_a_bug_that_ends_the_daemon_shows_no_secret"),

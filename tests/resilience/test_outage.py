@@ -101,6 +101,25 @@ async def test_p6_a_repeated_rejection_that_the_probe_does_not_get_concerns_this
     assert service.breaker.up.value
 
 
+async def test_p6_a_quota_that_takes_the_probes_few_bytes_is_waited_for_and_not_asked_again_at_once(
+    service: Service,
+) -> None:
+    calls = 0
+
+    async def one_recordings() -> None:
+        nonlocal calls
+        calls += 1
+        error = refused("QuotaExceeded")
+        error.over_quota = True
+        raise error
+
+    with pytest.raises(S3OperationError) as caught:
+        await service.retrier.call("upload_part", one_recordings)
+    assert caught.value.transient, "it comes back by itself"
+    assert (calls, service.probes) == (1, [ProbeKind.UPLOAD])
+    assert service.breaker.up.value
+
+
 async def test_p6_a_rejection_of_multipart_uploads_alone_is_an_outage_of_them(
     service: Service, nursery: trio.Nursery
 ) -> None:

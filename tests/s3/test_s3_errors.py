@@ -144,6 +144,23 @@ def test_common_mistakes_come_with_what_to_do(code: str) -> None:
     assert HINTS[code] in str(refused(403, f"<Error><Code>{code}</Code></Error>".encode()))
 
 
+@pytest.mark.parametrize("code", ["QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "QuotaOfSomeStore"])
+def test_a_quota_of_any_name_comes_with_what_to_do(code: str) -> None:
+    error = refused(400, f"<Error><Code>{code}</Code></Error>".encode())
+    assert (error.over_quota, error.rejected) == (True, True)
+    assert HINTS["QuotaExceeded"] in str(error)
+
+
+def test_a_quota_that_has_the_code_of_a_missing_permission_is_a_quota() -> None:
+    """Garage."""
+    says = "Forbidden: Bucket size quota is reached, maximum total size of objects for this bucket: 100"
+    error = refused(403, f"<Error><Code>AccessDenied</Code><Message>{says}</Message></Error>".encode())
+    assert error.over_quota
+    assert says in str(error)
+    assert HINTS["QuotaExceeded"] in str(error)
+    assert not refused(403, b"<Error><Code>AccessDenied</Code></Error>").over_quota
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [

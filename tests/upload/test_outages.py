@@ -1,4 +1,6 @@
-"""Kinds 8 and 10: a policy that denies only the probe's key is no outage; a recovered call is noticed."""
+"""Kinds 6, 8 and 10: a policy that denies only the probe's key is no outage; a quota that takes the probe's few bytes
+fails no recording; a recovered call is noticed.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,9 @@ from waiting import completed
 
 from cef_trio.checkpoint.states import Status
 from cef_trio.lab.world import PART, World
+from cef_trio.observability.at_risk import Reason
 from cef_trio.resilience.best_effort import PAUSE_SECONDS
-from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.s3_endpoint import CallInfo, Fault, Kind
 
 PROBE = "cef-trio-probe"
 
@@ -82,6 +85,45 @@ async def test_p6_what_is_denied_to_one_way_of_uploading_alone_is_one_outage_and
     assert len(world.recordings()) == 3
     assert [key for key in world.objects() if PROBE in key] == []
     assert [key for key in world.open_uploads() if PROBE in str(key)] == []
+
+
+@pytest.mark.parametrize(
+    ("operation", "code", "status"),
+    [
+        ("UploadPart", "QuotaExceeded", 403),
+        ("UploadPart", "XMinioAdminBucketQuotaExceeded", 400),
+        ("UploadPart", "XMinioStorageFull", 507),
+        ("CompleteMultipartUpload", "QuotaOfSomeStore", 403),
+        ("PutObject", "QuotaExceeded", 403),
+    ],
+)
+async def test_p6_a_quota_with_room_for_the_probes_few_bytes_fails_no_recording_and_is_told(
+    world: World, operation: str, code: str, status: int
+) -> None:
+    """Quotas count sizes, so the probe was accepted; each recording failed for good within seconds."""
+
+    def is_recordings(call: CallInfo) -> bool:
+        return (call.key or "").endswith(".mp4")
+
+    world.endpoint.faults.arm(
+        Fault(Kind.ERROR, operation, code=code, status=status, times=None, predicate=is_recordings)
+    )
+    size = PART // 2 if operation == "PutObject" else 2 * PART
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            for number in range(2):
+                world.append(size, f"{number}.mp4")
+                daemon.closed(f"{number}.mp4")
+            await trio.sleep(120)
+            assert {known.meta.status for known in world.known()} == {Status.RETRYING}
+            (risk,) = daemon.at_risk
+            assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.NOT_MOVING, 2 * size, 2)
+            assert code in risk.why
+            assert "continue by themselves" in risk.why, "the hint of s3/errors.py"
+            world.endpoint.faults.clear()
+            await completed(world)
+    assert {"stream_failed", "outage_started"}.isdisjoint(entry["event"] for entry in logs)
+    assert sorted(world.recordings()) == sorted(world.content(f"{number}.mp4") for number in range(2))
 
 
 @pytest.mark.parametrize("operation", ["ListMultipartUploads", "ListParts"])

@@ -207,6 +207,20 @@ async def test_a_stream_of_another_store_starts_over_there_and_that_is_no_lost_u
     assert (named["endpoint"], named["upload_id"]) == ("https://s3.example", before.s3_upload_id)
 
 
+async def test_a_stream_without_an_upload_is_recorded_at_the_store_that_it_is_uploaded_to(world: World) -> None:
+    """It stayed recorded at the store of its first life, where nothing of it is."""
+    world.s3_name = "https://s3.example"
+    world.append(PART // 2)
+    async with world.daemon():
+        await trio.sleep(1)
+    assert (record(world).s3_upload_id, record(world).s3_endpoint) == (None, "https://s3.example")
+    world.s3_name = "https://another.store"
+    world.append(PART)
+    after = await finish(world)
+    assert after.s3_endpoint == "https://another.store"
+    assert world.recordings() == [world.content()]
+
+
 async def test_p2_a_record_that_names_no_endpoint_goes_on(world: World) -> None:
     """As every record of an earlier version."""
     assert (await interrupted(world)).s3_endpoint is None

@@ -243,14 +243,34 @@ async def test_two_daemons_on_one_folder_deliver_once(world: World) -> None:
     assert statuses(world) == [0, 204]
 
 
-async def test_a_webhook_whose_metadata_is_gone_from_s3_is_given_up(world: World, logged: list[EventDict]) -> None:
+async def test_a_webhook_whose_metadata_s3_denies_for_a_while_is_delivered(
+    world: World, logged: list[EventDict]
+) -> None:
+    """A stale replica, or a cache: the first NoSuchKey ended the delivery."""
+    await record_one(world)
+    denied = world.endpoint.faults.arm(Fault(Kind.ERROR, "GetObject", code="NoSuchKey", times=None))
+    async with world.daemon():
+        await trio.sleep(600)
+        assert world.pending_webhooks
+        world.endpoint.faults.disarm(denied)
+        await settled(world)
+    assert statuses(world) == [0, 204]
+    assert "NoSuchKey" in events(logged, "webhook_retrying")[-1]["error"]
+
+
+async def test_a_webhook_whose_metadata_is_gone_from_s3_is_given_up_after_its_hours(
+    world: World, logged: list[EventDict]
+) -> None:
+    world.webhook_retry_seconds = HOUR
     await record_one(world)
     (checkpoint,) = world.known()
     world.endpoint.model.delete_object(BUCKET, metadata_key(checkpoint.meta.s3_key_prefix))
     async with world.daemon():
         await settled(world)
     assert statuses(world) == [0]
-    assert "NoSuchKey" in events(logged, "webhook_given_up")[0]["error"]
+    (event,) = events(logged, "webhook_given_up")
+    assert "NoSuchKey" in event["error"]
+    assert HOUR <= trio.current_time() <= HOUR + 900 + 60
 
 
 async def test_a_webhook_whose_metadata_is_in_another_bucket_is_tried_for_its_hours(
