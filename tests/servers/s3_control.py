@@ -45,5 +45,13 @@ def call_log(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def wait_for_call(endpoint: Endpoint, operation: str, *, count: int = 1) -> None:
-    """Wait until the endpoint has been asked for ``operation`` so often; the calls may still be under way."""
-    wait_until(lambda: calls(endpoint).get(operation, 0) >= count, otherwise=lambda: f"{operation}: {calls(endpoint)}")
+    """Wait until ``operation`` has been asked for so often in the endpoint's bucket; the calls may still be under way.
+
+    Only in its bucket: a server that several tests share has answered the calls of the tests before.
+    """
+
+    def begun() -> int:
+        journal = call_log(endpoint)["journal"]
+        return sum((call["operation"], call["bucket"]) == (operation, endpoint.bucket) for call in journal)
+
+    wait_until(lambda: begun() >= count, otherwise=lambda: f"{operation}: {calls(endpoint)}")
