@@ -25,7 +25,7 @@ def settings(watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, bucket: 
         retry_initial_seconds=0.1,
         retry_max_seconds=0.2,
         close_grace_seconds=0.2,
-        stream_timeout_seconds=2,
+        stream_timeout_seconds=60,  # the writers close their files: none ends because a part took long
     )
 
 
