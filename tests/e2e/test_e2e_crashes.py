@@ -195,8 +195,8 @@ def test_a_file_deleted_while_it_was_uploaded_leaves_nothing_open(
     with path.open("ab"), daemon(settings) as process:
         process.wait_for("part_uploaded")
         path.unlink()
-        process.wait_for("recording_deleted")
-        wait_until(lambda: stream_meta(valkey)["status"] == "deleted_locally")  # after the abort, which is after the log
+        process.wait_for("recording_deleted")  # it is said before its upload is aborted, and that recorded
+        wait_until(lambda: stream_meta(valkey)["status"] == "deleted_locally")
         assert process.stop() == 0
     assert store.open_uploads() == []
     assert store.keys() == []

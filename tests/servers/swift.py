@@ -194,9 +194,7 @@ def _configured(folder: Path, programs: Path) -> Path:
             _ring(programs, etc, kind, "rebalance")
         (folder / "ports.json").write_text(json.dumps(ports))
     for kind, port in json.loads((folder / "ports.json").read_text()).items():
-        conf = _STORAGE_CONF.format(
-            kind=kind, port=port, devices=devices, user=_user(), etc=etc, patience=_PATIENCE
-        )
+        conf = _STORAGE_CONF.format(kind=kind, port=port, devices=devices, user=_user(), etc=etc, patience=_PATIENCE)
         (etc / f"{kind}.conf").write_text(conf)
     return etc
 
