@@ -120,7 +120,7 @@ def test_p9_a_clone_gets_no_name_by_a_failover_and_the_original_keeps_it(
     if os.geteuid() != 0 or shutil.which("unshare") is None or not Path("/etc/machine-id").exists():
         pytest.skip("mount namespaces need root and unshare(1), and this machine a machine-id to replace")
     # The claim must outlive the failover; it is renewed every third of the lease.
-    settings = settings_for(tmp_path, endpoint, cluster.url, owner_name="", lease_seconds=9, **QUICK)
+    settings = settings_for(tmp_path, endpoint, cluster.url, owner_name="", lease_seconds=30, **QUICK)
     original, clone = (Machine(tmp_path / name, f"{name:0>8}", settings) for name in ("11", "22"))
     try:
         if not (original.is_mounted and clone.is_mounted):

@@ -258,8 +258,9 @@ def test_a_failover_behind_one_address_that_loses_acknowledged_writes_costs_no_b
         upload.wait_for_parts(1)
         assert replica.command("REPLICAOF", "NO", "ONE") == b"+OK\r\n"
         late = tmp_path / "watch" / "late.mp4"
-        late.write_bytes(os.urandom(PART + BLOCK))
-        with late.open("ab") as writer:
+        with late.open("wb") as writer:  # held open: once closed, it would soon be complete
+            writer.write(os.urandom(PART + BLOCK))
+            writer.flush()
             upload.process.wait_for("part_uploaded", file=str(late))
             primary.kill()
             back_at = time.monotonic() + away_seconds
