@@ -75,7 +75,7 @@ def test_p6_a_rejection_of_everything_that_passes_costs_no_recording(
         process.wait_for("outage_probe_failed", count=4)
         disarm_all(endpoint)
         uploads_all(process, *paths)
-        assert process.count("outage_started") == process.count("outage_ended") == 1
+        assert process.count("outage_started", service="s3") == process.count("outage_ended", service="s3") == 1
 
 
 def test_p10_puts_that_fail_while_heads_succeed_are_one_outage(
@@ -86,12 +86,12 @@ def test_p10_puts_that_fail_while_heads_succeed_are_one_outage(
             arm(endpoint, {"kind": "error", "operation": operation, "code": "ServiceUnavailable", "times": None})
         path = watch_dir / "a.mp4"
         path.write_bytes(os.urandom(PART + 1))
-        process.wait_for("outage_probe_failed", count=6)
-        assert process.count("outage_ended") == 0
+        process.wait_for("outage_probe_failed", service="s3", count=6)
+        assert process.count("outage_ended", service="s3") == 0
         assert httpx.get(f"http://127.0.0.1:{_port(process)}/readyz", trust_env=False).status_code == 503
         disarm_all(endpoint)
         uploads_all(process, path)
-        assert process.count("outage_started") == 1
+        assert process.count("outage_started", service="s3") == 1
 
 
 @pytest.mark.parametrize(
@@ -130,11 +130,11 @@ def test_p10_a_redis_that_refuses_writes_and_answers_ping_is_one_outage(
         assert valkey.command("CONFIG", "SET", *breaks) == b"+OK\r\n"
         path = watch_dir / "a.mp4"
         path.write_bytes(os.urandom(PART + 1))
-        process.wait_for("outage_probe_failed", count=6)
-        assert process.count("outage_ended") == 0
+        process.wait_for("outage_probe_failed", service="redis", count=6)
+        assert process.count("outage_ended", service="redis") == 0
         assert valkey.command("CONFIG", "SET", *mends) == b"+OK\r\n"
         uploads_all(process, path)
-        assert process.count("outage_started") == 1
+        assert process.count("outage_started", service="redis") == 1
 
 
 @pytest.mark.parametrize("told", [False, pytest.param(True, marks=LONGER)], ids=["by itself", "by SIGHUP"])

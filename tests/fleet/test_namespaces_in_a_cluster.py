@@ -95,7 +95,7 @@ def test_streams_of_before_are_moved_while_the_primary_that_has_them_dies(
             with daemon(given, wait_started=False) as process:
                 wait_until(lambda: raw.scard(moved) > 0)
                 promoted = kill_primary(cluster, PREFIX)
-                process.wait_for("daemon_started")
+                process.wait_for("daemon_started", seconds=180)  # once it has moved them all
                 writer.write(os.urandom(MIB))
                 writer.close()
                 process.wait_for("stream_completed", file=str(grows))

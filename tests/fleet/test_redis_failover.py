@@ -298,7 +298,7 @@ def test_a_cluster_whose_slot_moves_and_whose_primary_dies_is_followed(
         upload.process.wait_for("outage_probe_failed", count=2)
         assert set(steps) == {"moved some", "moved all"}
         assert upload.wait_for_recovery(lambda: cluster.spare) < RECOVERY_SECONDS
-        assert upload.process.count("outage_started") == 1
+        assert upload.process.count("outage_started", service="redis") == 1
         upload.wait_for_parts()
         cluster.migrate_slot_at_once(key, home)
         assert upload.wait_for_recovery(lambda: home) < RECOVERY_SECONDS

@@ -114,7 +114,8 @@ def test_open_and_ended_streams_of_before_continue_and_no_part_is_sent_twice(
         lease = f"stream:{raw.hget('streams:by_path', str(grows)).decode()}:lease"
         holder = raw.get(lease).decode().rpartition("/")[0]
         raw.persist(lease)
-        given = settings(watch_dir, endpoint, valkey, instance_id=instance)
+        # It waits for the leases of others for the time of its own: long enough for a slow test to let them end.
+        given = settings(watch_dir, endpoint, valkey, instance_id=instance, lease_seconds=30)
         with daemon(given, wait_started=False) as process:
             if instance != "under-test":
                 process.wait_for("legacy_streams_waiting", holders=[holder])

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-_UNMOUNT_SECONDS = 10.0
+_UNMOUNT_SECONDS = 60.0
 _MAKE = {
     "ext4": ["mkfs.ext4", "-q", "-F"],
     "vfat": ["mkfs.vfat"],
