@@ -23,6 +23,7 @@ from servers.daemon import daemon, settings_for
 from servers.s3_control import arm, disarm
 from servers.store import Store
 from servers.valkey import ValkeyServer
+from waiting import wait_until
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
@@ -47,11 +48,13 @@ class Receiver:
         self.url = url
         self.failures = failures
         self.posts: queue.Queue[Post] = queue.Queue()
+        self._lock = threading.Lock()  # each request has a thread
 
     def answer(self, headers: dict[str, str], body: bytes) -> int:
-        if self.failures:
-            self.failures -= 1
-            return 503
+        with self._lock:
+            if self.failures:
+                self.failures -= 1
+                return 503
         signed = b".".join([headers["webhook-id"].encode(), headers["webhook-timestamp"].encode(), body])
         digest = hmac.new(bytes(range(32)), signed, hashlib.sha256).digest()
         fresh = abs(time.time() - int(headers["webhook-timestamp"])) < 300
@@ -149,6 +152,7 @@ def test_a_start_and_a_failure_are_delivered_and_the_failed_stream_is_let_go_bes
                 recording.write(os.urandom(10 * MIB))
             process.wait_for("stream_failed")
             process.wait_for("webhook_delivered", count=2)
+            wait_until(lambda: process.metric('failed_streams_total{reason="access_denied"}'))  # its lease is released
             disarm(embedded.endpoint, fault)
             assert len(embedded.open_uploads()) == 1
             [done] = answer("forget", "--failed", "--yes", settings=settings)["results"]

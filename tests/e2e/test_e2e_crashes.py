@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import redis as redis_library
 from servers.daemon import NAMESPACE, DaemonProcess, daemon, settings_for
 from servers.store import Store
 from servers.valkey import ValkeyServer
+from waiting import wait_until
 
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
@@ -58,6 +60,14 @@ def growing(path: Path, *, mib_per_second: float, size_bytes: int) -> Iterator[t
         thread.join()
 
 
+@contextmanager
+def held_open(path: Path) -> Iterator[BinaryIO]:
+    """Another writer of the file: it has not ended until this one closes it, however late the daemon was."""
+    wait_until(path.exists)
+    with path.open("ab") as file:
+        yield file
+
+
 def stream_meta(server: ValkeyServer) -> dict[str, str]:
     """``stream:<id>:meta`` of the only stream."""
     with redis_library.Redis.from_url(server.url, decode_responses=True) as client:
@@ -79,7 +89,7 @@ def test_kill_9_again_and_again_during_one_recording_loses_only_the_parts_in_fli
     size_bytes = 60 * MIB + 12_345
     kills = 0
     with growing(path, mib_per_second=6, size_bytes=size_bytes) as writer:
-        while writer.is_alive():
+        while writer.is_alive() or kills < 4:  # a slow machine needs longer for each
             with daemon(settings, wait_started=False) as process:
                 time.sleep(chance.uniform(0.3, 2.0))  # the fault itself: a moment nobody chose
                 process.kill()
@@ -93,7 +103,6 @@ def test_kill_9_again_and_again_during_one_recording_loses_only_the_parts_in_fli
     meta = stream_meta(valkey)
     # What was recorded is not sent again, and what S3 had and Redis had not is adopted, so that is not either.
     assert int(meta["total_bytes_sent"]) <= size_bytes, f"seed {seed}"
-    assert kills >= 4
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -101,8 +110,9 @@ def test_p3_a_signal_parks_the_stream_and_the_next_start_goes_on(
     settings: Mapping[str, str], watch_dir: Path, store: Store, valkey: ValkeyServer, number: signal.Signals
 ) -> None:
     path = watch_dir / "parked.mp4"
+    unhurried = {**settings, "SHUTDOWN_GRACE_SECONDS": "60"}  # the parts in flight end, on a slow machine too
     with growing(path, mib_per_second=10, size_bytes=30 * MIB) as writer:
-        with daemon(settings) as process:
+        with held_open(path), daemon(unhurried) as process:
             process.wait_for("part_uploaded", count=2)
             process.signal(number)
             assert process.wait() == 0
@@ -122,7 +132,7 @@ def test_p5_a_redis_that_lost_everything_is_rebuilt_from_s3_and_the_file(
 ) -> None:
     path = watch_dir / "adopted.mp4"
     with growing(path, mib_per_second=10, size_bytes=33 * MIB) as writer:
-        with daemon(settings) as process:
+        with held_open(path), daemon(settings) as process:
             process.wait_for("part_uploaded", count=3)
             process.kill()
         before = stream_meta(valkey)
@@ -144,10 +154,15 @@ def test_p5_a_redis_that_loses_everything_under_a_running_daemon_is_rebuilt(
     settings: Mapping[str, str], watch_dir: Path, store: Store, valkey: ValkeyServer
 ) -> None:
     path = watch_dir / "flushed.mp4"
-    with growing(path, mib_per_second=8, size_bytes=40 * MIB), daemon(settings) as process:
+    with (
+        growing(path, mib_per_second=8, size_bytes=40 * MIB),
+        held_open(path) as held,
+        daemon(settings) as process,
+    ):
         process.wait_for("part_uploaded", count=2)
         valkey.flush()
         process.wait_for("upload_adopted")
+        held.close()
         process.wait_for("stream_completed")
     store.assert_identical(path)
     assert store.open_uploads() == []
@@ -167,6 +182,7 @@ def test_a_file_replaced_while_the_daemon_was_away_is_not_appended_to_an_unrelat
     with daemon(settings) as process:
         process.wait_for("stream_completed")
         process.wait_for("stream_failed", reason="file_replaced")
+        wait_until(lambda: store.open_uploads() == [])  # it is said before its upload is aborted
     store.assert_identical(path)
     assert store.open_uploads() == []
 
@@ -179,9 +195,9 @@ def test_a_file_deleted_while_it_was_uploaded_leaves_nothing_open(
     with path.open("ab"), daemon(settings) as process:
         process.wait_for("part_uploaded")
         path.unlink()
-        process.wait_for("recording_deleted")
+        process.wait_for("recording_deleted")  # it is said before its upload is aborted, and that recorded
+        wait_until(lambda: stream_meta(valkey)["status"] == "deleted_locally")
         assert process.stop() == 0
-    assert stream_meta(valkey)["status"] == "deleted_locally"
     assert store.open_uploads() == []
     assert store.keys() == []
 

@@ -102,7 +102,7 @@ def test_p7_twenty_four_files_growing_at_once_all_arrive_with_a_limit_of_three(
     settings: Mapping[str, str], watch_dir: Path, store: Store
 ) -> None:
     paths = [watch_dir / f"camera-{number:02}.mp4" for number in range(24)]
-    with daemon({**settings, "MAX_CONCURRENT_STREAMS": "3"}) as process:
+    with daemon({**settings, "MAX_CONCURRENT_STREAMS": "3", "STREAM_TIMEOUT_SECONDS": "600"}) as process:
         files = [path.open("wb") for path in paths]
         for _round in range(11):
             for file in files:

@@ -30,7 +30,7 @@ HURRY = """
 from cef_trio.upload import reporter
 from cef_trio.observability import at_risk, daemon_report
 at_risk.PATIENCE_SECONDS = 1.5
-daemon_report.OLD_SECONDS = 3.0
+daemon_report.OLD_SECONDS = 10.0
 reporter.PERIOD_SECONDS = 0.3
 """
 RIGHTS = "-dac_override,-dac_read_search"

@@ -48,7 +48,7 @@ def hosts(tmp_path: Path, valkey: ValkeyServer, endpoint: Endpoint, *, one_machi
             f"mount -t tmpfs none {watched}",
             f"if [ -e /etc/machine-id ]; then mount --bind {identity} /etc/machine-id; fi",
         ]
-        settings = settings_for(watched, endpoint, valkey.url, lease_seconds=3, rescan_seconds=1, stale_check_seconds=1)
+        settings = settings_for(watched, endpoint, valkey.url, lease_seconds=9, rescan_seconds=1, stale_check_seconds=1)
         found.append(Host(name, {**settings, "CLOSE_GRACE_SECONDS": "0.2"}, mounts))
     try:
         yield found
@@ -57,7 +57,11 @@ def hosts(tmp_path: Path, valkey: ValkeyServer, endpoint: Endpoint, *, one_machi
             host.close()
 
 
-@pytest.mark.timeout(120)
+def statuses(valkey: ValkeyServer) -> Counter[bytes]:
+    with redis_py.Redis.from_url(valkey.url) as raw:
+        return Counter(raw.hget(key, "status") for key in raw.keys(f"{NAMESPACE}stream:*:meta"))
+
+
 @pytest.mark.parametrize("one_machine", [False, True], ids=["two machines", "two containers of one machine"])
 def test_p9_hosts_whose_recordings_are_called_alike_have_each_of_theirs_in_s3_once_and_a_restarted_one_finds_its_own(
     tmp_path: Path, valkey: ValkeyServer, endpoint: Endpoint, embedded: Store, one_machine: bool
@@ -77,7 +81,7 @@ def test_p9_hosts_whose_recordings_are_called_alike_have_each_of_theirs_in_s3_on
         with redis_py.Redis.from_url(valkey.url) as raw:
             records = {key: raw.hgetall(key) for key in raw.keys(f"{NAMESPACE}stream:*:meta")}
         with two.daemon() as second:
-            wait_until(lambda: embedded.contents().total() >= 2 * FILES)
+            wait_until(lambda: statuses(valkey) == {b"completed": 2 * FILES}, otherwise=second.tail)
             first.signal(signal.SIGTERM)
             lives.close()
             with one.daemon() as first:

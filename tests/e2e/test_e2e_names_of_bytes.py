@@ -149,6 +149,7 @@ def test_p1_p2_p3_a_recording_of_any_bytes_is_renamed_crashes_and_resumes(
     # The completed recording is renamed while no daemon runs: it is known again, and not uploaded twice.
     again.rename(below(watched, new_folder, name))
     with daemon(settings) as process:
+        process.wait_for("recording_unchanged", stream_id=stream["stream_id"])
         process.wait_for_rounds(3)
         assert process.stop() == 0
     assert len(embedded.recordings()) == 1

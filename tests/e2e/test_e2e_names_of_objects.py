@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -55,11 +56,12 @@ def test_p2_recordings_in_folders_are_found_by_their_keys_after_a_kill_and_the_l
 ) -> None:
     paths = [watch_dir / camera / "rec.mp4" for camera in CAMERAS]
     began = datetime.now(UTC)
-    with (
-        recording(paths[0], "fragmented", seconds=SECONDS, mib_per_second=2.0) as first,
-        recording(paths[1], "fragmented", seconds=SECONDS, mib_per_second=2.0) as second,
-    ):
-        with daemon(settings) as process:
+    with ExitStack() as recorders:
+        with daemon(settings) as process:  # which has started before: how long that takes is not theirs
+            first, second = (
+                recorders.enter_context(recording(path, "fragmented", seconds=SECONDS, mib_per_second=2.0))
+                for path in paths
+            )
             process.wait_for("part_uploaded", part_number=2, count=2)
             process.signal(signal.SIGKILL)
             process.wait()

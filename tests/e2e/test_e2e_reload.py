@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_rate_and_level_change_while_a_recording_is_uploaded(
         assert event["applied"] == {"MAX_UPLOAD_RATE": 0, "LOG_LEVEL": "DEBUG"}
         assert event["needs_restart"] == ["S3_ADDRESSING"]
         assert event["overridden_by_environment"] == []
-        process.wait_for("stream_completed", seconds=30)
+        process.wait_for("stream_completed")
         assert process.count("part_uploaded") == 3  # debug
         assert process.metric("upload_limit_bytes_per_second") == 0
         assert process.stop() == 0
@@ -65,7 +66,7 @@ def test_a_timetable_goes_by_the_local_time_of_the_daemon(
     there = datetime.now(UTC) + timedelta(hours=11)
     before, after = (f"{there + timedelta(hours=hours):%a-%H:%M}" for hours in (-2, 2))
     recording = watch_dir / "a.mp4"
-    recording.write_bytes(os.urandom(6 * MIB))
+    recording.write_bytes(os.urandom(11 * MIB))
     env_file.write_text(f"MAX_UPLOAD_RATE={before},64KiB {after},off\n")
     with daemon({**settings, "TZ": "Etc/GMT-11"}, arguments=["--env-file", str(env_file)]) as process:
         process.wait_for("upload_created")
@@ -74,7 +75,7 @@ def test_a_timetable_goes_by_the_local_time_of_the_daemon(
         process.signal(signal.SIGHUP)
         applied = process.wait_for("settings_reloaded")["applied"]
         assert applied == {"MAX_UPLOAD_RATE": f"{before},off {after},64KiB"}
-        process.wait_for("stream_completed", seconds=30)
+        process.wait_for("stream_completed")
         assert process.metric("upload_limit_bytes_per_second") == 0
         assert process.stop() == 0
     embedded.assert_identical(recording)
@@ -137,14 +138,25 @@ def test_p4_a_part_that_would_take_minutes_holds_no_exit_back(
 
 
 def test_a_hangup_while_it_starts_or_waits_ends_nothing_and_is_not_lost(
-    settings: dict[str, str], env_file: Path
+    settings: dict[str, str], env_file: Path, tmp_path: Path, meddle: Callable[[str], dict[str, str]]
 ) -> None:
-    nobody = {**settings, "REDIS_URL": "redis://127.0.0.1:1/0"}
+    """The start is held where the daemon is imported, until the signal was sent."""
+    sent = tmp_path / "sent"
+    environment = meddle(f"""
+        import pathlib, sys, time
+        class Hold:
+            def find_spec(self, name, path, target=None):
+                while name == "cef_trio.daemon" and not pathlib.Path({str(sent)!r}).exists():
+                    time.sleep(0.01)
+        sys.meta_path.insert(0, Hold())
+    """)
+    nobody = {**settings, "REDIS_URL": "redis://127.0.0.1:1/0", **environment}
     with daemon(nobody, wait_started=False, arguments=["--env-file", str(env_file)]) as process:
         held = Path(f"/proc/{process.pid}/status")
         wait_until(lambda: _blocks_hangups(held.read_text()))
         assert process.count("daemon_starting") == 0
         process.signal(signal.SIGHUP)
+        sent.touch()
         process.wait_for("settings_reloaded")
         process.wait_for("waiting_for_service")
         process.signal(signal.SIGHUP)

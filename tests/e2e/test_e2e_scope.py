@@ -19,7 +19,7 @@ PART = 5 * MIB
 
 @pytest.fixture
 def settings(watch_dir: Path, store: Store, valkey: ValkeyServer) -> Mapping[str, str]:
-    return settings_for(watch_dir, store.endpoint, valkey.url, stream_timeout_seconds=3, close_grace_seconds=0.3)
+    return settings_for(watch_dir, store.endpoint, valkey.url, stream_timeout_seconds=60, close_grace_seconds=0.3)
 
 
 def test_p3_excluded_files_stay_here_and_one_that_is_excluded_after_its_start_goes_on_to_its_end(
@@ -30,17 +30,20 @@ def test_p3_excluded_files_stay_here_and_one_that_is_excluded_after_its_start_go
     (watch_dir / "._a.mp4").write_bytes(os.urandom(100))
     live, later = watch_dir / "live.mp4", watch_dir / "cam" / "later.mp4"
     later.parent.mkdir()
-    with live.open("wb", buffering=0) as file, daemon(settings) as process:
+    by_silence = {**settings, "STREAM_TIMEOUT_SECONDS": "3"}  # no close of an excluded file is reported
+    with live.open("wb", buffering=0) as file, daemon(by_silence) as process:
         file.write(os.urandom(PART))
         process.wait_for("part_uploaded")
         live.rename(watch_dir / ".live.mp4")
         file.write(os.urandom(PART + 1))
         process.wait_for("stream_completed")
-        with later.open("wb", buffering=0) as other:
+        assert process.stop() == 0
+    with later.open("wb", buffering=0) as other:
+        with daemon(settings) as process:
             other.write(os.urandom(PART))
             process.wait_for("part_uploaded", file=str(later))
             assert process.stop() == 0
-            other.write(os.urandom(PART + 2))
+        other.write(os.urandom(PART + 2))
     with daemon({**settings, "WATCH_EXCLUDE": "default,cam/**"}) as process:
         process.wait_for("stream_completed")
         assert process.stop() == 0
@@ -88,7 +91,7 @@ def test_a_content_type_that_is_set_wins(settings: Mapping[str, str], watch_dir:
 def test_a_recording_is_begun_once_it_is_large_and_old_enough(
     settings: Mapping[str, str], watch_dir: Path, store: Store
 ) -> None:
-    minimums = {"WATCH_MIN_SIZE_BYTES": "1MiB", "WATCH_MIN_AGE_SECONDS": "2", "RESCAN_SECONDS": "1"}
+    minimums = {"WATCH_MIN_SIZE_BYTES": "1MiB", "WATCH_MIN_AGE_SECONDS": "5", "RESCAN_SECONDS": "1"}
     small, large = watch_dir / "small.mp4", watch_dir / "large.mp4"
     with daemon({**settings, **minimums}) as process:
         small.write_bytes(os.urandom(MIB - 1))
@@ -121,6 +124,7 @@ def test_a_link_is_followed_into_a_listed_root_only_and_what_it_leads_to_is_uplo
         **settings,
         "WATCH_LINK_ROOTS": str(root),
         "S3_KEY_TEMPLATE": "s/{relative_dir}/{stream_id}/{file_name}",
+        "STALE_CHECK_SECONDS": "0.5",
     }
     with daemon(with_roots) as process:
         assert process.wait_for("links_not_followed")["new"] == [str(watch_dir / "private")]
@@ -129,7 +133,7 @@ def test_a_link_is_followed_into_a_listed_root_only_and_what_it_leads_to_is_uplo
                 file.write(os.urandom(PART))
                 process.wait_for("part_uploaded")
             file.write(b"end")
-        process.wait_for("stream_completed", seconds=20)
+        process.wait_for("stream_completed", seconds=40)  # by its close, and not by a minute of silence
         assert process.metric("links_not_followed") == 1
         assert process.count("stream_completed") == process.count("stream_started") == 1
         assert process.stop() == 0

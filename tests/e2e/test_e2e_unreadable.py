@@ -21,7 +21,9 @@ def test_p6_a_file_that_gets_its_rights_last_is_uploaded_as_soon_as_it_has_them(
     watch_dir: Path, endpoint: Endpoint, valkey: ValkeyServer, where: str
 ) -> None:
     """As ``mv`` and ``cp -p`` do it from another file system. Neither a scan nor a time-out helps here."""
-    given = settings_for(watch_dir, endpoint, valkey.url, close_grace_seconds=0.2, rescan_seconds=600)
+    given = settings_for(
+        watch_dir, endpoint, valkey.url, close_grace_seconds=0.2, rescan_seconds=600, stream_timeout_seconds=600
+    )
     folder = watch_dir / "camera"
     folder.mkdir()
     path = folder / "a.mp4"
@@ -38,6 +40,6 @@ def test_p6_a_file_that_gets_its_rights_last_is_uploaded_as_soon_as_it_has_them(
             process.wait_for("stream_completed")
             folder.chmod(0o700)
             path.write_bytes(b"recording")
-        process.wait_for("stream_completed", file=str(path), seconds=20)
+        process.wait_for("stream_completed", file=str(path))
         assert process.count("stream_failed") == 0
         assert process.stop() == 0

@@ -95,7 +95,7 @@ def test_streams_of_before_are_moved_while_the_primary_that_has_them_dies(
             with daemon(given, wait_started=False) as process:
                 wait_until(lambda: raw.scard(moved) > 0)
                 promoted = kill_primary(cluster, PREFIX)
-                process.wait_for("daemon_started")
+                process.wait_for("daemon_started", seconds=180)  # once it has moved them all
                 writer.write(os.urandom(MIB))
                 writer.close()
                 process.wait_for("stream_completed", file=str(grows))
@@ -120,7 +120,7 @@ def test_p9_a_clone_gets_no_name_by_a_failover_and_the_original_keeps_it(
     if os.geteuid() != 0 or shutil.which("unshare") is None or not Path("/etc/machine-id").exists():
         pytest.skip("mount namespaces need root and unshare(1), and this machine a machine-id to replace")
     # The claim must outlive the failover; it is renewed every third of the lease.
-    settings = settings_for(tmp_path, endpoint, cluster.url, owner_name="", lease_seconds=9, **QUICK)
+    settings = settings_for(tmp_path, endpoint, cluster.url, owner_name="", lease_seconds=30, **QUICK)
     original, clone = (Machine(tmp_path / name, f"{name:0>8}", settings) for name in ("11", "22"))
     try:
         if not (original.is_mounted and clone.is_mounted):

@@ -130,7 +130,8 @@ class Machine:
 def machines(tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer) -> Iterator[tuple[Machine, Machine]]:
     if os.geteuid() != 0 or shutil.which("unshare") is None or not Path("/etc/machine-id").exists():
         pytest.skip("mount namespaces need root and unshare(1), and this machine a machine-id to replace")
-    settings = settings_for(tmp_path, endpoint, valkey.url, owner_name="", lease_seconds=3, close_grace_seconds=0.2)
+    # A claim that a busy machine renews in time, and whose end can be waited for.
+    settings = settings_for(tmp_path, endpoint, valkey.url, owner_name="", lease_seconds=6, close_grace_seconds=0.2)
     one, clone = (Machine(tmp_path / name, f"{name:0>8}", settings) for name in ("11", "22"))
     try:
         if not (one.is_mounted and clone.is_mounted):

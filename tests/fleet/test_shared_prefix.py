@@ -30,7 +30,8 @@ def test_p9_gc_aborts_no_upload_of_another_owner_below_our_prefix_and_the_fleet_
     hosts = []
     for name, keys in zip(("node-7", "node-8"), templates, strict=True):
         (folder := tmp_path / name).mkdir()
-        given = settings_for(folder, endpoint, valkey.url, owner_name=name, instance_id=name, s3_key_template=keys)
+        more = {"instance_id": name, "stream_timeout_seconds": 600}  # both are open while the commands run
+        given = settings_for(folder, endpoint, valkey.url, owner_name=name, s3_key_template=keys, **more)
         hosts.append((folder / "a.mp4", given))
     (file, ours), (their_file, theirs) = hosts
     with (

@@ -22,6 +22,7 @@ from servers.store import look_into
 from servers.valkey import ValkeyServer
 from structlog.typing import EventDict
 from thoroughness import only_long
+from waiting import WAIT_SECONDS, wait_until
 
 from cef_trio.checkpoint.model import Lease, Owner
 from cef_trio.checkpoint.redis import LegacyPlace, LegacyStreams, codec
@@ -75,7 +76,7 @@ def services_of(legacy: Any, lease: Lease, ownership: Ownership | None = None) -
 
 
 async def until_left(store: RedisCheckpointStore, number: int) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(WAIT_SECONDS):
         while await store.legacy.count() != number:  # noqa: ASYNC110 - Redis tells no one
             await trio.sleep(0.02)
 
@@ -104,14 +105,17 @@ def test_open_and_ended_streams_of_before_continue_and_no_part_is_sent_twice(
                 process.wait_for("part_uploaded", file=str(deleted))
                 process.wait_for("part_uploaded", file=str(grows), count=2)
             deleted.unlink()
-            process.wait_for("recording_deleted")
+            process.wait_for("recording_deleted")  # and then it is recorded
+            metas = f"{NAMESPACE}stream:*:meta"
+            wait_until(lambda: b"deleted_locally" in {raw.hget(key, "status") for key in raw.keys(metas)})
             process.kill()
         make_keys_of_before(raw)
         sent = calls(endpoint)["UploadPart"]
         lease = f"stream:{raw.hget('streams:by_path', str(grows)).decode()}:lease"
         holder = raw.get(lease).decode().rpartition("/")[0]
         raw.persist(lease)
-        given = settings(watch_dir, endpoint, valkey, instance_id=instance)
+        # It waits for the leases of others for the time of its own: long enough for a slow test to let them end.
+        given = settings(watch_dir, endpoint, valkey, instance_id=instance, lease_seconds=30)
         with daemon(given, wait_started=False) as process:
             if instance != "under-test":
                 process.wait_for("legacy_streams_waiting", holders=[holder])
@@ -222,7 +226,7 @@ async def test_p9_while_the_place_of_the_folder_is_unknown_only_what_this_machin
         RedisCheckpointStore(valkey.url, owner="node-7") as new,
     ):
         await old.create(replace(examples.meta("one"), owner=recorded), lease, [])
-        with trio.move_on_after(5) as scope:
+        with trio.move_on_after(WAIT_SECONDS) as scope:
             await Upgrade(services_of(new.legacy, lease, Ownership(machine))).run(lambda _text: None)
         assert not scope.cancelled_caught
         assert (await new.members(StreamSet.ACTIVE) == {"one"}) is moved

@@ -127,7 +127,12 @@ def test_p9_hosts_are_upgraded_one_after_the_other_and_each_recording_is_uploade
     tmp_path: Path, endpoint: Endpoint, valkey: ValkeyServer, old_version: dict[str, str]
 ) -> None:
     """One Redis, one bucket, equal file names. One host has the old version, then the new one, in mid-recording."""
-    given = {"close_grace_seconds": 0.2, "stale_check_seconds": 0.3, "rescan_seconds": 0.5, "lease_seconds": 3}
+    given = {
+        "close_grace_seconds": 0.2,
+        "stale_check_seconds": 0.3,
+        "rescan_seconds": 0.5,
+        "stream_timeout_seconds": 600,  # what is held open through the upgrade does not end before
+    }
     settings = settings_for(tmp_path, endpoint, valkey.url, **given)
     late = Folder(tmp_path / "late", {**settings, "OWNER_NAME": "late", "INSTANCE_ID": "late"})
     early = Folder(tmp_path / "early", {**settings, "OWNER_NAME": "early", "INSTANCE_ID": "early"})

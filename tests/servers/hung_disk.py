@@ -82,7 +82,7 @@ class HungDisk:
         with self._asked:
             self._hanging.update(dict.fromkeys(operations, from_byte))
 
-    def wait_until_hung(self, count: int = 1, seconds: float = 30.0) -> None:
+    def wait_until_hung(self, count: int = 1, seconds: float = 60.0) -> None:
         """Wait until so many have asked and got no answer."""
         with self._asked:
             assert self._asked.wait_for(lambda: self._unanswered >= count, seconds), "no call waits for the disk"

@@ -72,7 +72,8 @@ def command(path: Path, kind: str, *, seconds: float, mib_per_second: float, rea
 class PatchingWriter:
     """Writes a finished MP4 slowly, with holes where its writer goes back at the very end to put the truth.
 
-    That is what hardware recorders do with sizes and indices. The patches lie in parts that were uploaded long before.
+    That is what hardware recorders do with sizes and indices. The patches lie in parts that were uploaded long before:
+    it goes back once it is waited for.
     """
 
     def __init__(self, content: bytes, path: Path, *, seconds: float, patched_at: Sequence[int]) -> None:
@@ -81,6 +82,7 @@ class PatchingWriter:
         self._seconds = seconds
         self._patched_at = patched_at
         self._stop = threading.Event()
+        self._goes_back = threading.Event()
         self._thread = threading.Thread(target=self._write)
 
     def __enter__(self) -> Self:
@@ -89,9 +91,11 @@ class PatchingWriter:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self.wait()
 
     def wait(self) -> None:
+        """Let it go back, once it has written all; wait for its end."""
+        self._goes_back.set()
         self._thread.join()
 
     def _write(self) -> None:
@@ -105,6 +109,7 @@ class PatchingWriter:
                 file.write(wrong[offset : offset + step])
                 file.flush()
                 self._stop.wait(pause)
+            self._goes_back.wait()
             for offset in self._patched_at:
                 file.seek(offset)
                 file.write(self._content[offset : offset + 8])

@@ -33,6 +33,14 @@ REGION = "us-east-1"
 INSTALL_SECONDS = 600
 _KINDS = ("object", "container", "account")
 
+_PATIENCE = """\
+node_timeout = 60
+conn_timeout = 60
+container_update_timeout = 60
+"""
+"""How long one server waits for another. By default that is half a second for a connection, and a second for an object
+to be in its listing: on a busy machine a listing would lack an object, for ever, as no updater runs here."""
+
 _STORAGE_CONF = """\
 [DEFAULT]
 bind_ip = 127.0.0.1
@@ -50,6 +58,7 @@ pipeline = {kind}-server
 [app:{kind}-server]
 use = egg:swift#{kind}
 replication_server = false
+{patience}
 """
 _PROXY_CONF = """\
 [DEFAULT]
@@ -67,6 +76,7 @@ proxy-logging proxy-server
 use = egg:swift#proxy
 account_autocreate = true
 allow_account_management = true
+{patience}
 [filter:catch_errors]
 use = egg:swift#catch_errors
 [filter:gatekeeper]
@@ -114,6 +124,7 @@ def swift_server(folder: Path, *, bucket: str = "cef-trio-test") -> Iterator[End
             port=proxy_port,
             user=_user(),
             etc=etc,
+            patience=_PATIENCE,
             user_key=ACCESS_KEY.replace(":", "_"),
             secret=SECRET_KEY,
             region=REGION,
@@ -183,7 +194,7 @@ def _configured(folder: Path, programs: Path) -> Path:
             _ring(programs, etc, kind, "rebalance")
         (folder / "ports.json").write_text(json.dumps(ports))
     for kind, port in json.loads((folder / "ports.json").read_text()).items():
-        conf = _STORAGE_CONF.format(kind=kind, port=port, devices=devices, user=_user(), etc=etc)
+        conf = _STORAGE_CONF.format(kind=kind, port=port, devices=devices, user=_user(), etc=etc, patience=_PATIENCE)
         (etc / f"{kind}.conf").write_text(conf)
     return etc
 
