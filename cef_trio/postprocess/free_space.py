@@ -27,7 +27,14 @@ import trio
 from trio_util import move_on_when
 
 from cef_trio.checkpoint.redis import job_lock_name
-from cef_trio.exceptions import AfterUploadError, CefMp4ProcessorError, FileAccessError, RecordingChangedError
+from cef_trio.exceptions import (
+    AfterUploadError,
+    CefMp4ProcessorError,
+    FileAccessError,
+    RecordingChangedError,
+    RecordUnreadableError,
+    S3OperationError,
+)
 from cef_trio.files import DiskSpace, FolderMount, is_below, is_same_mount
 from cef_trio.observability import Waiting
 from cef_trio.postprocess.after_upload_rules import BACKOFF
@@ -201,7 +208,10 @@ class FreeSpace:
                     move_on_when(self._services.s3_breaker.up.wait_value, False),
                     move_on_when(self._services.redis_breaker.up.wait_value, False),
                 ):
-                    acted = await self._take_turn(folder, system, places)
+                    try:
+                        acted = await self._take_turn(folder, system, places)
+                    except CefMp4ProcessorError as error:  # in here: these are nurseries, and would group it
+                        system.obstacle = str(error)
                 down = [one for one in (self._services.s3_breaker, self._services.redis_breaker) if not one.up.value]
                 system.obstacle = system.obstacle or _OBSTACLES.get(down[0].service, "") if down else system.obstacle
         except CefMp4ProcessorError as error:
@@ -288,6 +298,7 @@ class FreeSpace:
         Raises:
             S3OperationError, RedisOperationError: they cannot be asked, so no other recording can be checked either.
         """
+        s3_up = self._services.s3_breaker.up
         try:
             allocation = await self._services.disk.allocation(recording.path)
             if allocation is None or not allocation.freed_bytes:
@@ -299,7 +310,10 @@ class FreeSpace:
         except (NotAsVerifiedError, RecordingChangedError) as error:
             self._kept.drop(recording)
             log.warning("after_upload_refused", stream_id=recording.stream_id, path=recording.path, reason=str(error))
-        except (AfterUploadError, FileAccessError) as error:  # this recording's own
+        except (AfterUploadError, FileAccessError, RecordUnreadableError, S3OperationError) as error:
+            if isinstance(error, S3OperationError) and not s3_up.value:
+                raise
+            # This recording's own: S3 may refuse one key alone (a policy, or a missing object without s3:ListBucket).
             failures = recording.failures + 1
             pause = BACKOFF.ceiling_seconds(failures)
             again_at = trio.current_time() + pause

@@ -16,9 +16,10 @@ from structlog.typing import EventDict
 from trio.testing import MockClock
 from waiting import completed, until
 
-from cef_trio.checkpoint.model import Lease
+from cef_trio.checkpoint.model import Checkpoint, Lease
 from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.checkpoint.states import Status
+from cef_trio.exceptions import RecordUnreadableError
 from cef_trio.files.mounts import Mount
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
 from cef_trio.observability.at_risk import Reason
@@ -135,6 +136,37 @@ async def test_p8_a_recording_whose_object_went_in_those_days_stays(world: World
 
 
 # ---- MIN_FREE_SPACE --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(403, "AccessDenied"), (500, "InternalError"), (None, "")], ids=["denied", "broken", "record"]
+)
+async def test_p6_a_recording_that_cannot_be_checked_keeps_no_other_one(
+    world: World, logged: list[EventDict], monkeypatch: pytest.MonkeyPatch, status: int | None, code: str
+) -> None:
+    """S3 may refuse one key alone, and the oldest is asked for first, in each round."""
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4", "b.mp4", "c.mp4")
+        [oldest] = [one.meta for one in world.known() if one.meta.current_path == world.path("a.mp4")]
+        if status is not None:
+            fault = Fault(Kind.ERROR, "HeadObject", key=oldest.s3_key_prefix, status=status, code=code, times=None)
+            world.endpoint.faults.arm(fault)
+        else:
+            load = world.store.load
+
+            async def unreadable(stream_id: str) -> Checkpoint | None:
+                if stream_id == oldest.stream_id:
+                    raise RecordUnreadableError("load", "one of its parts cannot be read")
+                return await load(stream_id)
+
+            monkeypatch.setattr(world.store, "load", unreadable)
+        fill(world, 1.9)
+        await until(lambda: len(names(world)) == 1)
+        await quiet(world)
+    assert names(world) == ["a.mp4"]
+    assert {one["path"] for one in events(logged, "after_upload_failed")} == {world.path("a.mp4")}
+    assert not events(logged, "free_space_error")
 
 
 @pytest.mark.parametrize("rule", [KEEP_RECORDING, AfterUploadRule(AfterUploadAction.DELETE, keep_seconds=30 * DAY)])
