@@ -20,7 +20,7 @@ import trio
 from trio_util import AsyncBool, AsyncValue
 
 from cef_trio.checkpoint import Change, Status, StreamMeta, StreamSummary
-from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.exceptions import CefMp4ProcessorError, RecordUnreadableError
 from cef_trio.files import FileStat, IdentityMatch, may_be
 from cef_trio.observability import FirstSeenTimes, Waiting, read_fleet
 from cef_trio.upload import file_state as file_events
@@ -302,7 +302,7 @@ class StreamSupervisor:
             unknown = self.files.still_unknown(path, asked)
             if unknown is None:
                 continue
-            triaged = await self._triage(path, unknown.stat, known.get(path))
+            triaged = await self._triage(path, unknown, known.get(path))
             judged, unknown = unknown, self.files.still_unknown(path, asked)
             if triaged is None or unknown is None or unknown.stat != judged.stat:
                 continue  # it could not be checked, or it changed meanwhile and is looked up again
@@ -459,14 +459,22 @@ class StreamSupervisor:
             peers.update(fleet, services.work_group, services.lease.token, now)
         peers.read_at = now
 
-    async def _triage(self, path: str, stat: FileStat, known: StreamSummary | None) -> FileTriage | None:
-        """Decide what to do about a file; ``None`` if it could not be checked in time and is left to the next scan."""
-        is_ours = known is None or self._services.ownership.is_ours(known.meta)
+    async def _triage(self, path: str, asked: WaitingFile, known: StreamSummary | None) -> FileTriage | None:
+        """Decide what to do about a file; ``None`` if it could not be checked: then it is left to the next scan, or set
+        aside.
+        """
+        stat, is_ours = asked.stat, known is None or self._services.ownership.is_ours(known.meta)
         if known is None or (is_ours and not must_be_recognized(known, stat)):
             return triage(known, stat)
         identity_match = None
-        with trio.move_on_after(_RECOGNIZE_SECONDS) as scope:
-            identity_match = await recognize_found(self._services, known.meta, path, stat, is_ours=is_ours)
+        try:
+            with trio.move_on_after(_RECOGNIZE_SECONDS) as scope:
+                identity_match = await recognize_found(self._services, known.meta, path, stat, is_ours=is_ours)
+        except RecordUnreadableError:
+            # Its parts, which the lookup did not read. No other recording waits for them (P6).
+            if self.files.still_unknown(path, {path: asked}) is not None:
+                self.files.put_aside(path, self.files.unknown.pop(path))
+            return None
         if scope.cancelled_caught or identity_match is None:
             self.files.unknown.pop(path, None)
             return None
