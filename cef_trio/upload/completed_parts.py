@@ -13,12 +13,26 @@ from functools import partial
 import structlog
 
 from cef_trio.checkpoint import Checkpoint, PartRecord, Status
-from cef_trio.exceptions import S3OperationError
+from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.upload.object_key import MAX_METADATA_BYTES, metadata_key
 from cef_trio.upload.object_match import parts_of_object, read_metadata
 from cef_trio.upload.services import Services
 
 log = structlog.get_logger(__name__)
+
+
+async def load_earlier(services: Services, stream_id: str) -> Checkpoint | None:
+    """Return an earlier stream that a file may share bytes with; ``None`` if it is gone, or cannot be read.
+
+    The store notes an unreadable one. Without it more is sent, but the file's own stream does not wait for it (P6).
+
+    Raises:
+        RedisOperationError: Redis is unavailable.
+    """
+    try:
+        return await services.store.load(stream_id)
+    except RecordUnreadableError:
+        return None
 
 
 async def parts_of(services: Services, checkpoint: Checkpoint) -> Mapping[int, PartRecord]:

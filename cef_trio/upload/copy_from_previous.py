@@ -35,7 +35,7 @@ from cef_trio.s3 import (
     looks_like_md5,
     to_base64,
 )
-from cef_trio.upload.completed_parts import parts_of
+from cef_trio.upload.completed_parts import load_earlier, parts_of
 from cef_trio.upload.part_matching import crc_of, has_bytes_of
 from cef_trio.upload.part_plan import Part, PartPlan
 from cef_trio.upload.services import Services
@@ -130,7 +130,7 @@ async def copy_source_of(services: Services, meta: StreamMeta) -> CopySource | N
     """
     if meta.supersedes_stream_id is None:
         return None
-    before = await services.store.load(meta.supersedes_stream_id)
+    before = await load_earlier(services, meta.supersedes_stream_id)
     if before is None or not before.meta.object_etag:
         return None
     old = before.meta
@@ -138,8 +138,10 @@ async def copy_source_of(services: Services, meta: StreamMeta) -> CopySource | N
     elsewhere = old.s3_bucket != meta.s3_bucket or len({old.s3_endpoint, meta.s3_endpoint} - {None}) > 1
     if not aligned or elsewhere or old.checksum_algorithm != meta.checksum_algorithm:
         return None
-    size = old.verified_size_bytes or 0
-    pairs = PartPlan.of(old).pair(size, await parts_of(services, before))
+    size, plan = old.verified_size_bytes or 0, PartPlan.of(old)
+    if size > plan.max_size_bytes:
+        return None  # edited by hand
+    pairs = plan.pair(size, await parts_of(services, before))
     parts = {part.number: record for part, record in pairs if record is not None}
     return CopySource(old.s3_key_prefix, before.meta.object_etag, parts)
 
@@ -154,8 +156,8 @@ async def compare_content(  # noqa: PLR0911 - a return a rule
     """
     meta = completed.meta
     verified = meta.verified_size_bytes
-    if verified is None:
-        return ContentMatch.NONE
+    if verified is None or verified > PartPlan.of(meta).max_size_bytes:
+        return ContentMatch.NONE  # the second is edited by hand, and must not fail the file's own stream (P6)
     if verified == 0:
         return ContentMatch.SAME if size_bytes == 0 else ContentMatch.SOME
     parts = [part for part in PartPlan.of(meta).split(verified) if part.number in completed.parts]

@@ -4,8 +4,9 @@ At any time a file is either *live* (a task works on it: ``supervisor.py``), *un
 *settled* (nothing to do until it changes), *set aside* (its record cannot be read; it is looked up again periodically),
 *held* (another daemon works on its stream; it is looked up again once that has ended, even if it changes), *deferred*
 (it has no record at its path, and another daemon of the shared folder is to begin it, or may have begun it at another
-path; it is looked up again every few seconds, and begun here if no daemon does) or *below the minimum* (it has no
-record, and is yet too small or too young to be begun).
+path; it is looked up again every few seconds, and begun here if no daemon does), *unrecognized* (its bytes could not be
+compared with those of its record: that is done apart if it takes long, else by the next scan) or *below the minimum*
+(it has no record, and is yet too small or too young to be begun).
 
 A settled file that changes is unknown too, until it is looked up. So is one that is set aside, while it is looked up
 again; and one that is held is settled.
@@ -22,7 +23,7 @@ from itertools import chain
 from math import inf
 
 from cef_trio.checkpoint import FAILED, NewerRecord, Records, Status, StreamMeta, StreamSummary
-from cef_trio.files import FileStat
+from cef_trio.files import FileStat, IdentityMatch
 from cef_trio.observability import Waiting
 from cef_trio.upload.start_minimum import StartMinimum
 
@@ -34,6 +35,21 @@ _HELD_SECONDS = 60.0
 """How often the leases of the streams that other daemons work on are read."""
 _REMEMBERED = 10_000
 """How many files that have a record are remembered beside the settled ones."""
+_SLOW = "a file is read so slowly that comparing it with its record takes long"
+
+
+@dataclass(frozen=True, slots=True)
+class Recognized:
+    """Whether a file is a stream's, as was found apart from its lookup."""
+
+    stream_id: str
+    stat: FileStat
+    """The file as it was before."""
+    match: IdentityMatch
+
+    def is_of(self, stat: FileStat) -> bool:
+        """Return whether this is still true of the file: another stream's file is none by growing."""
+        return stat == self.stat or (self.match is IdentityMatch.REPLACED and stat.inode == self.stat.inode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +68,10 @@ class WaitingFile:
     """From when it is begun here, whichever daemon is to begin it."""
     stream_id: str = ""
     """The stream that another daemon works on, of a file that is held, or that may be that stream's."""
+    slow: bool = False
+    """Whether comparing its bytes with those of its record took longer than the others may wait."""
+    recognized: Recognized | None = None
+    """What was found of an unrecognized file since."""
 
 
 class FilesWithoutTask:
@@ -88,6 +108,7 @@ class FilesWithoutTask:
         self._set_aside: dict[str, WaitingFile] = {}
         self._held: dict[str, WaitingFile] = {}
         self._deferred: dict[str, WaitingFile] = {}
+        self._unrecognized: dict[str, WaitingFile] = {}
         self._below_minimum: dict[str, WaitingFile] = {}
         self._recorded: dict[FileStat, None] = {}
         """The files that were settled, and those whose streams have ended, the latest ones last."""
@@ -107,8 +128,9 @@ class FilesWithoutTask:
         """
         why = self.lookup_error or ""
         unknown = (one for path, one in self.unknown.items() if path not in self._set_aside)
-        pending = (one for one in chain(unknown, self._deferred.values()) if why or not one.stream_id)
-        return tuple(Waiting(one.since, one.stat.size_bytes, why) for one in pending if one.stat.size_bytes)
+        waiting = chain(unknown, self._deferred.values(), self._unrecognized.values())
+        pending = (one for one in waiting if one.stat.size_bytes and (why or not one.stream_id))
+        return tuple(Waiting(one.since, one.stat.size_bytes, why or (_SLOW if one.slow else "")) for one in pending)
 
     @property
     def too_small(self) -> int:
@@ -138,7 +160,7 @@ class FilesWithoutTask:
     @property
     def unverified(self) -> tuple[str, ...]:
         """The paths of those that are not proved to be in S3: of failed, unknown and unreadable streams."""
-        return (*self.failed, *self.unknown, *self._deferred, *self._set_aside, *self._below_minimum)
+        return (*self.failed, *self._set_aside, *chain.from_iterable(self._waiting))
 
     @property
     def held_ids(self) -> frozenset[str]:
@@ -178,7 +200,10 @@ class FilesWithoutTask:
         for one in (self._held, self._below_minimum):
             if path in one and one[path].stat.inode != stat.inode:
                 del one[path]  # another file
-        waiting = (self._set_aside, self._held, self._deferred, self._below_minimum)
+        if path in self._unrecognized and self._unrecognized[path].stat.inode != stat.inode:
+            # Another file, or one with a new number, as on FUSE: it is looked up at once, and its wait goes on.
+            self.unknown[path] = self._unrecognized.pop(path)
+        waiting = (self._set_aside, self._held, self._deferred, self._unrecognized, self._below_minimum)
         queue = next((one for one in waiting if path in one), self.unknown)
         before = queue.get(path)
         if before is None:
@@ -230,11 +255,11 @@ class FilesWithoutTask:
     @property
     def _waiting(self) -> tuple[dict[str, WaitingFile], ...]:
         """The files that may get a task here. A file is in one of them at most."""
-        return self.unknown, self._deferred, self._below_minimum
+        return self.unknown, self._deferred, self._unrecognized, self._below_minimum
 
     @property
     def _not_asked(self) -> tuple[dict[str, FileStat] | dict[str, tuple[str, Waiting]] | dict[str, WaitingFile], ...]:
-        return self.settled, self.failed, self._set_aside, self._held, self._deferred, self._below_minimum
+        return self.settled, self.failed, self._set_aside, self._held, *self._waiting[1:]
 
     # -- after a lookup -----------------------------------------------------------------------------------------------
 
@@ -293,6 +318,18 @@ class FilesWithoutTask:
         again_at = self._now() + DEFERRED_SECONDS
         self._deferred[path] = replace(self.unknown.pop(path), again_at=again_at, stream_id=stream_id)
 
+    def leave_unrecognized(self, path: str, *, slow: bool = False) -> None:
+        """Leave a file whose bytes could not be compared with those of its record; ``slow``: as that takes long."""
+        unknown = self.unknown.pop(path)
+        self._unrecognized[path] = replace(unknown, slow=unknown.slow or slow, recognized=None)
+
+    def recognize(self, path: str, found: Recognized) -> None:
+        """Queue the lookup of an unrecognized file with what was found of it, if that is still true."""
+        one = self._unrecognized.get(path)
+        if one is not None and found.is_of(one.stat):
+            self.unknown[path] = replace(self._unrecognized.pop(path), recognized=found)
+            self._wake()
+
     def wait_to_begin(self, path: str, seconds: float) -> None:
         """Let a file wait that is below the minimum (:meth:`begins_in`)."""
         self._below_minimum[path] = replace(self.unknown.pop(path), again_at=self._now() + seconds)
@@ -314,12 +351,12 @@ class FilesWithoutTask:
 
     def begun(self, path: str) -> None:
         """Note that the file at a path has a task; it is looked up again when that has ended."""
-        for files in (self.settled, self.failed, self._held, self._deferred, self._below_minimum):
+        for files in (self.settled, self.failed, self._held, self._deferred, self._unrecognized, self._below_minimum):
             files.pop(path, None)
 
     def waiting_since(self, path: str, stat: FileStat) -> float | None:
         """Return since when this file waits for its lookup, or is set aside; ``None``: it does not."""
-        known = (files[path] for files in (self._set_aside, self.unknown) if path in files)
+        known = (files[path] for files in (self._set_aside, self.unknown, self._unrecognized) if path in files)
         return min((one.since for one in known if one.stat.inode == stat.inode), default=None)
 
     def begin_here(self, path: str) -> None:
@@ -367,6 +404,12 @@ class FilesWithoutTask:
         if self._deferred:
             self.unknown = {**self._deferred, **self.unknown}
             self._deferred.clear()
+            self._wake()
+
+    def look_up_unrecognized(self, compared: Container[str]) -> None:
+        """Queue the lookup of the unrecognized files, except those whose bytes are being ``compared``."""
+        for path in [path for path in self._unrecognized if path not in compared]:
+            self.unknown[path] = self._unrecognized.pop(path)
             self._wake()
 
     def retry_set_aside(self) -> None:

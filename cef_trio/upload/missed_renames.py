@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from cef_trio.checkpoint import StreamMeta, StreamSet, StreamSummary
-from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError
+from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError, RecordUnreadableError
 from cef_trio.files import FileStat, IdentityMatch, inodes_last, may_be
 from cef_trio.upload.recognition import match_at
 from cef_trio.upload.services import Services
@@ -165,6 +165,8 @@ class MovedFiles:
                     continue
             except RecordingChangedError:
                 return None
+            except RecordUnreadableError:
+                continue  # its parts: nothing proves that this is its file, and a new one does not wait for them (P6)
             except ChunkProcessingError as error:
                 denied = isinstance(error, FileAccessError) and error.denied
                 if not (denied and inodes_last(known.meta.identity.fs_type)):

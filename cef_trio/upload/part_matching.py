@@ -22,7 +22,7 @@ from cef_trio.s3 import (
     from_base64,
     looks_like_md5,
 )
-from cef_trio.upload.part_plan import MIN_PART_BYTES, PartPlan
+from cef_trio.upload.part_plan import MAX_PART_BYTES, MIN_PART_BYTES, PartPlan
 
 
 async def crc_of(recording: OpenRecording, offset: int, size_bytes: int) -> int:
@@ -90,7 +90,7 @@ def plan_of(listed: Sequence[ListedPart], expected: PartPlan) -> PartPlan | None
         return expected
     first = min(listed, key=lambda part: part.part_number)
     candidates = [expected]
-    if first.part_number == 1 and first.size_bytes >= MIN_PART_BYTES:
+    if first.part_number == 1 and MIN_PART_BYTES <= first.size_bytes <= MAX_PART_BYTES:
         candidates += [PartPlan(first.size_bytes), PartPlan(first.size_bytes, equal_parts=True)]
     last = max(part.part_number for part in listed)
     for plan in candidates:

@@ -20,13 +20,13 @@ import trio
 from trio_util import AsyncBool, AsyncValue
 
 from cef_trio.checkpoint import Change, Status, StreamMeta, StreamSummary
-from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.exceptions import CefMp4ProcessorError, RecordUnreadableError
 from cef_trio.files import FileStat, IdentityMatch, may_be
 from cef_trio.observability import FirstSeenTimes, Waiting, read_fleet
 from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.file_triage import FileTriage, must_be_recognized, triage
-from cef_trio.upload.files_without_task import DEFERRED_SECONDS, FilesWithoutTask, WaitingFile, is_risk
+from cef_trio.upload.files_without_task import DEFERRED_SECONDS, FilesWithoutTask, Recognized, WaitingFile, is_risk
 from cef_trio.upload.lease_context import hold_lease
 from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.lost_records import LostRecords
@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 
 _BATCH = 500
 _RECOGNIZE_SECONDS = 5.0
-"""The time limit for recognizing one file, so that it does not delay the others."""
+"""How long the others wait for the recognition of one file; one that takes longer is recognized beside the lookups."""
 _PAUSE_SECONDS = 1.0
 """The pause after a failed lookup, and before the file of an ended task is checked again."""
 _JOIN_SECONDS = 2.0
@@ -83,6 +83,9 @@ class StreamSupervisor:
         """When the wait after the start is over, by ``trio.current_time()``."""
         self._to_abort: Collection[str] = frozenset()
         """The streams that an operator wants aborted, as was last read."""
+        self._slow: dict[str, tuple[StreamMeta, FileStat]] = {}
+        """The files that are recognized beside the lookups, in their order, with the streams of their paths."""
+        self._is_any_slow = AsyncBool(False)
         self._rechecked_paths: set[str] = set()
         """Paths of ended tasks that wait for their recheck: one each, however many tasks ended."""
         self._renaming: str | None = None
@@ -149,6 +152,7 @@ class StreamSupervisor:
                 self._scanned(files, unreadable)
                 self.links_not_followed = event.links
                 self.files.look_up_deferred()
+                self.files.look_up_unrecognized(self._slow)
                 # Last, so that tasks that wait for the scan see the renames.
                 self._services.scans.completed(event, self.files.unknown)
 
@@ -273,6 +277,11 @@ class StreamSupervisor:
         await self._services.determine_owner()
         if self._services.shares_folder:
             self._joined_at = trio.current_time() + _JOIN_SECONDS
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._recognize_slow)
+            await self._look_up(on_uploaded)
+
+    async def _look_up(self, on_uploaded: Callable[[StreamMeta], object]) -> None:
         while True:
             with trio.move_on_at(self.files.due_at):
                 await self._work.wait_value(True)
@@ -302,7 +311,7 @@ class StreamSupervisor:
             unknown = self.files.still_unknown(path, asked)
             if unknown is None:
                 continue
-            triaged = await self._triage(path, unknown.stat, known.get(path))
+            triaged = await self._triage(path, unknown, known.get(path))
             judged, unknown = unknown, self.files.still_unknown(path, asked)
             if triaged is None or unknown is None or unknown.stat != judged.stat:
                 continue  # it could not be checked, or it changed meanwhile and is looked up again
@@ -461,20 +470,59 @@ class StreamSupervisor:
             peers.update(fleet, services.work_group, services.lease.token, now)
         peers.read_at = now
 
-    async def _triage(self, path: str, stat: FileStat, known: StreamSummary | None) -> FileTriage | None:
-        """Decide what to do about a file; ``None`` if it could not be checked in time and is left to the next scan."""
-        is_ours = known is None or self._services.ownership.is_ours(known.meta)
+    async def _triage(self, path: str, asked: WaitingFile, known: StreamSummary | None) -> FileTriage | None:
+        """Decide what to do about a file; ``None`` if it could not be checked: then it waits, or is set aside."""
+        stat, is_ours = asked.stat, known is None or self._services.ownership.is_ours(known.meta)
         if known is None or (is_ours and not must_be_recognized(known, stat)):
             return triage(known, stat)
-        identity_match = None
-        with trio.move_on_after(_RECOGNIZE_SECONDS) as scope:
-            identity_match = await recognize_found(self._services, known.meta, path, stat, is_ours=is_ours)
-        if scope.cancelled_caught or identity_match is None:
-            self.files.unknown.pop(path, None)
+        identity_match, found = None, asked.recognized
+        if found is not None and found.stream_id == known.meta.stream_id and found.is_of(stat):
+            identity_match = found.match
+        else:
+            identity_match = await self._recognize(path, asked, known.meta, is_ours=is_ours)
+        if identity_match is None:
             return None
         if not is_ours and identity_match is not IdentityMatch.SAME:
             return FileTriage.OTHER_OWNER
         return triage(known, stat, identity_match)
+
+    async def _recognize(
+        self, path: str, asked: WaitingFile, meta: StreamMeta, *, is_ours: bool
+    ) -> IdentityMatch | None:
+        """Return whether a file is the stream's; ``None`` if that could not be checked, and the file waits."""
+        identity_match = None
+        try:
+            with trio.move_on_after(_RECOGNIZE_SECONDS) as scope:
+                identity_match = await recognize_found(self._services, meta, path, asked.stat, is_ours=is_ours)
+        except RecordUnreadableError:
+            # Its parts, which the lookup did not read. No other recording waits for them (P6).
+            if self.files.still_unknown(path, {path: asked}) is not None:
+                self.files.put_aside(path, self.files.unknown.pop(path))
+            return None
+        if identity_match is None and self.files.still_unknown(path, {path: asked}) is not None:
+            self.files.leave_unrecognized(path, slow=scope.cancelled_caught)
+            if scope.cancelled_caught:
+                if not asked.slow:
+                    log.info("recording_compared_slowly", path=path, stream_id=meta.stream_id)
+                self._slow[path] = meta, asked.stat
+                self._is_any_slow.value = True
+        return identity_match
+
+    async def _recognize_slow(self) -> None:
+        """Recognize the files that take longer than the others may wait, one after the other. Never returns."""
+        while True:
+            await self._is_any_slow.wait_value(True)
+            path, (meta, stat) = next(iter(self._slow.items()))
+            identity_match, is_ours = None, self._services.ownership.is_ours(meta)
+            try:
+                identity_match = await recognize_found(self._services, meta, path, stat, is_ours=is_ours)
+            except CefMp4ProcessorError as error:  # of its record, or an outage: its next lookup, after a scan, tells
+                log.warning("recording_check_failed", error=str(error))
+            if self._slow[path] == (meta, stat):
+                del self._slow[path]  # else it was replaced meanwhile, and the other file is next
+            if identity_match is not None:
+                self.files.recognize(path, Recognized(meta.stream_id, stat, identity_match))
+            self._is_any_slow.value = bool(self._slow)
 
     async def _record_owner(self, meta: StreamMeta) -> None:
         """Record this host as the owner of an ended stream, once its file was proved to be on this host."""

@@ -16,7 +16,7 @@ import trio
 from cef_trio.checkpoint import ENDED, Change, Checkpoint, StreamMeta
 from cef_trio.exceptions import LeaseLostError
 from cef_trio.files import HEAD_BYTES, FileStat, OpenRecording
-from cef_trio.upload.completed_parts import parts_of
+from cef_trio.upload.completed_parts import load_earlier, parts_of
 from cef_trio.upload.copy_from_previous import ContentMatch, compare_content
 from cef_trio.upload.lease_context import hold_lease
 from cef_trio.upload.recognition import identify
@@ -33,14 +33,15 @@ async def correct_if_unchanged(services: Services, stream_id: str, path: str) ->
 
     Returns:
         ``ContentMatch.SAME`` if the record now describes the file; ``ContentMatch.NONE`` if the file shares no bytes
-        with the recording; else the completed stream, from which a new stream copies parts.
+        with the recording, or the record cannot be read; else the completed stream, from which a new stream copies
+        parts.
 
     Raises:
         RecordingChangedError: the file does not exist.
         LeaseLostError: another daemon works on the completed stream.
         RedisOperationError, S3OperationError: Redis or S3 is unavailable.
     """
-    completed = await services.store.load(stream_id)
+    completed = await load_earlier(services, stream_id)
     if completed is None or completed.meta.object_etag is None or completed.meta.status not in ENDED:
         return ContentMatch.NONE
     async with services.disk.open(path) as recording:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from cef_trio.checkpoint.model import FileIdentity, Owner, PartRecord, StreamMeta
 from cef_trio.checkpoint.redis import codec
 from cef_trio.checkpoint.states import Status
+from cef_trio.files.identity import HEAD_BYTES
+from cef_trio.upload.part_plan import MAX_PART_BYTES, MAX_PARTS
 
 times = st.datetimes(
     min_value=datetime(1901, 1, 1),  # noqa: DTZ001 - hypothesis wants bounds without a zone
@@ -23,6 +25,7 @@ times = st.datetimes(
 )
 whole = st.integers(min_value=0, max_value=1 << 63)
 positive = st.integers(1, (1 << 63) - 1)
+stamps = st.integers(-(10**30) + 1, 10**30 - 1)
 crcs = st.integers(min_value=0, max_value=(1 << 64) - 1)
 texts = st.text()
 paths = st.binary().map(lambda raw: os.fsdecode(b"/" + raw.replace(b"\0", b"\n")))
@@ -35,11 +38,11 @@ metas = st.builds(
     original_path=paths,
     current_path=paths,
     identity=st.builds(
-        FileIdentity, file_dev=whole, file_ino=whole, head_size_bytes=st.integers(0, 4096), head_crc64nvme=crcs
+        FileIdentity, file_dev=whole, file_ino=whole, head_size_bytes=st.integers(0, HEAD_BYTES), head_crc64nvme=crcs
     ),
     s3_bucket=texts,
     s3_key_prefix=texts | paths,
-    part_size=positive,
+    part_size=st.integers(1, MAX_PART_BYTES),
     equal_parts=st.booleans(),
     started_at_utc=times,
     last_activity_at_utc=times,
@@ -58,20 +61,20 @@ metas = st.builds(
     object_etag=st.none() | texts,
     object_crc64nvme=st.none() | crcs,
     verified_size_bytes=st.none() | whole,
-    verified_mtime_ns=st.none() | st.integers(),
+    verified_mtime_ns=st.none() | stamps,
     verified_crc64nvme=st.none() | crcs,
     completed_at_utc=st.none() | times,
     duration_seconds=st.none() | floats,
     broken=st.none() | texts,
     let_go_at_utc=st.none() | times,
     let_go_size_bytes=st.none() | whole,
-    let_go_mtime_ns=st.none() | st.integers(),
+    let_go_mtime_ns=st.none() | stamps,
 )
 parts = st.builds(
     PartRecord,
-    part_number=st.integers(1, 10_000),
+    part_number=st.integers(1, MAX_PARTS),
     etag=texts,
-    size_bytes=whole,
+    size_bytes=st.integers(0, MAX_PART_BYTES),
     crc64nvme=crcs,
     uploaded_at_utc=times,
     checksum=st.none() | texts,
@@ -196,6 +199,9 @@ TIMES = ["started_at_utc", "last_activity_at_utc", "retry_at_utc", "completed_at
             [b"-1", b"18446744073709551616"],
         ),
         (["part_size", "next_part_to_upload"], [b"0", b"-5"]),
+        (["part_size"], [b"%d" % (MAX_PART_BYTES + 1)]),
+        (["head_size_bytes"], [b"%d" % (HEAD_BYTES + 1)]),
+        (["verified_mtime_ns", "let_go_mtime_ns"], [b"1" + b"0" * 30, b"-1" + b"0" * 400]),
         (["duration_seconds"], [b"nan", b"inf", b"-inf", b"1e999"]),
         (TIMES, [b"9999-12-31T23:59:59.000000Z", b"0001-01-01T00:00:00.000000Z", b"0001-01-01T00:00:00+14:00"]),
     ],
@@ -217,6 +223,7 @@ def test_p6_a_number_or_time_that_arithmetic_could_not_use_is_named(names: list[
             {"etag": None},
             {"size": "1"},
             {"size": -1},
+            {"size": MAX_PART_BYTES + 1},
             {"uploaded_at_utc": "9999-12-31T23:59:59.000000Z"},
             {"size": True},
             {"size": 1.5},
@@ -235,9 +242,10 @@ def test_a_part_that_cannot_be_read_is_named(raw: bytes) -> None:
         codec.decode_part(b"17", raw)
 
 
-def test_a_part_number_that_is_none_is_named() -> None:
-    with pytest.raises(codec.CorruptFieldError, match="'seven'"):
-        codec.decode_part(b"seven", codec.encode_part(part()))
+@pytest.mark.parametrize("number", ["seven", "0", "-1", str(MAX_PARTS + 1), "20000"])
+def test_p6_a_part_number_that_is_none_is_named(number: str) -> None:
+    with pytest.raises(codec.CorruptFieldError, match=f"'{number}'"):
+        codec.decode_part(number.encode(), codec.encode_part(part()))
 
 
 @given(st.dictionaries(st.sampled_from(list(as_read(meta()))), st.binary()))

@@ -138,3 +138,39 @@ def test_kind9_a_record_that_becomes_unreadable_while_its_stream_is_uploaded_is_
         assert process.count("stream_failed") == process.count("failure_not_recorded") == 0
         assert process.stop() == 0
     embedded.assert_identical(path)
+
+
+def test_p6_numbers_that_no_daemon_wrote_end_no_daemon_and_keep_no_recording_waiting(
+    watch_dir: Path, embedded: Store, valkey: ValkeyServer
+) -> None:
+    """Each is of a stream whose file was replaced, so that the lookup compares bytes by them, and at each start."""
+    settings = {
+        **settings_for(watch_dir, embedded.endpoint, valkey.url, close_grace_seconds=0.2, stale_check_seconds=0.5),
+        "PYTHONPATH": str(ROOT),
+    }
+    names = ("number", "head", "size")
+    writers = [(watch_dir / f"{name}.mp4").open("wb") for name in names]
+    with daemon(settings) as process:
+        for writer in writers:
+            writer.write(os.urandom(6 * MIB))
+            writer.flush()
+        process.wait_for("part_uploaded", count=len(names))
+        assert process.stop() == 0
+    ids = {Path(one["path"]).stem: one["stream_id"] for one in answer("list", settings=settings)["streams"]}
+    with redis_py.Redis.from_url(valkey.url) as raw:
+        parts = f"{NAMESPACE}stream:{ids['number']}:parts"
+        [record] = raw.hvals(parts)
+        raw.hset(parts, "20000", record)
+        raw.hset(f"{NAMESPACE}stream:{ids['head']}:meta", "head_size_bytes", str(1 << 63))
+        raw.hset(f"{NAMESPACE}stream:{ids['size']}:meta", "part_size", str(1 << 63))
+    for name, writer in zip(names, writers, strict=True):
+        writer.close()
+        (watch_dir / "new.tmp").write_bytes(os.urandom(6 * MIB))
+        (watch_dir / "new.tmp").rename(watch_dir / f"{name}.mp4")
+    with daemon(settings) as process:
+        (watch_dir / "new.mp4").write_bytes(os.urandom(6 * MIB))
+        process.wait_for("stream_completed", file=str(watch_dir / "new.mp4"))
+        process.wait_for("checkpoint_unreadable", count=len(names))
+        assert process.count("stream_failed") == process.count("path_lookup_failed") == 0
+        assert process.stop() == 0
+    embedded.assert_identical(watch_dir / "new.mp4")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cef_trio.checkpoint import NewerRecord, Records, Status, StreamSet, StreamSummary
-from cef_trio.files import FileStat
-from cef_trio.upload.files_without_task import FilesWithoutTask
+from cef_trio.files import FileStat, IdentityMatch
+from cef_trio.upload.files_without_task import FilesWithoutTask, Recognized
 from cef_trio.upload.start_minimum import StartMinimum
 
 MINIMUM = StartMinimum(age_seconds=10, size_bytes=100)
@@ -49,6 +49,7 @@ class Known:
             "set aside": files._set_aside,
             "held": files._held,
             "deferred": files._deferred,
+            "unrecognized": files._unrecognized,
             "below": files._below_minimum,
         }
         return {kind for kind, paths in kinds.items() if path in paths}
@@ -67,6 +68,7 @@ RESULTS: dict[str, Callable[[FilesWithoutTask, str], None]] = {
     "newer": lambda files, path: files.update_set_aside([path], Records(unreadable={path: "9"}, newer={path: NEWER})),
     "held": lambda files, path: files.hold(path, "s3"),
     "deferred": lambda files, path: files.defer(path, joined_at=0, wait_seconds=20),
+    "unrecognized": lambda files, path: files.leave_unrecognized(path, slow=True),
     "below": lambda files, path: files.wait_to_begin(path, files.begins_in(files.unknown[path])),
 }
 
@@ -90,7 +92,8 @@ def test_a_file_that_is_gone_is_forgotten_and_one_that_a_scan_misses_too_unless_
 
 
 @pytest.mark.parametrize(
-    ("kind", "still"), [("held", True), ("deferred", True), ("set aside", True), ("settled", False)]
+    ("kind", "still"),
+    [("held", True), ("deferred", True), ("set aside", True), ("unrecognized", True), ("settled", False)],
 )
 def test_a_file_that_changes_while_it_waits_is_not_looked_up(kind: str, *, still: bool) -> None:
     known = Known()
@@ -100,7 +103,7 @@ def test_a_file_that_changes_while_it_waits_is_not_looked_up(kind: str, *, still
     assert known.files.has_settled("a") is (kind == "held")
 
 
-@pytest.mark.parametrize("kind", ["held", "below"])
+@pytest.mark.parametrize("kind", ["held", "below", "unrecognized"])
 def test_another_file_at_the_path_waits_no_more(kind: str) -> None:
     known = Known()
     known.put(kind, "a", stat_of(1))
@@ -155,6 +158,40 @@ def test_a_small_file_is_due_once_it_has_grown_and_a_young_one_by_its_age() -> N
     assert (known.files.too_small, known.files.too_young, known.files.due_at) == (1, 0, inf)
     known.files.seen("small", stat_of(1, 100))
     assert list(known.files.unknown) == ["young", "small"]
+
+
+def test_p10_a_file_that_could_not_be_recognized_waits_since_it_was_first_seen() -> None:
+    known = Known()
+    known.put("unrecognized", "a", stat_of(1))
+    for known.now, inode in ((30, 1), (60, 2), (90, 2)):
+        known.files.seen("a", stat_of(inode))
+        known.files.look_up_unrecognized(())
+        known.files.leave_unrecognized("a")
+        [waiting] = known.files.pending_lookups
+        assert waiting.since == 0
+        assert "slowly" in waiting.why
+
+
+@pytest.mark.parametrize(
+    ("match", "now", "still_true"),
+    [
+        (IdentityMatch.SAME, stat_of(1, 200), True),
+        (IdentityMatch.SAME, stat_of(1, 300), False),
+        (IdentityMatch.REPLACED, stat_of(1, 300), True),
+        (IdentityMatch.REPLACED, stat_of(2, 200), False),
+    ],
+)
+def test_what_was_found_of_a_file_apart_is_used_if_it_is_still_true(
+    match: IdentityMatch, now: FileStat, *, still_true: bool
+) -> None:
+    known = Known()
+    known.put("unrecognized", "a", stat_of(1, 200))
+    found = Recognized("s1", stat_of(1, 200), match)
+    assert found.is_of(now) is still_true
+    known.files.seen("a", now)
+    known.files.recognize("a", found)
+    looked_up = known.files.unknown.get("a")
+    assert (looked_up is not None and looked_up.recognized == found) is still_true
 
 
 def test_deferred_files_are_looked_up_together() -> None:
@@ -299,7 +336,7 @@ class AnySequence(RuleBasedStateMachine):
     def resumed_by_inode(self, inode: int) -> None:
         found = self.files.pop_inode((7, inode))
         if found is not None:
-            assert not self.known.where(found[0]) & {"unknown", "deferred", "below"}
+            assert not self.known.where(found[0]) & {"unknown", "deferred", "unrecognized", "below"}
 
     @rule(seconds=st.sampled_from([1, 5, 60]), free=st.booleans())
     def time_passes(self, seconds: int, *, free: bool) -> None:
@@ -308,6 +345,15 @@ class AnySequence(RuleBasedStateMachine):
         self.files.retry_set_aside()
         self.files.retry_held(self.files.due_held(), {"s3"} if free else (), ())
         assert self.files.due_at > self.known.now
+
+    @rule(path=paths, stat=stats, match=st.sampled_from(IdentityMatch))
+    def recognized(self, path: str, stat: FileStat, match: IdentityMatch) -> None:
+        self.files.recognize(path, Recognized("s1", stat, match))
+
+    @rule(compared=st.sets(paths))
+    def unrecognized_are_looked_up(self, compared: set[str]) -> None:
+        self.files.look_up_unrecognized(compared)
+        assert all("unrecognized" not in self.known.where(path) for path in {"a", "b", "c"} - compared)
 
     @rule()
     def renames_recorded(self) -> None:
@@ -318,8 +364,8 @@ class AnySequence(RuleBasedStateMachine):
     def a_file_waits_in_one_place(self) -> None:
         for path in ("a", "b", "c"):
             kinds = self.known.where(path)
-            assert len(kinds & {"unknown", "held", "deferred", "below"}) <= 1, kinds
-            assert len(kinds & {"set aside", "held", "deferred", "below"}) <= 1, kinds
+            assert len(kinds & {"unknown", "held", "deferred", "unrecognized", "below"}) <= 1, kinds
+            assert len(kinds & {"set aside", "held", "deferred", "unrecognized", "below"}) <= 1, kinds
             assert "settled" in kinds or not kinds & {"held", "failed"}, kinds
 
     @invariant()

@@ -31,6 +31,14 @@ from cef_trio.checkpoint.model import FileIdentity, Owner, PartRecord, StreamMet
 from cef_trio.checkpoint.states import Status, StreamSet
 
 _CRC64_DIGITS: Final = re.compile(r"[0-9a-f]{16}")
+_PART_NUMBERS: Final = range(1, 10_001)
+_MOST_PART_BYTES: Final = 5 << 30
+"""S3's limits (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html). Past them, ``upload/part_plan.py``
+has no place in the file, or one that no system call takes as an offset."""
+_HEAD_SIZES: Final = range(4096 + 1)
+"""How many first bytes an identity covers (``files/identity.py``): that many are read at once."""
+_MOST_DIGITS: Final = 30
+"""More than any time stamp of a file has, in nanoseconds, and few enough for a float."""
 
 
 class CorruptFieldError(ValueError):
@@ -132,6 +140,13 @@ class _Form:
     decode: Callable[[str], Any]
 
 
+def _decode_integer(text: str) -> int:
+    value = int(text)
+    if abs(value) >= 10**_MOST_DIGITS:
+        raise ValueError(f"has more than {_MOST_DIGITS} digits")
+    return value
+
+
 def _decode_count(text: str) -> int:
     value = int(text)
     if not 0 <= value < 1 << 64:
@@ -146,6 +161,27 @@ def _decode_positive(text: str) -> int:
     return value
 
 
+def _decode_head_size(text: str) -> int:
+    value = int(text)
+    if value not in _HEAD_SIZES:
+        raise ValueError(f"is no number from 0 to {_HEAD_SIZES[-1]}")
+    return value
+
+
+def _decode_part_size(text: str) -> int:
+    value = _decode_positive(text)
+    if value > _MOST_PART_BYTES:
+        raise ValueError(f"is more than a part's {_MOST_PART_BYTES} bytes")
+    return value
+
+
+def _decode_part_number(text: str) -> int:
+    value = int(text)
+    if value not in _PART_NUMBERS:
+        raise ValueError(f"is no part number, 1 to {_PART_NUMBERS[-1]}")
+    return value
+
+
 def _decode_seconds(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
@@ -155,9 +191,11 @@ def _decode_seconds(text: str) -> float:
 
 _TEXT: Final = _Form(str, str)
 _PATH: Final = _Form(str, _decode_path)
-_INTEGER: Final = _Form(lambda value: str(int(value)), int)
+_INTEGER: Final = _Form(lambda value: str(int(value)), _decode_integer)
 _COUNT: Final = _Form(lambda value: str(int(value)), _decode_count)
 _POSITIVE: Final = _Form(lambda value: str(int(value)), _decode_positive)
+_PART_SIZE: Final = _Form(lambda value: str(int(value)), _decode_part_size)
+_HEAD_SIZE: Final = _Form(lambda value: str(int(value)), _decode_head_size)
 _SECONDS: Final = _Form(lambda value: repr(float(value)), _decode_seconds)
 _BOOL: Final = _Form(lambda value: "true" if value else "false", _decode_bool)
 _TIME: Final = _Form(encode_time, decode_time)
@@ -172,7 +210,7 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         "current_path": _PATH,
         "s3_bucket": _TEXT,
         "s3_key_prefix": _TEXT,
-        "part_size": _POSITIVE,
+        "part_size": _PART_SIZE,
         "equal_parts": _BOOL,
         "started_at_utc": _TIME,
         "last_activity_at_utc": _TIME,
@@ -206,7 +244,7 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
     }
 )
 _IDENTITY_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
-    {"file_dev": _COUNT, "file_ino": _COUNT, "head_size_bytes": _COUNT, "head_crc64nvme": _CRC64}
+    {"file_dev": _COUNT, "file_ino": _COUNT, "head_size_bytes": _HEAD_SIZE, "head_crc64nvme": _CRC64}
 )
 _GENERATION: Final = "file_generation"
 _OPTIONAL_IDENTITY_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
@@ -384,10 +422,10 @@ def decode_part(number: bytes, raw: bytes) -> PartRecord:
         etag, size, checksum = value["etag"], value["size"], value.get("checksum")
         if not isinstance(etag, str) or type(size) is not int or not isinstance(checksum, str | None):
             raise TypeError("has a value of another type")  # noqa: TRY301 - one handler for all errors in the JSON
-        if size < 0:
-            raise ValueError("has a negative size")  # noqa: TRY301 - one handler for all errors in the JSON
+        if not 0 <= size <= _MOST_PART_BYTES:
+            raise ValueError("has a size that no part has")  # noqa: TRY301 - one handler for all errors in the JSON
         return PartRecord(
-            part_number=_decode_positive(number.decode()),
+            part_number=_decode_part_number(number.decode()),
             etag=etag,
             size_bytes=size,
             crc64nvme=decode_crc64(value["crc64nvme"]),
