@@ -19,7 +19,7 @@ from cef_trio.checkpoint.redis import UNKNOWN_POLICY, Keys, ServerInfo
 from cef_trio.cli.output import count, duration, size
 from cef_trio.daemon import LET_READ_BOOT_ID
 from cef_trio.exceptions import RedisOperationError, S3OperationError
-from cef_trio.observability import Fleet, State, describe_problems, judge_fleet
+from cef_trio.observability import NEW_MACHINE_ID, Fleet, State, describe_problems, judge_fleet
 from cef_trio.s3 import HINTS, AbortRule, ChecksumAlgorithm
 
 
@@ -78,9 +78,9 @@ class FolderFacts:
     readable: bool = True
     file_system: str | None = None
     local: bool = True
-    knows_writers: bool = True
-    """Whether a lease shows whether a recording has a writer."""
     """Whether every writer is a process of this kernel, so that a read lease detects it (``file_system.py``)."""
+    knows_writers: bool = True
+    """Whether a read lease detects every writer: the folder is local, and not exported by NFS (``nfs_server.py``)."""
     may_lease_all: bool = True
     """Whether this process may take a lease on other users' files too (``CAP_LEASE``)."""
     folders: int = 0
@@ -218,6 +218,8 @@ def judge_redis_failure(error: RedisOperationError, address: str) -> Finding:
     """Explain a failure of Redis; ``address`` is ``REDIS_URL`` without its secrets."""
     if error.transient:
         todo = f"start it; or is {address} not where it is (REDIS_URL, DNS, firewall)? A daemon waits for it"
+    elif "NOPERM" in str(error):
+        todo = _WRITES_REFUSED["NOPERM"]
     else:
         todo = f"correct REDIS_URL (user, password, database) or the access rules of {address}"
     return problem("redis", str(error), todo)
@@ -316,7 +318,7 @@ def judge_claimant(owner: str, host: str, since: str, *, is_derived: bool, is_kn
         return warning("owner", says, LET_READ_BOOT_ID)
     if is_derived:
         says = f"the running host {host} has the name {owner!r} too, since {since}: one is a clone"
-        todo = "give one a machine-id of its own (rm /etc/machine-id; systemd-machine-id-setup), or an OWNER_NAME"
+        todo = f"give one a machine-id of its own ({NEW_MACHINE_ID}), or an OWNER_NAME, and restart its daemon"
     else:
         says = f"the running host {host} has derived the name {owner!r}, since {since}: a daemon here waits for it"
         todo = (

@@ -20,6 +20,7 @@ from trio_util import AsyncBool
 from cef_trio.checkpoint import RENEWALS, Claimant, ClaimWait
 from cef_trio.checkpoint.redis import encode_time
 from cef_trio.exceptions import CefMp4ProcessorError
+from cef_trio.observability import NEW_MACHINE_ID
 from cef_trio.resilience import shielded
 from cef_trio.upload import Services
 
@@ -29,8 +30,8 @@ _RELEASE_SECONDS: Final = 0.5
 _LOOK: Final = 1 / 10
 """Time between two looks at the claim of another system, or two tries to renew ours, as a share of the TTL."""
 _TODO: Final = (
-    "if that is another machine, one is a clone: give it a machine-id of its own (rm /etc/machine-id; "
-    "systemd-machine-id-setup), or an OWNER_NAME; if both are to share one folder, give both the same OWNER_NAME"
+    f"if that is another machine, one is a clone: give it a machine-id of its own ({NEW_MACHINE_ID}), or an OWNER_NAME"
+    ", and restart its daemon; if both are to share one folder, give both the same OWNER_NAME"
 )
 
 

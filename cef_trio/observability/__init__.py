@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         find_risks,
         judge,
     )
-    from cef_trio.observability.daemon_report import DaemonReport, describe_problems
+    from cef_trio.observability.daemon_report import NEW_MACHINE_ID, DaemonReport, describe_problems
     from cef_trio.observability.fleet import (
         Fleet,
         FleetFinding,
@@ -76,6 +76,7 @@ else:
 
 __all__ = [
     "HISTORY_PERIOD_SECONDS",
+    "NEW_MACHINE_ID",
     "NOT_JUDGED",
     "OUTAGE_ADVICE",
     "RATE_WINDOW",

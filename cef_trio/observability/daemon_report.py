@@ -269,10 +269,11 @@ def describe_problems(report: DaemonReport, now: float) -> list[DaemonProblem]:
     return found
 
 
+NEW_MACHINE_ID: Final = "rm -f /etc/machine-id /var/lib/dbus/machine-id; systemd-machine-id-setup"
+"""How a clone gets one of its own: systemd-machine-id-setup(1) takes D-Bus' one, if there is any."""
 SILENT_ADVICE: Final = "start it, or look at its host, its log and its way to Redis"
 NAME_LOST_ADVICE: Final = (
-    "give one of both a machine-id of its own (rm /etc/machine-id; systemd-machine-id-setup), or an OWNER_NAME, and "
-    "start the daemon again"
+    f"give one of both a machine-id of its own ({NEW_MACHINE_ID}), or an OWNER_NAME, and start the daemon again"
 )
 
 

@@ -17,6 +17,7 @@ from cef_trio.checkpoint import StoredReports
 from cef_trio.observability.at_risk import Judgement, State, judge
 from cef_trio.observability.daemon_report import (
     NAME_LOST_ADVICE,
+    NEW_MACHINE_ID,
     OLD_SECONDS,
     SILENT_ADVICE,
     DaemonReport,
@@ -316,7 +317,7 @@ def _judge_owners(living: Iterable[DaemonReport]) -> Iterable[FleetFinding]:
                 FleetProblem.SAME_OWNER,
                 f"{machines} machines have the owner {owner!r}, and their folders are their own: {_locations(same)}",
                 "give each machine an OWNER_NAME of its own, or remove the setting; a clone then needs a machine-id "
-                "of its own (systemd-machine-id-setup)",
+                f"of its own ({NEW_MACHINE_ID}), and its daemon a restart",
                 True,
             )
 

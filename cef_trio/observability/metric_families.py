@@ -102,7 +102,7 @@ FAMILIES: Final = (
     Family(
         "webhook_attempts_total",
         Kind.COUNTER,
-        "Attempts to deliver webhooks of completed recordings, by outcome.",
+        "Attempts to deliver webhooks, by outcome.",
         ("outcome",),
     ),
     Family(
