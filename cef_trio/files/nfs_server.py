@@ -1,25 +1,30 @@
-"""Whether this machine's own NFS server may write to a file. All calls here block.
+"""Whether this machine's own NFS server may write to a file. All calls here block, but on no other file system.
 
 A client of NFS version 3 opens no file on the server. ``nfsd`` keeps a file open for some seconds after a write, and
 closes it at once when anybody takes a lease (``nfsd_file_lease_notifier_call`` in ``fs/nfsd/filecache.c``), so that
 the kernel grants a read lease while the client records. Below an exported folder a lease therefore proves nothing
 (``writers.py``).
 
-``nfsd`` serves if ``/proc/fs/nfsd/threads`` (nfsd(7)) is not 0. ``/var/lib/nfs/etab`` (exportfs(8)) has what it
-exports. A container sees both only if they are mounted into it.
+``nfsd`` serves if ``/proc/fs/nfsd/threads`` (nfsd(7), readable by root only) is not 0. ``/var/lib/nfs/etab``
+(exportfs(8)) has what it exports. Exports are compared by path, and by the place in their file system, since a folder
+is often exported at a bind mount. A container sees none of this.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cef_trio.files.mounts import unescape_mount_point
 from cef_trio.files.nofollow import is_below
 
 _THREADS: Final = Path("/proc/fs/nfsd/threads")
 _EXPORTS: Final = Path("/var/lib/nfs/etab")
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_OCTAL_DIGITS: Final = 3
 
 
 def is_exported(descriptor: int) -> bool:
@@ -27,6 +32,8 @@ def is_exported(descriptor: int) -> bool:
     try:
         if _THREADS.read_text().split() in ([], ["0"]):
             return False
+    except PermissionError:
+        pass  # only root may read it; what is exported tells enough
     except OSError:
         return False
     try:
@@ -34,12 +41,20 @@ def is_exported(descriptor: int) -> bool:
     except OSError:
         return True  # it serves, and it is not known what
     path = os.fspath(Path(f"/proc/self/fd/{descriptor}").readlink())
-    return is_in(path, map(os.path.realpath, exports))
+    return bool(exports) and is_in_exports(path, exports, _MOUNTS.read_text(errors="surrogateescape"))
 
 
-def is_in(path: str, folders: Iterable[str]) -> bool:
-    """Return whether a path is one of these folders or below one. Pure."""
-    return any(path == folder or is_below(path, folder) for folder in folders)
+def is_in_exports(path: str, exports: Iterable[str], mountinfo: str) -> bool:
+    """Return whether a path is in one of the exported folders, whatever mount leads there. Pure."""
+    mounts = list(_mounts_in(mountinfo))
+    own = _place_of(path, mounts)
+    for folder in exports:
+        if _is_in(path, folder):
+            return True
+        there = _place_of(folder, mounts)
+        if own is not None and there is not None and own.device == there.device and _is_in(own.path, there.path):
+            return True
+    return False
 
 
 def exported_folders(etab: str) -> list[str]:
@@ -56,11 +71,45 @@ def exported_folders(etab: str) -> list[str]:
     return list(found)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A file system, by its device, and a path in it."""
+
+    device: str
+    path: str
+
+
+def _mounts_in(mountinfo: str) -> Iterator[tuple[str, _Place]]:
+    """Return the mount points, the latest first, each with what is mounted there (proc_pid_mountinfo(5))."""
+    for line in reversed(mountinfo.splitlines()):
+        _, _, device, root, point, *_ = line.split(" ")
+        yield unescape_mount_point(point), _Place(device, unescape_mount_point(root))
+
+
+def _place_of(path: str, mounts: Iterable[tuple[str, _Place]]) -> _Place | None:
+    """Return the place of a path, by the innermost mount point that it is at or below; of equal ones, the latest."""
+    point, mounted = max(
+        ((point, place) for point, place in mounts if _is_in(path, point)),
+        key=lambda one: len(one[0]),
+        default=("", None),
+    )
+    if mounted is None:
+        return None
+    return _Place(mounted.device, f"{mounted.path.rstrip('/')}/{path[len(point) :].lstrip('/')}".rstrip("/") or "/")
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return path == folder or is_below(path, folder)
+
+
 def _unescaped(text: str) -> str:
     first, *rest = text.split("\\")
     decoded = [os.fsencode(first)]
     for part in rest:
-        digits = part[:3]
-        is_escape = len(digits) == 3 and all(digit in "01234567" for digit in digits) and int(digits, 8) < 256  # noqa: PLR2004
-        decoded.append(bytes([int(digits, 8)]) + os.fsencode(part[3:]) if is_escape else os.fsencode("\\" + part))
+        digits = part[:_OCTAL_DIGITS]
+        try:
+            character = bytes([int(digits, 8)]) if len(digits) == _OCTAL_DIGITS and digits.isdigit() else None
+        except ValueError:
+            character = None
+        decoded.append(os.fsencode(f"\\{part}") if character is None else character + os.fsencode(part[_OCTAL_DIGITS:]))
     return os.fsdecode(b"".join(decoded))

@@ -71,7 +71,13 @@ class Ownership:
     def claim(self, meta: StreamMeta) -> Claim:
         """Return whether a stream is ours, another's, or possibly ours."""
         owner = self.owner_of(meta.current_path)
-        return claim(meta, owner) if owner is not None else Claim.OURS
+        if owner is None or (owner is not self.owner and self._recorded_for_all(meta)):
+            return Claim.OURS
+        return claim(meta, owner)
+
+    def _recorded_for_all(self, meta: StreamMeta) -> bool:
+        """Whether this host recorded the first folder's location for a stream of another one, as it did before."""
+        return self.machine is not None and meta.owner is not None and meta.owner == self.owner
 
     def is_ours(self, meta: StreamMeta) -> bool:
         """Return whether a stream is certainly ours."""

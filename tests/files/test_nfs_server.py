@@ -10,7 +10,7 @@ import pytest
 
 from cef_trio.cli.checks import FolderFacts, judge_folder
 from cef_trio.files import nfs_server
-from cef_trio.files.nfs_server import exported_folders, is_in
+from cef_trio.files.nfs_server import exported_folders, is_in_exports
 from cef_trio.files.writers import WriterState, writer_state_now
 
 
@@ -63,11 +63,59 @@ def test_the_table_of_exports_is_read_with_its_escapes() -> None:
     assert exported_folders(text) == ["/srv/a b", "/srv/c", "/d\\9"]
 
 
+MOUNTS = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 8:2 / /data rw shared:2 - xfs /dev/sda2 rw
+31 22 8:2 /rec /export/rec rw shared:2 - xfs /dev/sda2 rw
+32 22 8:3 / /mnt/my\\040disk rw shared:3 - ext4 /dev/sda3 rw
+33 22 8:4 / /mnt/my\\040disk rw shared:4 - ext4 /dev/sda4 rw
+"""
+
+
 @pytest.mark.parametrize(
-    ("path", "expected"), [("/srv/a/x.mp4", True), ("/srv/a", True), ("/srv/ab/x.mp4", False), ("/srv", False)]
+    ("path", "exports", "expected"),
+    [
+        ("/srv/a/x.mp4", ["/srv/a"], True),
+        ("/srv/a", ["/srv/a"], True),
+        ("/srv/ab/x.mp4", ["/srv/a"], False),
+        ("/srv", ["/srv/a"], False),
+        ("/data/rec/x.mp4", ["/export/rec"], True),  # a bind mount of it, as is usual for version 4
+        ("/data/other/x.mp4", ["/export/rec"], False),
+        ("/export/rec/cam/x.mp4", ["/data"], True),
+        ("/export/rec/cam/x.mp4", ["/"], True),  # an export may cross mounts (crossmnt)
+        ("/mnt/my disk/x.mp4", ["/mnt/my disk"], True),
+        ("/srv/x.mp4", [], False),
+    ],
 )
-def test_only_what_is_at_or_below_an_export_is_exported(path: str, expected: bool) -> None:
-    assert is_in(path, ["/srv/a"]) is expected
+def test_p8_what_is_in_an_export_is_found_whatever_mount_leads_there(
+    path: str, exports: list[str], expected: bool
+) -> None:
+    assert is_in_exports(path, exports, MOUNTS) is expected
+    assert is_in_exports(path, exports, "") is (expected and not path.startswith("/data/rec") and exports != ["/data"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_p8_the_writers_are_unknown_to_another_user_than_root_too(server: Path, recording: Path) -> None:
+    export(server, recording.parent)
+    (server / "threads").write_text("8\n")
+    (server / "threads").chmod(0)
+    assert writer_state_now(str(recording)) is WriterState.UNKNOWN
+
+
+def test_p8_where_only_root_may_ask_whether_it_serves_its_exports_tell(
+    server: Path, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel gives the file mode 0600, and the daemon is no root."""
+
+    class Forbidden:
+        def read_text(self) -> str:
+            raise PermissionError
+
+    monkeypatch.setattr(nfs_server, "_THREADS", Forbidden())
+    export(server, recording.parent)
+    assert writer_state_now(str(recording)) is WriterState.UNKNOWN
+    (server / "etab").write_text("")
+    assert writer_state_now(str(recording)) is WriterState.NONE, "a server that was stopped exports nothing"
 
 
 def test_doctor_says_that_the_writers_of_an_exported_folder_cannot_be_known() -> None:

@@ -276,6 +276,39 @@ async def test_p9_what_a_host_has_beside_a_shared_folder_is_its_own(
     assert world.received_bytes() == 5 * PART + 10, "the shared one was taken over, not sent again"
 
 
+async def test_p3_streams_of_the_other_kind_of_folder_are_ours_as_an_earlier_version_recorded_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the first folder's location: without parts nothing else could prove them."""
+
+    async def mount_around(_: object, path: str, *, within: str = "") -> FolderMount:
+        await trio.lowlevel.checkpoint()
+        if path.startswith(world.path("y/")):
+            return FolderMount(1, None, f"{world.path('y')} /", "nfs", False, "nas:/rec")
+        return FolderMount(2, DISK, "/ /", "ext4", True, "/dev/sda1")
+
+    monkeypatch.setattr(CrashableDisk, "mount_around", mount_around)
+    world.watched_below = ("x", "y")
+    for name in world.watched_below:
+        Path(world.path(name)).mkdir()
+    world.append(10, "y/a.mp4")
+    with pytest.MonkeyPatch.context() as earlier:
+        earlier.setattr(Ownership, "_update_other", lambda *_: None)
+        async with world.daemon() as daemon:
+            daemon.seen("y/a.mp4")
+            await trio.sleep(5)
+    [before] = world.known()
+    assert before.parts == {}
+    assert before.meta.owner == Owner(world.host.machine, DISK, "/ /")
+    async with world.daemon() as daemon:
+        daemon.closed("y/a.mp4")
+        await completed(world)
+    [after] = world.known()
+    assert after.meta.stream_id == before.meta.stream_id
+    assert after.meta.owner is not None
+    assert after.meta.owner.is_shared
+
+
 async def test_p9_no_webhook_of_another_host_is_delivered_or_given_up(world: World, place: SimpleNamespace) -> None:
     world.append(PART)
     before = await has_theirs(world, Status.COMPLETED)
