@@ -17,7 +17,7 @@ from waiting import completed
 from cef_trio.checkpoint.model import FileIdentity, Lease, Owner
 from cef_trio.checkpoint.states import Status
 from cef_trio.cli.checks import Severity, StreamFacts, judge_streams
-from cef_trio.files.file_system import FolderMount
+from cef_trio.files.file_system import FolderMount, Origin, file_system_named
 from cef_trio.lab.disk import CrashableDisk
 from cef_trio.lab.world import PART, World
 from cef_trio.observability.daemon_report import DaemonReport
@@ -288,6 +288,7 @@ async def test_p3_streams_of_the_other_kind_of_folder_are_ours_as_an_earlier_ver
         return FolderMount(2, DISK, "/ /", "ext4", True, "/dev/sda1")
 
     monkeypatch.setattr(CrashableDisk, "mount_around", mount_around)
+    monkeypatch.setattr("cef_trio.lab.disk.origin_of", lambda _: Origin(system=file_system_named("nfs")))
     world.watched_below = ("x", "y")
     for name in world.watched_below:
         Path(world.path(name)).mkdir()
