@@ -54,7 +54,10 @@ class _OpenFile:
     """Raises if a process waits to open the file for writing."""
 
     def is_at(self, folder: int, name: str) -> bool:
-        """Return whether ``name`` in ``folder`` is this very path, however the folder was reached."""
+        """Return whether ``name`` in ``folder`` is this very path, however its file system was reached.
+
+        Another file system that shows the same folder has other numbers; nothing is renamed to that one (EXDEV).
+        """
         return name == self.name and os.path.samestat(os.fstat(folder), os.fstat(self.folder))
 
     def unlink(self) -> None:
@@ -157,9 +160,11 @@ def move_now(file: VerifiedFile, targets: Sequence[str]) -> str | None:
 
 def _rename_to(file: VerifiedFile, opened: _OpenFile, folder: int, name: str) -> bool:
     """Rename the file; return false if another file has that name."""
-    if opened.is_at(folder, name):
+    is_it = _refers_to(folder, name, opened.descriptor)
+    # With one link the other name is no second one, but a mount of this one.
+    if opened.is_at(folder, name) or (is_it and os.fstat(opened.descriptor).st_nlink == 1):
         raise AfterUploadError(f"cannot move {file.path!r}: the target is its own path")
-    if _refers_to(folder, name, opened.descriptor):
+    if is_it:
         opened.unlink()
         return True
     opened.check_unwritten()

@@ -1,7 +1,8 @@
 """``AFTER_UPLOAD=move:DIR``: move the recording, keeping its path below the watch folder.
 
 On one file system it is renamed. To another one it is copied; the copy is read back, and renamed to its final name only
-if its checksum matches; then the recording is deleted. Each step may be repeated.
+if its checksum matches; then the recording is deleted. Each step may be repeated. ``copy_file.py`` has how a copy is
+told from the recording itself, which another mount may show in the target's folder.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cef_trio.files import FileSlice, is_below
 from cef_trio.observability import FreedBy
 from cef_trio.postprocess import disposal
 from cef_trio.postprocess.after_upload_rules import VerifiedFile, copy_name, root_name, targets
-from cef_trio.postprocess.copy_file import Copy
+from cef_trio.postprocess.copy_file import Copy, is_other_entry
 from cef_trio.postprocess.rename_file import OtherFileSystemError
 from cef_trio.resilience import shielded
 from cef_trio.s3 import Crc64Nvme
@@ -74,21 +75,23 @@ class Move:
 
     async def _move_bytes(self, file: VerifiedFile, names: tuple[str, str], lease: HeldLease, cause: FreedBy) -> str:
         """Move the file to another file system; return its new path."""
-        for name in names:
-            if await self._has_verified_bytes(name, file, lease):  # an earlier attempt ended between its last two steps
-                break
-        else:
-            name = await self._copy(file, names, lease)
+        name = await self._copy(file, names, lease)
         freed_bytes = await self._disk.change(partial(disposal.delete_now, file), path=file.path)
         self._metrics.space_freed(freed_bytes or 0, cause)
         return name
 
     async def _copy(self, file: VerifiedFile, names: tuple[str, str], lease: HeldLease) -> str:
-        """Copy the file to another file system; return the final path of the complete copy."""
+        """Copy the file to another file system, unless an earlier attempt did; return the final path of the copy."""
         path = copy_name(names[0], file.stream_id)
         change = partial(self._disk.change, path=path)
         copy = await change(partial(Copy, path))
         try:
+            await lease.renew_if_due()
+            await self._disk.change(partial(copy.check_elsewhere, file, self._rules.folders), path=file.path)
+            for name in names:
+                if await self._is_made(name, file, lease):  # an earlier attempt ended between its last two steps
+                    await change(copy.discard)
+                    return name
             await self._write(copy, file, lease)
             return await change(partial(copy.name, names))
         except BaseException:
@@ -118,6 +121,12 @@ class Move:
             )
         if not await self._has_verified_bytes(copy.path, file, lease):
             raise AfterUploadError(f"{copy.path!r} is not what was written to it")
+
+    async def _is_made(self, path: str, file: VerifiedFile, lease: HeldLease) -> bool:
+        """Return whether the file at ``path`` is the complete copy, and not the recording itself by another mount."""
+        is_other = await self._disk.change(partial(is_other_entry, path, file), path=path)
+        await lease.renew_if_due()
+        return is_other and await self._has_verified_bytes(path, file, lease)
 
     async def _has_verified_bytes(self, path: str, file: VerifiedFile, lease: HeldLease) -> bool:
         """Return whether the file at ``path`` has exactly the verified bytes."""

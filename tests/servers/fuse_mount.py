@@ -45,6 +45,13 @@ def fuse_mount(folder: Path, mount: Path | None = None) -> Iterator[FuseMount]:
 
 
 @contextmanager
+def second_mount(of: Path, mount: Path) -> Iterator[Path]:
+    """A further mount of a folder by bindfs: it shows the same files with other devices and inodes."""
+    with _mounted(FuseMount(of, mount), "bindfs", of, mount):
+        yield mount
+
+
+@contextmanager
 def sshfs_mount(folder: Path) -> Iterator[FuseMount]:
     """The same by sshfs, which speaks to OpenSSH's file server by a pipe, without sshd; it numbers inodes itself."""
     if not _SFTP_SERVER.exists():
@@ -61,7 +68,7 @@ def sshfs_mount(folder: Path) -> Iterator[FuseMount]:
 def _mounted(found: FuseMount, *command: str | Path) -> Iterator[None]:
     if shutil.which(command[0]) is None or not os.access("/dev/fuse", os.W_OK):
         pytest.skip(f"{command[0]} or /dev/fuse is not here")
-    found.behind.mkdir()
+    found.behind.mkdir(exist_ok=True)
     found.mount.mkdir(parents=True)
     if subprocess.run(command, check=False, capture_output=True).returncode != 0:
         pytest.skip("this machine refuses mounts")

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import trio
+from servers.fuse_mount import second_mount
+from servers.mounts import mounted
 from structlog.typing import EventDict
 from thoroughness import LONG, only_long
 from trio.testing import MockClock
@@ -404,14 +406,93 @@ async def test_a_move_that_was_ended_between_the_copys_name_and_the_deletion_is_
     world: World, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_file_systems(monkeypatch)
+    refuse_deletions(monkeypatch, world.path(), times=2)
+    world.append(2 * PART)
+    content = world.content()
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: not Path(world.path()).exists(), 1000)
+    assert contents(done) == {"a.mp4": content}
+
+
+def refuse_deletions(monkeypatch: pytest.MonkeyPatch, path: str, times: int) -> None:
+    """Refuse to unlink a file in its folder some times; what comes next finds what a kill there would leave."""
+    unlink, refusals = os.unlink, times
+
+    def refuse(name: str, *, dir_fd: int | None = None) -> None:
+        nonlocal refusals
+        if refusals and dir_fd is not None and os.path.samestat(os.fstat(dir_fd), Path(path).parent.stat()):
+            refusals -= 1
+            raise OSError(errno.EROFS, "Read-only file system")
+        unlink(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+
+
+async def test_p8_a_file_of_equal_bytes_without_the_mark_of_a_copy_does_not_count_as_one(
+    world: World, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the recording itself, by another mount. A copy under another name is certainly none."""
+    two_file_systems(monkeypatch)
+    refuse_deletions(monkeypatch, world.path(), times=2)
     world.append(2 * PART)
     content = world.content()
     done.mkdir()
     (done / "a.mp4").write_bytes(content)
     async with world.daemon() as daemon:
         daemon.closed()
-        await until(lambda: not Path(world.path()).exists())
-    assert contents(done) == {"a.mp4": content}
+        await until(lambda: not Path(world.path()).exists(), 1000)
+        (checkpoint,) = await completed(world)
+    assert contents(done) == {"a.mp4": content, f"a.{checkpoint.meta.stream_id}.mp4": content}
+
+
+@pytest.mark.parametrize(
+    ("shown", "target"),
+    [("", ""), ("", "done"), ("..", "watch"), ("..", "watch/done"), ("cam", "")],
+    ids=["watch folder", "in it", "its parent's view", "in it by its parent's view", "a folder in it"],
+)
+async def test_p8_a_recording_is_not_moved_to_its_own_folder_seen_through_another_mount(
+    tmp_path: Path, autojump_clock: MockClock, logged: list[EventDict], shown: str, target: str
+) -> None:
+    """Two mounts by FUSE show one folder with other devices and inodes; a move by both would delete the only file."""
+    del autojump_clock
+    real = tmp_path / "real"
+    (real / "watch" / "cam").mkdir(parents=True)
+    with second_mount(real, tmp_path / "first") as first, second_mount(real / "watch" / shown, tmp_path / "to") as to:
+        world = World(first / "watch")
+        world.after_upload = AfterUploadRule(AfterUploadAction.MOVE, str(to / target))
+        name = "a.mp4" if shown != "cam" else "cam/a.mp4"
+        world.append(2 * PART, name)
+        content = world.content(name)
+        async with world.daemon() as daemon:
+            daemon.closed(name)
+            await until(lambda: bool(events(logged, "after_upload_failed")), 600)
+            await trio.sleep(100)
+    assert contents(real) == {f"watch/{name}": content}
+    reasons = {one["error"].rpartition("'")[2] for one in events(logged, "after_upload_failed")}
+    assert reasons == {", seen through another mount; use a folder outside"}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounts need root")
+async def test_p8_a_union_of_folders_that_shows_the_recording_keeps_its_copy(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The recording is seen at the target; its copy is stored elsewhere (mergerfs: another branch), by another name."""
+    del autojump_clock
+    lower, upper, work, union = (tmp_path / name for name in ("lower", "upper", "work", "union"))
+    for folder in (lower, upper, work, union):
+        folder.mkdir()
+    world = World(lower)
+    world.append(2 * PART)
+    content = world.content()
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    with mounted("-t", "overlay", "-o", options, "overlay", union):
+        world.after_upload = AfterUploadRule(AfterUploadAction.MOVE, str(union))
+        async with world.daemon() as daemon:
+            daemon.closed()
+            await until(lambda: not Path(world.path()).exists(), 600)
+            (checkpoint,) = await completed(world)
+    assert contents(upper) == {f"a.{checkpoint.meta.stream_id}.mp4": content}
 
 
 async def test_p8_a_copy_that_is_not_what_was_verified_is_never_named(

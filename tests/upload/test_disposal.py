@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from servers.mounts import mounted
 
 from cef_trio.checkpoint.model import FileIdentity
 from cef_trio.exceptions import AfterUploadError
@@ -18,7 +19,7 @@ from cef_trio.files.file_system import Origin, file_system_named, inode_generati
 from cef_trio.files.writers import WriterState, writer_state_now
 from cef_trio.postprocess import disposal, rename_file
 from cef_trio.postprocess.after_upload_rules import VerifiedFile
-from cef_trio.postprocess.copy_file import Copy
+from cef_trio.postprocess.copy_file import Copy, is_other_entry
 from cef_trio.postprocess.disposal import NotAsVerifiedError, delete_now, move_now
 from cef_trio.postprocess.rename_file import OtherFileSystemError
 from cef_trio.s3.checksums import crc64nvme
@@ -284,6 +285,15 @@ def test_a_rejection_of_the_file_system_has_a_readable_message(path: Path, monke
         delete_now(verified(path))
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="mounts need root")
+def test_p8_a_target_at_which_the_file_itself_is_mounted_does_not_lose_it(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "a.mp4"
+    target.touch()
+    with mounted("--bind", path, target), pytest.raises(AfterUploadError, match="its own path"):
+        move_now(verified(path), [str(target)])
+    assert path.read_bytes() == CONTENT
+
+
 # ---- copies ----------------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +312,50 @@ def test_a_copy_is_private_until_it_is_whole_and_then_like_the_file(path: Path, 
     assert target.read_bytes() == CONTENT
     assert (target.stat().st_mode & 0o777, target.stat().st_mtime_ns) == (0o640, 1_000_000_007)
     assert listing(hidden.parent) == ["a.mp4"]
+
+
+def test_p8_what_a_kill_left_between_link_and_unlink_is_not_cut_under_its_final_name(
+    path: Path, tmp_path: Path
+) -> None:
+    hidden, target = tmp_path / ".copy", tmp_path / "a.mp4"
+    hidden.write_bytes(CONTENT)
+    target.hardlink_to(hidden)
+    copy = Copy(str(hidden))
+    copy.write(b"another attempt", 0)
+    assert target.read_bytes() == CONTENT
+    copy.discard()
+    assert listing(tmp_path) == ["a.mp4", "watch"]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o440])
+def test_p8_only_a_marked_copy_of_a_recording_without_the_mark_or_another_name_is_another_entry(
+    path: Path, tmp_path: Path, mode: int
+) -> None:
+    path.chmod(mode)
+    file, hidden, target = verified(path), tmp_path / ".copy", tmp_path / "a.mp4"
+    copy = Copy(str(hidden))
+    copy.finish(file)
+    copy.name([str(target)])
+    assert is_other_entry(str(target), file)
+    assert not is_other_entry(str(target), replace(file, stream_id="another's"))
+    assert not is_other_entry(file.path, file)
+    assert not is_other_entry(str(tmp_path / "missing" / "a.mp4"), file)
+    assert is_other_entry(str(tmp_path / "a.ID.mp4"), file)
+    os.setxattr(path, "user.cef-trio.copy", b"ID")  # it was moved back
+    assert not is_other_entry(str(target), file)
+
+
+def test_p8_without_attributes_of_files_a_copy_of_the_same_name_is_not_known_to_be_another_entry(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> bytes:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    monkeypatch.setattr(os, "getxattr", refuse)
+    file, copy = verified(path), Copy(str(tmp_path / ".copy"))
+    copy.finish(file)
+    assert not is_other_entry(copy.name([str(tmp_path / "a.mp4")]), file)
 
 
 def test_a_new_copy_is_unreadable_for_others_and_is_deleted_when_discarded(tmp_path: Path) -> None:
