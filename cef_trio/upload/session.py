@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from cef_trio.checkpoint import ENDED, Change, Checkpoint, PartRecord, Status, StreamMeta, WebhookEvent, rules
-from cef_trio.exceptions import S3OperationError
+from cef_trio.exceptions import LeaseLostError, S3OperationError
 from cef_trio.files import FileSlice, FileStat, OpenRecording
 from cef_trio.observability import PartState
 from cef_trio.s3 import ChecksumAlgorithm, ListedUpload, PartToComplete, S3Client, StoredObject
@@ -357,13 +357,32 @@ class StreamUpload:
     async def abort(self) -> None:
         """Abort every open upload of this stream's key. No part may be in flight.
 
-        Raises if the recorded upload cannot be aborted. Others are aborted if S3 lists them.
+        Others than the recorded one are aborted if S3 lists them.
+
+        Raises:
+            S3OperationError: the recorded upload, or one that S3 lists, could not be aborted.
+            LeaseLostError: another daemon owns the stream; nothing was aborted after that.
         """
         if self.meta.s3_upload_id is not None:
-            await self._services.s3.abort_multipart_upload(self.meta.s3_key_prefix, self.meta.s3_upload_id)
-        await abort_listed(self._services, self.meta.s3_key_prefix)
+            await self.abort_one(self.meta.s3_upload_id)
+        await self._abort_listed()
         if self._may_have_strays:
             self._services.orphan_cleanup.request()  # a creation whose response was lost may take effect later
+
+    async def abort_one(self, upload_id: str) -> None:
+        """Abort one upload under this stream's key.
+
+        The request may wait for the end of an outage. Once the lease has ended, another daemon goes on with the same
+        upload, so each attempt renews the lease first.
+
+        Raises:
+            LeaseLostError: another daemon owns the stream; nothing was sent after that.
+        """
+        await self._services.s3.abort_multipart_upload(self.meta.s3_key_prefix, upload_id, fence=self._still_ours)
+
+    async def _still_ours(self) -> None:
+        if await self._services.store.renew([self.stream_id], self._services.lease):
+            raise LeaseLostError(f"the lease of stream {self.stream_id} was lost before an upload was aborted")
 
     async def abort_orphans(self) -> None:
         """Abort other uploads under a completed stream's key, left when the reply to their creation was lost.
@@ -373,13 +392,32 @@ class StreamUpload:
         """
         if not self._may_have_strays:
             return
-        key = self.meta.s3_key_prefix
         try:
-            if await abort_listed(self._services, key):
+            if await self._abort_listed():
                 return
         except S3OperationError as error:
             log.warning("orphan_abort_failed", error=str(error))
         self._services.orphan_cleanup.request()
+
+    async def _abort_listed(self) -> bool:
+        """Abort the uploads that S3 lists under the key; return false if the listing is suspended and worth a retry.
+
+        Raises:
+            S3OperationError: an abort failed, or the listing failed transiently.
+            LeaseLostError: another daemon owns the stream; nothing was aborted after that.
+        """
+        services, key = self._services, self.meta.s3_key_prefix
+
+        async def listed() -> list[ListedUpload] | None:
+            try:
+                return await services.attempt("list_multipart_uploads", lambda: services.s3.list_multipart_uploads(key))
+            except S3OperationError as error:
+                if error.transient:
+                    raise
+                log.warning("orphan_listing_failed", error=str(error))  # `cef-trio gc` reports it too
+                return []
+
+        return await _abort_rounds(key, listed, self.abort_one)
 
     async def complete(self, size_bytes: int, mtime_ns: int) -> StoredObject:
         """Complete the upload of a file that was verified with this size and mtime, and record the object.
@@ -527,30 +565,12 @@ async def abort_uploads(s3: S3Client, meta: StreamMeta) -> None:
 
     if meta.s3_upload_id is not None:
         await s3.abort_multipart_upload(key, meta.s3_upload_id)
-    await _abort_rounds(s3, key, listed)
+    await _abort_rounds(key, listed, partial(s3.abort_multipart_upload, key))
 
 
-async def abort_listed(services: Services, key: str) -> bool:
-    """Abort the uploads that S3 lists under a key; return false if the listing is suspended and worth a retry.
-
-    Raises:
-        S3OperationError: an abort failed, or the listing failed transiently.
-    """
-    s3 = services.s3
-
-    async def listed() -> list[ListedUpload] | None:
-        try:
-            return await services.attempt("list_multipart_uploads", lambda: s3.list_multipart_uploads(key))
-        except S3OperationError as error:
-            if error.transient:
-                raise
-            log.warning("orphan_listing_failed", error=str(error))  # `cef-trio gc` reports it too
-            return []
-
-    return await _abort_rounds(s3, key, listed)
-
-
-async def _abort_rounds(s3: S3Client, key: str, listed: Callable[[], Awaitable[list[ListedUpload] | None]]) -> bool:
+async def _abort_rounds(
+    key: str, listed: Callable[[], Awaitable[list[ListedUpload] | None]], abort: Callable[[str], Awaitable[None]]
+) -> bool:
     for _ in range(_ABORT_ROUNDS):
         uploads = await listed()
         if uploads is None:
@@ -559,5 +579,5 @@ async def _abort_rounds(s3: S3Client, key: str, listed: Callable[[], Awaitable[l
         if not orphans:
             return True
         for orphan in orphans:
-            await s3.abort_multipart_upload(key, orphan.upload_id)
+            await abort(orphan.upload_id)
     return True
