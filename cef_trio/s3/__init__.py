@@ -6,8 +6,9 @@ ingress never changes an upload's state; every response is limited in bytes, ele
 Open
 
 - `client.py` for the operations, one attempt each; `complete.py` for CompleteMultipartUpload; `recording_put.py` for
-  PutObject of a small recording; `expected_object.py` for whether the object of a lost response is ours; `download.py`
-  for HeadObject and GetObject; `body.py` and `upload_body.py` for the bodies of parts and objects
+  PutObject of a small recording; `fence.py` for what is asked in each attempt: whether the stream is still ours;
+  `expected_object.py` for whether the object of a lost response is ours; `download.py` for HeadObject and GetObject;
+  `body.py` and `upload_body.py` for the bodies of parts and objects
 - `transport.py` for one request and its response; `response_guard.py` for its limits; `response_origin.py` for
   responses of proxies; `clock.py` for wrong clocks
 - `errors.py` for error codes, transient or permanent; `httpx_errors.py` for network errors. What follows from an error

@@ -39,6 +39,7 @@ from cef_trio.s3.config import S3Config
 from cef_trio.s3.download import METADATA, Downloader
 from cef_trio.s3.errors import UNREADABLE_ANSWER
 from cef_trio.s3.expected_object import STREAM_ID_METADATA, ExpectedObject
+from cef_trio.s3.fence import Fence, ask, errors_of_the_fence
 from cef_trio.s3.model import (
     AbortRule,
     ByteSource,
@@ -55,7 +56,7 @@ from cef_trio.s3.model import (
 )
 from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.recording_put import OPERATION as PUT_RECORDING
-from cef_trio.s3.recording_put import Fence, FenceError, RecordingPut, find_object
+from cef_trio.s3.recording_put import RecordingPut, find_object
 from cef_trio.s3.signing import EMPTY_SHA256, UNSIGNED_PAYLOAD
 from cef_trio.s3.transport import Response, ResponseMode, S3Request, Transport, sha256_hex
 from cef_trio.s3.upload_body import BodyUploader, SentBody
@@ -307,11 +308,11 @@ class S3Client:
         )
         return await self._retrier.call("complete_multipart_upload", completion.attempt)
 
-    async def abort_multipart_upload(self, key: str, upload_id: str) -> None:
+    async def abort_multipart_upload(self, key: str, upload_id: str, *, fence: Fence | None = None) -> None:
         """Abort an upload and delete its parts; succeeds if it is gone already.
 
         A part in flight may be stored after this: wait for parts first, and abort again if :meth:`list_parts` still
-        finds the upload.
+        finds the upload. ``fence`` is awaited before each request; what it raises is raised, and nothing is sent.
 
         Raises:
             S3OperationError: S3 refused, or did not respond.
@@ -324,7 +325,8 @@ class S3Client:
             query=(("uploadId", upload_id),),
             response_mode=ResponseMode.HEADERS,
         )
-        await self._perform_unless(request, NO_SUCH_UPLOAD)
+        with errors_of_the_fence():
+            await self._perform_unless(request, NO_SUCH_UPLOAD, fence)
 
     # Objects
 
@@ -385,10 +387,8 @@ class S3Client:
             capabilities=self._capabilities,
             fence=fence,
         )
-        try:
+        with errors_of_the_fence():
             sent = await self._retrier.call(PUT_RECORDING, put.attempt)
-        except FenceError as refused:
-            raise refused.error from refused.error.__cause__
         return _stored(key, sent, metadata)
 
     async def find_recording(self, key: str, *, size_bytes: int, crc64nvme: int, stream_id: str) -> StoredObject | None:
@@ -498,10 +498,11 @@ class S3Client:
         request = S3Request("create_bucket", "PUT", sha256_hex(body), body=body, response_mode=ResponseMode.HEADERS)
         await self._perform_unless(request, {"BucketAlreadyOwnedByYou"})
 
-    async def _perform_unless(self, request: S3Request, done: AbstractSet[str]) -> None:
+    async def _perform_unless(self, request: S3Request, done: AbstractSet[str], fence: Fence | None = None) -> None:
         """Perform a request; an error with a code in ``done`` shows that it was performed before."""
 
         async def attempt() -> None:
+            await ask(fence)
             try:
                 await self._transport.perform(request)
             except S3OperationError as error:

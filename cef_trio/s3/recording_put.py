@@ -14,16 +14,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 
-from cef_trio.exceptions import CefMp4ProcessorError, S3OperationError
+from cef_trio.exceptions import S3OperationError
 from cef_trio.s3.capabilities import IF_MATCH, IF_NONE_MATCH, Capabilities
 from cef_trio.s3.download import Downloader
 from cef_trio.s3.expected_object import ExpectedObject
+from cef_trio.s3.fence import Fence, ask
 from cef_trio.s3.model import ByteSource, StoredObject
 from cef_trio.s3.transport import S3Request
 from cef_trio.s3.upload_body import BodyUploader, SentBody
@@ -32,18 +32,7 @@ OPERATION: Final = "put_recording"
 _PRECONDITION_FAILED: Final = 412
 _NOT_FOUND: Final = 404
 
-Fence = Callable[[], Awaitable[None]]
-"""Raises if nothing may be stored under the key any more."""
-
 log = structlog.get_logger(__name__)
-
-
-class FenceError(Exception):
-    """Carries an error of the fence past the retrier: it is not S3's, and must not open the breaker of S3."""
-
-    def __init__(self, error: CefMp4ProcessorError) -> None:
-        self.error = error
-        super().__init__()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +147,7 @@ class RecordingPut:
         return sent
 
     async def _send(self, condition: Condition | None) -> SentBody | StoredObject:
-        if self._fence is not None:
-            try:
-                await self._fence()
-            except CefMp4ProcessorError as error:
-                raise FenceError(error) from error
+        await ask(self._fence)
         headers = {condition.header: condition.value} if condition is not None else {}
         request = replace(self._request, headers={**self._request.headers, **headers})
         return await self._sender.send_object(request, self._source, crc64nvme=self._expected.crc64nvme)

@@ -11,8 +11,8 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
 - `processor.py` for a stream's loop, the wait after a transient error and the grace after a close; `next_action.py`
   and `file_state.py` for its decisions; `services.py` for what all streams share
 - `session.py` for one multipart upload and its checkpoint; `part_plan.py` for offsets and sizes; `part_size.py` for
-  `CHUNK_SIZE_BYTES=auto`; `send_parts.py` for parts in flight; `sparse_file_lag.py` for the lag of preallocated files;
-  `object_key.py` for keys
+  `CHUNK_SIZE_BYTES=auto`; `send_parts.py` for parts in flight; `changing_parts.py` for those that change while they are
+  sent; `sparse_file_lag.py` for the lag of preallocated files; `object_key.py` for keys
 - `idle_checker.py`, `idle_rules.py` for what the watcher cannot see: recordings without a close, streams without a task
 - `finalize.py` for verifying, completing and the metadata JSON; `webhook_events.py` for the webhooks of a start and a
   failure

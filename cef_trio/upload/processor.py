@@ -234,10 +234,7 @@ class StreamProcessor:
                 case Action.PARK:
                     return await self._park()
                 case Action.WAIT:
-                    known = upload.known
-                    self.progress.mark_waiting()
-                    await self.file_state.wait_value(lambda now: next_action(known, now) is not Action.WAIT)  # noqa: B023
-                    self.progress.mark_working()
+                    await self._wait_for_file(upload)
                 case Action.RENAME:
                     await upload.rename(file_state.path)
                     log.info("recording_renamed", path=file_state.path)
@@ -257,9 +254,24 @@ class StreamProcessor:
                         await finish(self._services, upload, self.file_state.value.path)
                     self._services.metrics.finalized(trio.current_time() - began)
                     return Outcome.COMPLETED
-            self._attempts, self.unreadable = 0, None
+            self._step_done()
+
+    def _step_done(self) -> None:
+        self._attempts, self.unreadable = 0, None
+        if not self._mismatches:  # else neither the attempt nor the check after it got anything to S3
             self.progress.progressed()
             self._repeated_errors.progressed()
+
+    async def _wait_for_file(self, upload: StreamUpload) -> None:
+        """Wait until the file's state asks for something, or a part that changes all the time is to be looked at."""
+        known = upload.known
+        upload.forget_settled(self.file_state.value.stat.size_bytes)  # else their look would be due for ever
+        self.progress.mark_waiting()
+        with trio.move_on_at(upload.changing.look_at) as until_look:
+            await self.file_state.wait_value(lambda now: next_action(known, now) is not Action.WAIT)
+        if until_look.cancelled_caught:
+            upload.nothing_ready_at = None
+        self.progress.mark_working()
 
     async def _start_or_resume(self) -> StreamUpload | Outcome:
         if self.stream_id is not None:
@@ -322,9 +334,12 @@ class StreamProcessor:
         structlog.contextvars.bind_contextvars(stream_id=stream_id)
 
     async def _with_recording(
-        self, upload: StreamUpload, work: Callable[[StreamUpload, OpenRecording], Awaitable[None]]
+        self, upload: StreamUpload, work: Callable[[StreamUpload, OpenRecording], Awaitable[bool]]
     ) -> None:
-        """Do some work on the open file, with a slot. If the file is not the stream's, mark it for a check instead."""
+        """Do some work on the open file, with a slot. If the file is not the stream's, mark it for a check instead.
+
+        ``work`` returns false if it only left out what could not be read as the same bytes twice.
+        """
         async with self._services.stream_slots:
             self.working = True
             try:
@@ -332,10 +347,11 @@ class StreamProcessor:
                     if not is_same_file(upload.meta.identity, await recording.stat(), recording.generation):
                         self._mark_for_check()
                         return
-                    await work(upload, recording)
-                    self._mismatches = 0
+                    if await work(upload, recording):
+                        self._mismatches = 0
             except RecordingChangedError as error:
                 log.info("recording_changed_during_read", reason=str(error))
+                self.progress.failed(error)
                 self._mark_for_check()
             finally:
                 self.working = False
@@ -344,17 +360,22 @@ class StreamProcessor:
         self._mismatches += 1
         self.file_state.value = gone(self.file_state.value)
 
-    async def _send_ready(self, upload: StreamUpload, recording: OpenRecording) -> None:
+    async def _send_ready(self, upload: StreamUpload, recording: OpenRecording) -> bool:
         """Send the full parts, several at once, until none is left or other streams wait for the slot."""
         stat = self.file_state.value.stat
         await upload.choose_part_size(write_rate(self._first_stat, stat), stat.size_bytes)
         if upload.first_missing > upload.plan.count_full(stat.size_bytes):
-            return  # the chosen size is larger than the file
+            return True  # the chosen size is larger than the file
         await upload.ensure_open()
-        await send_all(self._services, upload, recording, self._ready(upload, recording), stop=self._is_draining)
+        ready = self._ready(upload, recording)
+        sent = await send_all(self._services, upload, recording, ready, stop=self._is_draining)
+        return sent or not upload.changing
 
     async def _ready(self, upload: StreamUpload, recording: OpenRecording) -> AsyncGenerator[Part, None]:
-        """Yield the full parts to send. Holes of a preallocated file are left out: they would be sent twice."""
+        """Yield the full parts to send, without those that would be sent twice.
+
+        These are holes of a preallocated file, and parts that change while they are sent.
+        """
         turn = int(self._services.part_slots.total_tokens)
         sent = 0
         upload.unwritten.clear()
@@ -369,16 +390,19 @@ class StreamProcessor:
                 if len(upload.unwritten) < _MAX_UNWRITTEN:
                     continue
                 break
+            if not await upload.changing.is_quiet(recording, part):
+                continue
             yield part
             sent += 1
-        if upload.unwritten:
+        upload.forget_settled(self.file_state.value.stat.size_bytes)
+        if upload.unwritten or upload.changing:
             upload.nothing_ready_at = seen
-        else:
+        if not upload.unwritten:
             upload.holes = None
 
     async def _pause_unless_ended(self, upload: StreamUpload) -> None:
-        """Wait a second if the file has holes, so that they are not searched for at each write."""
-        if upload.unwritten and self.file_state.value.ending is Ending.NOT:
+        """Wait a second if parts are left out, so that they are not searched for at each write."""
+        if (upload.unwritten or upload.changing) and self.file_state.value.ending is Ending.NOT:
             with trio.move_on_after(_UNWRITTEN_PAUSE_SECONDS):
                 await self.file_state.wait_value(
                     lambda now: now.ending is not Ending.NOT or now.draining or now.needs_check
@@ -473,12 +497,12 @@ class StreamProcessor:
         unchanged: bool = self.file_state.value == file_state
         return unchanged
 
-    async def _verify_and_complete(self, upload: StreamUpload, recording: OpenRecording) -> None:
+    async def _verify_and_complete(self, upload: StreamUpload, recording: OpenRecording) -> bool:
         file_state = self.file_state.value
         if file_state.ending is Ending.IDLE and (stat := await recording.stat()) != file_state.stat:
             # The attributes were cached by the mount (sshfs, NFS); opening the file revalidated them.
             self.file_state.value = confirmed(self.file_state.value, file_state.path, stat)
-            return
+            return True
         self._finalizing_began()
         after = await verify_and_complete(
             self._services, upload, recording, draining=self._is_draining, pause=self._pause_unless_draining
@@ -486,6 +510,7 @@ class StreamProcessor:
         if after is not None:  # still being written
             self._finalizing_since = None
             self.file_state.value = confirmed(self.file_state.value, self.file_state.value.path, after)
+        return True
 
     def _finalizing_began(self) -> float:
         if self._finalizing_since is None:

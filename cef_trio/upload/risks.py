@@ -87,7 +87,8 @@ class RiskObserver:
     def _facts(self) -> Facts:
         live, now = tuple(self.supervisor.live), trio.current_time()
         queues = self.services.part_slots.available_tokens < 1 or self.services.rate_limiter.rate > 0
-        busy = [one for one in live if not one.processor.progress.waiting]
+        idle = {one for one in live if one.processor.progress.waiting and _changing(one) is None}
+        busy = [one for one in live if one not in idle]
         hung = self._hung_mounts()
         refused = [one for one in busy if one.unreadable is not None]
         waiting = {
@@ -95,11 +96,7 @@ class RiskObserver:
             for one in refused
         }
         on_hung = [one for one in refused if any(is_on(one.path, point) for point in hung)]
-        growing = [
-            (one, size_bytes)
-            for one in live
-            if one.processor.progress.waiting and (size_bytes := _missing_bytes(one, now)) > 0
-        ]
+        growing = [(one, size_bytes) for one in live if one in idle and (size_bytes := _missing_bytes(one, now)) > 0]
         hung_since = {one: since for one, _ in growing for point, since in hung.items() if is_on(one.path, point)}
         return Facts(
             outages=self._outages(),
@@ -177,15 +174,26 @@ def _describe_mount(point: str, live: Iterable[LiveStream]) -> str:
 
 
 def _upload(live: LiveStream, now: float, *, queues: bool) -> UploadProgress:
-    processor = live.processor
-    lag = live.lag(now)
+    processor, changing = live.processor, _changing(live)
+    lag, progress_at, trouble = live.lag(now), processor.progress.last_progress_at, processor.progress.trouble
+    if changing is not None:  # whatever the other parts do, this one does not get to S3
+        number, since = changing
+        progress_at = min(progress_at, since)
+        trouble = trouble or f"part {number} of {live.path!r} changes all the time; it is sent when that ends"
     return UploadProgress(
-        last_progress_at=processor.progress.last_progress_at,
+        last_progress_at=progress_at,
         size_bytes=_missing_bytes(live, now),
         lags=lag.size_bytes + lag.unwritten_bytes > 0,
         queues=queues or not processor.working,
-        trouble=processor.progress.trouble,
+        trouble=trouble,
     )
+
+
+def _changing(live: LiveStream) -> tuple[int, float] | None:
+    """Return a part that is left out because it changes, and since when. The end of the recording sends it."""
+    file_state: FileState = live.file_state.value
+    upload = live.processor.upload
+    return upload.changing.first if upload is not None and file_state.ending is Ending.NOT else None
 
 
 def _missing_bytes(live: LiveStream, now: float) -> int:

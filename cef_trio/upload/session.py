@@ -15,10 +15,11 @@ import structlog
 import trio
 
 from cef_trio.checkpoint import ENDED, Change, Checkpoint, PartRecord, Status, StreamMeta, WebhookEvent, rules
-from cef_trio.exceptions import S3OperationError
+from cef_trio.exceptions import LeaseLostError, RecordingChangedError, S3OperationError
 from cef_trio.files import FileSlice, FileStat, OpenRecording
 from cef_trio.observability import PartState
 from cef_trio.s3 import ChecksumAlgorithm, ListedUpload, PartToComplete, S3Client, StoredObject
+from cef_trio.upload.changing_parts import ChangingParts
 from cef_trio.upload.copy_from_previous import CopySource, copy_source_of
 from cef_trio.upload.next_action import RecordedProgress
 from cef_trio.upload.object_key import recording_start
@@ -57,8 +58,9 @@ class StreamUpload:
         """Holes: parts within the file's size that were not written yet at the current or last check."""
         self.holes: Holes | None = None
         """The first hole, for lag."""
+        self.changing = ChangingParts(services.rules.retry.ceiling_seconds)
         self.nothing_ready_at: FileStat | None = None
-        """The file's stat when every part was in S3, in flight or unwritten."""
+        """The file's stat when every part was in S3, in flight, unwritten or left out because it changes."""
         self._base: CopySource | None = None
         """The completed object of an earlier version of the file, if any; its parts can be copied within S3."""
         self._base_checked = False
@@ -83,12 +85,20 @@ class StreamUpload:
         return self._first_missing
 
     def next_to_send(self, size_bytes: int) -> Part | None:
-        """Return the first full part of a file of this size that is not acknowledged, in flight or unwritten."""
+        """Return the first full part of a file of this size that is not acknowledged, in flight or left out."""
         last = self.plan.count_full(size_bytes)
         number = self.first_missing
-        while number <= last and (number in self._in_flight or number in self.unwritten or self._has_full(number)):
+        while number <= last and (number in self._in_flight or self._has_full(number) or self._is_left_out(number)):
             number += 1
         return self.plan.part(number) if number <= last else None
+
+    def forget_settled(self, size_bytes: int) -> None:
+        """Forget which parts of a file of this size were changing, if S3 has them or they are not full any more."""
+        last = self.plan.count_full(size_bytes)
+        self.changing.keep(lambda number: number <= last and not self._has_full(number))
+
+    def _is_left_out(self, number: int) -> bool:
+        return number in self.unwritten or self.changing.is_left_out(number)
 
     @property
     def covered_bytes(self) -> int:
@@ -119,9 +129,9 @@ class StreamUpload:
         return waiting, self.plan.part(max(behind)).end if behind else self.plan.part(first_hole).offset
 
     def with_marks_of(self, earlier: StreamUpload | None) -> StreamUpload:
-        """Take over which parts were rewritten, since the record has only their number; return this object."""
+        """Take over which parts were rewritten or change all the time, as the record does not know; return this."""
         if earlier is not None and earlier.meta.s3_upload_id == self.meta.s3_upload_id:
-            self.rewritten = earlier.rewritten
+            self.rewritten, self.changing = earlier.rewritten, earlier.changing
         return self
 
     def part_states(self, size_bytes: int) -> Iterator[PartState]:
@@ -285,10 +295,15 @@ class StreamUpload:
                     self.stream_id, self._services.lease, record, rewritten=rewritten
                 ),
             )
+        except RecordingChangedError:
+            if not self._has_full(part.number):
+                self.changing.changed(part.number)
+            raise
         finally:
             self._in_flight.discard(part.number)
             if self._has_full(part.number):
                 self._failed.discard(part.number)
+                self.changing.forget(part.number)
         self.meta = rules.record_part(record, rewritten=rewritten).meta_after(self.meta)
         log.debug("part_uploaded", part_number=part.number, size_bytes=record.size_bytes, rewritten=rewritten)
 
@@ -323,6 +338,7 @@ class StreamUpload:
         The final verification checks the parts that are left. S3 keeps the forgotten ones until they are replaced, or
         left out of the completion.
         """
+        self.changing.clear()
         behind = [number for number, part in self.parts.items() if self._end_of(part) > size_bytes]
         if behind:
             self._failed.clear()
@@ -348,6 +364,7 @@ class StreamUpload:
         self.rewritten.clear()
         self.verified_parts = 0
         self._failed.clear()
+        self.changing.clear()
         self.holes = None
         self._first_missing = 1
         change = Change(fields)
@@ -357,13 +374,32 @@ class StreamUpload:
     async def abort(self) -> None:
         """Abort every open upload of this stream's key. No part may be in flight.
 
-        Raises if the recorded upload cannot be aborted. Others are aborted if S3 lists them.
+        Others than the recorded one are aborted if S3 lists them.
+
+        Raises:
+            S3OperationError: the recorded upload, or one that S3 lists, could not be aborted.
+            LeaseLostError: another daemon owns the stream; nothing was aborted after that.
         """
         if self.meta.s3_upload_id is not None:
-            await self._services.s3.abort_multipart_upload(self.meta.s3_key_prefix, self.meta.s3_upload_id)
-        await abort_listed(self._services, self.meta.s3_key_prefix)
+            await self.abort_one(self.meta.s3_upload_id)
+        await self._abort_listed()
         if self._may_have_strays:
             self._services.orphan_cleanup.request()  # a creation whose response was lost may take effect later
+
+    async def abort_one(self, upload_id: str) -> None:
+        """Abort one upload under this stream's key.
+
+        The request may wait for the end of an outage. Once the lease has ended, another daemon goes on with the same
+        upload, so each attempt renews the lease first.
+
+        Raises:
+            LeaseLostError: another daemon owns the stream; nothing was sent after that.
+        """
+        await self._services.s3.abort_multipart_upload(self.meta.s3_key_prefix, upload_id, fence=self._still_ours)
+
+    async def _still_ours(self) -> None:
+        if await self._services.store.renew([self.stream_id], self._services.lease):
+            raise LeaseLostError(f"the lease of stream {self.stream_id} was lost before an upload was aborted")
 
     async def abort_orphans(self) -> None:
         """Abort other uploads under a completed stream's key, left when the reply to their creation was lost.
@@ -373,13 +409,32 @@ class StreamUpload:
         """
         if not self._may_have_strays:
             return
-        key = self.meta.s3_key_prefix
         try:
-            if await abort_listed(self._services, key):
+            if await self._abort_listed():
                 return
         except S3OperationError as error:
             log.warning("orphan_abort_failed", error=str(error))
         self._services.orphan_cleanup.request()
+
+    async def _abort_listed(self) -> bool:
+        """Abort the uploads that S3 lists under the key; return false if the listing is suspended and worth a retry.
+
+        Raises:
+            S3OperationError: an abort failed, or the listing failed transiently.
+            LeaseLostError: another daemon owns the stream; nothing was aborted after that.
+        """
+        services, key = self._services, self.meta.s3_key_prefix
+
+        async def listed() -> list[ListedUpload] | None:
+            try:
+                return await services.attempt("list_multipart_uploads", lambda: services.s3.list_multipart_uploads(key))
+            except S3OperationError as error:
+                if error.transient:
+                    raise
+                log.warning("orphan_listing_failed", error=str(error))  # `cef-trio gc` reports it too
+                return []
+
+        return await _abort_rounds(key, listed, self.abort_one)
 
     async def complete(self, size_bytes: int, mtime_ns: int) -> StoredObject:
         """Complete the upload of a file that was verified with this size and mtime, and record the object.
@@ -527,30 +582,12 @@ async def abort_uploads(s3: S3Client, meta: StreamMeta) -> None:
 
     if meta.s3_upload_id is not None:
         await s3.abort_multipart_upload(key, meta.s3_upload_id)
-    await _abort_rounds(s3, key, listed)
+    await _abort_rounds(key, listed, partial(s3.abort_multipart_upload, key))
 
 
-async def abort_listed(services: Services, key: str) -> bool:
-    """Abort the uploads that S3 lists under a key; return false if the listing is suspended and worth a retry.
-
-    Raises:
-        S3OperationError: an abort failed, or the listing failed transiently.
-    """
-    s3 = services.s3
-
-    async def listed() -> list[ListedUpload] | None:
-        try:
-            return await services.attempt("list_multipart_uploads", lambda: s3.list_multipart_uploads(key))
-        except S3OperationError as error:
-            if error.transient:
-                raise
-            log.warning("orphan_listing_failed", error=str(error))  # `cef-trio gc` reports it too
-            return []
-
-    return await _abort_rounds(s3, key, listed)
-
-
-async def _abort_rounds(s3: S3Client, key: str, listed: Callable[[], Awaitable[list[ListedUpload] | None]]) -> bool:
+async def _abort_rounds(
+    key: str, listed: Callable[[], Awaitable[list[ListedUpload] | None]], abort: Callable[[str], Awaitable[None]]
+) -> bool:
     for _ in range(_ABORT_ROUNDS):
         uploads = await listed()
         if uploads is None:
@@ -559,5 +596,5 @@ async def _abort_rounds(s3: S3Client, key: str, listed: Callable[[], Awaitable[l
         if not orphans:
             return True
         for orphan in orphans:
-            await s3.abort_multipart_upload(key, orphan.upload_id)
+            await abort(orphan.upload_id)
     return True

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from datetime import UTC, datetime
 
+import httpx
 import pytest
 from s3.scripted_store import (
     CRC_HEADER,
@@ -24,7 +25,7 @@ from s3.scripted_store import (
 )
 from structlog.testing import capture_logs
 
-from cef_trio.exceptions import RecordingChangedError, S3OperationError
+from cef_trio.exceptions import LeaseLostError, RecordingChangedError, S3OperationError
 from cef_trio.s3.checksums import crc64nvme
 from cef_trio.s3.config import ChecksumMode, PayloadSigning
 from cef_trio.s3.model import (
@@ -405,6 +406,22 @@ async def test_aborting_is_idempotent_but_a_rejection_is_an_error() -> None:
             await client.abort_multipart_upload("k", "u")
     assert store.requests[0].method == "DELETE"
     assert store.requests[0].target == "/recordings/k?uploadId=u"
+
+
+async def test_p2_an_upload_is_not_aborted_once_the_lease_is_lost_however_often_the_request_was_sent_before() -> None:
+    store, retrier = ScriptedStore(httpx.ReadError("connection reset")), Repeats()
+    lost = LeaseLostError("another daemon owns the stream")
+
+    async def fence() -> None:
+        if store.played_out:
+            raise lost
+
+    async with client_of(store, retrier=retrier) as client:
+        with pytest.raises(LeaseLostError) as raised:
+            await client.abort_multipart_upload("k", "u", fence=fence)
+    assert raised.value is lost
+    assert lost not in retrier.failures  # it is no failure of S3
+    assert len(store.requests) == 1
 
 
 def parts_page(numbers: range, marker: int | None) -> Reply:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
@@ -62,4 +64,52 @@ async def test_p1_a_daemon_that_lost_its_lease_does_not_replace_the_newer_object
                     daemon.shutdown.request()
                     daemon.shutdown.request()
                 await until(lambda: first.exit_code is not None and second.exit_code is not None)
+    assert world.open_uploads() == []
+
+
+@pytest.mark.parametrize("another", [False, True], ids=["the recorded one", "the listed ones"])
+async def test_p2_a_daemon_that_lost_its_lease_does_not_abort_the_upload_of_the_next_one(
+    world: World, monkeypatch: pytest.MonkeyPatch, another: bool
+) -> None:
+    """Neither the upload that is recorded, nor one that was created meanwhile and is found under the key."""
+    world.append(2 * PART)
+    with capture_logs() as logs:
+
+        def parts() -> list[int]:
+            return [line["part_number"] for line in logs if line["event"] == "part_uploaded"]
+
+        async with trio.open_nursery() as nursery, world.services(instance="first") as services:
+            first = WorldDaemon(world, services)
+            await nursery.start(first.run)
+            first.seen()
+            await until(lambda: len(parts()) == 2)
+            if another:
+                (begun,) = await world.checkpoints()
+                await services.s3.create_multipart_upload(begun.meta.s3_key_prefix, metadata={})
+            # With another one, the recorded upload is gone before the wait, and the next daemon creates one.
+            waits = world.endpoint.faults.arm(Fault(Kind.FREEZE, "AbortMultipartUpload", nth=1 + another, times=1))
+            os.truncate(world.path(), 0)
+            first.closed()
+            await until(lambda: waits.hits)
+            async with world.services(instance="second") as other_services:
+                second = WorldDaemon(world, other_services)
+                await nursery.start(second.run)
+                with monkeypatch.context() as patch:
+                    without_renewals(first, patch)
+                    world.append(4 * PART)
+                    second.seen()
+                    await until(lambda: len(parts()) == 6, seconds=100)
+                world.endpoint.faults.disarm(waits)
+                await until(lambda: any(line["event"] == "lease_lost" for line in logs), seconds=100)
+                world.append(2 * PART)
+                second.closed()
+                await completed(world)
+                assert world.recordings() == [world.content()]
+                for daemon in (first, second):
+                    daemon.shutdown.request()
+                    daemon.shutdown.request()
+                await until(lambda: first.exit_code is not None and second.exit_code is not None)
+    aborted_while_ours = another
+    assert [line["event"] for line in logs].count("upload_lost") == aborted_while_ours
+    assert Counter(parts()[2:]) == Counter(range(1, 7)), "each part was sent once since the cut"
     assert world.open_uploads() == []
