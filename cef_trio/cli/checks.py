@@ -155,7 +155,8 @@ def judge_deletions(facts: FolderFacts, wishes: str, *, unit: str, read_only: Se
         says = f"{wishes}: {unit} has ProtectSystem=strict, so its daemon may not write {_named(read_only)}"
         return problem(subject, says, f"`systemctl edit cef-trio`: [Service] ReadWritePaths={' '.join(read_only)}")
     if unit:
-        return ok(subject, f"{wishes}: {user} may write where the recordings are, and {unit} allows it")
+        seen = f"{unit} allows it, as far as its ProtectSystem and ReadWritePaths tell"
+        return ok(subject, f"{wishes}: {user} may write where the recordings are, and {seen}")
     unseen = "what a container or a unit (ReadWritePaths=) keeps its daemon from writing is seen only from inside"
     return ok(subject, f"{wishes}: {user} may write where the recordings are; {unseen}")
 

@@ -64,7 +64,11 @@ class InstalledService:
     """The environment files that this user may not read."""
 
     def may_write(self, folder: str) -> bool:
-        """Return whether the unit lets its daemon write to a folder, or to one below it."""
+        """Return whether the unit lets its daemon write to a folder, or to one below it.
+
+        As far as ``ProtectSystem=`` and ``ReadWritePaths=`` tell: ``ReadOnlyPaths=``, ``ProtectHome=`` and others may
+        forbid it.
+        """
         if self.writable is None:
             return True
         own = Path(os.path.realpath(folder))

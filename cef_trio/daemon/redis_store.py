@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
+import trio
+
 from cef_trio.checkpoint.redis import RedisCheckpointStore
-from cef_trio.resilience import Retrier, run_in_thread
+from cef_trio.resilience import Retrier, read_in_time
 from cef_trio.settings import Settings, SettingsError
 
 
@@ -18,14 +20,6 @@ def checkpoint_store(
     Raises:
         SettingsError: the URL is invalid, or the key prefix has an empty hash tag with a cluster.
     """
-
-    async def read_url() -> str | None:
-        if reread_settings is None:
-            return None
-        # May be abandoned: it only reads, and the disk may hang.
-        found = await run_in_thread(reread_settings, abandon_on_cancel=True)
-        return found.redis_url.get_secret_value() if found is not None else None
-
     with as_settings_error():
         return RedisCheckpointStore(
             settings.redis_url.get_secret_value(),
@@ -34,8 +28,22 @@ def checkpoint_store(
             ca_file=settings.redis_ca_file,
             socket_timeout_seconds=settings.redis_timeout_seconds,
             retrier=retrier,
-            read_url=read_url if reread_settings is not None else None,
+            read_url=url_reader(reread_settings) if reread_settings is not None else None,
         )
+
+
+def url_reader(reread_settings: Callable[[], Settings | None]) -> Callable[[], Awaitable[str | None]]:
+    """Return what reads ``REDIS_URL`` again; ``None`` if it cannot be read, as while the disk of its file hangs."""
+    limiter = trio.CapacityLimiter(1)
+
+    async def read_url() -> str | None:
+        try:
+            found = await read_in_time(reread_settings, limiter)
+        except trio.TooSlowError:
+            return None
+        return found.redis_url.get_secret_value() if found is not None else None
+
+    return read_url
 
 
 @contextmanager

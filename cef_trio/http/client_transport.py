@@ -18,6 +18,7 @@ import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from http.cookiejar import DefaultCookiePolicy
 from types import MappingProxyType
 from typing import Any, Final, cast
 
@@ -47,6 +48,17 @@ _EXCEPTIONS: Final[Mapping[type[Exception], type[httpx.TransportError]]] = Mappi
     }
 )
 _NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def http_client(transport: httpx.AsyncBaseTransport, *, timeout_seconds: float | None = None) -> httpx.AsyncClient:
+    """Return a client that sends what it is given, and nothing else.
+
+    No proxies and credentials of the environment, no redirects, and no cookies: httpx would keep them for ever, one for
+    each path that a load balancer sets one for, although it sends none with requests that are built elsewhere.
+    """
+    client = httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=timeout_seconds)
+    client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    return client
 
 
 class HttpTransport(httpx.AsyncBaseTransport):

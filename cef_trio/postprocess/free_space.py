@@ -313,6 +313,7 @@ class FreeSpace:
         except (AfterUploadError, FileAccessError, RecordUnreadableError, S3OperationError) as error:
             if isinstance(error, S3OperationError) and not s3_up.value:
                 raise
+            now_round.refused(by_s3=isinstance(error, S3OperationError))
             # This recording's own: S3 may refuse one key alone (a policy, or a missing object without s3:ListBucket).
             failures = recording.failures + 1
             pause = BACKOFF.ceiling_seconds(failures)

@@ -5,7 +5,8 @@ other names of a file (hard links), a snapshot (btrfs, zfs) or a program that ha
 systems free them only seconds later. So the free space is measured after each deletion, and a :class:`Round` stops
 
 - when enough is free, or the deleted recordings occupied as much as was missing when the round began;
-- after one recording, unless an earlier round has shown that deleting frees space there (``proven``).
+- after one recording, unless an earlier round has shown that deleting frees space there (``proven``);
+- after three recordings in a row that S3 refused. They wait for their next try, so the next round takes others.
 
 A round counts as successful if the free space rose by half of what was deleted, from its lowest value since the round
 began: what is written meanwhile lowers it. After a failed round nothing more is deleted there for ``FUTILE_SECONDS``.
@@ -25,6 +26,8 @@ PERIOD_SECONDS: Final = 10.0
 """How often the free space is measured."""
 MOST_PER_ROUND: Final = 100
 """How many recordings one round may look at."""
+MOST_REFUSALS: Final = 3
+"""How many S3 may refuse one after another before the round ends: it may refuse all, and each call is repeated."""
 SETTLE_SECONDS: Final = 40.0
 """How long a file system may take to free what was deleted: btrfs does it with its next commit, after 30 s at most."""
 FUTILE_SECONDS: Final = 3600.0
@@ -92,19 +95,28 @@ class Round:
     waited_bytes: int = 0
     """What those occupy that must be unchanged for a while first; they are not deleted in this round."""
     looked_at: int = 0
+    refusals: int = 0
+    """How many S3 refused since it last let one go."""
     freed: bool = False
     """Whether the free space rose."""
 
     @property
     def may_go_on(self) -> bool:
         """Whether one more recording may be deleted."""
-        if self.looked_at >= MOST_PER_ROUND or (self.deleted_bytes and not (self.proven or self.freed)):
+        if self.looked_at >= MOST_PER_ROUND or self.refusals >= MOST_REFUSALS:
+            return False
+        if self.deleted_bytes and not (self.proven or self.freed):
             return False
         return self.deleted_bytes + self.waited_bytes < self.missing_bytes
 
     def deleted(self, size_bytes: int) -> None:
         """Count a recording that was deleted."""
         self.deleted_bytes += size_bytes
+        self.refusals = 0
+
+    def refused(self, *, by_s3: bool) -> None:
+        """Count a recording that could not be checked, or not be deleted."""
+        self.refusals = self.refusals + 1 if by_s3 else 0
 
     def measured(self, free_bytes: int) -> None:
         """Take a measurement."""

@@ -17,7 +17,7 @@ from cef_trio.resilience.periodic import Periodic
 from cef_trio.resilience.retry import FailedAttempt, Retrier, ServiceRetrier, SingleAttempt, is_transient
 from cef_trio.resilience.shield import shielded, shielded_at_first
 from cef_trio.resilience.stall import Progress
-from cef_trio.resilience.threads import ThreadedResolver, run_in_thread, until_thread
+from cef_trio.resilience.threads import ThreadedResolver, read_in_time, run_in_thread, until_thread
 
 __all__ = [
     "IDLE_SECONDS",
@@ -36,6 +36,7 @@ __all__ = [
     "at_least_retry_after",
     "is_outage",
     "is_transient",
+    "read_in_time",
     "run_in_thread",
     "shielded",
     "shielded_at_first",

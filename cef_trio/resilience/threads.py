@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _BACKOFF: Final = RetryPolicy(initial_seconds=0.05, max_seconds=1.0)
+_READ_SECONDS: Final = 1.0
 _REFUSAL: Final = "start new thread"
 """Part of CPython's message; the exception has no errno."""
 
@@ -65,6 +66,21 @@ async def run_in_thread(
         return await trio.to_thread.run_sync(run, abandon_on_cancel=abandon_on_cancel, limiter=limiter)
 
     return await until_thread(attempt, lambda: began)
+
+
+async def read_in_time(read: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
+    """Read a small file in a worker thread; wait a second at most, and not at all while an earlier read hangs.
+
+    ``limiter`` has one place. An abandoned read, which took longer or was cancelled, keeps it until it ends, so that a
+    hung disk holds one thread and not all of them; what it returns then is dropped.
+
+    Raises:
+        trio.TooSlowError: nothing was read; try again later.
+    """
+    if not limiter.available_tokens:
+        raise trio.TooSlowError
+    with trio.fail_after(_READ_SECONDS):
+        return await run_in_thread(read, abandon_on_cancel=True, limiter=limiter)
 
 
 async def until_thread(start: Callable[[], Awaitable[T]], has_begun: Callable[[], bool] = lambda: False) -> T:

@@ -368,8 +368,8 @@ class S3Client:
         """Store a whole recording in one request (:mod:`cef_trio.s3.recording_put`); the key has the stream's id.
 
         Safe to repeat, even after a success. ``crc64nvme`` is that of the verified file. ``fence`` is awaited before
-        each request that stores it; what it raises is raised, and nothing is sent. Cancellation: as
-        :meth:`upload_part`; :meth:`find_recording` shows whether S3 has the object.
+        each attempt to store it (the same body in another checksum mode is no new one); what it raises is raised, and
+        nothing is sent. Cancellation: as :meth:`upload_part`; :meth:`find_recording` shows whether S3 has the object.
 
         Raises:
             RecordingChangedError: the source does not have that CRC64NVME; nothing was stored.

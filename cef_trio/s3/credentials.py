@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ import structlog
 import trio
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.resilience import run_in_thread
+from cef_trio.resilience import read_in_time, run_in_thread
 from cef_trio.s3.signing import Credentials
 
 log = structlog.get_logger(__name__)
@@ -46,22 +47,32 @@ class StaticCredentials:
     ``read`` may block; it returns ``None`` to keep the current credentials.
     """
 
-    __slots__ = ("_credentials", "_read", "_rejected")
+    __slots__ = ("_credentials", "_limiter", "_read", "_rejected", "_turn")
 
     def __init__(self, credentials: Credentials, read: Callable[[], Credentials | None] | None = None) -> None:
         self._credentials = credentials
         self._read = read
         self._rejected = False
+        self._turn = trio.Lock()
+        self._limiter = trio.CapacityLimiter(1)
 
     async def get(self) -> Credentials:
-        """Return the credentials. No checkpoint unless they were rejected; a cancelled read changes nothing."""
+        """Return the credentials. No checkpoint unless they were rejected; a cancelled read changes nothing.
+
+        While they cannot be read, as their disk hangs, those of before stay in use: most rejections concern one object.
+        """
         if self._rejected and self._read is not None:
-            # Safe to abandon: it only reads, and the disk may hang.
-            found = await run_in_thread(self._read, abandon_on_cancel=True)
+            async with self._turn:  # those rejected together wait for one read
+                if self._rejected:
+                    await self._read_again(self._read)
+        return self._credentials
+
+    async def _read_again(self, read: Callable[[], Credentials | None]) -> None:
+        with suppress(trio.TooSlowError):  # still to be read, at the next request
+            found = await read_in_time(read, self._limiter)
             self._rejected = False
             if found is not None:
                 self.renew(found)
-        return self._credentials
 
     def renew(self, credentials: Credentials) -> None:
         """Replace the credentials."""

@@ -31,7 +31,7 @@ import trio
 
 from cef_trio import __version__
 from cef_trio.exceptions import S3OperationError
-from cef_trio.http import HttpTransport, tls
+from cef_trio.http import HttpTransport, http_client, tls
 from cef_trio.resilience import shielded, shielded_at_first, stall
 from cef_trio.s3.address import bucket_address
 from cef_trio.s3.body import CheckedBody, SmallBody
@@ -124,7 +124,7 @@ class Transport:
         self._signed_with: Credentials | None = None
         """The credentials of the last request."""
         self._via = config.proxy.via if config.proxy is not None else ""
-        self._http = httpx.AsyncClient(transport=self._transport, trust_env=False, follow_redirects=False)
+        self._http = http_client(self._transport)
 
     async def close(self) -> None:
         """Close all connections without waiting for the peers."""

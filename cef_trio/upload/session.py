@@ -471,7 +471,7 @@ class StreamUpload:
     async def put_whole(self, recording: OpenRecording, size_bytes: int, mtime_ns: int, crc64nvme: int) -> StoredObject:
         """Store a recording, verified with this size, mtime and CRC64NVME, with one PutObject; record the object.
 
-        What was verified is recorded before each request: after a crash in between, the next start knows which object
+        What was verified is recorded before each attempt: after a crash in between, the next start knows which object
         to look for in S3 (``recovery.py``). The same write is refused without the lease, so a request that waited for
         the end of an outage does not replace what another daemon stored meanwhile. On cancellation the object is either
         recorded, or S3 had not acknowledged it.

@@ -19,7 +19,7 @@ import trio
 
 from cef_trio import __version__
 from cef_trio.exceptions import WebhookOperationError
-from cef_trio.http import HttpProxy, HttpTransport, parse_retry_after, tls
+from cef_trio.http import HttpProxy, HttpTransport, http_client, parse_retry_after, tls
 from cef_trio.webhook.signature import decode_secret, signature
 
 _OPERATION: Final = "deliver"
@@ -81,9 +81,7 @@ class WebhookClient:
             keepalive_seconds=_KEEPALIVE_SECONDS,
             proxy=proxy,
         )
-        self._http = httpx.AsyncClient(
-            transport=self._transport, trust_env=False, follow_redirects=False, timeout=timeout_seconds
-        )
+        self._http = http_client(self._transport, timeout_seconds=timeout_seconds)
 
     @property
     def receiver(self) -> str:

@@ -409,7 +409,7 @@ def test_an_unmounted_disk_is_a_problem_although_its_mount_point_can_be_read() -
     ("not_writable", "unit", "read_only", "severity", "says"),
     [
         ([], "", [], OK, "seen only from inside"),
-        ([], "cef-trio.service", [], OK, "cef-trio.service allows it"),
+        ([], "cef-trio.service", [], OK, "as far as its ProtectSystem and ReadWritePaths tell"),
         (["/rec/a"], "", [], PROBLEM, "this user may not write '/rec/a'"),
         ([f"/rec/{n}" for n in range(7)], "", [], PROBLEM, "'/rec/4' and 2 more, so nothing is deleted"),
         ([], "cef-trio.service", ["/rec"], PROBLEM, "ProtectSystem=strict, so its daemon may not write '/rec'"),

@@ -88,13 +88,15 @@ def wrong_labels(query: str) -> set[str]:
     }
     had = set().union(*(labels_of(name) for name in asked(query))) if asked(query) else SCRAPE_LABELS
     groups = re.findall(r"\b(?:by|on|without|ignoring) \(([^)]*)\)", query)
-    had |= POD_LABELS
+    if re.search(r"\bup\b|\bcef_trio_build_info\b", query):
+        had |= POD_LABELS
     return wrong | {label for group in groups for label in re.split(r",\s*", group) if label not in had}
 
 
 def test_queries_ask_for_labels_that_the_metrics_have() -> None:
     assert {label for query in queries() for label in wrong_labels(query)} == set()
     assert wrong_labels('sum by (state) (cef_trio_lag_bytes{reason="x"})') == {"state", "cef_trio_lag_bytes: reason"}
+    assert wrong_labels("sum by (pod, namespace) (cef_trio_service_up)") == {"pod", "namespace"}
 
 
 def test_queries_compare_with_reasons_and_services_that_there_are() -> None:

@@ -89,7 +89,6 @@ def test_a_call_that_changes_something_is_never_abandoned() -> None:
         "s3/credentials.py",
         "daemon/watch_folder.py",
         "cli/session.py",
-        "daemon/redis_store.py",
         "local/valkey.py",
         "resilience/threads.py",
         "daemon/reload.py",

@@ -17,7 +17,9 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from waiting import WAIT_SECONDS, until
 
+from cef_trio.daemon.redis_store import url_reader
 from cef_trio.daemon.reload import KEYS, LIVE, SettingsReloader, SettingsSource, Terminal, compare_settings, overridden
 from cef_trio.observability import logs
 from cef_trio.s3.rate_limiter import RateLimiter
@@ -211,6 +213,30 @@ async def test_p4_a_read_that_hangs_holds_no_cancellation_back(env_file: Path) -
                 nursery.cancel_scope.cancel()
     finally:
         hanging.set()
+
+
+async def test_p6_a_disk_that_hangs_does_not_hold_the_probe_of_redis(env_file: Path) -> None:
+    """The probe reads a refused login again first, and no outage ends without it."""
+    held, release, reads = load_settings(env_file), threading.Event(), list[None]()
+
+    def read() -> Settings:
+        reads.append(None)
+        release.wait(WAIT_SECONDS)
+        return held
+
+    read_url = url_reader(read)
+    try:
+        began = trio.current_time()
+        assert [await read_url() for _ in range(10)] == [None] * 10
+        assert trio.current_time() - began < 2
+        assert len(reads) == 1
+    finally:
+        release.set()
+
+    async def found() -> bool:
+        return await read_url() == held.redis_url.get_secret_value()
+
+    await until(found)
 
 
 async def test_many_requests_are_one_reading_and_one_during_a_reading_is_another(env_file: Path) -> None:

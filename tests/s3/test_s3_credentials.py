@@ -13,6 +13,7 @@ import trio
 from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import CredentialRetrievalError
 from s3.scripted_store import CREDENTIALS, Reply, ScriptedStore, client_of, error_reply
+from waiting import WAIT_SECONDS, until
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.s3.credentials import ChainCredentials, StaticCredentials
@@ -188,6 +189,81 @@ async def test_p6_keys_that_cannot_be_read_again_now_stay_as_they_are() -> None:
     assert await provider.get() == CREDENTIALS
     provider.rejected()
     assert await provider.get() == RENEWED
+
+
+async def test_p6_the_keys_stay_in_use_while_the_disk_of_their_file_hangs() -> None:
+    """One refusal, as of a missing object without s3:ListBucket, must not stop all of S3; one thread hangs."""
+    release, reads = threading.Event(), list[None]()
+
+    def read() -> Credentials:
+        reads.append(None)
+        release.wait(WAIT_SECONDS)
+        return RENEWED
+
+    provider = StaticCredentials(CREDENTIALS, read)
+    try:
+        began = trio.current_time()
+        for _ in range(10):
+            provider.rejected()
+            async with trio.open_nursery() as nursery:
+                for _ in range(10):
+                    nursery.start_soon(provider.get)
+            assert await provider.get() == CREDENTIALS
+        assert trio.current_time() - began < 2
+        assert len(reads) == 1
+    finally:
+        release.set()
+
+    async def renewed() -> bool:
+        return await provider.get() == RENEWED
+
+    await until(renewed)  # without another refusal
+
+
+async def test_a_read_of_the_keys_that_is_cancelled_is_made_again() -> None:
+    release, reads = threading.Event(), list[None]()
+
+    def read() -> Credentials:
+        reads.append(None)
+        release.wait(WAIT_SECONDS)
+        return RENEWED
+
+    provider = StaticCredentials(CREDENTIALS, read)
+    provider.rejected()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(provider.get)
+            await until(lambda: reads)
+            nursery.cancel_scope.cancel()
+        assert await provider.get() == CREDENTIALS
+    finally:
+        release.set()
+
+    async def renewed() -> bool:
+        return await provider.get() == RENEWED
+
+    await until(renewed)
+
+
+async def test_tasks_whose_keys_are_refused_together_wait_for_one_read() -> None:
+    reads: list[None] = []
+
+    def read() -> Credentials:
+        reads.append(None)
+        return RENEWED
+
+    provider = StaticCredentials(CREDENTIALS, read)
+    provider.rejected()
+    found: list[Credentials] = []
+
+    async def get() -> None:
+        found.append(await provider.get())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(40):
+            nursery.start_soon(get)
+    assert found == [RENEWED] * 40
+    assert len(reads) == 1
 
 
 @pytest.mark.parametrize("error", [ValueError("half of its JSON"), KeyError("Version"), RuntimeError("still expired")])

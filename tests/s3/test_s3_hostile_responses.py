@@ -428,3 +428,12 @@ def test_any_response_raises_only_our_own_exceptions(call: str, data: Any) -> No
             assert 1970 <= client._transport._clock.now().year < 2100
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_p7_cookies_are_not_kept() -> None:
+    """A load balancer that sets one without a path makes it another cookie for each key."""
+    reply = Reply(200, {"etag": '"e"', "content-length": "1", "set-cookie": "route=x"})
+    async with client_of(ScriptedStore(*[reply] * 1000)) as s3:
+        for number in range(1000):
+            await s3.head_object(f"cam1/{number}/a.mp4")
+        assert len(s3._transport._http.cookies.jar) == 0

@@ -25,6 +25,7 @@ from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
 from cef_trio.observability.at_risk import Reason
 from cef_trio.postprocess.free_space import Dispose, FreeSpace
 from cef_trio.postprocess.kept_recordings import KeptRecordings
+from cef_trio.resilience import RetryPolicy
 from cef_trio.s3_endpoint import Fault, Kind
 from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadAction, AfterUploadRule, MinFreeSpace
 
@@ -167,6 +168,44 @@ async def test_p6_a_recording_that_cannot_be_checked_keeps_no_other_one(
     assert names(world) == ["a.mp4"]
     assert {one["path"] for one in events(logged, "after_upload_failed")} == {world.path("a.mp4")}
     assert not events(logged, "free_space_error")
+
+
+async def test_p6_more_refused_recordings_than_end_a_round_keep_no_other_one(world: World) -> None:
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    refused = [f"{name}.mp4" for name in "abcd"]
+    async with world.daemon() as daemon:
+        await complete(world, daemon, *refused, "e.mp4", "f.mp4")
+        for one in world.known():
+            if one.meta.current_path in map(world.path, refused):
+                key, code = one.meta.s3_key_prefix, "AccessDenied"
+                world.endpoint.faults.arm(Fault(Kind.ERROR, "HeadObject", key=key, status=403, code=code, times=None))
+        fill(world, 1.9)
+        await until(lambda: names(world) == refused)
+        await quiet(world)
+    assert names(world) == refused
+
+
+@pytest.mark.parametrize("status", [403, 500])
+async def test_p10_a_disk_that_stays_short_is_told_soon_however_many_recordings_are_refused(
+    world: World, status: int
+) -> None:
+    """Each refused call is repeated, with pauses."""
+    world.policy = RetryPolicy(attempts=5, initial_seconds=0.2, max_seconds=2.0)
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    async with world.daemon() as daemon:
+        for number in range(100):
+            world.append(100, f"{number}.mp4")
+            daemon.seen(f"{number}.mp4")
+            daemon.closed(f"{number}.mp4")
+        await until(lambda: len(world.recordings()) == 100, 600)
+        await completed(world)
+        fault = Fault(Kind.ERROR, "HeadObject", status=status, code="AccessDenied", times=None)
+        world.endpoint.faults.arm(fault)
+        fill(world, 1.9)
+        began = trio.current_time()
+        await until(lambda: any(risk.reason is Reason.DISK_SHORT for risk in daemon.at_risk), 600)
+        assert trio.current_time() - began < 90
+    assert len(names(world)) == 100
 
 
 @pytest.mark.parametrize("rule", [KEEP_RECORDING, AfterUploadRule(AfterUploadAction.DELETE, keep_seconds=30 * DAY)])

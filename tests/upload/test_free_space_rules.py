@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cef_trio.checkpoint.model import FileIdentity
 from cef_trio.postprocess.free_space_rules import (
     MOST_PER_ROUND,
+    MOST_REFUSALS,
     KeptRecording,
     Round,
     SpaceState,
@@ -178,6 +179,22 @@ def test_what_others_write_meanwhile_hides_no_deletion() -> None:
 def test_what_waits_for_silence_counts_as_if_it_was_deleted() -> None:
     found = Round(100, 0, proven=True)
     found.waited_bytes = 100
+    assert not found.may_go_on
+
+
+def test_a_round_ends_after_three_refusals_of_s3_in_a_row() -> None:
+    found = Round(100, 0, proven=True)
+    for _ in range(10):
+        for _ in range(MOST_REFUSALS - 1):
+            found.refused(by_s3=True)
+            assert found.may_go_on
+        found.refused(by_s3=False)  # by the file system: S3 had let it go
+    for _ in range(MOST_REFUSALS - 1):
+        found.refused(by_s3=True)
+    found.deleted(1)
+    assert found.may_go_on
+    for _ in range(MOST_REFUSALS):
+        found.refused(by_s3=True)
     assert not found.may_go_on
 
 

@@ -275,3 +275,13 @@ async def test_endless_headers_hold_a_delivery_no_longer_than_the_time_out(
             async with webhooks.post(DELIVERY):
                 pass
     assert trio.current_time() == 5.0
+
+
+async def test_p7_cookies_are_not_kept() -> None:
+    def answer(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(204, headers={"set-cookie": "route=x"})
+
+    async with client(httpx.MockTransport(answer)) as webhooks:
+        async with webhooks.post(DELIVERY) as answered:
+            assert answered.status == 204
+        assert len(webhooks._http.cookies.jar) == 0
