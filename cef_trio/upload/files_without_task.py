@@ -48,8 +48,12 @@ class Recognized:
     match: IdentityMatch
 
     def is_of(self, stat: FileStat) -> bool:
-        """Return whether this is still true of the file: another stream's file is none by growing."""
-        return stat == self.stat or (self.match is IdentityMatch.REPLACED and stat.inode == self.stat.inode)
+        """Return whether this is still true of the file: none becomes or ceases to be the stream's by growing."""
+        if stat.inode != self.stat.inode:
+            return False
+        if self.match is IdentityMatch.SAME and stat.size_bytes >= self.stat.size_bytes:
+            return True  # a resume compares it again
+        return self.match is IdentityMatch.REPLACED or stat == self.stat
 
 
 @dataclass(frozen=True, slots=True)

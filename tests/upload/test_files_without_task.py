@@ -176,9 +176,14 @@ def test_p10_a_file_that_could_not_be_recognized_waits_since_it_was_first_seen()
     ("match", "now", "still_true"),
     [
         (IdentityMatch.SAME, stat_of(1, 200), True),
-        (IdentityMatch.SAME, stat_of(1, 300), False),
+        (IdentityMatch.SAME, stat_of(1, 300), True),
+        (IdentityMatch.SAME, FileStat(7, 1, 200, 201), True),
+        (IdentityMatch.SAME, stat_of(1, 100), False),
+        (IdentityMatch.SAME, stat_of(2, 300), False),
         (IdentityMatch.REPLACED, stat_of(1, 300), True),
         (IdentityMatch.REPLACED, stat_of(2, 200), False),
+        (IdentityMatch.ASK_BYTES, stat_of(1, 200), True),
+        (IdentityMatch.ASK_BYTES, stat_of(1, 300), False),
     ],
 )
 def test_what_was_found_of_a_file_apart_is_used_if_it_is_still_true(
