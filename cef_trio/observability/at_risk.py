@@ -51,7 +51,7 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.S3_DOWN: "S3 cannot be reached, or refuses everything",
         Reason.REDIS_DOWN: "Redis cannot be reached, or takes no writes",
         Reason.NOT_MOVING: "uploads stand still",
-        Reason.NOT_LOOKED_UP: "new files wait: they cannot be looked up in Redis or S3",
+        Reason.NOT_LOOKED_UP: "new files wait: they cannot be looked up in Redis or S3, or compared with their records",
         Reason.FAILED: "uploads failed for good, and their files are still here",
         Reason.FILE_UNREADABLE: "recordings cannot be read: the file system refuses",
         Reason.MOUNT_HUNG: "a mount does not answer, so recordings on it are neither read nor seen",
@@ -80,7 +80,7 @@ RISK_ADVICE: Final[Mapping[Reason, str]] = MappingProxyType(
             "the error names the cause: one key that the store refuses, a quota, a disk that hangs, a lost connection; "
             "the daemon keeps trying"
         ),
-        Reason.NOT_LOOKED_UP: "correct what the error names; the daemon keeps trying",
+        Reason.NOT_LOOKED_UP: "correct what the error names, or the mount that is read slowly; the daemon keeps trying",
         Reason.FAILED: (
             "`cef-trio list --failed` shows what to do about each; then `cef-trio retry`, or `cef-trio forget` for "
             "those that are not needed"

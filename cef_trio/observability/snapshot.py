@@ -143,7 +143,7 @@ class Snapshot:
     at: float = 0.0
     streams: tuple[StreamSnapshot, ...] = ()
     not_looked_up: Lag = field(default_factory=Lag)
-    """Of files that were not looked up in Redis and S3 yet; they have no stream."""
+    """Of files that were not looked up in Redis and S3, or compared with their records, yet; they have no stream."""
     below_minimum: Mapping[str, int] = field(default_factory=lambda: {"size": 0, "age": 0})
     """Numbers of files that are not begun, by what they have not reached: ``size`` or ``age``. They are no lag."""
     outages: Mapping[str, ServiceOutage | None] = field(default_factory=dict)

@@ -46,7 +46,7 @@ def must_be_recognized(known: StreamSummary | None, stat: FileStat) -> bool:
     if meta.status not in ENDED or meta.status in COMES_BACK:
         return not same_number
     if meta.status is Status.COMPLETED:
-        return _as_verified(meta, stat) and not (same_number and _untouched(meta, stat))
+        return is_uploaded(meta, stat) and not (same_number and _untouched(meta, stat))
     return True
 
 
@@ -73,6 +73,11 @@ def triage(known: StreamSummary | None, stat: FileStat, identity_match: Identity
         # It may be another recording, which must not wait for ever.
         return FileTriage.UNREADABLE if identity_match is IdentityMatch.ASK_BYTES else FileTriage.SETTLED
     return FileTriage.SETTLED if _as_verified(meta, stat) else FileTriage.NEW
+
+
+def is_uploaded(meta: StreamMeta, stat: FileStat) -> bool:
+    """Return whether a stream has uploaded a file, as far as size and time tell; only the bytes prove it."""
+    return meta.status is Status.COMPLETED and _as_verified(meta, stat)
 
 
 def _untouched(meta: StreamMeta, stat: FileStat) -> bool:

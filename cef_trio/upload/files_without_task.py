@@ -48,8 +48,12 @@ class Recognized:
     match: IdentityMatch
 
     def is_of(self, stat: FileStat) -> bool:
-        """Return whether this is still true of the file: another stream's file is none by growing."""
-        return stat == self.stat or (self.match is IdentityMatch.REPLACED and stat.inode == self.stat.inode)
+        """Return whether this is still true of the file: none becomes or ceases to be the stream's by growing."""
+        if stat.inode != self.stat.inode:
+            return False
+        if self.match is IdentityMatch.SAME and stat.size_bytes >= self.stat.size_bytes:
+            return True  # a resume compares it again
+        return self.match is IdentityMatch.REPLACED or stat == self.stat
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ class WaitingFile:
     """Whether comparing its bytes with those of its record took longer than the others may wait."""
     recognized: Recognized | None = None
     """What was found of an unrecognized file since."""
+    uploaded: FileStat | None = None
+    """What an unrecognized file was like when its record had it as uploaded, as far as size and times tell."""
 
 
 class FilesWithoutTask:
@@ -117,19 +123,26 @@ class FilesWithoutTask:
 
     @property
     def is_any_pending(self) -> bool:
-        """Whether the lookup of a file is pending, other than of one whose record could not be read before."""
-        return any(path not in self._set_aside for path in self.unknown)
+        """Whether a file is undecided, other than one whose record could not be read before."""
+        return any(path not in self._set_aside for path in self.undecided)
+
+    @property
+    def undecided(self) -> Collection[str]:
+        """The paths of the files that may be any stream's, renamed: their lookup is pending, or their comparison."""
+        return self.unknown.keys() | self._unrecognized.keys()
 
     @property
     def pending_lookups(self) -> tuple[Waiting, ...]:
         """The nonempty files whose lookup is pending, by ``trio.current_time()`` when each was first seen.
 
-        One that may be of another daemon's stream counts only while lookups fail: that daemon reports its stream.
+        One that may be of another daemon's stream counts only while lookups fail: that daemon reports its stream. One
+        that is uploaded, as far as its record and its stat tell, does not count, however long its comparison takes.
         """
         why = self.lookup_error or ""
         unknown = (one for path, one in self.unknown.items() if path not in self._set_aside)
         waiting = chain(unknown, self._deferred.values(), self._unrecognized.values())
-        pending = (one for one in waiting if one.stat.size_bytes and (why or not one.stream_id))
+        counted = (one for one in waiting if one.stat.size_bytes and one.stat != one.uploaded)
+        pending = (one for one in counted if why or not one.stream_id)
         return tuple(Waiting(one.since, one.stat.size_bytes, why or (_SLOW if one.slow else "")) for one in pending)
 
     @property
@@ -180,7 +193,7 @@ class FilesWithoutTask:
 
     def has_settled(self, path: str) -> bool:
         """Return whether the file at a path is settled and, as far as is known, still there and unchanged."""
-        return path in self.settled and path not in self.unknown
+        return path in self.settled and not any(path in files for files in self._waiting)
 
     def is_settled_one(self, path: str, stat: FileStat) -> bool:
         """Return whether the file at a path is still the settled one, possibly changed, and not one renamed to it."""
@@ -318,10 +331,14 @@ class FilesWithoutTask:
         again_at = self._now() + DEFERRED_SECONDS
         self._deferred[path] = replace(self.unknown.pop(path), again_at=again_at, stream_id=stream_id)
 
-    def leave_unrecognized(self, path: str, *, slow: bool = False) -> None:
-        """Leave a file whose bytes could not be compared with those of its record; ``slow``: as that takes long."""
+    def leave_unrecognized(self, path: str, *, slow: bool = False, uploaded: FileStat | None = None) -> None:
+        """Leave a file whose bytes could not be compared with those of its record.
+
+        ``slow``: as that takes long. ``uploaded``: see :class:`WaitingFile`.
+        """
         unknown = self.unknown.pop(path)
-        self._unrecognized[path] = replace(unknown, slow=unknown.slow or slow, recognized=None)
+        left = replace(unknown, slow=unknown.slow or slow, recognized=None, uploaded=uploaded)
+        self._unrecognized[path] = left
 
     def recognize(self, path: str, found: Recognized) -> None:
         """Queue the lookup of an unrecognized file with what was found of it, if that is still true."""

@@ -5,8 +5,9 @@ scan that *began* after it was missed: an earlier one may have read the folder o
 there. A scan that could not read the file's folder does not count, and while the watch folder is unavailable there is
 no scan, so the wait continues.
 
-A scan counts once the files that it found without a known record were looked up: the missing file may be one of them,
-under another name, by its bytes alone. Inode and device numbers do not tell, where another host's daemon recorded them.
+A scan counts once the files that it found without a known record were looked up, and compared where that is needed: the
+missing file may be one of them, under another name, by its bytes alone. Inode and device numbers do not tell, where
+another host's daemon recorded them.
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ class ScanHistory:
     def __init__(self) -> None:
         self.last: AsyncValue[LastScan] = AsyncValue(LastScan())
         self._undecided: list[tuple[LastScan, frozenset[str]]] = []
-        """Later scans, at most two, and the files that they found whose lookups were pending then."""
+        """Later scans, at most two, and the files that they found and that were undecided then."""
         self.request_scan: Callable[[], object] | None = None
         """Request a scan of the watcher; ``None``: there is no watcher, so no wait."""
 
-    def completed(self, scan: Scanned, unknown: Collection[str] = ()) -> None:
-        """Note a scan whose events have reached every stream. ``unknown``: the files whose lookups are pending."""
+    def completed(self, scan: Scanned, undecided: Collection[str] = ()) -> None:
+        """Note a scan whose events have reached every stream. ``undecided``: the files that may be any stream's."""
         del self._undecided[1:]  # the first one is decided first, the latest one decides most
-        self._undecided.append((LastScan(scan.began_at, scan.unreadable), frozenset(unknown)))
-        self.looked_up(unknown)
+        self._undecided.append((LastScan(scan.began_at, scan.unreadable), frozenset(undecided)))
+        self.looked_up(undecided)
 
-    def looked_up(self, unknown: Collection[str]) -> None:
-        """Note that files were looked up. ``unknown``: those whose lookups are pending yet."""
-        pending = frozenset(unknown)
+    def looked_up(self, undecided: Collection[str]) -> None:
+        """Note that files were looked up. ``undecided``: those that may still be any stream's."""
+        pending = frozenset(undecided)
         while self._undecided and not self._undecided[0][1] & pending:
             self.last.value, _ = self._undecided.pop(0)
 

@@ -25,7 +25,7 @@ from cef_trio.files import FileStat, IdentityMatch, may_be
 from cef_trio.observability import FirstSeenTimes, Waiting, read_fleet
 from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
-from cef_trio.upload.file_triage import FileTriage, must_be_recognized, triage
+from cef_trio.upload.file_triage import FileTriage, is_uploaded, must_be_recognized, triage
 from cef_trio.upload.files_without_task import DEFERRED_SECONDS, FilesWithoutTask, Recognized, WaitingFile, is_risk
 from cef_trio.upload.lease_context import hold_lease
 from cef_trio.upload.live_stream import LiveStream
@@ -154,7 +154,7 @@ class StreamSupervisor:
                 self.files.look_up_deferred()
                 self.files.look_up_unrecognized(self._slow)
                 # Last, so that tasks that wait for the scan see the renames.
-                self._services.scans.completed(event, self.files.unknown)
+                self._services.scans.completed(event, self.files.undecided)
 
     def _seen(self, path: str, stat: FileStat, *, closed: bool = False) -> None:
         live = self._live.get(path)
@@ -289,7 +289,7 @@ class StreamSupervisor:
             try:
                 await self._rename_known()
                 await self._resolve_some(on_uploaded)
-                self._services.scans.looked_up(self.files.unknown)
+                self._services.scans.looked_up(self.files.undecided)
                 self.files.lookup_error = None
             except CefMp4ProcessorError as error:
                 if str(error) != self.files.lookup_error:  # logged once per error, not per retry
@@ -500,9 +500,13 @@ class StreamSupervisor:
                 self.files.put_aside(path, self.files.unknown.pop(path))
             return None
         if identity_match is None and self.files.still_unknown(path, {path: asked}) is not None:
-            self.files.leave_unrecognized(path, slow=scope.cancelled_caught)
+            # In an outage it is not the file that is slow: the parts of its record cannot be loaded.
+            are_up = self._services.s3_breaker.up.value and self._services.redis_breaker.up.value
+            slow = scope.cancelled_caught and are_up
+            uploaded = asked.stat if is_uploaded(meta, asked.stat) else None
+            self.files.leave_unrecognized(path, slow=slow, uploaded=uploaded)
             if scope.cancelled_caught:
-                if not asked.slow:
+                if slow and not asked.slow:
                     log.info("recording_compared_slowly", path=path, stream_id=meta.stream_id)
                 self._slow[path] = meta, asked.stat
                 self._is_any_slow.value = True

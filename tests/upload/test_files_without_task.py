@@ -176,9 +176,14 @@ def test_p10_a_file_that_could_not_be_recognized_waits_since_it_was_first_seen()
     ("match", "now", "still_true"),
     [
         (IdentityMatch.SAME, stat_of(1, 200), True),
-        (IdentityMatch.SAME, stat_of(1, 300), False),
+        (IdentityMatch.SAME, stat_of(1, 300), True),
+        (IdentityMatch.SAME, FileStat(7, 1, 200, 201), True),
+        (IdentityMatch.SAME, stat_of(1, 100), False),
+        (IdentityMatch.SAME, stat_of(2, 300), False),
         (IdentityMatch.REPLACED, stat_of(1, 300), True),
         (IdentityMatch.REPLACED, stat_of(2, 200), False),
+        (IdentityMatch.ASK_BYTES, stat_of(1, 200), True),
+        (IdentityMatch.ASK_BYTES, stat_of(1, 300), False),
     ],
 )
 def test_what_was_found_of_a_file_apart_is_used_if_it_is_still_true(
@@ -192,6 +197,40 @@ def test_what_was_found_of_a_file_apart_is_used_if_it_is_still_true(
     known.files.recognize("a", found)
     looked_up = known.files.unknown.get("a")
     assert (looked_up is not None and looked_up.recognized == found) is still_true
+
+
+def test_p2_an_unrecognized_file_may_be_any_streams_until_it_was_compared() -> None:
+    known = Known()
+    known.put("unrecognized", "a", stat_of(1, 200))
+    assert set(known.files.undecided) == {"a"}
+    assert known.files.is_any_pending
+    known.files.recognize("a", Recognized("s1", stat_of(1, 200), IdentityMatch.SAME))
+    assert set(known.files.undecided) == {"a"}
+    known.files.settle("a", UPLOADED)
+    assert not known.files.undecided
+    assert not known.files.is_any_pending
+
+
+def test_p10_a_file_that_is_as_its_record_was_completed_does_not_wait_for_its_upload() -> None:
+    known = Known()
+    known.files.seen("a", stat_of(1, 200))
+    known.files.leave_unrecognized("a", slow=True, uploaded=stat_of(1, 200))
+    assert known.files.pending_lookups == ()
+    known.files.look_up_unrecognized(())
+    assert known.files.pending_lookups == ()
+    known.files.leave_unrecognized("a", slow=True, uploaded=stat_of(1, 200))
+    known.files.seen("a", stat_of(1, 300))
+    assert len(known.files.pending_lookups) == 1
+
+
+@pytest.mark.parametrize("kind", ["unknown", "deferred", "unrecognized", "below"])
+def test_a_settled_file_that_has_changed_is_settled_no_more_wherever_it_waits(kind: str) -> None:
+    known = Known()
+    known.put("settled", "a", stat_of(1, 50))
+    assert known.files.has_settled("a")
+    known.put(kind, "a", stat_of(1, 60))
+    assert kind in known.where("a")
+    assert not known.files.has_settled("a")
 
 
 def test_deferred_files_are_looked_up_together() -> None:

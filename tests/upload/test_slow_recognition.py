@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from shutil import copyfile
 
 import pytest
 import structlog.testing
 import trio
-from waiting import until, until_idle
+from servers.stream_records import two_parts
+from waiting import completed, until, until_idle
 
+from cef_trio.checkpoint import Lease
+from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.states import Status
-from cef_trio.exceptions import FileAccessError
+from cef_trio.exceptions import FileAccessError, RedisOperationError
 from cef_trio.files.file_system import Origin, file_system_named
 from cef_trio.lab.disk import InlineRecording
 from cef_trio.lab.world import PART, World, WorldDaemon
 from cef_trio.observability.at_risk import Reason
 from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.upload.ownership import Ownership
 
 SLOW_SECONDS = 20.0
 """How long each read takes: longer than the lookups wait for one file."""
 
 
 @pytest.fixture
-async def reused(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """On a FUSE mount without birth times, another recording has the name of a failed one with two parts."""
+def fuse(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The folder is on a FUSE mount without birth times."""
     monkeypatch.setattr("cef_trio.lab.disk.origin_of", lambda _: Origin(system=file_system_named("fuse")))
+    return world
+
+
+def renumber(path: str) -> None:
+    """Give a file another inode number, as FUSE does at each mount."""
+    copy, stat = f"{path}.tmp", Path(path).stat()
+    copyfile(path, copy)
+    os.utime(copy, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    Path(copy).rename(path)
+
+
+@pytest.fixture
+async def reused(fuse: World) -> World:
+    """On FUSE, another recording has the name of a failed one with two parts."""
+    world = fuse
     world.stream_timeout_seconds = 10
     world.endpoint.faults.arm(
         Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="EntityTooLarge", times=None)
@@ -105,3 +126,116 @@ async def test_p6_another_file_at_the_path_does_not_wait_for_the_slow_one(reused
         Path(reused.path("newer.tmp")).rename(reused.path())
         daemon.closed()
         await until(lambda: reused.content() in reused.recordings())
+
+
+async def test_p10_a_recording_that_another_daemon_uploads_is_recognized_although_it_grows_meanwhile(
+    fuse: World,
+) -> None:
+    """Its inode number is another one on each host, so only its bytes tell."""
+    stream_id = await two_parts(fuse)
+    assert await fuse.store.acquire(stream_id, Lease("another-daemon", "its-token", 1e9))
+    renumber(fuse.path())
+    fuse.read_seconds = SLOW_SECONDS
+    async with fuse.daemon() as daemon:
+        for _ in range(10):
+            await rescanned(daemon, 30)
+            fuse.append(PART // 2)
+        assert daemon.at_risk == ()
+        assert daemon.supervisor.files.held_ids == {stream_id}
+
+
+async def five_completed(world: World) -> list[str]:
+    """Leave five completed recordings, which have other inode numbers now; return their names."""
+    names = [f"{number}.mp4" for number in range(5)]
+    async with world.daemon() as daemon:
+        for name in names:
+            world.append(PART, name)
+            daemon.closed(name)
+        await completed(world)
+    for name in names:
+        renumber(world.path(name))
+    return names
+
+
+async def test_p10_completed_recordings_that_are_compared_slowly_are_no_risk(fuse: World) -> None:
+    names = await five_completed(fuse)
+    fuse.read_seconds = 2 * SLOW_SECONDS
+    async with fuse.daemon() as daemon:
+        await rescanned(daemon, 150)
+        assert daemon.supervisor.files.undecided
+        assert daemon.at_risk == ()
+        await rescanned(daemon, 600)
+        assert all(daemon.supervisor.files.has_settled(fuse.path(name)) for name in names)
+
+
+async def test_p10_completed_recordings_that_cannot_be_compared_while_s3_is_down_are_no_risk(fuse: World) -> None:
+    names = await five_completed(fuse)
+    with structlog.testing.capture_logs() as logs:
+        async with fuse.daemon() as daemon:
+            # The first scan is looked up after the outage has begun.
+            down = fuse.endpoint.faults.arm(Fault(Kind.RESET, times=None))
+            await rescanned(daemon, 150)
+            [risk] = daemon.at_risk
+            assert (risk.reason, risk.recordings) == (Reason.S3_DOWN, 0)
+            fuse.endpoint.faults.disarm(down)
+            await until(lambda: all(daemon.supervisor.files.has_settled(fuse.path(name)) for name in names))
+            assert daemon.at_risk == ()
+    assert "recording_compared_slowly" not in [entry["event"] for entry in logs]
+
+
+async def test_p10_a_file_that_cannot_be_compared_while_redis_is_down_is_not_slow_and_begun_right_after(
+    reused: World,
+) -> None:
+    is_down = False
+
+    async def down(operation: str, moment: Moment) -> None:
+        nonlocal is_down
+        await trio.lowlevel.checkpoint()
+        is_down = is_down or (operation == "load" and moment is Moment.BEFORE)  # after the lookup
+        if is_down:
+            raise RedisOperationError(operation, "connection refused", transient=True)
+
+    reused.store.fault = down
+    with structlog.testing.capture_logs() as logs:
+        async with reused.daemon() as daemon:
+            await rescanned(daemon, 120)
+            assert is_down
+            assert [(risk.reason, risk.recordings) for risk in daemon.at_risk] == [(Reason.REDIS_DOWN, 1)]
+            reused.store.fault = None
+            await until(lambda: reused.content() in reused.recordings())  # without another scan
+    assert "recording_compared_slowly" not in [entry["event"] for entry in logs]
+
+
+@pytest.mark.parametrize("while_running", [False, True])
+async def test_p2_a_renamed_recording_is_not_missing_before_its_new_name_was_compared(
+    reused: World, monkeypatch: pytest.MonkeyPatch, *, while_running: bool
+) -> None:
+    """It gets the name of a failed one, and FUSE gives it another inode number. No event tells."""
+    monkeypatch.setattr(Ownership, "shares_any", True)  # then such a file is searched for by its bytes at any time
+    Path(reused.path()).unlink()
+    reused.stream_timeout_seconds = 1e6
+    reused.append(20 * PART, "grows.mp4")
+
+    def rename() -> None:
+        [growing] = [one for one in reused.known() if one.meta.current_path == reused.path("grows.mp4")]
+        assert len(growing.parts) == 20
+        Path(reused.path("grows.mp4")).rename(reused.path())
+        renumber(reused.path())
+        reused.read_seconds = SLOW_SECONDS
+
+    async with reused.daemon() as daemon:
+        daemon.seen("grows.mp4")
+        await trio.sleep(10)
+        if while_running:
+            rename()
+            await rescanned(daemon, 600)
+    if not while_running:
+        rename()
+    sent = reused.received_bytes()
+    async with reused.daemon() as daemon:
+        await rescanned(daemon, 600)
+        reused.read_seconds = 0.0
+        daemon.closed()
+        await until(lambda: reused.content() in reused.recordings())
+    assert Status.FAILED_FILE_MISSING_ON_RESUME not in {one.meta.status for one in reused.known()}
+    assert reused.received_bytes() == sent == 22 * PART
