@@ -123,6 +123,16 @@ def test_an_unreachable_cluster_is_waited_for() -> None:
     assert is_unreachable(redis_exceptions.RedisClusterException(text))
 
 
+def test_a_cluster_that_is_being_repaired_is_waited_for() -> None:
+    for text in (
+        "All slots are not covered after query all startup_nodes. 8192 of 16384 covered...",
+        "startup_nodes could not agree on a valid slots cache: 10.0.0.1:6379 vs 10.0.0.2:6379 on slot: 7",
+    ):
+        error = redis_exceptions.RedisClusterException(text)
+        assert redis_error_is_transient(error)
+        assert not is_unreachable(error)  # it did respond
+
+
 @pytest.mark.parametrize(
     "denial",
     [

@@ -77,10 +77,11 @@ _REFUSALS: Final = (
 _OF_ONE_KEY: Final = re.compile(r"(?:^|[ :]-)WRONGTYPE\b")
 # Redis 6 wraps what failed inside a script: "ERR Error running script (...): @user_script:1: -READONLY You can't ...".
 _TRANSIENT_REPLY: Final = re.compile(rf"(?:^|[ :]-)(?:{'|'.join(_TRANSIENT_CODES)})\b")
-# Texts of RedisCluster when no start-up node can be reached, and when some slots have no node (a failover, a cluster
-# being set up); the class is the same.
+# Texts of RedisCluster when no start-up node can be reached, when some slots have no node (a failover, a cluster being
+# set up), and when the nodes name different ones for a slot (a cluster being repaired); the class is the same.
 _CLUSTER_UNREACHABLE: Final = "Redis Cluster cannot be connected"
 _CLUSTER_UNCOVERED: Final = "All slots are not covered"
+_CLUSTER_DISAGREES: Final = "could not agree on a valid slots cache"
 # Of each sentinel that was asked in vain: its address, and the class of its error ("> - auth:AuthenticationError").
 _ASKED_SENTINEL: Final = re.compile(r"\bhost=([^,]+),port=(\d+).*?> - (?:\w+:)?(\w+)")
 # Its text of a ClusterError after 16 redirections (ASK, MOVED) and refusals (TRYAGAIN).
@@ -96,7 +97,7 @@ def redis_error_is_transient(error: BaseException) -> bool:
     if isinstance(error, redis_exceptions.ResponseError):
         return _TRANSIENT_REPLY.search(str(error)) is not None
     if isinstance(error, redis_exceptions.RedisClusterException):
-        return any(text in str(error) for text in (_CLUSTER_UNREACHABLE, _CLUSTER_UNCOVERED))
+        return any(text in str(error) for text in (_CLUSTER_UNREACHABLE, _CLUSTER_UNCOVERED, _CLUSTER_DISAGREES))
     return isinstance(error, OSError)
 
 
