@@ -148,3 +148,29 @@ async def test_a_start_with_a_wrong_password_does_not_wait(url: str, says: str) 
             with pytest.raises(RefusedAtStartError, match=says) as caught:
                 await retry_until_reachable("connect_redis", store.ping, breaker)
     assert "hunter2" not in str(caught.value)
+
+
+async def test_p6_a_new_password_that_is_not_escaped_ends_nothing_and_the_corrected_one_is_taken() -> None:
+    right = b"pa/ss"
+
+    def serve(connection: socket.socket, _number: int) -> None:
+        while received := connection.recv(4096):
+            if b"AUTH" in received:
+                connection.sendall(b"+OK\r\n" if right in received else WRONG)
+            else:
+                connection.sendall(b"*2\r\n$2\r\nok\r\n:1\r\n")
+
+    with scripted_server(serve) as server:
+        url = f"redis://daemon:{{}}@127.0.0.1:{server.port}"
+        read_url = Answers(url.format("pa/ss"), url.format("pa/ss"), url.format("pa%2Fss"))
+        async with RedisCheckpointStore(url.format("old"), read_url=read_url) as store:
+            with pytest.raises(RedisOperationError, match="WRONGPASS"):
+                await store.ping()
+            with structlog.testing.capture_logs() as logs:
+                for _ in range(2):
+                    with pytest.raises(RedisOperationError, match="WRONGPASS"):
+                        await store.check_writable()
+                await store.check_writable()
+    assert [event["event"] for event in logs] == ["credentials_not_read"] * 2 + ["credentials_renewed"]
+    assert "'/' is written as %2F" in logs[0]["error"]
+    assert "pa/ss" not in str(logs)
