@@ -28,6 +28,7 @@ import trio
 from dotenv import dotenv_values
 
 from cef_trio.checkpoint.redis import parse_address
+from cef_trio.daemon.redis_store import as_settings_error
 from cef_trio.daemon.wiring import rate_in_force
 from cef_trio.observability import set_level
 from cef_trio.resilience import run_in_thread
@@ -58,7 +59,11 @@ class SettingsChange:
 
 
 def compare_settings(held: Settings, read: Settings) -> SettingsChange:
-    """Compare two settings. Names are in the order of ``docs/settings.md``."""
+    """Compare two settings. Names are in the order of ``docs/settings.md``.
+
+    Raises:
+        ValueError: ``REDIS_URL`` is invalid.
+    """
     changed = [name for name in Settings.model_fields if getattr(held, name) != getattr(read, name)]
     renewed = _renewed(held, read)
     return SettingsChange(
@@ -149,6 +154,8 @@ class SettingsReloader:
         try:
             # May be abandoned: it only reads, and the disk may hang.
             read, without_effect = await run_in_thread(self._source.read, abandon_on_cancel=True)
+            with as_settings_error():
+                reading = compare_settings(self._held, read)
         except (SettingsError, OSError, UnicodeDecodeError) as error:
             log.warning("settings_not_reloaded", error="; ".join(str(error).splitlines()))
             return
@@ -156,7 +163,6 @@ class SettingsReloader:
         if why := unfit_rate(read.max_upload_rate, self._held.max_concurrent_parts):
             log.warning("settings_not_reloaded", error=why)
             return
-        reading = compare_settings(self._held, read)
         # Log at the more verbose of both levels, so that a change to WARNING and one from it are logged.
         set_level(min(self._held.log_level, read.log_level, key=logging.getLevelName))
         log.info(

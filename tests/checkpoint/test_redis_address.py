@@ -62,6 +62,10 @@ def test_a_url_is_understood(url: str, address: RedisAddress) -> None:
         "redis://:hunter2@a,b",
         "redis://:hun/ter2@h",
         "redis://:hun#ter2@h",
+        "redis://:12/ter2@h",
+        "redis://u:12?hun&ter2@h",
+        "redis://u:a@b?ter2@h",
+        "redis+cluster://u:12/hunter2@h",
         "redis://:hunter2@::1",
         "redis://:hunter2@[::1",
         "redis://:hunter2@h?socket_timeout=100",
@@ -80,6 +84,25 @@ def test_any_other_url_is_refused_in_a_sentence_without_its_password(url: str) -
     with pytest.raises(ValueError, match="REDIS_URL") as caught:
         parse_address(url)
     assert "ter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("password", "right"),
+    [
+        ("pa/ss", "'/' is written as %2F"),
+        ("12/3", "%2F"),
+        ("pa#ss", "'#' must be written as %23"),
+        ("pa[ss", "%5B"),
+        ("pa?ss", "'?' as %3F"),
+        ("12?34&5", "%3F"),
+    ],
+)
+@pytest.mark.parametrize("url", ["redis://user:{}@host", "redis://:{}@host:1/2", "redis+cluster://u:{}@a,b"])
+def test_a_password_that_is_not_escaped_is_told_and_how_it_is_written(url: str, password: str, right: str) -> None:
+    with pytest.raises(ValueError, match="REDIS_URL") as caught:
+        parse_address(url.format(password))
+    assert right in str(caught.value)
+    assert password not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,36 @@ def test_an_unreachable_cluster_is_waited_for() -> None:
     assert is_unreachable(redis_exceptions.RedisClusterException(text))
 
 
+def test_a_cluster_that_is_being_repaired_is_waited_for() -> None:
+    for text in (
+        "All slots are not covered after query all startup_nodes. 8192 of 16384 covered...",
+        "startup_nodes could not agree on a valid slots cache: 10.0.0.1:6379 vs 10.0.0.2:6379 on slot: 7",
+    ):
+        error = redis_exceptions.RedisClusterException(text)
+        assert redis_error_is_transient(error)
+        assert not is_unreachable(error)  # it did respond
+
+
+@pytest.mark.parametrize(
+    "denial",
+    [
+        redis_exceptions.AuthenticationError("invalid username-password pair", status_code="WRONGPASS"),
+        redis_exceptions.ExternalAuthProviderError("problem with LDAP service"),
+        redis_exceptions.NoPermissionError("No permissions to run CLUSTER SLOTS", status_code="NOPERM"),
+    ],
+)
+def test_a_node_that_denies_the_login_is_no_unreachable_one(denial: redis_exceptions.RedisError) -> None:
+    """redis-py raises "cannot be connected" for it; nobody would read the changed password again."""
+    error = redis_exceptions.RedisClusterException("Redis Cluster cannot be connected. Please provide a node: no")
+    error.__cause__ = redis_exceptions.RedisClusterException("Cluster mode is not enabled on this node")
+    error.__cause__.__context__ = denial
+    assert not redis_error_is_transient(error)
+    assert not is_unreachable(error)
+    ours = to_redis_error("ping", error)
+    assert (ours.transient, ours.rejected) == (False, True)
+    assert str(denial) in str(ours)
+
+
 def test_a_rejected_certificate_is_an_outage_and_has_its_own_message() -> None:
     """No start waits for it (``assembly``), but a running daemon gives no recording up for it."""
     error = redis_exceptions.ConnectionError("Error 1 connecting to h:1")

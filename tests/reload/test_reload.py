@@ -8,6 +8,7 @@ import logging
 import os
 import pty
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,10 @@ def events(output: io.StringIO) -> list[dict[str, object]]:
 
 def change(env_file: Path, **values: object) -> None:
     env_file.write_text(env_file.read_text() + "".join(f"{name}={value}\n" for name, value in values.items()))
+
+
+def is_logged(output: io.StringIO, name: str) -> bool:
+    return name in [event["event"] for event in events(output)]
 
 
 async def reloaded(settings: Settings, source: SettingsSource, rate_limiter: RateLimiter) -> None:
@@ -143,6 +148,8 @@ async def test_a_change_of_the_level_is_logged_in_both_directions(
         ("WATCH_DIR=/srv/\0\0\0", "no NUL character"),
         ("S3_CA_FILE=/etc/\0", "no NUL character"),
         ("REDIS_CA_FILE=/etc/\0", "no NUL character"),
+        ("REDIS_URL=redis://u:pa/hunter2@localhost", "'/' is written as %2F"),
+        ("REDIS_URL='redis://u:pa#hunter2@localhost'", "'#' must be written as %23"),
         ("WEBHOOK_CA_FILE=/etc/\0", "no NUL character"),
         (None, "no longer exists"),
     ],
@@ -162,6 +169,29 @@ async def test_settings_that_cannot_be_read_change_nothing_and_are_one_clear_war
     assert says in str(event["error"])
     assert "hunter2" not in output.getvalue()
     assert (rate_limiter.rate, logging.getLogger().level) == (1 << 20, logging.INFO)
+
+
+async def test_p6_a_password_that_is_not_escaped_ends_no_task_and_the_corrected_one_is_taken(
+    env_file: Path, output: io.StringIO
+) -> None:
+    change(env_file, REDIS_URL="redis://u:first@localhost")
+    taken: list[str] = []
+    reloader = SettingsReloader(
+        load_settings(env_file),
+        SettingsSource.of_file(env_file),
+        RateLimiter(),
+        lambda settings: taken.append(settings.redis_url.get_secret_value()),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reloader.run)
+        for text, event in (("pa/ss", "settings_not_reloaded"), ("pa%2Fss", "settings_reloaded")):
+            change(env_file, REDIS_URL=f"redis://u:{text}@localhost")
+            reloader.request()
+            await until(partial(is_logged, output, event))
+        nursery.cancel_scope.cancel()
+    names = [event["event"] for event in events(output)]
+    assert names.count("settings_not_reloaded") == 1
+    assert taken == ["redis://u:pa%2Fss@localhost"]
 
 
 async def test_the_environment_has_precedence_and_that_is_logged(

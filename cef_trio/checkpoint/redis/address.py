@@ -25,6 +25,9 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 _REDIS_PORT = 6379
 _SENTINEL_PORT = 26379
 _HIGHEST_PORT = 65535
+_ESCAPE: Final = (
+    "in user and password '/' is written as %2F, '#' as %23, '?' as %3F, '@' as %40, ':' as %3A and '%' as %25"
+)
 
 
 class Topology(StrEnum):
@@ -93,9 +96,11 @@ def parse_address(url: str) -> RedisAddress:
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise ValueError("REDIS_URL is not a URL") from None
+        raise ValueError(f"REDIS_URL is not a URL; {_ESCAPE}, '[' as %5B and ']' as %5D") from None
     if parts.fragment:
         raise ValueError("REDIS_URL: '#' must be written as %23")
+    if "@" in parts.path and parts.scheme != "unix":
+        raise ValueError(f"REDIS_URL: there is a '/' before the '@'; {_ESCAPE}")
     if parts.scheme not in _FORMS:
         raise ValueError(
             f"REDIS_URL: unknown scheme {parts.scheme!r} (redis, rediss, unix, redis+sentinel, redis+cluster)"
@@ -107,6 +112,8 @@ def parse_address(url: str) -> RedisAddress:
     certificate, key = (options.pop(name, None) for name in ("ssl_certfile", "ssl_keyfile")) if tls else (None, None)
     if key and not certificate:
         raise ValueError("REDIS_URL: ssl_keyfile belongs to an ssl_certfile, which is missing")
+    if options and "@" in parts.query:  # then an option's name may be a piece of the password
+        raise ValueError(f"REDIS_URL: there is a '?' before the '@'; {_ESCAPE}")
     if options:
         raise ValueError(f"REDIS_URL: unknown option {min(options)!r}")
     return replace(
@@ -189,9 +196,7 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
     if not colon:
         port = str(default_port)
     if not (well_formed and host and _is_number(port) and 0 < int(port) <= _HIGHEST_PORT):
-        raise ValueError(
-            "REDIS_URL: hosts are name:port or [IPv6]:port; '@:/?#' in user or password are written as %XX"
-        )
+        raise ValueError(f"REDIS_URL: hosts are name:port or [IPv6]:port; {_ESCAPE}")
     return host, int(port)
 
 

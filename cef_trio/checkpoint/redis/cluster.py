@@ -5,6 +5,8 @@
 - redis-py asks for the nodes again only after a call has failed, and only the nodes that it found last. After a long
   outage that costs one call more than necessary; and if all nodes have new addresses (restarted pods), it never finds
   them. :meth:`Cluster.refresh` also asks the nodes of ``REDIS_URL``.
+- If it finds none, it raises the error of the node that it asked last. A dead one would always hide that all others
+  refuse the login, so after a failure :meth:`Cluster.refresh` asks in any order.
 - Its other ``AttributeError``, ``IndexError`` and ``KeyError``, when a node disappears under a call, are errors of that
   call, which may be repeated.
 - redis-py asks one node after another, each for a time-out, and concurrent calls do so in turn: a cluster of six nodes
@@ -42,6 +44,7 @@ class Cluster(RedisCluster):
         **options: Any,
     ) -> None:
         self._hosts = hosts
+        self._is_lost = False
         # redis-py takes a pool of one's own only with a URL. Its host is then one of the nodes to start with.
         host, port = hosts[0]
         super().__init__(
@@ -69,15 +72,17 @@ class Cluster(RedisCluster):
         return self.nodes_manager.nodes_cache.setdefault(node_name, node)
 
     def refresh(self, key: str) -> None:
-        """Ask for the nodes and their slots again; the node of ``key``, which may have failed, last.
+        """Ask for the nodes and their slots again; at first the node of ``key``, which may have failed, last.
 
         Raises:
             redis exceptions: no node can be reached.
         """
         nodes = self.nodes_manager
         nodes.startup_nodes = {**{node.name: node for node in self._nodes_of_url()}, **nodes.startup_nodes}
-        asked_last = self.get_node_from_key(key)  # type: ignore[no-untyped-call]
+        asked_last = None if self._is_lost else self.get_node_from_key(key)  # type: ignore[no-untyped-call]
+        self._is_lost = True
         nodes.initialize(last_failed_node_name=asked_last and asked_last.name)
+        self._is_lost = False
 
     def _nodes_of_url(self) -> list[ClusterNode]:
         return [ClusterNode(host, port) for host, port in self._hosts]  # type: ignore[no-untyped-call]

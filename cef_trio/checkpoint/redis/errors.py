@@ -19,7 +19,7 @@ from typing import Final
 from redis import exceptions as redis_exceptions
 from redis.sentinel import MasterNotFoundError
 
-from cef_trio.exceptions import RedisOperationError
+from cef_trio.exceptions import RedisOperationError, causes
 from cef_trio.http import tls
 from cef_trio.safe_text import one_line
 
@@ -32,13 +32,17 @@ MAPPED: Final = (
 )
 """Every exception that redis-py raises, except for invalid arguments."""
 
+_DENIALS: Final = (
+    redis_exceptions.AuthenticationError,
+    redis_exceptions.AuthorizationError,
+    redis_exceptions.ExternalAuthProviderError,
+    redis_exceptions.AuthenticationWrongNumberOfArgsError,
+    redis_exceptions.NoPermissionError,
+)
+"""Refusals of a user: by the login, or by what it may do."""
 # Subclasses first: AuthenticationError is a ConnectionError in redis-py, MasterDownError a ClusterError.
 _TRANSIENT_BY_CLASS: Final[Sequence[tuple[type[Exception], bool]]] = (
-    (redis_exceptions.AuthenticationError, False),
-    (redis_exceptions.AuthorizationError, False),
-    (redis_exceptions.ExternalAuthProviderError, False),
-    (redis_exceptions.AuthenticationWrongNumberOfArgsError, False),
-    (redis_exceptions.NoPermissionError, False),
+    *((kind, False) for kind in _DENIALS),
     (redis_exceptions.ConnectionError, True),
     (redis_exceptions.TimeoutError, True),
     (redis_exceptions.ReadOnlyError, True),
@@ -73,24 +77,27 @@ _REFUSALS: Final = (
 _OF_ONE_KEY: Final = re.compile(r"(?:^|[ :]-)WRONGTYPE\b")
 # Redis 6 wraps what failed inside a script: "ERR Error running script (...): @user_script:1: -READONLY You can't ...".
 _TRANSIENT_REPLY: Final = re.compile(rf"(?:^|[ :]-)(?:{'|'.join(_TRANSIENT_CODES)})\b")
-# Texts of RedisCluster when no start-up node can be reached, and when some slots have no node (a failover, a cluster
-# being set up); the class is the same.
+# Texts of RedisCluster when no start-up node can be reached, when some slots have no node (a failover, a cluster being
+# set up), and when the nodes name different ones for a slot (a cluster being repaired); the class is the same.
 _CLUSTER_UNREACHABLE: Final = "Redis Cluster cannot be connected"
 _CLUSTER_UNCOVERED: Final = "All slots are not covered"
-_HOST_AND_PORT: Final = re.compile(r"\bhost=([^,]+),port=(\d+)")
+_CLUSTER_DISAGREES: Final = "could not agree on a valid slots cache"
+# Of each sentinel that was asked in vain: its address, and the class of its error ("> - auth:AuthenticationError").
+_ASKED_SENTINEL: Final = re.compile(r"\bhost=([^,]+),port=(\d+).*?> - (?:\w+:)?(\w+)")
 # Its text of a ClusterError after 16 redirections (ASK, MOVED) and refusals (TRYAGAIN).
 _REDIRECTED_TOO_OFTEN: Final = "TTL exhausted"
 
 
 def redis_error_is_transient(error: BaseException) -> bool:
     """Return whether the same call may succeed later with the same settings and data."""
+    error = _denial_in(error)
     for kind, transient in _TRANSIENT_BY_CLASS:
         if isinstance(error, kind):
             return transient
     if isinstance(error, redis_exceptions.ResponseError):
         return _TRANSIENT_REPLY.search(str(error)) is not None
     if isinstance(error, redis_exceptions.RedisClusterException):
-        return any(text in str(error) for text in (_CLUSTER_UNREACHABLE, _CLUSTER_UNCOVERED))
+        return any(text in str(error) for text in (_CLUSTER_UNREACHABLE, _CLUSTER_UNCOVERED, _CLUSTER_DISAGREES))
     return isinstance(error, OSError)
 
 
@@ -106,7 +113,21 @@ def is_rejected(error: BaseException) -> bool:
     """Return whether the server rejected a call permanently for a reason that affects all calls: login, permission,
     command. Errors in the data of one key (a wrong type) do not count.
     """
+    error = _denial_in(error)
     return isinstance(error, _REFUSALS) and not redis_error_is_transient(error) and not is_of_one_key(error)
+
+
+def _denial_in(error: BaseException) -> BaseException:
+    """Return the denial that redis-py turned into "unreachable", or the error itself.
+
+    Its clients of clusters and sentinels go on to the next server whatever one replies. Nobody would read a changed
+    password again, and a start with a wrong one would wait for ever.
+    """
+    if isinstance(error, redis_exceptions.RedisClusterException) and _CLUSTER_UNREACHABLE in str(error):
+        return next((one for one in causes(error) if isinstance(one, _DENIALS)), error)
+    if isinstance(error, MasterNotFoundError) and any(denied for _, denied in _asked_sentinels(str(error))):
+        return redis_exceptions.AuthenticationError(f"no master: {_without_options(str(error))}")
+    return error
 
 
 def is_of_one_key(error: BaseException) -> bool:
@@ -116,6 +137,7 @@ def is_of_one_key(error: BaseException) -> bool:
 
 def to_redis_error(operation: str, error: BaseException, secrets: Sequence[str] = ()) -> RedisOperationError:
     """Return the error to raise for one of redis-py's; ``secrets`` are masked in its text."""
+    error = _denial_in(error)
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MasterNotFoundError):
         text = f"no master: {_without_options(text)}"
@@ -139,12 +161,21 @@ def to_redis_error(operation: str, error: BaseException, secrets: Sequence[str] 
 
 
 def _without_options(text: str) -> str:
-    """Return redis-py's text about the sentinels that did not answer, with their addresses only."""
-    found, separator, connections = text.partition(" : <")
+    """Return redis-py's text about the sentinels that were asked in vain, with their addresses only."""
+    found, separator, _ = text.partition(" : <")
     if not separator:
         return text
-    silent = ", ".join(f"{host}:{port}" for host, port in _HOST_AND_PORT.findall(connections))
-    return f"{found}; these sentinels do not answer: {silent}"
+    asked = _asked_sentinels(text)
+    for said, what in ((True, "refuse the login (sentinel_username, sentinel_password)"), (False, "do not answer")):
+        if names := ", ".join(name for name, denied in asked if denied is said):
+            found += f"; these sentinels {what}: {names}"
+    return found
+
+
+def _asked_sentinels(text: str) -> list[tuple[str, bool]]:
+    """Return the sentinels in redis-py's text, and whether each denied the login."""
+    names = {kind.__name__ for kind in _DENIALS}
+    return [(f"{host}:{port}", kind in names) for host, port, kind in _ASKED_SENTINEL.findall(text)]
 
 
 @contextmanager

@@ -183,9 +183,14 @@ class RedisCheckpointStore(StreamWrites):
         """Write the probe key by a script on a new connection, as all writes are made; renew a rejected login first."""
         if self._redis.refused and self._read_url is not None:
             url = await self._read_url()
-            self._redis.refused = False
-            if url is not None:
-                self.renew_login(url)
+            try:
+                if url is not None:
+                    self.renew_login(url)
+            except ValueError as error:
+                # It stays refused, so that the next check reads the corrected one.
+                log.warning("credentials_not_read", error=str(error))
+            else:
+                self._redis.refused = False
         self._redis.renew_connections()
         await self._redis.call(
             "check_writable",
