@@ -1,9 +1,9 @@
 """Watches a folder by inotify, where available, and by periodic scans.
 
 Events are hints. A complete scan every ``rescan_seconds`` repairs what they missed: an overflow of the kernel's queue,
-files created before their folder was watched, a host that writes over the network (NFS, CIFS, sshfs). If the kernel
-gives no more watches, the folder is polled and the limit to raise is logged. If the folder itself disappears, that is
-an error, not an empty folder: no event is sent until it is back.
+files created before their folder was watched, a host that writes over the network (NFS, CIFS, sshfs), a file that is a
+mount point. If the kernel gives no more watches, the folder is polled and the limit to raise is logged. If the folder
+itself disappears, that is an error, not an empty folder: no event is sent until it is back.
 
 No thread waits for events and nothing is polled: ``trio.lowlevel.wait_readable`` wakes the one task that reads them.
 """
@@ -23,7 +23,7 @@ import structlog
 import trio
 from trio_util import AsyncBool
 
-from cef_trio.files import FileStat, is_below, root_of
+from cef_trio.files import FileStat, is_on, root_of
 from cef_trio.watch.events import Closed, FileListener, Gone, Moved, Scanned, Seen
 from cef_trio.watch.patterns import PathMatcher, WatchScope
 from cef_trio.watch.scan import FolderReader, Scan, ThreadedReader
@@ -50,7 +50,7 @@ _RENAME_SECONDS: Final = 0.02
 _RENAMES_IN_A_ROW: Final = 5
 """How often at most later events are waited for, if a renamed file is not at its last name."""
 _MAX_LOGGED: Final = 20
-"""How many links one event names."""
+"""How many links, or unreadable entries, one event names."""
 _LIMITS: Final = {
     errno.EMFILE: "fs.inotify.max_user_instances",
     errno.ENOSPC: "fs.inotify.max_user_watches",
@@ -203,9 +203,7 @@ class Watcher:
             self.trouble = None
         else:
             self._note_unreadable(leads_elsewhere)
-        for folder in sorted(scan.unreadable - self._unreadable):  # logged once, not at every scan
-            log.warning("folder_unreadable", folder=folder)
-        self._unreadable = scan.unreadable
+        self._log_unreadable(scan)
         self._log_links(scan.links)
         self._forget_links(scan)
         self._listener.handle_event(Scanned(scan.files, scan.unreadable, len(scan.links), began_at=began_at))
@@ -255,6 +253,15 @@ class Watcher:
                 self._watches.drop(folder)
         self._mounts = before | mounts
 
+    def _log_unreadable(self, scan: Scan) -> None:
+        """Log what cannot be read, once each."""
+        new = scan.unreadable - self._unreadable
+        for folder in sorted(new - scan.unreadable_entries):
+            log.warning("folder_unreadable", folder=folder)
+        if entries := sorted(new & scan.unreadable_entries):
+            log.warning("entries_unreadable", entries=len(scan.unreadable_entries), new=entries[:_MAX_LOGGED])
+        self._unreadable = scan.unreadable
+
     def _log_links(self, links: frozenset[str]) -> None:
         """Log links that are not followed, once each."""
         if new := sorted(links - self._links):
@@ -268,7 +275,7 @@ class Watcher:
             return
         kept = scan.folders | scan.unreadable
         for folder in [one for one in watches.folders if one not in kept and not self._is_watched(one)]:
-            if not any(is_below(folder, one) for one in scan.unreadable):
+            if not any(is_on(folder, one) for one in scan.unreadable):
                 watches.drop(folder)
 
     def _is_watched(self, folder: str) -> bool:
