@@ -1,9 +1,10 @@
 """Watches a folder by inotify, where available, and by periodic scans.
 
-Events are hints. A complete scan every ``rescan_seconds`` repairs what they missed: an overflow of the kernel's queue,
-files created before their folder was watched, a host that writes over the network (NFS, CIFS, sshfs), a file that is a
-mount point. If the kernel gives no more watches, the folder is polled and the limit to raise is logged. If the folder
-itself disappears, that is an error, not an empty folder: no event is sent until it is back.
+Events are hints. A complete scan every ``rescan_seconds`` repairs what they missed: an overflow of the kernel's queue
+(which may have hidden the end of a watch, so that all folders are watched anew), files created before their folder was
+watched, a host that writes over the network (NFS, CIFS, sshfs), a file that is a mount point. If the kernel gives no
+more watches, the folder is polled and the limit to raise is logged. If the folder itself disappears, that is an error,
+not an empty folder: no event is sent until it is back.
 
 No thread waits for events and nothing is polled: ``trio.lowlevel.wait_readable`` wakes the one task that reads them.
 """
@@ -205,7 +206,7 @@ class Watcher:
             self._note_unreadable(leads_elsewhere)
         self._log_unreadable(scan)
         self._log_links(scan.links)
-        self._forget_links(scan)
+        self._forget_folders(scan)
         self._listener.handle_event(Scanned(scan.files, scan.unreadable, len(scan.links), began_at=began_at))
 
     async def _leads_elsewhere(self) -> str | None:
@@ -268,13 +269,16 @@ class Watcher:
             log.warning("links_not_followed", links=len(links), new=new[:_MAX_LOGGED])
         self._links = links
 
-    def _forget_links(self, scan: Scan) -> None:
-        """Stop watching the folders behind links that are gone."""
+    def _forget_folders(self, scan: Scan) -> None:
+        """Stop watching the folders behind links that are gone, and those whose end was not reported."""
         watches = self._watches
         if watches is None:
             return
-        kept = scan.folders | scan.unreadable
-        for folder in [one for one in watches.folders if one not in kept and not self._is_watched(one)]:
+        sure = watches.sure
+        for folder in watches.folders - scan.folders:
+            # One that was renamed during the scan is missing in it, by its new name: its watch is sure, and is kept.
+            if folder in sure and self._is_watched(folder):
+                continue
             if not any(is_on(folder, one) for one in scan.unreadable):
                 watches.drop(folder)
 
@@ -283,11 +287,11 @@ class Watcher:
         return folder in tops or root_of(folder, tops) is not None
 
     async def _watch_new(self, scan: Scan) -> bool:
-        """Watch new folders; return whether there were any."""
+        """Watch new folders, and after an overflow all; return whether there were any."""
         watches = self._watches
         if watches is None:
             return False
-        new = scan.folders - watches.folders
+        new = scan.folders - watches.sure
         for folder in sorted(new):
             try:
                 await self._reader.ask(folder, partial(watches.add, folder))
