@@ -85,6 +85,7 @@ class FolderFacts:
     """Whether this process may take a lease on other users' files too (``CAP_LEASE``)."""
     folders: int = 0
     unreadable_folders: int = 0
+    """And single entries of readable ones."""
     recordings: int = 0
     """Files that ``WATCH_PATTERNS`` names, and ``WATCH_EXCLUDE`` does not."""
     small_recordings: int = 0
@@ -126,8 +127,9 @@ def judge_folder(facts: FolderFacts) -> list[Finding]:
         says += "; root may read more than the daemon's user: run doctor as that one"
     found = [*unmounted, ok(subject, says)]
     if facts.unreadable_folders:
-        says = f"{facts.unreadable_folders} folders in it cannot be read: recordings in them are not seen"
-        found.append(warning(subject, says, f"give {user} r and x on them"))
+        says = f"{facts.unreadable_folders} folders or single files in it cannot be read: recordings are not seen"
+        todo = f"give {user} r and x on the folders; for a single file check its disk (`dmesg`)"
+        found.append(warning(subject, says, todo))
     excluded = count(facts.excluded_folders, "folder") + " and " + count(facts.excluded_recordings, "recording")
     small = f", {facts.small_recordings} of them smaller than WATCH_MIN_SIZE_BYTES" if facts.small_recordings else ""
     found.append(ok("excluded", f"{excluded} by WATCH_EXCLUDE; {count(facts.recordings, 'recording')} left{small}"))

@@ -115,7 +115,7 @@ def mount_point_of(path: str, points: Mapping[str, int]) -> str:
 
 
 def is_on(path: str, point: str) -> bool:
-    """Return whether a path is a mount point, or below it. Pure."""
+    """Return whether a path is a mount point or another place, or below it. Pure."""
     return path == point or path.startswith(f"{point.rstrip('/')}/")
 
 

@@ -57,7 +57,7 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.MOUNT_HUNG: "a mount does not answer, so recordings on it are neither read nor seen",
         Reason.RECORD_UNREADABLE: "records in Redis cannot be read",
         Reason.RECORD_NEWER: "records in Redis are of a newer version, and no daemon works on them",
-        Reason.FOLDER_UNREADABLE: "folders cannot be read, so recordings in them are not seen",
+        Reason.FOLDER_UNREADABLE: "folders or single files cannot be read, so recordings are not seen",
         Reason.FOLDER_LOST: "the watch folder cannot be read, or is another one now, so recordings are not seen",
         Reason.NOT_STARTED: "the daemon waits before it begins, so recordings are not seen",
         Reason.CHECKER_SILENT: "the idle checker hangs, so recordings without a writer are not completed",
@@ -96,7 +96,8 @@ RISK_ADVICE: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.RECORD_UNREADABLE: "`cef-trio doctor` names each key of Redis, and how to repair it",
         Reason.RECORD_NEWER: "upgrade this daemon, or start the newer one again",
         Reason.FOLDER_UNREADABLE: (
-            "let the daemon's user read and enter the folder, or leave it out by `WATCH_EXCLUDE`"
+            "let the daemon's user read and enter the folder, or leave it out by `WATCH_EXCLUDE`; for a single file "
+            "check its disk (`dmesg`)"
         ),
         Reason.FOLDER_LOST: (
             "check the disk or the mount of `WATCH_DIR`; the daemon continues by itself when the folder is back. If "

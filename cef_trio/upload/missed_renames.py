@@ -12,6 +12,7 @@ comparison of all its bytes decides (``unchanged_content.py``).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from math import inf
 from typing import Final
 
@@ -62,9 +63,9 @@ class MovedFiles:
         ``numbers``: look only at the streams of files with these inode numbers, and of file systems where inode
         numbers do not last: there each host may have another one.
 
-        Streams in a folder that cannot be read now (a dead or hung mount) are skipped, so that they delay no other
-        recording, and looked for again after 30 s. If such a file was renamed and is found before that, it is
-        uploaded from the beginning under its new name.
+        Streams whose file or folder cannot be read now (a damaged file, a dead or hung mount) are skipped, so that they
+        delay no other recording, and looked for again after 30 s. If such a file was renamed and is found before that,
+        it is uploaded from the beginning under its new name.
 
         Raises:
             RedisOperationError: Redis is unavailable.
@@ -87,13 +88,13 @@ class MovedFiles:
         if unavailable:
             self._due_at = min(self._due_at, trio.current_time() + _RETRY_SECONDS)
             log.warning(
-                "folders_unavailable", folders=sorted(unavailable)[:_MAX_LOGGED], asked_again_seconds=_RETRY_SECONDS
+                "places_unavailable", paths=sorted(unavailable)[:_MAX_LOGGED], asked_again_seconds=_RETRY_SECONDS
             )
 
     async def find_completed(self, files: Mapping[str, FileStat]) -> None:
         """Find the completed streams whose missing file may be one of these files, which Redis does not know.
 
-        Streams in a folder that cannot be read now are skipped: such a recording is uploaded again.
+        Streams whose file or folder cannot be read now are skipped: such a recording is uploaded again.
 
         Raises:
             RedisOperationError: Redis is unavailable.
@@ -124,7 +125,7 @@ class MovedFiles:
     async def _without_file(
         self, streams: Iterable[StreamSummary], is_its_file: Callable[[StreamMeta, FileStat], bool]
     ) -> tuple[list[StreamSummary], set[str]]:
-        """Return this daemon's streams whose file is not at its path, and the folders that could not be read."""
+        """Return this daemon's streams whose file is not at its path, and the folders and files that cannot be read."""
         found, unavailable = list[StreamSummary](), set[str]()
         ends_at = trio.current_time() + _FOLDERS_SECONDS
         for known in streams:
@@ -137,13 +138,20 @@ class MovedFiles:
                     found_stat = await self._services.disk.stat(path)
             except ChunkProcessingError as error:
                 if not (isinstance(error, FileAccessError) and error.denied):
-                    unavailable.add(folder)
+                    unavailable.add(path if await self._can_be_read(folder, ends_at) else folder)
                 continue
             if scope.cancelled_caught:
                 unavailable.add(folder)
             elif found_stat is None or not is_its_file(known.meta, found_stat):
                 found.append(known)
         return found, unavailable
+
+    async def _can_be_read(self, folder: str, ends_at: float) -> bool:
+        """Return whether a folder responds, so that an error of a file in it is of that file alone."""
+        with trio.move_on_at(min(ends_at, trio.current_time() + _FOLDER_SECONDS)), suppress(ChunkProcessingError):
+            await self._services.disk.stat(folder)
+            return True
+        return False
 
     def may_be_of(self, stat: FileStat) -> frozenset[str]:
         """Return the ids of the open streams that miss a file of this inode number, and may have been renamed to it."""

@@ -2,8 +2,8 @@
 
 A rename's event may arrive late or be lost; a scan shows what is there. So a missing file counts as gone only after a
 scan that *began* after it was missed: an earlier one may have read the folder of the new name before the file was
-there. A scan that could not read the file's folder does not count, and while the watch folder is unavailable there is
-no scan, so the wait continues.
+there. A scan that could not read the file or its folder does not count, and while the watch folder is unavailable there
+is no scan, so the wait continues.
 
 A scan counts once the files that it found without a known record were looked up, and compared where that is needed: the
 missing file may be one of them, under another name, by its bytes alone. Inode and device numbers do not tell, where
@@ -18,6 +18,7 @@ from math import inf
 
 from trio_util import AsyncValue
 
+from cef_trio.files import is_on
 from cef_trio.watch import Scanned
 
 
@@ -28,11 +29,11 @@ class LastScan:
     began_at: float = -inf
     """By ``trio.current_time()``."""
     unreadable: frozenset[str] = frozenset()
-    """Folders that the scan could not read."""
+    """Folders, and single files, that the scan could not read."""
 
     def decides(self, path: str, missed_at: float) -> bool:
         """Return whether a file missed at ``path`` since then, with no rename reported, counts as gone."""
-        return self.began_at > missed_at and not any(path.startswith(f"{folder}/") for folder in self.unreadable)
+        return self.began_at > missed_at and not any(is_on(path, one) for one in self.unreadable)
 
 
 class ScanHistory:

@@ -21,7 +21,7 @@ from trio_util import AsyncBool, AsyncValue
 
 from cef_trio.checkpoint import Change, Status, StreamMeta, StreamSummary
 from cef_trio.exceptions import CefMp4ProcessorError, RecordUnreadableError
-from cef_trio.files import FileStat, IdentityMatch, may_be
+from cef_trio.files import FileStat, IdentityMatch, is_on, may_be
 from cef_trio.observability import FirstSeenTimes, Waiting, read_fleet
 from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
@@ -205,7 +205,7 @@ class StreamSupervisor:
         self.unreadable_folders = {folder: self.unreadable_folders.get(folder, now) for folder in unreadable}
 
         def is_missing(path: str) -> bool:
-            return path not in files and not any(path.startswith(f"{folder}/") for folder in unreadable)
+            return path not in files and not any(is_on(path, one) for one in unreadable)
 
         # A missing or replaced file may have been renamed to a path that no other stream's file has.
         missing = {path: live for path, live in self._live.items() if is_missing(path)}

@@ -49,8 +49,8 @@ class Gone:
 class Scanned:
     """Every matching file in the watch folder, after a complete scan.
 
-    ``unreadable`` holds folders below the watch folder that could not be read: files in them may exist although they
-    are missing from ``files``.
+    ``unreadable`` holds what could not be read: folders below the watch folder, and single entries. These, and files in
+    such folders, may exist although they are missing from ``files``.
     """
 
     files: Mapping[str, FileStat]

@@ -77,6 +77,14 @@ class FolderWatches:
         self.more_roots = more_roots
         """Other watched folders, which may come and go."""
         self._folders: dict[int, str] = {}
+        self._doubted: set[int] = set()
+        """Those that were entered before events were lost: the kernel may have dropped them."""
+        self._doubts = 0
+        """How often events were lost."""
+        self._adding = 0
+        """How many calls of :meth:`add` are under way."""
+        self._dropped_meanwhile: set[int] = set()
+        """Watches that the kernel dropped during an :meth:`add`: it may be about to enter one of them."""
         self._lock = threading.Lock()
         """Never held during a kernel call."""
 
@@ -86,24 +94,58 @@ class FolderWatches:
         with self._lock:
             return frozenset(self._folders.values())
 
+    @property
+    def sure(self) -> frozenset[str]:
+        """Those whose watch is not in doubt."""
+        with self._lock:
+            return frozenset(folder for wd, folder in self._folders.items() if wd not in self._doubted)
+
+    def doubt(self) -> None:
+        """Note that events were lost: any watch may be of a folder that was deleted, or has another name now."""
+        with self._lock:
+            self._doubts += 1
+            self._doubted.update(self._folders)
+
     def folder(self, wd: int) -> str | None:
         """Return the folder of a watch."""
         return self._folders.get(wd)
 
     def add(self, folder: str) -> None:
-        """Watch a folder. Blocks while its file system looks it up.
+        """Watch a folder, in place of another one that had its name. Blocks while its file system looks it up.
+
+        A folder that is watched keeps its watch, and no event is lost.
 
         Raises:
             OSError: the folder is gone, or the kernel's limit is reached (ENOSPC).
         """
-        wd = self._kernel.add_watch(folder, MASK)
-        with self._lock:  # in this thread: the first event may be read before the caller resumes
-            self._folders[wd] = folder
+        with self._lock:
+            self._adding += 1
+            doubts = self._doubts
+        others: list[int] = []
+        try:
+            wd = self._kernel.add_watch(folder, MASK)
+            with self._lock:  # in this thread: the first event may be read before the caller resumes
+                others = [other for other, name in self._folders.items() if name == folder and other != wd]
+                self._remove(others)
+                if wd not in self._dropped_meanwhile:
+                    self._folders[wd] = folder
+                    if doubts == self._doubts:
+                        self._doubted.discard(wd)
+                    else:
+                        self._doubted.add(wd)
+        finally:
+            with self._lock:
+                self._adding -= 1
+                if not self._adding:
+                    self._dropped_meanwhile.clear()
+        self._unwatch(others)
 
     def forget(self, wd: int) -> None:
         """Remove a watch that the kernel has dropped."""
         with self._lock:
-            self._folders.pop(wd, None)
+            self._remove([wd])
+            if self._adding:
+                self._dropped_meanwhile.add(wd)
 
     def rename(self, old: str, new: str) -> None:
         """Update the watches of a renamed folder and of the folders below it."""
@@ -116,19 +158,24 @@ class FolderWatches:
         """Stop watching a folder and the folders below it."""
         with self._lock:
             dropped = [wd for wd, name in self._folders.items() if name == folder or name.startswith(f"{folder}/")]
-            for wd in dropped:
-                del self._folders[wd]
-        for wd in dropped:
-            with suppress(OSError):  # deleted meanwhile: the kernel dropped the watch
-                self._kernel.rm_watch(wd)
+            self._remove(dropped)
+        self._unwatch(dropped)
 
     def drop_all(self) -> None:
         """Stop watching all folders."""
         with self._lock:
             dropped = list(self._folders)
-            self._folders.clear()
-        for wd in dropped:
-            with suppress(OSError):
+            self._remove(dropped)
+        self._unwatch(dropped)
+
+    def _remove(self, wds: Iterable[int]) -> None:
+        for wd in wds:
+            self._folders.pop(wd, None)
+            self._doubted.discard(wd)
+
+    def _unwatch(self, wds: Iterable[int]) -> None:
+        for wd in wds:
+            with suppress(OSError):  # deleted meanwhile: the kernel dropped the watch
                 self._kernel.rm_watch(wd)
 
 
@@ -197,13 +244,14 @@ def _changes_of(  # noqa: C901, PLR0911, PLR0912 - one branch per kind of event
     event: Event, watches: FolderWatches, moved_to: Mapping[int, Event], moved_from: set[int]
 ) -> list[Change]:
     if event.mask & flags.Q_OVERFLOW:
+        watches.doubt()
         return [Change(ChangeKind.RESCAN)]
     folder = watches.folder(event.wd)
+    if event.mask & (flags.IGNORED | flags.UNMOUNT):
+        watches.forget(event.wd)
     if folder is None:
         return []
     if event.mask & (flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT | flags.IGNORED):
-        if event.mask & (flags.IGNORED | flags.UNMOUNT):
-            watches.forget(event.wd)
         if folder in watches.more_roots:
             return [Change(ChangeKind.FOLDER_WENT, folder)]
         return [Change(ChangeKind.ROOT_LOST)] if folder == watches.root else []

@@ -1,7 +1,8 @@
 """Scans the watch folder.
 
 A folder that cannot be read is an error or is listed as unreadable, never treated as empty: an empty folder would mean
-that every recording in it was deleted. All calls only read, in worker threads that a cancellation abandons, so a hung
+that every recording in it was deleted. So is a single entry of a folder (a damaged inode, a stale handle): all others
+are read. All calls only read, in worker threads that a cancellation abandons, so a hung
 disk does not delay a shutdown (promise P4).
 
 Symbolic links are not followed, even if a link replaces a folder during the scan (``files/nofollow.py``), unless they
@@ -58,6 +59,7 @@ class Scan:
     folders: frozenset[str]
     """The folder and all readable folders below it."""
     unreadable: frozenset[str]
+    """Folders below it that cannot be read, and the :attr:`unreadable_entries`."""
     excluded: Excluded = Excluded()
     roots: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Device and inode of each watch folder that could be read, where several are watched."""
@@ -65,6 +67,8 @@ class Scan:
     """Symbolic links that are not followed, except those that ``WATCH_EXCLUDE`` leaves out."""
     mounts: Mapping[str, int] = field(default_factory=dict)
     """The folders that are mount points, with their mount ids."""
+    unreadable_entries: frozenset[str] = frozenset()
+    """Entries of readable folders whose status cannot be read: recordings, and what may be a folder."""
 
 
 class FolderReader(Protocol):
@@ -133,6 +137,11 @@ class ThreadedReader:
             try:
                 read = partial(_read_one, current, scope, points=self._mounts.points)
                 one = await self._mounts.run_long(current, read)
+            except NotADirectoryError as error:
+                found.cannot_read(current, error)
+                if current not in found.tops and scope(current):  # a mount point that is a file
+                    await self._read_file(current, found)
+                continue
             except OSError as error:
                 found.cannot_read(current, error)
                 continue
@@ -147,6 +156,15 @@ class ThreadedReader:
                     mounts.start_soon(self._read_mount, folder, scope, found, mounts)
                 else:
                     waiting.append(folder)
+
+    async def _read_file(self, path: str, found: _Found) -> None:
+        try:
+            stat = regular_file_stat(await self._mounts.run(path, lambda: stat_nofollow(path)))
+        except OSError as error:
+            found.cannot_read(path, error, is_entry=True)
+        else:
+            if stat is not None:
+                found.add(path, stat)
 
     async def _follow(self, link: _Link, scope: WatchScope, found: _Found, mounts: trio.Nursery) -> None:
         """Read what a link leads to, if it is followed."""
@@ -186,6 +204,7 @@ class _OneFolder:
     excluded_folders: int = 0
     excluded_files: int = 0
     links: list[_Link] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +233,7 @@ class _Found:
         self._files: dict[str, FileStat] = {}
         self._folders: set[str] = set()
         self._unreadable: set[str] = set()
+        self._unreadable_entries: set[str] = set()
         self._excluded = Excluded()
         self._links: set[str] = set()
         self._mounts: dict[str, int] = {}
@@ -226,8 +246,12 @@ class _Found:
         if mount_id is not None:
             self._mounts[folder] = mount_id
         self._files.update(one.files)
+        self._unreadable_entries.update(one.unreadable)
         before = self._excluded
         self._excluded = Excluded(before.folders + one.excluded_folders, before.files + one.excluded_files)
+
+    def add(self, path: str, stat: FileStat) -> None:
+        self._files[path] = stat
 
     def claim(self, folder: str) -> bool:
         """Return whether a folder is to be read: it was not claimed before, by another link or by its own path."""
@@ -247,13 +271,16 @@ class _Found:
             self._files[followed.path] = followed.stat
         return None
 
-    def cannot_read(self, folder: str, error: OSError) -> None:
-        """Add an unreadable folder. One that is gone or was replaced by a link is ignored, but for a top folder."""
+    def cannot_read(self, folder: str, error: OSError, *, is_entry: bool = False) -> None:
+        """Add an unreadable folder, or an entry of one.
+
+        One that is gone, is no folder or was replaced by a link is ignored, but for a top folder.
+        """
         if folder in self.tops:
             self._refused[folder] = error
             self._unreadable.add(folder)
         elif not isinstance(error, FileNotFoundError | NotADirectoryError):
-            self._unreadable.add(folder)
+            (self._unreadable_entries if is_entry else self._unreadable).add(folder)
 
     def scan(self) -> Scan:
         """Return the result.
@@ -268,11 +295,12 @@ class _Found:
             next(iter(roots.values())),
             self._files,
             frozenset(self._folders),
-            frozenset(self._unreadable),
+            frozenset(self._unreadable | self._unreadable_entries),
             self._excluded,
             roots,
             frozenset(self._links),
             self._mounts,
+            frozenset(self._unreadable_entries),
         )
 
 
@@ -315,25 +343,27 @@ def _read_one(
             for entry in entries:
                 beat()
                 path = os.path.join(folder, entry.name)  # noqa: PTH118 - names may hold any byte
-                # Not called for mount points: is_dir() may need a stat, which asks the server of the mount.
-                if path in points or entry.is_dir(follow_symlinks=False):
-                    if scope.excludes_folder(path):
-                        found.excluded_folders += 1
-                    else:
-                        found.folders.append(path)
-                elif entry.is_file(follow_symlinks=False):
-                    if not scope(path):
-                        found.excluded_files += scope.excludes_recording(path)
-                        continue
-                    try:
-                        stat = regular_file_stat(entry.stat(follow_symlinks=False))
-                    except FileNotFoundError:
-                        continue
-                    if stat is not None:
-                        found.files[path] = stat
-                elif entry.is_symlink() and not scope.excludes_file(path) and not scope.excludes_folder(path):
-                    with suppress(OSError):  # replaced meanwhile
-                        found.links.append(_Link(path, _named_by(entry.name, folder, descriptor)))
+                try:
+                    # Not called for mount points: is_dir() may need a stat, which asks the server of the mount.
+                    if path in points or entry.is_dir(follow_symlinks=False):
+                        if scope.excludes_folder(path):
+                            found.excluded_folders += 1
+                        else:
+                            found.folders.append(path)
+                    elif entry.is_file(follow_symlinks=False):
+                        if not scope(path):
+                            found.excluded_files += scope.excludes_recording(path)
+                        elif (stat := regular_file_stat(entry.stat(follow_symlinks=False))) is not None:
+                            found.files[path] = stat
+                    elif entry.is_symlink() and not scope.excludes_file(path) and not scope.excludes_folder(path):
+                        with suppress(OSError):  # replaced meanwhile
+                            found.links.append(_Link(path, _named_by(entry.name, folder, descriptor)))
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    os.stat(os.curdir, dir_fd=descriptor)  # raises if the folder is the trouble, or may not be entered
+                    if scope(path) or not scope.excludes_folder(path):
+                        found.unreadable.append(path)
     finally:
         os.close(descriptor)
     return found

@@ -1,9 +1,10 @@
 """Watches a folder by inotify, where available, and by periodic scans.
 
-Events are hints. A complete scan every ``rescan_seconds`` repairs what they missed: an overflow of the kernel's queue,
-files created before their folder was watched, a host that writes over the network (NFS, CIFS, sshfs). If the kernel
-gives no more watches, the folder is polled and the limit to raise is logged. If the folder itself disappears, that is
-an error, not an empty folder: no event is sent until it is back.
+Events are hints. A complete scan every ``rescan_seconds`` repairs what they missed: an overflow of the kernel's queue
+(which may have hidden the end of a watch, so that all folders are watched anew), files created before their folder was
+watched, a host that writes over the network (NFS, CIFS, sshfs), a file that is a mount point. If the kernel gives no
+more watches, the folder is polled and the limit to raise is logged. If the folder itself disappears, that is an error,
+not an empty folder: no event is sent until it is back.
 
 No thread waits for events and nothing is polled: ``trio.lowlevel.wait_readable`` wakes the one task that reads them.
 """
@@ -23,7 +24,7 @@ import structlog
 import trio
 from trio_util import AsyncBool
 
-from cef_trio.files import FileStat, is_below, root_of
+from cef_trio.files import FileStat, is_on, root_of
 from cef_trio.watch.events import Closed, FileListener, Gone, Moved, Scanned, Seen
 from cef_trio.watch.patterns import PathMatcher, WatchScope
 from cef_trio.watch.scan import FolderReader, Scan, ThreadedReader
@@ -50,7 +51,7 @@ _RENAME_SECONDS: Final = 0.02
 _RENAMES_IN_A_ROW: Final = 5
 """How often at most later events are waited for, if a renamed file is not at its last name."""
 _MAX_LOGGED: Final = 20
-"""How many links one event names."""
+"""How many links, or unreadable entries, one event names."""
 _LIMITS: Final = {
     errno.EMFILE: "fs.inotify.max_user_instances",
     errno.ENOSPC: "fs.inotify.max_user_watches",
@@ -203,11 +204,9 @@ class Watcher:
             self.trouble = None
         else:
             self._note_unreadable(leads_elsewhere)
-        for folder in sorted(scan.unreadable - self._unreadable):  # logged once, not at every scan
-            log.warning("folder_unreadable", folder=folder)
-        self._unreadable = scan.unreadable
+        self._log_unreadable(scan)
         self._log_links(scan.links)
-        self._forget_links(scan)
+        self._forget_folders(scan)
         self._listener.handle_event(Scanned(scan.files, scan.unreadable, len(scan.links), began_at=began_at))
 
     async def _leads_elsewhere(self) -> str | None:
@@ -255,20 +254,32 @@ class Watcher:
                 self._watches.drop(folder)
         self._mounts = before | mounts
 
+    def _log_unreadable(self, scan: Scan) -> None:
+        """Log what cannot be read, once each."""
+        new = scan.unreadable - self._unreadable
+        for folder in sorted(new - scan.unreadable_entries):
+            log.warning("folder_unreadable", folder=folder)
+        if entries := sorted(new & scan.unreadable_entries):
+            log.warning("entries_unreadable", entries=len(scan.unreadable_entries), new=entries[:_MAX_LOGGED])
+        self._unreadable = scan.unreadable
+
     def _log_links(self, links: frozenset[str]) -> None:
         """Log links that are not followed, once each."""
         if new := sorted(links - self._links):
             log.warning("links_not_followed", links=len(links), new=new[:_MAX_LOGGED])
         self._links = links
 
-    def _forget_links(self, scan: Scan) -> None:
-        """Stop watching the folders behind links that are gone."""
+    def _forget_folders(self, scan: Scan) -> None:
+        """Stop watching the folders behind links that are gone, and those whose end was not reported."""
         watches = self._watches
         if watches is None:
             return
-        kept = scan.folders | scan.unreadable
-        for folder in [one for one in watches.folders if one not in kept and not self._is_watched(one)]:
-            if not any(is_below(folder, one) for one in scan.unreadable):
+        sure = watches.sure
+        for folder in watches.folders - scan.folders:
+            # One that was renamed during the scan is missing in it, by its new name: its watch is sure, and is kept.
+            if folder in sure and self._is_watched(folder):
+                continue
+            if not any(is_on(folder, one) for one in scan.unreadable):
                 watches.drop(folder)
 
     def _is_watched(self, folder: str) -> bool:
@@ -276,11 +287,11 @@ class Watcher:
         return folder in tops or root_of(folder, tops) is not None
 
     async def _watch_new(self, scan: Scan) -> bool:
-        """Watch new folders; return whether there were any."""
+        """Watch new folders, and after an overflow all; return whether there were any."""
         watches = self._watches
         if watches is None:
             return False
-        new = scan.folders - watches.folders
+        new = scan.folders - watches.sure
         for folder in sorted(new):
             try:
                 await self._reader.ask(folder, partial(watches.add, folder))

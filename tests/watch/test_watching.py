@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,60 +14,15 @@ from servers.mounts import mounted
 from structlog.testing import capture_logs
 from trio_util import AsyncValue
 from waiting import WAIT_SECONDS, until
+from watch.listener import MATCHES, Listener, of, watching
 
 from cef_trio.files import mounts
 from cef_trio.files.file_stat import FileStat
 from cef_trio.watch import watcher as watcher_module
 from cef_trio.watch.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
-from cef_trio.watch.inotify import Change, ChangeKind, final_paths
-from cef_trio.watch.patterns import matcher
+from cef_trio.watch.inotify import Change, ChangeKind, FolderWatches, final_paths, translate
 from cef_trio.watch.scan import Scan, ThreadedReader
 from cef_trio.watch.watcher import Watcher
-
-MATCHES = matcher(["*.mp4"])
-
-
-class Listener:
-    """A listener that records events and lets a test wait for them."""
-
-    watcher: Watcher
-
-    def __init__(self) -> None:
-        self.events = AsyncValue[tuple[FileEvent, ...]](())
-
-    def handle_event(self, event: FileEvent) -> None:
-        self.events.value = (*self.events.value, event)
-
-    async def wait_for(self, wanted: Callable[[FileEvent], bool]) -> FileEvent:
-        """Wait for such an event; return the first."""
-        with trio.fail_after(WAIT_SECONDS):
-            await self.events.wait_value(lambda events: any(map(wanted, events)))
-        found: FileEvent = next(filter(wanted, self.events.value))
-        return found
-
-    def forget(self) -> None:
-        self.events.value = ()
-
-    @property
-    def scans(self) -> list[Scanned]:
-        return [event for event in self.events.value if isinstance(event, Scanned)]
-
-
-@asynccontextmanager
-async def watching(
-    folder: Path, *, rescan_seconds: float = 3600, reader: ThreadedReader | None = None
-) -> AsyncIterator[Listener]:
-    listener = Listener()
-    watcher = Watcher(str(folder), MATCHES, listener, rescan_seconds=rescan_seconds, reader=reader)
-    listener.watcher = watcher
-    async with trio.open_nursery() as nursery:
-        await nursery.start(watcher.run)
-        yield listener
-        nursery.cancel_scope.cancel()
-
-
-def of(path: Path, *kinds: type) -> Callable[[FileEvent], bool]:
-    return lambda event: isinstance(event, kinds) and getattr(event, "path", None) == str(path)
 
 
 async def logged(logs: Sequence[Mapping[str, object]], event: str) -> None:
@@ -335,6 +289,120 @@ async def test_an_overflow_of_the_kernels_queue_is_repaired_by_a_scan(
         (folder / "a.mp4").write_bytes(b"1")
         await listener.wait_for(lambda event: isinstance(event, Scanned) and len(event.files) == 1)
     assert lost
+
+
+class Overflowing:
+    """The kernel's queue; while ``is_full`` is set, what is read of it is lost, once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_full = False
+        real = INotify.read
+
+        def read(inotify: INotify, **kwargs: int) -> list[Event]:
+            events = list(real(inotify, **kwargs))
+            if not events or not self.is_full:
+                return events
+            self.is_full = False
+            return [Event(-1, flags.Q_OVERFLOW, 0, "")]
+
+        monkeypatch.setattr(INotify, "read", read)
+
+
+async def test_p6_a_folder_that_was_made_anew_during_an_overflow_is_watched(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its former watch was dead and kept its name: no scan watched the new folder, until a restart."""
+    queue, camera, away = Overflowing(monkeypatch), folder / "camera", folder / "away"
+    (camera / "day").mkdir(parents=True)
+    away.mkdir()
+    async with watching(folder) as listener:
+        watches = listener.watcher._watches
+        assert watches is not None
+        queue.is_full = True
+        listener.forget()
+        (camera / "day").rmdir()
+        camera.rmdir()
+        away.rmdir()
+        (camera / "day").mkdir(parents=True)
+        await listener.wait_for(lambda event: isinstance(event, Scanned))
+        assert watches.folders == watches.sure == {str(folder), str(camera), str(camera / "day")}
+        for name in ("a.mp4", "day/a.mp4"):
+            (camera / name).write_bytes(b"1")
+            await listener.wait_for(of(camera / name, Closed))
+
+
+async def test_p6_a_folder_that_was_renamed_during_an_overflow_is_watched_under_its_new_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, old, new = Overflowing(monkeypatch), folder / "old", folder / "new"
+    old.mkdir()
+    async with watching(folder) as listener:
+        queue.is_full = True
+        listener.forget()
+        old.rename(new)
+        old.mkdir()
+        await listener.wait_for(lambda event: isinstance(event, Scanned))
+        for camera in (old, new):
+            (camera / "a.mp4").write_bytes(b"1")
+            await listener.wait_for(of(camera / "a.mp4", Closed))
+
+
+class ScriptedKernel:
+    """Watches by number; ``meanwhile`` happens before a call to add one returns."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+        self.meanwhile: Callable[[int], object] = lambda _: None
+        self.removed: list[int] = []
+
+    def add_watch(self, path: str, mask: int) -> int:
+        del mask
+        wd = self.numbers.setdefault(path, len(self.numbers) + 1)
+        self.meanwhile(wd)
+        return wd
+
+    def rm_watch(self, wd: int) -> None:
+        self.removed.append(wd)
+
+
+def event(wd: int, mask: int) -> Event:
+    return Event(wd, mask, 0, "")
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_p6_a_watch_whose_end_is_read_before_it_is_entered_is_not_entered(known: bool) -> None:
+    """The folder was deleted at once: a dead watch kept its name, and a new folder of that name was never watched."""
+    kernel = ScriptedKernel()
+    watches = FolderWatches(kernel, "/rec")
+    if known:
+        watches.add("/rec/a")
+    kernel.meanwhile = lambda wd: translate([event(wd, flags.IGNORED)], watches)
+    watches.add("/rec/a")
+    assert watches.folders == frozenset()
+    kernel.meanwhile = lambda _: None
+    watches.add("/rec/a")
+    assert watches.sure == {"/rec/a"}
+
+
+def test_p6_a_watch_is_in_doubt_after_an_overflow_until_its_folder_is_watched_again() -> None:
+    kernel = ScriptedKernel()
+    watches = FolderWatches(kernel, "/rec")
+    for folder in ("/rec/a", "/rec/b"):
+        watches.add(folder)
+    translate([event(-1, flags.Q_OVERFLOW)], watches)
+    assert watches.sure == frozenset()
+    assert watches.folders == {"/rec/a", "/rec/b"}
+    watches.add("/rec/a")
+    del kernel.numbers["/rec/b"]
+    kernel.numbers["/rec/other"], kernel.numbers["/rec/b"] = 8, 9
+    watches.add("/rec/b")
+    assert watches.sure == {"/rec/a", "/rec/b"}
+    assert [watches.folder(wd) for wd in (1, 2, 9)] == ["/rec/a", None, "/rec/b"]
+    assert kernel.removed == [2]
+    kernel.meanwhile = lambda _: translate([event(-1, flags.Q_OVERFLOW)], watches)
+    watches.add("/rec/c")
+    assert watches.sure == frozenset(), "events of the new watch may be lost, too"
+    assert watches.folders == {"/rec/a", "/rec/b", "/rec/c"}
 
 
 async def test_p10_a_link_that_leads_to_another_folder_later_is_an_error_until_it_leads_back(
