@@ -12,7 +12,6 @@ from cef_trio.checkpoint.model import Checkpoint, StreamMeta
 from cef_trio.checkpoint.protocols import Records
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.lab.mutations.model import mutation, replace_in
-from cef_trio.s3.client import S3Client
 from cef_trio.upload import services, session
 from cef_trio.upload.files_without_task import FilesWithoutTask
 from cef_trio.upload.ownership import Ownership
@@ -88,12 +87,13 @@ def _every_host_is_own(stack: ExitStack) -> None:
 def _every_upload_is_orphan(stack: ExitStack) -> None:
     """An upload of another program is aborted as an orphan."""
 
-    async def all_of_them(s3: S3Client, _key: str, _listed: object) -> bool:
+    async def all_of_them(upload: session.StreamUpload) -> bool:
+        s3 = upload._services.s3  # noqa: SLF001 - a mutation reaches in
         for stray in await s3.list_multipart_uploads():
             await s3.abort_multipart_upload(stray.key, stray.upload_id)
         return True
 
-    replace_in(stack, session, "_abort_rounds", all_of_them)
+    replace_in(stack, session.StreamUpload, "_abort_listed", all_of_them)
 
 
 @mutation("unchecked: lease of another daemon", "partition", "P2", "P3", fault=None, kind="P9")
