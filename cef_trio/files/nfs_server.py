@@ -13,18 +13,18 @@ is often exported at a bind mount. A container sees none of this.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cef_trio.files.mounts import unescape_mount_point
-from cef_trio.files.nofollow import is_below
+from cef_trio.files.mounts import is_on, unescape_mount_point
 
 _THREADS: Final = Path("/proc/fs/nfsd/threads")
 _EXPORTS: Final = Path("/var/lib/nfs/etab")
 _MOUNTS: Final = Path("/proc/self/mountinfo")
-_OCTAL_DIGITS: Final = 3
+_ESCAPE: Final = re.compile(rb"\\([0-3][0-7]{2})")
 
 
 def is_exported(descriptor: int) -> bool:
@@ -49,10 +49,10 @@ def is_in_exports(path: str, exports: Iterable[str], mountinfo: str) -> bool:
     mounts = list(_mounts_in(mountinfo))
     own = _place_of(path, mounts)
     for folder in exports:
-        if _is_in(path, folder):
+        if is_on(path, folder):
             return True
         there = _place_of(folder, mounts)
-        if own is not None and there is not None and own.device == there.device and _is_in(own.path, there.path):
+        if own is not None and there is not None and own.device == there.device and is_on(own.path, there.path):
             return True
     return False
 
@@ -89,7 +89,7 @@ def _mounts_in(mountinfo: str) -> Iterator[tuple[str, _Place]]:
 def _place_of(path: str, mounts: Iterable[tuple[str, _Place]]) -> _Place | None:
     """Return the place of a path, by the innermost mount point that it is at or below; of equal ones, the latest."""
     point, mounted = max(
-        ((point, place) for point, place in mounts if _is_in(path, point)),
+        ((point, place) for point, place in mounts if is_on(path, point)),
         key=lambda one: len(one[0]),
         default=("", None),
     )
@@ -98,18 +98,5 @@ def _place_of(path: str, mounts: Iterable[tuple[str, _Place]]) -> _Place | None:
     return _Place(mounted.device, f"{mounted.path.rstrip('/')}/{path[len(point) :].lstrip('/')}".rstrip("/") or "/")
 
 
-def _is_in(path: str, folder: str) -> bool:
-    return path == folder or is_below(path, folder)
-
-
 def _unescaped(text: str) -> str:
-    first, *rest = text.split("\\")
-    decoded = [os.fsencode(first)]
-    for part in rest:
-        digits = part[:_OCTAL_DIGITS]
-        try:
-            character = bytes([int(digits, 8)]) if len(digits) == _OCTAL_DIGITS and digits.isdigit() else None
-        except ValueError:
-            character = None
-        decoded.append(os.fsencode(f"\\{part}") if character is None else character + os.fsencode(part[_OCTAL_DIGITS:]))
-    return os.fsdecode(b"".join(decoded))
+    return os.fsdecode(_ESCAPE.sub(lambda found: bytes([int(found[1], 8)]), os.fsencode(text)))

@@ -105,16 +105,23 @@ async def test_a_store_that_refuses_to_list_uploads_is_named_once(world: World) 
     assert [line["event"] for line in lines].count("orphan_listing_failed") == 1
 
 
-@pytest.mark.parametrize("answer", [{"code": "InternalError", "status": 500}, {"code": "AccessDenied"}])
-async def test_p5_an_orphan_that_cannot_be_aborted_keeps_no_other_one(world: World, answer: dict[str, Any]) -> None:
-    for name in ("a.mp4", "b.mp4"):
+async def _two_orphans(world: World) -> list[str]:
+    """Leave an open upload under the key of each of two completed recordings; return the keys."""
+    names = ("a.mp4", "b.mp4")
+    for name in names:
         world.append(PART + 10, name)
     async with world.daemon() as daemon:
-        for name in ("a.mp4", "b.mp4"):
+        for name in names:
             daemon.closed(name)
         keys = sorted(one.meta.s3_key_prefix for one in await completed(world))
     for key in keys:
         await _created(world, key)
+    return keys
+
+
+@pytest.mark.parametrize("answer", [{"code": "InternalError", "status": 500}, {"code": "AccessDenied"}])
+async def test_p5_an_orphan_that_cannot_be_aborted_keeps_no_other_one(world: World, answer: dict[str, Any]) -> None:
+    keys = await _two_orphans(world)
     assert world.open_uploads() == keys  # in the order in which they are listed
     stuck = world.endpoint.faults.arm(Fault(Kind.ERROR, "AbortMultipartUpload", key=keys[0], times=None, **answer))
     with capture_logs() as lines:
@@ -131,14 +138,7 @@ async def test_p5_an_orphan_that_cannot_be_aborted_keeps_no_other_one(world: Wor
 
 
 async def test_an_outage_ends_the_cleanup_and_it_is_tried_again_soon_after(world: World) -> None:
-    for name in ("a.mp4", "b.mp4"):
-        world.append(PART + 10, name)
-    async with world.daemon() as daemon:
-        for name in ("a.mp4", "b.mp4"):
-            daemon.closed(name)
-        keys = sorted(one.meta.s3_key_prefix for one in await completed(world))
-    for key in keys:
-        await _created(world, key)
+    keys = await _two_orphans(world)
     aborts: list[str | None] = []
 
     def from_the_first_abort_on(call: CallInfo) -> bool:
