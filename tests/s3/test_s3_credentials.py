@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -191,8 +192,8 @@ async def test_p6_keys_that_cannot_be_read_again_now_stay_as_they_are() -> None:
     assert await provider.get() == RENEWED
 
 
-async def test_p6_the_keys_stay_in_use_while_the_disk_of_their_file_hangs() -> None:
-    """One refusal, as of a missing object without s3:ListBucket, must not stop all of S3; one thread hangs."""
+def hanging_read() -> tuple[Callable[[], Credentials], list[None], threading.Event]:
+    """Return a read of the renewed keys that hangs until the event, the list of its calls, and the event."""
     release, reads = threading.Event(), list[None]()
 
     def read() -> Credentials:
@@ -200,6 +201,12 @@ async def test_p6_the_keys_stay_in_use_while_the_disk_of_their_file_hangs() -> N
         release.wait(WAIT_SECONDS)
         return RENEWED
 
+    return read, reads, release
+
+
+async def test_p6_the_keys_stay_in_use_while_the_disk_of_their_file_hangs() -> None:
+    """One refusal, as of a missing object without s3:ListBucket, must not stop all of S3; one thread hangs."""
+    read, reads, release = hanging_read()
     provider = StaticCredentials(CREDENTIALS, read)
     try:
         began = trio.current_time()
@@ -221,13 +228,7 @@ async def test_p6_the_keys_stay_in_use_while_the_disk_of_their_file_hangs() -> N
 
 
 async def test_a_read_of_the_keys_that_is_cancelled_is_made_again() -> None:
-    release, reads = threading.Event(), list[None]()
-
-    def read() -> Credentials:
-        reads.append(None)
-        release.wait(WAIT_SECONDS)
-        return RENEWED
-
+    read, reads, release = hanging_read()
     provider = StaticCredentials(CREDENTIALS, read)
     provider.rejected()
     try:
