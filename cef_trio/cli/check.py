@@ -66,8 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
         errors += [*more, *(_unfit_clients(settings, owner) if owner is not None else ())]
     shown = _given(arguments.env_file, overrides, settings, owner)
     examples = key_template(settings, owner.name).example_keys if settings is not None and owner is not None else ()
-    warnings = _warnings(arguments.env_file)
-    folders = trio.run(_look_into_folders, settings) if settings is not None and not errors else []
+    looked_into = trio.run(_look_into_folders, settings) if settings is not None and not errors else []
+    folders = [one for one in looked_into if one.is_folder and one.readable]
+    warnings = _warnings(arguments.env_file) + [
+        f"WATCH_DIR: {one.path!r} is missing, or this user may not read it: `cef-trio run` waits for it"
+        for one in looked_into
+        if one not in folders
+    ]
     if arguments.json:
         output.print_json(
             {

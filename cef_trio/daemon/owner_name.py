@@ -37,6 +37,9 @@ _UNKNOWN: Final = (
     "with a lasting id; set OWNER_NAME to a permanent name, or mount the host's /etc/machine-id"
 )
 
+_FIRST_IS_MISSING: Final = (
+    "OWNER_NAME cannot be derived: the first folder of WATCH_DIR, {!r}, cannot be opened; set OWNER_NAME, or mount it"
+)
 _NO_RESPONSE: Final = (
     "OWNER_NAME cannot be derived: the mount of WATCH_DIR {!r} does not respond; set OWNER_NAME, or repair the mount"
 )
@@ -90,7 +93,8 @@ async def find_owner(settings: Settings) -> OwnerName:
     """Return the name of the owner.
 
     Raises:
-        SettingsError: there is no lasting identity to derive it from, or the watch folder's mount does not respond.
+        SettingsError: there is no lasting identity to derive it from, or the watch folder that has it is missing, or
+            its mount does not respond.
     """
     with trio.move_on_after(settings.file_system_timeout_seconds):
         # May be abandoned: it only reads, and the watch folder may hang.
@@ -110,10 +114,13 @@ def owner_of(settings: Settings) -> OwnerName:
 
 
 def _file_system(settings: Settings) -> str | None:
+    # Of several folders the first one's: the name must not depend on which of them are mounted.
+    first, *others = (*split_watch_dir(settings.watch_dir), *settings.watch_dirs[1:])
     try:
-        # Of several folders the first one's: the name must not depend on which of them are mounted.
-        return lasting_id(split_watch_dir(settings.watch_dir)[0])
-    except OSError:
+        return lasting_id(first)
+    except OSError as error:
+        if others:
+            raise SettingsError([_FIRST_IS_MISSING.format(os.fspath(first))]) from error
         return None
 
 

@@ -5,7 +5,8 @@ So the calls are made in one worker thread. If it takes longer than ``FILE_SYSTE
 ``watch_folder_not_responding`` and serves ``/healthz``, ``/readyz``, the metrics and the page meanwhile; a signal ends
 it (promise P4), and the start goes on by itself when the mount responds.
 
-A mount below the watch folder that hangs does not delay the start (``files/mounts.py``).
+A mount below the watch folder that hangs does not delay the start (``files/mounts.py``). Neither does one of several
+watch folders that is missing (``settings/model.py``): it has no lock then, and the streams' leases keep daemons apart.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ async def enter_watch_folder(
     The lock is a ``flock`` on the folder itself: it needs no lock file and ends with the process.
 
     Raises:
-        SettingsError: a folder is missing, or may not be used.
+        SettingsError: the folder is missing (of several: all are), or may not be used.
         WatchFolderBusyError: another process holds the lock.
     """
     entered = await _enter_in_thread(settings, on_signal, on_wait)
@@ -99,7 +100,12 @@ def _enter(settings: Settings) -> _Entered:
     descriptors: list[int] = []
     try:
         for folder in checked.watch_dirs:
-            descriptors.append(_open_locked(folder))  # noqa: PERF401 - those before a refused one are closed
+            try:
+                descriptors.append(_open_locked(folder))
+            except OSError as error:  # of several, one that is missing; the watcher tells of it, and waits for it
+                if len(checked.watch_dirs) == 1:
+                    raise
+                _log_not_locked(folder, error)
     except BaseException:
         _close(descriptors)
         raise
@@ -121,8 +127,13 @@ def _open_locked(folder: Path) -> int:
             f"WATCH_DIR {os.fspath(folder)!r} is watched by another cef-trio on this machine: stop that one first"
         ) from error
     except OSError as error:  # not every network file system has locks; the streams' leases remain
-        log.warning("watch_folder_not_locked", error=errno.errorcode.get(error.errno or 0, str(error)))
+        _log_not_locked(folder, error)
     return descriptor
+
+
+def _log_not_locked(folder: Path, error: OSError) -> None:
+    why = errno.errorcode.get(error.errno or 0, str(error))
+    log.warning("watch_folder_not_locked", folder=os.fspath(folder), error=why)
 
 
 # -- while its mount does not respond ----------------------------------------------------------------------------------

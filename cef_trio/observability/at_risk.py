@@ -96,8 +96,8 @@ RISK_ADVICE: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.RECORD_UNREADABLE: "`cef-trio doctor` names each key of Redis, and how to repair it",
         Reason.RECORD_NEWER: "upgrade this daemon, or start the newer one again",
         Reason.FOLDER_UNREADABLE: (
-            "let the daemon's user read and enter the folder, or leave it out by `WATCH_EXCLUDE`; for a single file "
-            "check its disk (`dmesg`)"
+            "let the daemon's user read and enter the folder, or leave it out by `WATCH_EXCLUDE`; if it is one of "
+            "`WATCH_DIR`, mount it; for a single file check its disk (`dmesg`)"
         ),
         Reason.FOLDER_LOST: (
             "check the disk or the mount of `WATCH_DIR`; the daemon continues by itself when the folder is back. If "

@@ -379,7 +379,7 @@ class Settings(BaseSettings):
 
     @property
     def watch_dir_links(self) -> Mapping[str, str]:
-        """The names in ``WATCH_DIR`` that lead over a symbolic link, and the watch folders that they led to."""
+        """The names in ``WATCH_DIR`` that lead over a symbolic link, or may do so, and the watch folders."""
         return self._watch_dir_links
 
     @property
@@ -461,22 +461,29 @@ def read_settings(
 def check_folders(settings: Settings) -> Settings:
     """Check the folders of the settings, and return the settings with the watch folder's symbolic links resolved.
 
+    Of several watch folders, those that are missing or unreadable now are left to the watcher, which tries them again,
+    if there is another one. A single one that is missing is most likely a wrong setting.
+
     Blocks as long as the mount of a folder does not respond.
 
     Raises:
-        SettingsError: a folder is missing, or may not be used.
+        SettingsError: the watch folder is missing (of several: all are), or a folder may not be used.
     """
     given = split_watch_dir(settings.watch_dir)
-    first, *others = [folder.resolve() for folder in given]
+    first, *others = [Path(os.path.realpath(folder)) for folder in given]
     roots = tuple(root.resolve() for root in settings.watch_link_roots)
     found = settings.model_copy(update={"watch_dir": first, "watch_link_roots": roots})
     found._more_watch_dirs = tuple(others)  # noqa: SLF001 - of this module's class
-    names = {os.fspath(name.absolute()): os.fspath(root) for name, root in zip(given, found.watch_dirs, strict=True)}
-    links = {name: root for name, root in names.items() if name != root}
+    unfit = {folder: line for folder in given if (line := _unfit_folder(folder)) is not None}
+    waits = len(unfit) < len(given) and all(_may_come(folder, settings.watch_dir) for folder in unfit)
+    links = {
+        os.fspath(name.absolute()): os.fspath(root)
+        for name, root in zip(given, found.watch_dirs, strict=True)
+        # Where one that is missing leads is not known yet: the watcher reports if that turns out to be elsewhere.
+        if name.absolute() != root or (waits and name in unfit)
+    }
     found._watch_dir_links = {**settings.watch_dir_links, **links}  # noqa: SLF001 - the same
-    lines = [_unfit_folder(folder) for folder in given]
-    if not any(lines):
-        lines += _unfit_together(given)
+    lines: list[str | None] = _unfit_together(given) if waits else list(unfit.values())
     lines += _unfit_exclude(found, given)
     lines.append(_unfit_target(found) or _unfit_disk(found))
     if any(lines):
@@ -498,17 +505,34 @@ def split_watch_dir(watch_dir: Path) -> tuple[Path, ...]:
     return found or (watch_dir,)
 
 
-def _unfit_together(folders: Sequence[Path]) -> list[str]:
+def _may_come(folder: Path, watch_dir: Path) -> bool:
+    """Return whether an unfit folder of ``WATCH_DIR`` may be there later: a file, or half a name, is a wrong setting.
+
+    While a folder with a colon in its name is not mounted, it looks like two; the second one's path is then relative.
+    """
+    is_named = folder in map(Path, os.fspath(watch_dir).split(":"))
+    return is_named and not os.path.isfile(folder)  # noqa: PTH113 - Path's raises where it may not look
+
+
+def _unfit_together(folders: Sequence[Path]) -> list[str | None]:
     """Return a line for each two folders that share recordings, by path or by inode (a link, a bind mount)."""
-    lines = []
+    lines: list[str | None] = []
     for one, other in combinations(folders, 2):
-        first, second = one.resolve(), other.resolve()
-        if first.samefile(second):
+        first, second = (Path(os.path.realpath(folder)) for folder in (one, other))
+        if _is_same(first, second):
             lines.append(f"WATCH_DIR names one folder twice, {str(one)!r} and {str(other)!r}: name it once")
         for outer, inner in ((first, second), (second, first)):
-            if any(outer.samefile(parent) for parent in inner.parents):
+            if any(_is_same(outer, parent) for parent in inner.parents):
                 lines.append(f"WATCH_DIR: {str(inner)!r} is inside {str(outer)!r}, which is watched with all in it")
     return lines
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Return whether two paths are one folder; by their names alone, where one of them is missing or unreadable."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one == other
 
 
 def _validated(env_file: Path | None, unneeded: frozenset[str], overrides: dict[str, Any]) -> Settings:
@@ -581,10 +605,8 @@ def _overlap(target: Path, nearest: Path, watched: Path) -> bool:
     # By path and by inode: a folder may have two paths (a bind mount).
     if target.is_relative_to(watched) or watched.is_relative_to(target):
         return True
-    if not watched.exists():
-        return False
-    inside = any(watched.samefile(one) for one in (nearest, *nearest.parents))
-    return inside or (nearest == target and any(target.samefile(one) for one in watched.parents))
+    inside = any(_is_same(watched, one) for one in (nearest, *nearest.parents))
+    return inside or (nearest == target and any(_is_same(target, one) for one in watched.parents))
 
 
 def _unfit_disk(settings: Settings) -> str | None:
@@ -594,7 +616,8 @@ def _unfit_disk(settings: Settings) -> str | None:
         return None
     try:
         nearest = next(folder for folder in (Path(name), *Path(name).parents) if folder.exists())
-        if nearest.stat().st_dev not in {folder.stat().st_dev for folder in settings.watch_dirs}:
+        own = nearest.stat().st_dev
+        if all(_unfit_folder(folder) is not None or folder.stat().st_dev != own for folder in settings.watch_dirs):
             return None
     except OSError as error:
         return f"MIN_FREE_SPACE: the disk of {name!r} cannot be found ({error})"

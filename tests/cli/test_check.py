@@ -112,11 +112,22 @@ def test_it_counts_what_is_left_out_of_each_folder(tmp_path: Path) -> None:
     assert "1 symbolic link not followed" in out
 
 
+def test_one_of_several_folders_that_is_missing_is_a_warning_as_the_daemon_starts_without_it(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    settings = {"WATCH_DIR": f"{tmp_path}/none:{tmp_path}/a", "S3_BUCKET_NAME": "recordings", "OWNER_NAME": "x"}
+    document = answer("check", settings=settings)
+    assert document["warnings"] == [
+        f"WATCH_DIR: '{tmp_path}/none' is missing, or this user may not read it: `cef-trio run` waits for it"
+    ]
+    assert [one["path"] for one in document["folders"]] == [f"{tmp_path}/a"]
+
+
 def test_examples_are_of_the_first_folder_also_if_another_one_is_unfit(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    settings = {"WATCH_DIR": f"{tmp_path}/a:{tmp_path}/none", "S3_BUCKET_NAME": "recordings", "OWNER_NAME": "x"}
+    (tmp_path / "file").touch()
+    settings = {"WATCH_DIR": f"{tmp_path}/a:{tmp_path}/file", "S3_BUCKET_NAME": "recordings", "OWNER_NAME": "x"}
     document = answer("check", settings={**settings, "S3_KEY_TEMPLATE": "r/{relative_dir}/{stream_id}"}, code=2)
-    assert document["errors"] == [f"WATCH_DIR must be a folder that exists; '{tmp_path}/none' is not one"]
+    assert document["errors"] == [f"WATCH_DIR must be a folder that exists; '{tmp_path}/file' is not one"]
     assert [one["path"] for one in document["examples"]] == [
         f"{tmp_path}/a/front door.mp4",
         f"{tmp_path}/a/cameras/gate/recording.mp4",

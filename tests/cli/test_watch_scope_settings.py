@@ -114,7 +114,9 @@ def test_watch_dir_names_one_folder_or_several(tmp_path: Path) -> None:
         ("{0}/a:{0}/a/in", "a/in' is inside"),
         ("{0}/a/in:{0}/a", "a/in' is inside"),
         ("{0}/a:{0}/link/in", "a/in' is inside"),
-        ("{0}/a:{0}/none", "none' is not one"),
+        ("{0}/none:{0}/a/none:{0}/a", "a/none' is inside"),
+        ("{0}/a:{0}/none/../none:{0}/none", "names one folder twice"),
+        ("{0}/a:none", "none' is not one"),
         ("{0}/a:{0}/file", "file' is not one"),
         (":", "the first one has no name"),
         (":{0}/a", "the first one has no name"),
@@ -132,6 +134,51 @@ def test_folders_that_share_recordings_are_refused(
     (line,) = caught.value.lines
     assert line.startswith("WATCH_DIR")
     assert says in line
+
+
+def test_p6_of_several_folders_those_that_are_missing_do_not_keep_the_others_from_being_watched(
+    tmp_path: Path,
+) -> None:
+    """A disk that is not mounted at the start kept all recordings of all folders from being uploaded."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to("a")
+    a, none = str(tmp_path / "a"), str(tmp_path / "none")
+    more = {"after_upload": f"move:{tmp_path}/done/today", "min_free_space": "1%"}
+    for watch_dir in (f"{a}:{none}", f"{none}/:{a}"):
+        with pytest.raises(SettingsError, match="MIN_FREE_SPACE needs AFTER_UPLOAD=move:DIR with a folder on another"):
+            load_settings(None, watch_dir=watch_dir, s3_bucket_name="recordings", **more)
+    assert folders_of(f"{none}/:{a}:{none}-too") == [none, a, f"{none}-too"]
+    found = load_settings(None, watch_dir=f"{none}:{tmp_path}/link", s3_bucket_name="recordings")
+    assert found.watch_dir_links == {none: none, f"{tmp_path}/link": a}, "a link later, it would lead elsewhere"
+
+
+def test_several_folders_that_are_all_missing_are_refused_as_a_single_one_is(tmp_path: Path) -> None:
+    for names in (["one"], ["one", "two"]):
+        with pytest.raises(SettingsError) as caught:
+            folders_of(":".join(f"{tmp_path}/{name}" for name in names))
+        wrong = "WATCH_DIR must be a folder that exists; '{}' is not one"
+        assert caught.value.lines == [wrong.format(tmp_path / name) for name in names]
+
+
+def test_a_missing_folder_with_a_colon_in_its_name_is_not_taken_for_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cam").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match="1' is not one"):
+        folders_of(f"{tmp_path}/cam:1")
+
+
+@pytest.mark.parametrize("target", ["missing/done", "."])
+def test_recordings_are_not_moved_to_where_a_missing_folder_will_be(tmp_path: Path, target: str) -> None:
+    (tmp_path / "watch").mkdir()
+    with pytest.raises(SettingsError, match="recordings cannot be moved to"):
+        load_settings(
+            None,
+            watch_dir=f"{tmp_path}/missing:{tmp_path}/watch",
+            s3_bucket_name="recordings",
+            after_upload=f"move:{tmp_path}/{target}",
+        )
 
 
 def test_recordings_are_not_moved_into_any_of_the_folders(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from cef_trio.daemon import machine, owner_name
 from cef_trio.daemon.owner_name import OwnerName, OwnerSource, derive, owner_of
-from cef_trio.files import file_system
+from cef_trio.files import file_system, lasting_id
 from cef_trio.settings import Settings, SettingsError, is_owner_name, load_settings
 from cef_trio.upload import KeyTemplate
 
@@ -85,7 +85,7 @@ def test_what_an_image_has_instead_of_a_machine_id_is_no_identity(
     assert (machine.machine_id() is not None) is is_one
 
 
-def settings(folder: Path, **more: Any) -> Settings:
+def settings(folder: Path | str, **more: Any) -> Settings:
     return load_settings(None, watch_dir=folder, s3_bucket_name="recordings", **more)
 
 
@@ -106,6 +106,19 @@ def test_the_host_name_is_no_identity_and_an_instance_id_that_was_set_is_one(
     monkeypatch.setenv("INSTANCE_ID", "cam-3")
     assert owner_of(settings(tmp_path)) == OwnerName("cam-3", OwnerSource.INSTANCE)
     assert owner_of(settings(tmp_path, owner_name="site")) == OwnerName("site", OwnerSource.SETTING)
+
+
+@pytest.mark.usefixtures("container")
+def test_p3_no_other_name_is_taken_while_the_folder_that_it_is_derived_from_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several folders the daemon starts without the first one. Under another name it would not find its streams."""
+    monkeypatch.setattr(owner_name, "lasting_id", lasting_id)
+    monkeypatch.setenv("INSTANCE_ID", "cam-3")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(SettingsError, match=r"the first folder of WATCH_DIR, '.*/missing', cannot be opened"):
+        owner_of(settings(f"{tmp_path}/missing:{tmp_path}/there"))
+    assert owner_of(settings(f"{tmp_path}/there:{tmp_path}/missing")) == owner_of(settings(tmp_path / "there"))
 
 
 def test_a_file_system_that_passes_with_its_mount_or_container_is_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
