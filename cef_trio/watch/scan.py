@@ -32,6 +32,7 @@ from cef_trio.files import (
     follow_link,
     open_nofollow,
     regular_file_stat,
+    root_of,
     stat_nofollow,
 )
 from cef_trio.watch.patterns import PathMatcher, WatchScope
@@ -168,9 +169,11 @@ class ThreadedReader:
 
     async def _follow(self, link: _Link, scope: WatchScope, found: _Found, mounts: trio.Nursery) -> None:
         """Read what a link leads to, if it is followed."""
-        followed = None
-        with suppress(OSError):
+        try:
             followed = await self._mounts.run(link.target, partial(_look_behind, link.path, scope))
+        except OSError as error:
+            found.cannot_follow(link, error, scope)
+            return
         if (folder := found.follow(link, followed, scope)) is not None:
             await self._read_mount(folder, scope, found, mounts)
 
@@ -271,6 +274,18 @@ class _Found:
             self._files[followed.path] = followed.stat
         return None
 
+    def cannot_follow(self, link: _Link, error: OSError, scope: WatchScope) -> None:
+        """Add what a link into ``WATCH_LINK_ROOTS`` leads to as unreadable, by its real path as far as that is known.
+
+        Any other link is one that is not followed: it leads nowhere, or to a mount elsewhere that does not respond.
+        """
+        target = os.fsdecode(error.filename or link.target)
+        is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+        if is_gone or not (target in scope.link_roots or root_of(target, scope.link_roots)):
+            self.follow(link, None, scope)
+        else:
+            self._unreadable_entries.add(target)
+
     def cannot_read(self, folder: str, error: OSError, *, is_entry: bool = False) -> None:
         """Add an unreadable folder, or an entry of one.
 
@@ -325,9 +340,11 @@ def scan_now(folder: str, matches: PathMatcher) -> Scan:
         found.read(current, one)
         waiting += filter(found.claim, one.folders)
         for link in one.links:
-            followed = None
-            with suppress(OSError):
+            try:
                 followed = _look_behind(link.path, scope)
+            except OSError as error:
+                found.cannot_follow(link, error, scope)
+                continue
             if (behind := found.follow(link, followed, scope)) is not None:
                 waiting.append(behind)
     return found.scan()
@@ -379,7 +396,7 @@ def _look_behind(link: str, scope: WatchScope) -> _Followed | None:
     """Return what a link leads to; ``None`` if it is not followed, or leads to neither a file nor a folder.
 
     Raises:
-        OSError: it leads nowhere.
+        OSError: it leads nowhere, or the status of what it leads to cannot be read.
     """
     target = follow_link(link, scope.link_roots)
     if target is None or scope.excludes_folder(target):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from servers.mounts import mounted
@@ -15,11 +16,13 @@ from servers.ordinary_user import ORDINARY
 from structlog.testing import capture_logs
 from watch.listener import MATCHES, of, watching
 
-from cef_trio.files import Mounts
+from cef_trio.files import MountHungError, Mounts
 from cef_trio.upload.scan_history import LastScan
 from cef_trio.watch.events import Closed, FileEvent, Scanned
 from cef_trio.watch.patterns import WatchScope
 from cef_trio.watch.scan import Scan, ThreadedReader, scan_now
+
+T = TypeVar("T")
 
 
 class Entry:
@@ -155,6 +158,51 @@ def test_p3_a_scan_that_could_not_read_a_file_does_not_tell_that_it_is_gone() ->
     scan = LastScan(2.0, frozenset({"/rec/a.mp4", "/rec/folder"}))
     decided = {path: scan.decides(path, 1.0) for path in ("/rec/a.mp4", "/rec/a.mp4x", "/rec/folder/b", "/rec/b.mp4")}
     assert decided == {"/rec/a.mp4": False, "/rec/a.mp4x": True, "/rec/folder/b": False, "/rec/b.mp4": True}
+
+
+@pytest.mark.parametrize(
+    ("number", "unreadable"), [(errno.EIO, True), (errno.ESTALE, True), (errno.EACCES, True), (errno.ENOENT, False)]
+)
+@pytest.mark.parametrize("name", ["live.mp4", "folder"])
+async def test_p10_what_a_link_leads_to_and_cannot_be_read_is_unreadable(
+    watch_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int, *, unreadable: bool
+) -> None:
+    """It was passed over as a link that is not followed, and nothing was at risk."""
+    root, elsewhere, real = tmp_path / "root", tmp_path / "elsewhere", os.stat
+    for folder in (root / "folder", elsewhere):
+        folder.mkdir(parents=True)
+    (root / "live.mp4").write_bytes(b"1")
+    (watch_dir / "link").symlink_to(root / name)
+    (watch_dir / "other").symlink_to(elsewhere)
+
+    def failing(path: str, **arguments: object) -> os.stat_result:
+        if path == name:
+            raise OSError(number, os.strerror(number), path)
+        return real(path, **arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", failing)
+    scope = WatchScope.of(str(watch_dir), ["*.mp4"], link_roots=[str(root)])
+    scans = [await ThreadedReader(scope).scan(str(watch_dir)), scan_now(str(watch_dir), scope)]
+    monkeypatch.undo()
+    for scan in scans:
+        assert not scan.files
+        assert scan.unreadable == scan.unreadable_entries == ({str(root / name)} if unreadable else set())
+        assert names(scan.links) == ({"other"} if unreadable else {"other", "link"})
+
+
+async def test_p10_a_link_to_a_hung_mount_is_told_if_it_is_to_be_followed(watch_dir: Path, tmp_path: Path) -> None:
+    class Hung(Mounts):
+        async def run(self, path: str, call: Callable[[], T]) -> T:
+            if path.startswith(str(tmp_path / "hung")):
+                raise MountHungError("the mount", path)
+            return await super().run(path, call)
+
+    for name in ("followed", "other"):
+        (watch_dir / name).symlink_to(tmp_path / "hung" / name)
+    scope = WatchScope.of(str(watch_dir), ["*.mp4"], link_roots=[str(tmp_path / "hung" / "followed")])
+    scan = await ThreadedReader(scope, Hung()).scan(str(watch_dir))
+    assert scan.unreadable == {str(tmp_path / "hung" / "followed")}
+    assert names(scan.links) == {"other"}
 
 
 # -- a recording that is a mount point ------------------------------------------------------------------------------
