@@ -32,6 +32,8 @@ class Ownership:
         """The owner of the first folder, and of all that are like it: shared by hosts, or local."""
         self._unlike: dict[str, Owner] = {}
         """The owners of the other folders."""
+        self._devices: dict[str, int] = {}
+        """The device number of each folder that was there at the last :meth:`determine`."""
 
     def owner_of(self, path: str) -> Owner | None:
         """Return the owner to record for a stream of the file at ``path``; ``None``: not known yet."""
@@ -57,6 +59,10 @@ class Ownership:
     def shares_any(self) -> bool:
         """Whether daemons on several hosts can see one of the folders."""
         return self.is_shared or any(owner.is_shared for owner in self._unlike.values())
+
+    def knows_device(self, file_dev: int) -> bool:
+        """Return whether a file's device is that of a folder, as they were at the last :meth:`determine`."""
+        return file_dev in self._devices.values()
 
     def mark_cloned(self, system: str) -> None:
         """Note that another running machine has the same identity: add this running system to ours.
@@ -98,6 +104,10 @@ class Ownership:
                 except CefMp4ProcessorError as error:
                     log.debug("watch_folder_check_failed", error=str(error))
         for folder, place in found.items():
+            if place is None:
+                self._devices.pop(folder, None)
+            else:
+                self._devices[folder] = place.file_dev
             if folder == folders[0]:
                 self._update_first(place)
             elif place is not None:

@@ -303,6 +303,7 @@ class StreamSupervisor:
     async def _resolve_some(self, on_uploaded: Callable[[StreamMeta], object]) -> None:
         asked = dict(islice(self.files.unknown.items(), _BATCH))
         ownership = self._services.ownership
+        await self._know_places_of(asked.values())
         found = await self._services.store.find_by_path(list(asked), owner=ownership.name_at)
         known, others = ownership.divide(found)
         self.files.update_set_aside(asked, found)
@@ -333,6 +334,14 @@ class StreamSupervisor:
         if fresh:
             replaced = {path: known[path].meta.stream_id if path in known else None for path in fresh}
             await self._begin_all({path: FileHistory(replaced[path], others.get(path)) for path in fresh}, asked)
+
+    async def _know_places_of(self, files: Iterable[WaitingFile]) -> None:
+        """Look where the watch folders are, if a file is on a file system that was mounted since.
+
+        Hosts may share that one; their recordings would count as new ones.
+        """
+        if not all(self._services.ownership.knows_device(one.stat.file_dev) for one in files):
+            await self._services.determine_owner()
 
     async def _resume_free(self, recorded: Mapping[str, str], asked: Mapping[str, WaitingFile]) -> None:
         """Start the tasks of files with open streams; a stream that another daemon works on is left to it.

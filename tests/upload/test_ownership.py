@@ -276,6 +276,37 @@ async def test_p9_what_a_host_has_beside_a_shared_folder_is_its_own(
     assert world.received_bytes() == 5 * PART + 10, "the shared one was taken over, not sent again"
 
 
+async def test_p2_files_of_a_shared_folder_that_is_mounted_after_the_start_are_known_as_those_of_its_other_hosts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counted as like the first folder until the next round of the idle checker: all in it was uploaded again."""
+    disk, nas = SimpleNamespace(id=DISK), Path(world.path("y"))
+
+    async def mount_around(_: object, path: str, *, within: str = "") -> FolderMount | None:
+        await trio.lowlevel.checkpoint()
+        if path.startswith(world.path("y/")):
+            return FolderMount(nas.stat().st_dev, None, f"{nas} /", "nfs", False, "nas:/rec") if nas.exists() else None
+        return FolderMount(0, disk.id, "/ /", "ext4", True, "/dev/sda1")
+
+    monkeypatch.setattr(CrashableDisk, "mount_around", mount_around)
+    world.watched_below = ("x", "y")
+    for name in world.watched_below:
+        Path(world.path(name)).mkdir()
+    world.append(PART, "y/a.mp4")
+    async with world.daemon() as daemon:
+        daemon.closed("y/a.mp4")
+        await completed(world)
+    world.host, disk.id = replace(world.host, machine="another-machine"), OTHER_DISK
+    away = nas.rename(world.folder.with_name("away"))
+    async with world.daemon() as daemon:
+        await trio.sleep(11)
+        away.rename(nas)
+        daemon.seen("y/a.mp4")
+        await trio.sleep(60)
+    assert len(world.known()) == 1
+    assert world.received_bytes() == PART
+
+
 async def test_p3_streams_of_the_other_kind_of_folder_are_ours_as_an_earlier_version_recorded_them(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
