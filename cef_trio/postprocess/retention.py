@@ -3,8 +3,9 @@
 A completed stream is kept while its file exists; else the file would be uploaded as a new one. A failed stream, or one
 whose recording was deleted, is kept until its file has been gone for that many days: until then an operator may bring
 the file back and retry it. If it keeps its upload, that is aborted first. Three more are kept: a stream whose folder is
-now on another device (a file system is not mounted), one with a pending webhook, and one of another watch folder or
-host, which only a daemon there forgets. A record that cannot be read is logged, and stops no other.
+now on another device (a file system is not mounted), or whose watch folder is missing, one with a pending webhook, and
+one of another watch folder or host, which only a daemon there forgets. A record that cannot be read is logged, and
+stops no other.
 
 A round costs what is forgotten, not what is remembered (``checkpoint/pruning.py``).
 """
@@ -183,6 +184,6 @@ class Retention:
         path, disk = meta.current_path, self._services.disk
         if not self._services.is_ours(meta) or await disk.stat(path) is not None:
             return False
-        place = await disk.mount_around(path)
+        place = await disk.mount_around(path, within=self._services.rules.root_of(path))
         # The file system may have been mounted since the file was looked for.
         return place is not None and is_same_mount(meta.identity, place) and await disk.stat(path) is None

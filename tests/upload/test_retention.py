@@ -159,6 +159,24 @@ async def test_p7_a_recording_that_was_deleted_is_forgotten_after_its_time(world
         assert await world.checkpoints() == []
 
 
+async def test_p3_what_was_in_a_watch_folder_that_is_missing_is_not_forgotten(world: World) -> None:
+    """On the file system of its parent nothing else tells the folder from one of which the files were deleted."""
+    async with a_failed_recording(world) as daemon:
+        retention, away = Retention(daemon.services, TWO_MINUTES), world.folder.with_name("away")
+        await trio.sleep(5 * MINUTE)
+        world.folder.rename(away)
+        for _ in range(2):
+            assert await retention.forget_now() == 0
+            await trio.sleep(5 * MINUTE)
+        away.rename(world.folder)
+        assert await retention.forget_now() == 0
+        assert len(world.open_uploads()) == 1
+        Path(world.path()).unlink()
+        assert await retention.forget_now() == 0  # it is gone since now
+        await trio.sleep(5 * MINUTE)
+        assert await retention.forget_now() == 1
+
+
 async def test_p8_a_time_before_the_streams_end_is_not_when_its_file_was_found_to_be_gone(world: World) -> None:
     """As the index has for a time that Redis cannot read, or for a stream whose record was written since."""
     async with a_failed_recording(world) as daemon:
