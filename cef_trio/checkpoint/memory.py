@@ -231,7 +231,7 @@ class MemoryCheckpointStore(StreamWrites):
             self._index(meta.stream_id)
             self._hold(meta.stream_id, lease)
             self._by_path[leads] = meta.stream_id
-            self._add_event(event)
+            self._add_event(event, rules.MAX_STARTS)
 
         await self._call("create", effect)
 
@@ -439,7 +439,7 @@ class MemoryCheckpointStore(StreamWrites):
             self._streams[stream_id] = after
             if commit.status is not None:
                 self._index(stream_id)
-                self._add_event(commit.event)
+                self._add_event(commit.event, rules.MAX_EVENTS)
                 if after.meta.status in ENDED or stream.meta.status in FAILED:
                     self._abort_requests.discard(stream_id)
             if commit.enqueue_webhook:
@@ -486,8 +486,8 @@ class MemoryCheckpointStore(StreamWrites):
         """See :meth:`WebhookOutbox.ack_event`."""
         await self._call("ack_event", lambda: self._events.pop(event_id, None) and None)
 
-    def _add_event(self, event: WebhookEvent | None) -> None:
-        if event is not None and len(self._events) < rules.MAX_EVENTS:
+    def _add_event(self, event: WebhookEvent | None, most: int) -> None:
+        if event is not None and len(self._events) < most:
             self._events[event.event_id] = event.body
 
     async def request_abort(self, stream_ids: Collection[str]) -> frozenset[str]:

@@ -349,7 +349,7 @@ class LeaseStore(Protocol):
 class WebhookOutbox(Protocol):
     """Completed streams whose webhook is not yet delivered, and events of others. ``StreamStore`` adds to it.
 
-    It keeps ``rules.MAX_EVENTS`` events; one that does not fit is dropped.
+    It keeps ``rules.MAX_EVENTS`` events, of starts ``rules.MAX_STARTS``; one that does not fit is dropped.
     """
 
     async def pending_webhooks(self) -> frozenset[str]:

@@ -23,8 +23,10 @@ _NOT_BY_CHANGE: Final = frozenset({"stream_id", "status", "current_path", schema
 
 REPORT_SECONDS: Final = 7 * 86400.0
 """How long the registry keeps a daemon's last report."""
-MAX_EVENTS: Final = 10_000
-"""The most events in the webhook outbox; with more, new ones are dropped (P7)."""
+MAX_STARTS: Final = 10_000
+"""With as many events in the webhook outbox, those of starts are dropped; one of a failure still has room (P6)."""
+MAX_EVENTS: Final = 2 * MAX_STARTS
+"""The most events in the outbox; with as many, those of failures are dropped too (P7)."""
 MAX_REPORTS: Final = 5000
 """The most reports in the registry; containers that get a new name at each start leave many."""
 

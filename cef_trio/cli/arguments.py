@@ -61,7 +61,6 @@ def add_common(
 
 def add_epilog(parser: argparse.ArgumentParser, exit_codes: str, examples: Sequence[str]) -> None:
     """Set what follows the arguments in the help: the exit codes, and the examples."""
-    parser.formatter_class = HelpFormatter
     parser.epilog = "\n\n".join([exit_codes, "Examples:\n" + "\n".join(f"  {line}" for line in examples)])
 
 

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from io import TextIOWrapper
 from types import ModuleType
-from typing import Final, NoReturn, TextIO
+from typing import Any, Final, NoReturn, TextIO
 
 from cef_trio import __version__
 from cef_trio.cli import json_document
-from cef_trio.cli.arguments import ALL_EXIT_CODES
+from cef_trio.cli.arguments import ALL_EXIT_CODES, HelpFormatter, add_epilog
 from cef_trio.cli.installed_service import use_installed_service
 from cef_trio.cli.slow_files import notice_if_slow
 from cef_trio.exceptions import CefMp4ProcessorError, leaves
@@ -56,6 +56,13 @@ ALL_COMMANDS: Final[Mapping[str, str]] = {
     _LAB: "the laboratory: cancel, crash and simulate the daemon, and check its promises",
 }
 """``lab`` too, which has a parser of its own."""
+_EXAMPLES: Final = (
+    "cef-trio demo",
+    "cef-trio check",
+    "cef-trio run",
+    "cef-trio status --watch",
+    "cef-trio list --failed",
+)
 _BROKEN_PIPE: Final = 141
 """A shell's exit code of a program that SIGPIPE ended. Python ignores that signal."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -80,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before the daemon handles signals, or after it restored them
         return _INTERRUPTED
     except Exception as error:
-        unwritable = _unwritable_output(error, given)
+        # `run`, `demo` and `lab` write to other disks too.
+        unwritable = _unwritable_output(error, is_other_disk=bool({*given[:1]} & {*_OWN_SETTINGS, _LAB}))
         if unwritable is not None:
             _discard(sys.stdout)
             return unwritable
@@ -95,13 +103,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _flush_standard_error()
 
 
-def _unwritable_output(error: Exception, arguments: Sequence[str]) -> int | None:
-    """Return the exit code if standard output cannot be written, ``None`` if the error is another one."""
+def _unwritable_output(error: Exception, *, is_other_disk: bool = False) -> int | None:
+    """Return the exit code if standard output cannot be written, ``None`` if the error is another one.
+
+    ``is_other_disk``: a full disk may be another one than that of standard output.
+    """
     errors = list(leaves(error))  # of a nursery: a group
     if all(isinstance(one, BrokenPipeError) for one in errors):  # its reader (head, less) has ended
         return _BROKEN_PIPE
     full = [one for one in errors if isinstance(one, OSError) and one.errno in _FULL]
-    if not full or {*arguments[:1]} & {*_OWN_SETTINGS, _LAB}:  # these write to other disks too
+    if not full or is_other_disk:
         return None
     with contextlib.suppress(OSError):
         sys.stderr.write(f"cef-trio: standard output cannot be written: {full[0].strerror}\n")
@@ -112,6 +123,8 @@ def _run(arguments: Sequence[str]) -> int:
     """Run the chosen command; an operator's error is printed, without a traceback."""
     try:
         return int(_parse(arguments)())
+    except _WrongArgumentsError:
+        return ExitCode.BAD_SETTINGS
     except CefMp4ProcessorError as error:
         with contextlib.suppress(OSError):  # standard error is closed: the exit code is enough
             for line in str(error).splitlines():
@@ -122,6 +135,21 @@ def _run(arguments: Sequence[str]) -> int:
 
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, noted for ``--json``, and end with the exit code of a wrong argument."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**{"formatter_class": HelpFormatter, **given})
+
+    def _print_message(self, message: str, _file: object = None) -> None:
+        """Print the help or the version now: argparse ignores an error here, and nobody sees one at the exit."""
+        try:
+            sys.stdout.write(message)
+            sys.stdout.flush()
+        except OSError as error:
+            code = _unwritable_output(error)
+            if code is None:
+                raise
+            _discard(sys.stdout)
+            self.exit(code)
 
     def error(self, message: str) -> NoReturn:
         line = printable(message)
@@ -150,8 +178,8 @@ def make_parser(modules: Iterable[str]) -> _Parser:
     parser = _Parser(
         prog="cef-trio",
         description="Uploads growing video recordings to S3-compatible storage while they are being written.",
-        epilog=ALL_EXIT_CODES,
     )
+    add_epilog(parser, ALL_EXIT_CODES, _EXAMPLES)
     parser.add_argument("--version", action="version", version=f"cef-trio {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, help_line in COMMANDS.items():
@@ -185,17 +213,14 @@ def _parse(arguments: Sequence[str]) -> Callable[[], int]:
     if arguments[:1] == [_LAB]:  # it has a large parser of its own
         from cef_trio.lab import run_lab
 
-        return lambda: run_lab(arguments[1:])
+        return lambda: run_lab(arguments[1:], _Parser)
     chosen = next(iter(arguments), "")
-    try:
-        parser = make_parser([chosen])
-        parser.check_command(arguments)
-        with notice_if_slow("the file of --env-file"):
-            parsed, rest = parser.parse_known_args(arguments)
-        if rest:
-            parsed.parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    except _WrongArgumentsError:
-        return lambda: ExitCode.BAD_SETTINGS
+    parser = make_parser([chosen])
+    parser.check_command(arguments)
+    with notice_if_slow("the file of --env-file"):
+        parsed, rest = parser.parse_known_args(arguments)
+    if rest:
+        parsed.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if chosen not in _OWN_SETTINGS:
         with notice_if_slow("the installed systemd unit and its settings"):
             use_installed_service(parsed)

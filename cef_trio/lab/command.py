@@ -45,50 +45,95 @@ _INJECTION: Final = re.compile(r"(?P<fault>[a-z-]+)@(?P<at>[1-9]\d*)(?:/(?P<life
 Plans = Callable[[str], Iterator[Plan]]
 
 
-def run_lab(words: Sequence[str]) -> ExitCode:
-    """Run ``cef-trio lab`` with these arguments; return the exit code."""
-    arguments = _parser().parse_args(words)
+def run_lab(words: Sequence[str], parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ExitCode:
+    """Run ``cef-trio lab`` with these arguments; return the exit code. ``parser_class``: the one of all commands."""
+    arguments = make_parser(parser_class).parse_args(words)
     command: Callable[[argparse.Namespace], ExitCode] = arguments.command
     return command(arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    lab = argparse.ArgumentParser(
+def make_parser(parser_class: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Return the parser of ``cef-trio lab``; those of its commands are of the same class."""
+    lab = parser_class(
         prog="cef-trio lab",
         description="Run the daemon in simulated worlds on a virtual clock, and inject faults at chosen moments. Each "
         "run is reproducible. Its results are checked against the promises P1 to P10; see docs/correctness.md.",
         epilog="Exit codes: 0 no violations, 2 invalid arguments, 5 violations. "
-        "How to add a scenario, a fault or a mutation: cef_trio/lab/__init__.py.",
+        "How to add a scenario, a fault or a mutation: cef_trio/lab/__init__.py.\n\n"
+        + _examples("simulate --worlds 100 --report worlds.html", "replay first-part cancel@17"),
     )
     kinds = lab.add_subparsers(title="explorers", required=True, metavar="EXPLORER")
-    cancel = _add(kinds, "cancel", _cancel, "cancel and drain the daemon at every step of each scenario")
+    cancel = _add(
+        kinds,
+        "cancel",
+        _cancel,
+        "cancel and drain the daemon at every step of each scenario",
+        examples=("cancel --scenario first-part", "cancel --drain-every 10 --pairs 20 --report cancel.html"),
+    )
     _add_explorer(cancel, every="--drain-every", injections="drain at every N-th step")
-    crash = _add(kinds, "crash", _crash, "crash the daemon in every call and at every step of each scenario")
+    crash = _add(
+        kinds,
+        "crash",
+        _crash,
+        "crash the daemon in every call and at every step of each scenario",
+        examples=("crash --scenario first-part", "crash --kill-every 10 --pairs 20 --report crash.html"),
+    )
     _add_explorer(crash, every="--kill-every", injections="kill at every N-th step")
-    simulate = _add(kinds, "simulate", _simulate, "run random worlds: writers, faults, crashes")
+    simulate = _add(
+        kinds,
+        "simulate",
+        _simulate,
+        "run random worlds: writers, faults, crashes",
+        examples=("simulate --worlds 100", "simulate --seed 500000 --processes 4 --report worlds.html"),
+    )
     _add_report(simulate)
     _add_processes(simulate)
     simulate.add_argument("--worlds", type=_positive, default=1000, metavar="N", help="number of worlds (1000)")
     simulate.add_argument("--seed", type=_number, default=0, metavar="SEED", help="the first world's seed (0)")
     mutations = _add(
-        kinds, "mutations", _mutations, "remove one shield, write or check at a time, and test that it is detected"
+        kinds,
+        "mutations",
+        _mutations,
+        "remove one shield, write or check at a time, and test that it is detected",
+        examples=("mutations", "mutations --only 'no shield'"),
     )
     _add_check_mutations(mutations, list(MUTATIONS))
-    variants = _add(kinds, "variants", _variants, "count the violations of naive implementations")
+    variants = _add(
+        kinds,
+        "variants",
+        _variants,
+        "count the violations of naive implementations",
+        examples=("variants", "variants --only naive"),
+    )
     _add_check_mutations(variants, list(VARIANTS))
-    _add(kinds, "requests", _requests, "count the requests of one recording to S3 and Redis, by operation")
-    kill = kinds.add_parser(
-        "kill",
-        help="kill -9 a real daemon",
-        description="Kill -9 a real daemon again and again while recordings grow: "
+    _add(
+        kinds,
+        "requests",
+        _requests,
+        "count the requests of one recording to S3 and Redis, by operation",
+        examples=("requests",),
+    )
+    kill = _add(kinds, "kill", _kill, "kill -9 a real daemon", examples=("kill --cycles 20 --seed 7 --keep",))
+    kill.description = (
+        "Kill -9 a real daemon again and again while recordings grow: "
         "a real Valkey, an S3 endpoint over a socket, the real clock. "
-        "The seed determines the random choices, not the interleaving.",
+        "The seed determines the random choices, not the interleaving."
     )
     kill.add_argument("--cycles", type=_positive, default=100, metavar="N", help="number of kills (100)")
     kill.add_argument("--seed", type=_number, default=0, metavar="SEED", help="of the random choices (0)")
     kill.add_argument("--keep", action="store_true", help="keep all files, and print their folder")
-    kill.set_defaults(command=_kill)
-    replay = _add(kinds, "replay", _replay, "repeat one run, and print its journal")
+    replay = _add(
+        kinds,
+        "replay",
+        _replay,
+        "repeat one run, and print its journal",
+        examples=(
+            "replay first-part cancel@17",
+            "replay first-part kill@150 die-unanswered@9/2",
+            "replay simulated --seed 7",
+            "replay busy-client --mutation 'unbounded: admin connections of one client'",
+        ),
+    )
     _add_report(replay)
     replay.add_argument(
         "scenario",
@@ -108,10 +153,22 @@ def _parser() -> argparse.ArgumentParser:
     return lab
 
 
-def _add(kinds: Any, name: str, command: Callable[[argparse.Namespace], ExitCode], summary: str) -> Any:
-    parser = kinds.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+def _add(
+    kinds: Any,
+    name: str,
+    command: Callable[[argparse.Namespace], ExitCode],
+    summary: str,
+    *,
+    examples: Sequence[str],
+) -> Any:
+    description = f"{summary[0].upper()}{summary[1:]}."
+    parser = kinds.add_parser(name, help=summary, description=description, epilog=_examples(*examples))
     parser.set_defaults(command=command)
     return parser
+
+
+def _examples(*words: str) -> str:
+    return "Examples:\n" + "\n".join(f"  cef-trio lab {one}" for one in words)
 
 
 def _add_report(parser: Any) -> None:

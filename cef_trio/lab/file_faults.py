@@ -161,6 +161,20 @@ async def _denied(context: ScenarioContext, random: Random) -> AsyncIterator[Non
             context.writers.permit(name, permitted=True)
 
 
+@asynccontextmanager
+async def _damaged(context: ScenarioContext, random: Random) -> AsyncIterator[None]:
+    names = context.names()
+    if not names:
+        yield
+        return
+    context.hits["world: damaged"] += 1
+    name = random.choice(names)
+    inode = context.writers.inode(name)
+    context.writers.damage(name, damaged=True)
+    yield
+    inode.damaged = False  # wherever it is by now
+
+
 def _clock(what: str, skew_ns: int) -> FileFault:
     """Return a fault that shifts the clock of the file system for a while."""
 
@@ -200,6 +214,7 @@ def _copied_over(context: ScenarioContext, name: str, _random: Random) -> None:
 
 
 _GENTLE: Final[Mapping[str, FileFault]] = {
+    "damaged": _damaged,
     "denied": _denied,
     "time back": _change_one("time back", _mtime_back),
     "time ahead": _change_one("time ahead", _mtime_ahead),

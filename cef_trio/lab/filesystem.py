@@ -89,6 +89,8 @@ class Inode:
     """When its bytes last changed, by the virtual clock."""
     denied: bool = False
     """Whether the daemon may not read it."""
+    damaged: bool = False
+    """Whether every call on it fails, as with an inode that the file system finds damaged."""
     is_gone: bool = False
 
 

@@ -38,7 +38,7 @@ from cef_trio.lab.world import Cloud, Owner, World, WorldDaemon, make_endpoint
 from cef_trio.lab.writers import Writers
 from cef_trio.observability.at_risk import Risk
 from cef_trio.resilience import RetryPolicy
-from cef_trio.s3_endpoint import Fault
+from cef_trio.s3_endpoint import ArmedFault, Fault
 from cef_trio.upload.services import Services
 
 LEASE_SECONDS: Final = 30.0
@@ -309,9 +309,9 @@ class Fleet:
             return []
         return [injection for injection in self._injections if injection.life == daemon.processes]
 
-    def arm(self, fault: Fault) -> None:
+    def arm(self, fault: Fault) -> ArmedFault:
         """Arm a fault of the S3 endpoint."""
-        next(iter(self.contexts.values())).arm(fault)
+        return next(iter(self.contexts.values())).arm(fault)
 
     # -- faults -------------------------------------------------------------------------------------------------------
 

@@ -197,6 +197,7 @@ class Kernel:
         if inode is None:
             return real
         _check_server(inode)
+        _check_inode(inode)
         fields = list(real)
         fields[1], fields[2] = inode.number, inode.file_system.device
         if stat.S_ISREG(real.st_mode):
@@ -244,6 +245,7 @@ class Kernel:
         inode = self.inodes.by_key.get(_key(_fstat(descriptor)))
         if inode is not None:
             _check_server(inode)
+            _check_inode(inode)
         return _pread(descriptor, size_bytes, offset)
 
     def _fcntl(self, descriptor: int, command: int, argument: Any = 0) -> Any:
@@ -338,8 +340,14 @@ def _check_server(inode: Inode) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def _check_inode(inode: Inode) -> None:
+    if inode.damaged:
+        raise OSError(errno.EUCLEAN, os.strerror(errno.EUCLEAN))
+
+
 def _check_open(inode: Inode, flags: int) -> None:
     _check_server(inode)
+    _check_inode(inode)
     if flags & _PATH_ONLY:
         return
     number = errno.EACCES if inode.denied else inode.file_system.open_error

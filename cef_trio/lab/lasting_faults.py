@@ -55,8 +55,18 @@ async def _parts_fail(context: ScenarioContext, _random: Random) -> AsyncIterato
     context.world.endpoint.faults.disarm(armed)
 
 
+@asynccontextmanager
+async def _over_quota(context: ScenarioContext, _random: Random) -> AsyncIterator[None]:
+    """A quota has no room for a part; all other calls work, small ones of data too."""
+    armed = context.refuse_parts_over_quota()
+    yield
+    context.world.endpoint.faults.disarm(armed)
+
+
 LASTING_FAULTS: Final[Mapping[str, Callable[[ScenarioContext, Random], AbstractAsyncContextManager[None]]]] = {
+    "damaged": file_faults.ALL["damaged"],
     "denied": file_faults.ALL["denied"],
+    "over quota": _over_quota,
     "page 403": _of_services("page 403"),
     "page 404": _of_services("page 404"),
     "parts fail": _parts_fail,

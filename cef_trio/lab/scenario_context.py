@@ -13,9 +13,9 @@ from cef_trio.lab.crash_simulation import Acknowledgements, Life
 from cef_trio.lab.filesystem import FileSystem
 from cef_trio.lab.journal import Lane
 from cef_trio.lab.kernel import Host
-from cef_trio.lab.world import PART, World, WorldDaemon
+from cef_trio.lab.world import PART, PROBE, World, WorldDaemon
 from cef_trio.lab.writers import Writers
-from cef_trio.s3_endpoint import ArmedFault, Fault, Kind
+from cef_trio.s3_endpoint import ArmedFault, CallInfo, Fault, Kind
 
 
 class ScenarioContext:
@@ -109,6 +109,14 @@ class ScenarioContext:
     def refuse(self, operation: str, code: str) -> ArmedFault:
         """Make S3 refuse a call until the fault is disarmed."""
         return self.arm(Fault(Kind.ERROR, operation, times=None, code=code))
+
+    def refuse_parts_over_quota(self) -> ArmedFault:
+        """Make a quota refuse every part until the fault is disarmed; the probe's few bytes still find room."""
+
+        def is_large(call: CallInfo) -> bool:
+            return call.key is not None and PROBE not in call.key
+
+        return self.arm(Fault(Kind.ERROR, "UploadPart", times=None, code="QuotaExceeded", predicate=is_large))
 
     def lose_part(self, number: int) -> None:
         """Remove an acknowledged part from every open upload."""

@@ -125,6 +125,11 @@ class Writers:
         inode.ctime_ns = inode.file_system.stamp(self._kernel.now_ns())
         self._notify(name, flags.ATTRIB)
 
+    def damage(self, name: str, *, damaged: bool) -> None:
+        """Make every call on the file fail, or let a check of the disk repair it."""
+        self._note(f"{'damage' if damaged else 'repair'} {name}")
+        self.inode(name).damaged = damaged
+
     # -- names --------------------------------------------------------------------------------------------------------
 
     def rename(self, old: str, new: str) -> None:

@@ -113,7 +113,7 @@ class Events:
     async def pending(self) -> Mapping[str, Pending]:
         """See :meth:`Source.pending`. One whose stream was forgotten belongs to whoever finds it."""
         found = {event_id: stream_of(event_id) for event_id in await self._services.store.pending_events()}
-        is_full = len(found) >= rules.MAX_EVENTS
+        is_full = len(found) >= (rules.MAX_STARTS if self._kind == STARTED_EVENT else rules.MAX_EVENTS)
         if is_full and not self._was_full:
             log.warning("webhook_events_full", pending=len(found))
         self._was_full = is_full

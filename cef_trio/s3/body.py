@@ -4,7 +4,8 @@ Memory is one block, whatever the size. The file may change between the passes, 
 CRC64NVME again and sends the last block only if both agree. Otherwise the request ends before its Content-Length, S3
 stores nothing, and :class:`RecordingChangedError` (transient: the part is read again) is raised.
 
-The second pass is limited by :class:`~cef_trio.s3.rate_limiter.RateLimiter`, which may split a block.
+The second pass sends a block in pieces of ``WRITE_BYTES``, and :class:`~cef_trio.s3.rate_limiter.RateLimiter` may make
+them smaller.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from cef_trio.s3.model import ByteSource, ChecksumAlgorithm
 from cef_trio.s3.rate_limiter import RateLimiter
 
 BLOCK_BYTES: Final = 512 * 1024
+WRITE_BYTES: Final = 64 * 1024
+"""The most bytes of one write to the socket, which ``S3_WRITE_TIMEOUT_SECONDS`` limits. A line that takes longer for as
+many never gets a part through: with four parts at once, one below 35 kbit/s by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +83,22 @@ async def measure(source: ByteSource, algorithms: AbstractSet[ChecksumAlgorithm]
 
 
 class SmallBody(httpx.AsyncByteStream):
-    """Bytes in memory, sent as one block. Not an async generator: see :class:`CheckedBody`."""
+    """Bytes in memory, sent in pieces of ``WRITE_BYTES``. Not an async generator: see :class:`CheckedBody`."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._pending = False
+        self._position = len(data)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        self._pending = True
+        self._position = 0
         return self
 
     async def __anext__(self) -> bytes:
-        if not self._pending:
+        begin = self._position
+        if begin == len(self._data):
             raise StopAsyncIteration
-        self._pending = False
-        return self._data
+        self._position = min(begin + WRITE_BYTES, len(self._data))
+        return self._data[begin : self._position]
 
 
 class CheckedBody(httpx.AsyncByteStream):
@@ -127,9 +132,9 @@ class CheckedBody(httpx.AsyncByteStream):
         if self._position == len(self._block):
             self._block, self._position = await self._next_block(self._blocks), 0
         begin = self._position
-        self._position += await self._rate_limiter.take(len(self._block) - begin)
+        self._position += await self._rate_limiter.take(min(len(self._block) - begin, WRITE_BYTES))
         stall.moved()
-        return self._block[begin : self._position]  # no copy if the whole block is sent
+        return self._block[begin : self._position]
 
     async def _next_block(self, blocks: AsyncGenerator[bytes, None]) -> bytes:
         """Return the next block; the last one only if size and CRC64NVME are the measured ones."""

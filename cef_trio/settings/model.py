@@ -217,7 +217,7 @@ class Settings(BaseSettings):
     s3_read_timeout_seconds: Seconds = 60.0
     """How long S3 may be silent before and within a response."""
     s3_write_timeout_seconds: Seconds = 60.0
-    """How long S3 may take to accept one block of 512 KiB, not a whole part."""
+    """How long S3 may take to accept 64 KiB, not a whole part."""
     s3_complete_timeout_seconds: Seconds = 300.0
     """How long S3 may be silent after CompleteMultipartUpload; stores that copy the parts take minutes."""
     s3_storage_class: (

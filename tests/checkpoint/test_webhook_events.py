@@ -53,3 +53,19 @@ async def test_p7_events_beyond_the_limit_are_dropped(subject: Subject, monkeypa
         event = WebhookEvent(f"failed_s1_{number}", b"{}")
         await subject.store.transition("s1", OURS, Status.FAILED_UNEXPECTED, Change(), event=event)
     assert await subject.store.pending_events() == {"failed_s1_0", "failed_s1_1"}
+
+
+async def test_p6_starts_that_a_receiver_does_not_take_leave_room_for_failures(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "MAX_STARTS", 2)
+    monkeypatch.setattr(rules, "MAX_EVENTS", 4)
+    for name in ("CREATE", "COMMIT"):
+        monkeypatch.setattr(scripts, name, scripts._read(name.lower()))
+    for number in range(3):
+        stream = meta(f"s{number}", path=f"/watch/{number}.mp4")
+        await subject.store.create(stream, OURS, event=WebhookEvent(f"started_s{number}", b"{}"))
+    for number in range(3):
+        event = WebhookEvent(f"failed_s1_{number}", b"{}")
+        await subject.store.transition("s1", OURS, Status.FAILED_UNEXPECTED, Change(), event=event)
+    assert await subject.store.pending_events() == {"started_s0", "started_s1", "failed_s1_0", "failed_s1_1"}

@@ -11,6 +11,7 @@ from provoked_failures import of_recording
 from structlog.typing import EventDict
 from waiting import completed, until, until_idle
 
+from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.states import SENTENCES, FailureReason, Status
 from cef_trio.cli.retry import retry_stream
 from cef_trio.cli.session import CommandContext
@@ -104,6 +105,23 @@ async def test_a_receiver_that_never_accepts_is_given_up_after_its_time(world: W
         assert await world.store.pending_events() == frozenset()
     (event,) = [entry for entry in logged if entry["event"] == "webhook_given_up"]
     assert event["stream_id"]
+
+
+async def test_p6_an_outbox_that_is_full_of_starts_is_told_and_takes_a_failure(
+    world: World, logged: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "MAX_STARTS", 1)
+    monkeypatch.setattr(rules, "MAX_EVENTS", 3)
+    world.receiver.statuses.extend([503] * 1000)
+    fault = Fault(Kind.ERROR, "CompleteMultipartUpload", code="AccessDenied", times=None, predicate=of_recording())
+    world.endpoint.faults.arm(fault)
+    world.append(2 * PART)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until_idle(world, Status.FAILED_ACCESS_DENIED)
+        pending = await world.store.pending_events()
+    assert sorted(stream_of(one)[0] for one in pending) == ["failed", "started"]
+    assert "webhook_events_full" in [entry["event"] for entry in logged]
 
 
 async def test_without_receivers_nothing_is_recorded(world: World) -> None:

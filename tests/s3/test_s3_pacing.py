@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from s3.scripted_store import Passes, ScriptedStore, client_of, part_ack
 
 from cef_trio.exceptions import RecordingChangedError
-from cef_trio.s3.body import BLOCK_BYTES, CheckedBody, measure
+from cef_trio.s3.body import BLOCK_BYTES, WRITE_BYTES, CheckedBody, SmallBody, measure
 from cef_trio.s3.model import ChecksumAlgorithm
 from cef_trio.s3.rate_limiter import RateLimiter
 from cef_trio.s3.token_bucket import LEAST_PIECE, SLACK_SECONDS, TURN_SECONDS, TokenBucket
@@ -215,6 +215,17 @@ async def test_a_body_goes_whole_and_in_order_at_any_rate() -> None:
         assert b"".join(pieces) == data
         if rate:
             assert trio.current_time() - began == pytest.approx(len(data) / rate, abs=TURN_SECONDS + SLACK_SECONDS)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, WRITE_BYTES, WRITE_BYTES + 1, 5 * BLOCK_BYTES // 2])
+async def test_p6_no_write_is_so_large_that_a_slow_line_times_out_although_bytes_flow(size_bytes: int) -> None:
+    data = bytes(index % 251 for index in range(size_bytes))
+    measured = await measure(blocks_of(data), set())
+    for body in (CheckedBody(blocks_of(data), measured, RateLimiter()), SmallBody(data)):
+        for _ in range(2):  # a body may be sent again
+            pieces = [piece async for piece in body]
+            assert b"".join(pieces) == data
+            assert max(map(len, pieces), default=0) <= 64 * KIB
 
 
 async def test_no_piece_of_a_last_block_that_changed_is_sent() -> None:

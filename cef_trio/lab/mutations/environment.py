@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,6 +24,7 @@ from cef_trio.upload import bucket_change, file_triage, recognition, recovery, s
 from cef_trio.upload.copy_from_previous import ContentMatch
 from cef_trio.upload.orphan_objects import OrphanObjects
 from cef_trio.upload.session import StreamUpload
+from cef_trio.watch import scan
 
 
 @mutation("unchecked: file system of a read lease", "fuse-remote-writer", "P1", "P2", "P8", fault=None, kind="1")
@@ -165,6 +168,16 @@ def _refusals_are_permanent(stack: ExitStack) -> None:
     replace_in(stack, outage, "is_rejected", never)
 
 
+@mutation("unchecked: quota that refuses large bodies alone", "over-quota", "P6", fault=None, kind="6")
+def _quota_is_permanent(stack: ExitStack) -> None:
+    """A quota with room for the probe's few bytes fails each stream permanently."""
+
+    def never(_error: BaseException) -> bool:
+        return False
+
+    replace_in(stack, retry, "is_over_quota", never)
+
+
 @mutation("unchecked: permission granted later", "permission-granted-late", "P6", fault=None, kind="6")
 def _denied_is_permanent(stack: ExitStack) -> None:
     """A file without read permission fails its stream permanently."""
@@ -192,6 +205,20 @@ def _missing_parts_not_sent(stack: ExitStack) -> None:
         return None
 
     replace_in(stack, recovery, "_forget_unlisted", never)
+
+
+@mutation("unchecked: damaged entry of a folder", "entry-damaged", "P6", fault=None, kind="9")
+def _damaged_entry_ends_scan(stack: ExitStack) -> None:
+    """One entry that cannot be looked at ends the scan of its folder."""
+    read_one = scan._read_one  # noqa: SLF001 - a mutation replaces private functions
+
+    def read_all(*args: Any, **options: Any) -> Any:
+        found = read_one(*args, **options)
+        if found.unreadable:
+            raise OSError(errno.EUCLEAN, os.strerror(errno.EUCLEAN))
+        return found
+
+    replace_in(stack, scan, "_read_one", read_all)
 
 
 @mutation("unchecked: bucket of a stream", "bucket-changes", "P1", "P5", "P6", fault=None, kind="13")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from math import inf
+from typing import Any
 
 import trio
 
@@ -13,6 +14,8 @@ from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.redis import Keys
 from cef_trio.daemon.owner_claim import ClaimKeeper
 from cef_trio.lab.mutations.model import mutation, replace_in
+from cef_trio.s3 import S3Client, StoredObject
+from cef_trio.s3.fence import Fence
 from cef_trio.upload.missed_renames import MovedFiles
 from cef_trio.upload.object_key import KeyTemplate
 
@@ -70,3 +73,16 @@ def _renames_on_other_hosts_ignored(stack: ExitStack) -> None:
             await find(self, ids)  # type: ignore[arg-type]
 
     replace_in(stack, MovedFiles, "find_missing", only_when_due)
+
+
+@mutation("unchecked: lease before each PutObject", "cut-off-at-its-put", "P1", fault=None, kind="12")
+def _put_unfenced(stack: ExitStack) -> None:
+    """A PutObject that waited for the end of an outage is sent although another daemon owns the stream by now."""
+
+    put = S3Client.put_recording
+
+    async def asked_once(self: S3Client, *args: Any, fence: Fence, **options: Any) -> StoredObject:
+        await fence()
+        return await put(self, *args, **options)
+
+    replace_in(stack, S3Client, "put_recording", asked_once)

@@ -361,6 +361,19 @@ async def _permission_granted_late(context: ScenarioContext) -> None:
     await trio.sleep(30)
 
 
+async def _entry_damaged(context: ScenarioContext) -> None:
+    """The disk has damaged one recording's inode; others of its folder arrive, and it does once it is repaired."""
+    context.append(PART + 10)
+    context.close()
+    context.writers.damage("a.mp4", damaged=True)
+    await trio.sleep(8)
+    context.append(PART + 10, "b.mp4")
+    context.close("b.mp4")
+    await context.completes("b.mp4", within=60)
+    context.writers.damage("a.mp4", damaged=False)
+    await context.completes(within=60)
+
+
 SCENARIOS: Final = (
     Scenario(
         "fuse-remote-writer",
@@ -473,4 +486,5 @@ SCENARIOS: Final = (
     Scenario(
         "permission-granted-late", "a recording is readable a few seconds after it is seen", _permission_granted_late
     ),
+    Scenario("entry-damaged", "the disk has damaged the inode of one recording, for a while", _entry_damaged),
 )

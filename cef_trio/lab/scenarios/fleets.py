@@ -85,6 +85,30 @@ async def _out_of_reach_while_uploading(fleet: Fleet, interrupt: Callable[[Fleet
             _record_on(fleet, "h0", name=name)
 
 
+async def _cut_off_at_its_put(fleet: Fleet) -> None:
+    """A host is cut off while it is to store a small recording; another one stores what has grown by then."""
+    await trio.sleep(3)
+    growing = [_name_for(fleet, host) for host in fleet.hosts]
+    for host, name in zip(fleet.hosts, growing, strict=True):
+        _record_on(fleet, host, name=name)
+        await trio.sleep(0.5)
+    await trio.sleep(18)  # until each host has seen the other's recording
+    small = _name_for(fleet, "h0")  # its second one, so that without it each host still has one
+    writers = fleet.writers("h0")
+    writers.append(PART // 2, small)
+    writers.close(small)
+    await trio.sleep(10)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(fleet.cut, "h0", 100, redis=False))
+        _record_on(fleet, "h0", name=growing[0])
+        await trio.sleep(28)  # the outage has begun, and the small one has been silent for STREAM_TIMEOUT_SECONDS
+        nursery.start_soon(partial(fleet.cut, "h0", 90, s3=False))  # S3 is back before it can know of its lost lease
+        await trio.sleep(0.1)
+        writers.append(PART // 4, small)
+        writers.close(small)
+    await trio.sleep(5)
+
+
 async def _cut_off(fleet: Fleet, *, s3: bool = True) -> None:
     """The host loses its links for longer than a lease."""
     await fleet.cut("h0", 50, s3=s3)
@@ -218,6 +242,11 @@ SCENARIOS: Final = (
         fleet=FleetPlan(
             _hosts(2, owner="site"), partial(_out_of_reach_while_uploading, interrupt=partial(_cut_off, s3=False))
         ),
+    ),
+    Scenario(
+        "cut-off-at-its-put",
+        "of two hosts with a shared folder, one is cut off as it stores a small recording, which grows meanwhile",
+        fleet=FleetPlan(_hosts(2, owner="site"), _cut_off_at_its_put),
     ),
     Scenario(
         "paused-while-uploading",

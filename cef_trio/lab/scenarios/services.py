@@ -73,6 +73,19 @@ async def _access_denied_for_a_while(context: ScenarioContext) -> None:
     await context.completes(within=330)
 
 
+async def _over_quota(context: ScenarioContext) -> None:
+    """For a while a quota has no room for a part; a small body still finds some."""
+    context.append(PART + 10)
+    await trio.sleep(0.5)
+    refused = context.refuse_parts_over_quota()
+    context.append(2 * PART)
+    await trio.sleep(1)
+    context.close()
+    await trio.sleep(40)
+    context.world.endpoint.faults.disarm(refused)
+    await context.completes(within=330)
+
+
 async def _part_lost(context: ScenarioContext) -> None:
     """S3 loses an acknowledged part."""
     context.append(3 * PART + 10)
@@ -314,6 +327,7 @@ SCENARIOS: Final = (
     Scenario("page-413", "a proxy refuses bodies of that size for a while", _page_413),
     Scenario("page-200", "a proxy returns 200 with a page for a while", _page_200),
     Scenario("access-denied-for-a-while", "S3 denies access for eight seconds", _access_denied_for_a_while),
+    Scenario("over-quota", "a quota has no room for a part, for a while; a small body finds some", _over_quota),
     Scenario("part-lost", "S3 loses an acknowledged part", _part_lost, starts_over=True),
     Scenario("list-uploads-fails", "ListMultipartUploads always fails", _list_uploads_fails, faults_stay=True),
     Scenario("list-parts-unsupported", "ListParts is not implemented", _list_parts_unsupported, faults_stay=True),

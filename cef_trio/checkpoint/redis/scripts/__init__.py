@@ -24,7 +24,8 @@ class Script:
 def _read(name: str) -> Script:
     folder = files(__name__)
     texts = [(folder / f"{part}.lua").read_text() for part in ("prelude", name)]
-    names = f"local SCHEMA, COUNT_FIELD, MAX_EVENTS = {schema.CURRENT}, '\\0streams', {rules.MAX_EVENTS}\n"
+    values = f"{schema.CURRENT}, '\\0streams', {rules.MAX_STARTS}, {rules.MAX_EVENTS}"
+    names = f"local SCHEMA, COUNT_FIELD, MAX_STARTS, MAX_EVENTS = {values}\n"
     source = "".join([names, *texts])
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 

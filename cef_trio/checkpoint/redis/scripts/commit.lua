@@ -130,6 +130,6 @@ if home_after and (home_after > 2 or string.find(current, '^failed_')) then
   try('SREM', KEYS[16], id) -- it has ended, or is retried
 end
 if home_after then
-  add_event(KEYS[17], ARGV[13], ARGV[14])
+  add_event(KEYS[17], ARGV[13], ARGV[14], MAX_EVENTS)
 end
 return {'ok'}

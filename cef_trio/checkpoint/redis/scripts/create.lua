@@ -49,5 +49,5 @@ end
 settle(ARGV[4], 5, tonumber(ARGV[6]), KEYS[2])
 index_leases(KEYS[14], now_ms(ARGV[3]), {ARGV[4]})
 redis.call('HSET', KEYS[4], field, ARGV[4])
-add_event(KEYS[15], ARGV[11], ARGV[12])
+add_event(KEYS[15], ARGV[11], ARGV[12], MAX_STARTS)
 return {'ok'}

@@ -198,9 +198,10 @@ local function pairs_at(at)
   return {first = at + 1, last = last, next = last + 1}
 end
 
--- Add an event to the outbox; nothing for the id ''. One that is there already is replaced, and repeated thereby.
-local function add_event(events, event_id, body)
-  if event_id ~= '' and (try('HLEN', events) or MAX_EVENTS) < MAX_EVENTS then
+-- Add an event to the outbox, unless it has `most`; nothing for the id ''. One that is there already is replaced, and
+-- repeated thereby.
+local function add_event(events, event_id, body, most)
+  if event_id ~= '' and (try('HLEN', events) or most) < most then
     redis.call('HSET', events, event_id, body)
   end
 end
