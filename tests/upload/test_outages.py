@@ -95,6 +95,11 @@ async def test_p6_what_is_denied_to_one_way_of_uploading_alone_is_one_outage_and
         ("UploadPart", "XMinioStorageFull", 507),
         ("CompleteMultipartUpload", "QuotaOfSomeStore", 403),
         ("PutObject", "QuotaExceeded", 403),
+        ("UploadPart", "EntityTooLarge", 400),
+        ("UploadPart", "EntityTooLarge", 413),
+        ("CompleteMultipartUpload", "EntityTooLarge", 400),
+        ("PutObject", "EntityTooLarge", 413),
+        ("UploadPart", "Insufficient Storage", 507),
     ],
 )
 async def test_p6_a_quota_with_room_for_the_probes_few_bytes_fails_no_recording_and_is_told(
