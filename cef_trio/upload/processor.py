@@ -41,6 +41,7 @@ from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, i
 from cef_trio.resilience import Progress, shielded
 from cef_trio.upload import recovery, webhook_events
 from cef_trio.upload.bucket_change import bucket_changed, endpoint_changed
+from cef_trio.upload.changing_parts import ChangingRecording
 from cef_trio.upload.failures import (
     KEEPS_ITS_UPLOAD,
     StreamFailedError,
@@ -137,6 +138,7 @@ class StreamProcessor:
         self._sent_in_vain = 0
         """How often that was so."""
         self._refused_at = -inf
+        self.changing = ChangingRecording(services.rules.retry.ceiling_seconds)
         self._finalizing_since: float | None = None
         self._unless_aborted = trio.CancelScope()
         """Around all that the task does until an operator wants the stream aborted."""
@@ -256,6 +258,7 @@ class StreamProcessor:
                     await self._with_recording(upload, self._send_ready)
                     await self._pause_unless_ended(upload)
                 case Action.FINALIZE:
+                    await self._pause_if_changing(upload)
                     if await self._has_ended(file_state):
                         self._services.advice.ended(upload.stream_id, file_state.ending)
                         await self._with_recording(upload, self._verify_and_complete)
@@ -266,6 +269,12 @@ class StreamProcessor:
                     self._services.metrics.finalized(trio.current_time() - began)
                     return Outcome.COMPLETED
             self._step_done()
+
+    async def _pause_if_changing(self, upload: StreamUpload) -> None:
+        """Wait for the next verification of a recording that was changed during the last one, or for another action."""
+        known = upload.known
+        with trio.move_on_at(self.changing.verify_at):
+            await self.file_state.wait_value(lambda now: next_action(known, now) is not Action.FINALIZE)
 
     def _step_done(self) -> None:
         self._attempts, self.unreadable = 0, None
@@ -542,6 +551,7 @@ class StreamProcessor:
         )
         if after is not None:  # still being written
             self._finalizing_since = None
+            self.changing.changed(after.size_bytes)
             self.file_state.value = confirmed(self.file_state.value, self.file_state.value.path, after)
         return True
 
