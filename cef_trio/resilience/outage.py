@@ -17,7 +17,7 @@ back-off detects the recovery. Rules:
 
 The probe needs the permissions that every upload needs (``SECURITY.md``). If only the probe's key is denied, the probe
 can never succeed. A rejection seen by the probe alone therefore blocks other calls for ``UNPROVEN_REJECTION_SECONDS``
-at most.
+at most, unless it is a quota's.
 """
 
 from __future__ import annotations
@@ -208,6 +208,8 @@ class CircuitBreaker:
         """The last outages, oldest first."""
         self.up_since = -float("inf")
         """``trio.current_time()`` when the last outage ended."""
+        self.recovered_at = -float("inf")
+        """``trio.current_time()`` when a probe last ended an outage by its success; others are ended to find out."""
         self.starting = False
         """Set during the start-up check: a rejection is raised at once, neither retried nor treated as an outage."""
         self._probe = probe
@@ -307,13 +309,15 @@ class CircuitBreaker:
                     kind=kind,
                     probed_at=trio.current_time(),
                 )
-                # Only the probe may be refused. Let calls through to find out.
-                unproved = self._proved_at[kind] == -float("inf")
+                # Only the probe may be refused. Let calls through to find out; a quota has no room for them either.
+                unproved = self._proved_at[kind] == -float("inf") and not is_over_quota(error)
                 untested = unproved and trio.current_time() >= began + UNPROVEN_REJECTION_SECONDS
                 self.up.value = not error.transient and (not refused or untested)
             else:
                 # A call that failed during the probe may need a stronger one.
                 self.up.value = self.outage is None or self.outage.kind is outage.kind
+                if self.up.value:
+                    self.recovered_at = trio.current_time()
         self.outage, self.up_since = None, trio.current_time()
         self.ended.append(EndedOutage(since, self.up_since, outage.cause, attempt))
         log.warning("outage_ended", service=self.service, seconds=round(trio.current_time() - began, 3), probes=attempt)

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
+from math import inf
 from typing import Any, Final
 
 import structlog
@@ -39,6 +41,7 @@ from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, i
 from cef_trio.resilience import Progress, shielded
 from cef_trio.upload import recovery, webhook_events
 from cef_trio.upload.bucket_change import bucket_changed, endpoint_changed
+from cef_trio.upload.changing_parts import ChangingRecording
 from cef_trio.upload.failures import (
     KEEPS_ITS_UPLOAD,
     StreamFailedError,
@@ -70,6 +73,8 @@ _MAX_UNWRITTEN: Final = 16
 _UNWRITTEN_PAUSE_SECONDS: Final = 1.0
 _GONE_GRACE_SECONDS: Final = 0.5
 """How long to wait for the rename event of a missing file before a scan decides."""
+_MAX_HOLD_SECONDS: Final = 3600.0
+"""The longest pause before a recording is sent again as a whole, because a quota has no room for all of it."""
 _MISPLACED: Final = frozenset({FailureReason.FILE_MISSING_ON_RESUME, FailureReason.FILE_REPLACED})
 
 
@@ -126,6 +131,14 @@ class StreamProcessor:
         self._repeated_errors = RepeatedErrors()
         self._s3_contradicts = False
         """Whether S3 denied a recorded upload or part, and that is not reconciled yet."""
+        self._over_quota: S3OperationError | None = None
+        """A quota's refusal of the completion. Some stores (Garage) abort the upload then."""
+        self._no_room: S3OperationError | None = None
+        """The same, once the upload is gone: every byte is to be sent again."""
+        self._sent_in_vain = 0
+        """How often that was so."""
+        self._refused_at = -inf
+        self.changing = ChangingRecording(services.rules.retry.ceiling_seconds)
         self._finalizing_since: float | None = None
         self._unless_aborted = trio.CancelScope()
         """Around all that the task does until an operator wants the stream aborted."""
@@ -245,6 +258,7 @@ class StreamProcessor:
                     await self._with_recording(upload, self._send_ready)
                     await self._pause_unless_ended(upload)
                 case Action.FINALIZE:
+                    await self._pause_if_changing(upload)
                     if await self._has_ended(file_state):
                         self._services.advice.ended(upload.stream_id, file_state.ending)
                         await self._with_recording(upload, self._verify_and_complete)
@@ -255,6 +269,12 @@ class StreamProcessor:
                     self._services.metrics.finalized(trio.current_time() - began)
                     return Outcome.COMPLETED
             self._step_done()
+
+    async def _pause_if_changing(self, upload: StreamUpload) -> None:
+        """Wait for the next verification of a recording that was changed during the last one, or for another action."""
+        known = upload.known
+        with trio.move_on_at(self.changing.verify_at):
+            await self.file_state.wait_value(lambda now: next_action(known, now) is not Action.FINALIZE)
 
     def _step_done(self) -> None:
         self._attempts, self.unreadable = 0, None
@@ -303,9 +323,14 @@ class StreamProcessor:
             path = self.file_state.value.path
             try:
                 async with self._services.stream_slots:
-                    upload = await recovery.resume(self._services, stream_id, path, contradicted=self._s3_contradicts)
+                    upload = await recovery.resume(
+                        self._services,
+                        stream_id,
+                        path,
+                        contradicted=self._s3_contradicts,
+                        over_quota=self._over_quota is not None,
+                    )
                     self._s3_contradicts = False
-                    return upload
             except StreamFailedError as error:
                 if error.reason not in _MISPLACED or path == scanned_for:
                     raise
@@ -313,6 +338,23 @@ class StreamProcessor:
                 if self._is_draining():
                     raise
                 scanned_for = path
+            else:
+                self._hold_if_in_vain(upload)
+                return upload
+
+    def _hold_if_in_vain(self, upload: StreamUpload) -> None:
+        """Raise a quota's refusal again if its upload is gone, so that the stream waits before it sends every byte.
+
+        Unless the quota had no room for the probe's few bytes either: then the outage was waited for, and is over.
+        """
+        refused = self._over_quota
+        if refused is None or upload.meta.s3_upload_id is not None:
+            return
+        self._over_quota = None
+        if upload.meta.object_etag is not None or self._services.s3_breaker.recovered_at > self._refused_at:
+            return
+        self._no_room, self._sent_in_vain, self.upload = refused, self._sent_in_vain + 1, upload
+        raise refused
 
     def _is_undecided(self, error: CefMp4ProcessorError) -> bool:
         """Return whether the file seems missing while the daemon drains; the next start decides, after a scan."""
@@ -509,6 +551,7 @@ class StreamProcessor:
         )
         if after is not None:  # still being written
             self._finalizing_since = None
+            self.changing.changed(after.size_bytes)
             self.file_state.value = confirmed(self.file_state.value, self.file_state.value.path, after)
         return True
 
@@ -532,7 +575,7 @@ class StreamProcessor:
         self._file_changed.value = False
         self._attempts += 1
         self.progress.failed(error)
-        seconds = self._services.rules.retry.ceiling_seconds(self._attempts)
+        seconds = self._retry_seconds(error)
         log.warning("stream_retrying", error=str(error), wait_seconds=seconds, attempt=self._attempts)
         upload = self.upload
         if upload is not None and self._services.redis_breaker.up.value:
@@ -547,6 +590,17 @@ class StreamProcessor:
                 log.warning("retry_not_recorded", error=str(unsaved))
         await self._pause(seconds)
         await wait_any(self._until_draining, self._until_services_up)
+
+    def _retry_seconds(self, error: CefMp4ProcessorError) -> float:
+        """Return how long to wait after an error; note one after which the upload may be gone."""
+        retry = self._services.rules.retry
+        if error is self._no_room:
+            return replace(retry, initial_seconds=retry.max_seconds, max_seconds=_MAX_HOLD_SECONDS).ceiling_seconds(
+                self._sent_in_vain
+            )
+        if isinstance(error, S3OperationError) and error.over_quota and error.operation == "complete_multipart_upload":
+            self._over_quota, self._refused_at = error, trio.current_time()
+        return retry.ceiling_seconds(self._attempts)
 
     async def _until_services_up(self) -> None:
         await self._services.s3_breaker.wait_up()

@@ -221,11 +221,14 @@ async def record_refused(
     return await create_stream(services, meta, on_stream_id=on_stream_id, history=history)
 
 
-async def resume(services: Services, stream_id: str, path: str | None, *, contradicted: bool = False) -> StreamUpload:
+async def resume(
+    services: Services, stream_id: str, path: str | None, *, contradicted: bool = False, over_quota: bool = False
+) -> StreamUpload:
     """Resume a recorded stream. ``path``: where its file was last seen; ``None``: the recorded path.
 
     ``contradicted``: S3 has just denied the recorded upload or parts. Unlisted parts are forgotten; if S3 does not list
-    parts, the upload counts as lost.
+    parts, the upload counts as lost. ``over_quota``: a quota has refused to complete the upload. If it is gone by now,
+    the store has aborted it (Garage), and that is no loss.
 
     Raises:
         LeaseLostError: another daemon owns the stream, or its record is gone.
@@ -259,7 +262,7 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
             identity_match = await _check_identity(services, upload, recording, path)
             if identity_match is IdentityMatch.SAME:
                 await _record_identity(upload, recording)
-            await _agree_with_s3(services, upload, recording, contradicted=contradicted)
+            await _agree_with_s3(services, upload, recording, contradicted=contradicted, over_quota=over_quota)
             if identity_match is not IdentityMatch.SAME and upload.meta.object_etag is None:
                 # Not known by anything: an object that a PutObject has stored may be of the file before it.
                 await _record_identity(upload, recording)
@@ -344,7 +347,7 @@ async def check_same_file_system(recording: OpenRecording, recorded: FileIdentit
 
 
 async def _agree_with_s3(
-    services: Services, upload: StreamUpload, recording: OpenRecording, *, contradicted: bool
+    services: Services, upload: StreamUpload, recording: OpenRecording, *, contradicted: bool, over_quota: bool
 ) -> None:
     if upload.meta.s3_upload_id is None:
         if await upload.find_put() is not None:
@@ -373,7 +376,7 @@ async def _agree_with_s3(
         # Trust Redis. Unrecorded parts are sent again; lost ones fail the next UploadPart or the completion.
         log.info("parts_taken_from_redis", parts=len(upload.parts))
     elif not await _was_completed(services, upload):
-        await upload_lost(services, upload)
+        await upload_lost(services, upload, over_quota=over_quota)
 
 
 async def _list_parts(services: Services, key: str, upload_id: str) -> list[ListedPart] | None:
@@ -492,8 +495,8 @@ async def is_stored(services: Services, upload: StreamUpload) -> bool:
     return not bucket_change.bucket_changed(services, upload.meta) and await _was_completed(services, upload)
 
 
-async def upload_lost(services: Services, upload: StreamUpload) -> None:
-    """Start the stream over after S3 lost its upload.
+async def upload_lost(services: Services, upload: StreamUpload, *, over_quota: bool = False) -> None:
+    """Start the stream over after S3 lost its upload, or a quota had it aborted, which may be repeated for ever.
 
     Raises:
         ResumeError: S3 lost it more than ``_MAX_UPLOADS_LOST`` times.
@@ -501,7 +504,7 @@ async def upload_lost(services: Services, upload: StreamUpload) -> None:
     if bucket_change.endpoint_changed(services, upload.meta):
         await bucket_change.start_over_at_target(services, upload)
         return
-    lost = upload.meta.uploads_restarted + 1
+    lost = upload.meta.uploads_restarted + (0 if over_quota else 1)
     if lost > _MAX_UPLOADS_LOST:
         raise ResumeError(FailureReason.UPLOAD_LOST, f"S3 lost the upload {lost} times")
     log.warning("upload_lost", key=upload.meta.s3_key_prefix, times=lost)

@@ -5,6 +5,7 @@ fails no recording; a recovered call is noticed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import trio
@@ -95,6 +96,11 @@ async def test_p6_what_is_denied_to_one_way_of_uploading_alone_is_one_outage_and
         ("UploadPart", "XMinioStorageFull", 507),
         ("CompleteMultipartUpload", "QuotaOfSomeStore", 403),
         ("PutObject", "QuotaExceeded", 403),
+        ("UploadPart", "EntityTooLarge", 400),
+        ("UploadPart", "EntityTooLarge", 413),
+        ("CompleteMultipartUpload", "EntityTooLarge", 400),
+        ("PutObject", "EntityTooLarge", 413),
+        ("UploadPart", "Insufficient Storage", 507),
     ],
 )
 async def test_p6_a_quota_with_room_for_the_probes_few_bytes_fails_no_recording_and_is_told(
@@ -124,6 +130,64 @@ async def test_p6_a_quota_with_room_for_the_probes_few_bytes_fails_no_recording_
             await completed(world)
     assert {"stream_failed", "outage_started"}.isdisjoint(entry["event"] for entry in logs)
     assert sorted(world.recordings()) == sorted(world.content(f"{number}.mp4") for number in range(2))
+
+
+def refuse_and_abort(world: World, *, probes: bool) -> None:
+    """As Garage, whose parts need no room: the completion is refused, and aborts the upload."""
+
+    def refused(call: CallInfo) -> bool:
+        if (call.key or "").endswith(".mp4"):
+            return world.endpoint.model._uploads.pop(call.upload_id or "", None) is not None
+        return probes
+
+    fault = Fault(Kind.ERROR, "CompleteMultipartUpload", code="QuotaExceeded", status=403, times=None)
+    world.endpoint.faults.arm(replace(fault, predicate=refused))
+
+
+def rounds_of(world: World, size_bytes: int) -> float:
+    """How often all bytes of the recordings were sent."""
+    received = world.endpoint.log.received_bytes
+    return sum(count for (key, _), count in received.items() if key.endswith(".mp4")) / size_bytes
+
+
+@pytest.mark.parametrize("lists", [True, False])
+async def test_p6_a_quota_that_has_the_upload_aborted_does_not_have_all_sent_again_and_again(
+    world: World, lists: bool
+) -> None:
+    """All bytes were sent again at once, without a pause, and the sixth time the recording failed for good."""
+    refuse_and_abort(world, probes=False)
+    if not lists:
+        world.endpoint.faults.arm(Fault(Kind.ERROR, "ListParts", code="NotImplemented", status=501, times=None))
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            world.append(3 * PART)
+            daemon.closed()
+            await trio.sleep(1200)
+            assert [known.meta.status for known in world.known()] == [Status.RETRYING]
+            (risk,) = daemon.at_risk
+            assert (risk.reason, risk.size_bytes) == (Reason.NOT_MOVING, 3 * PART)
+            assert "QuotaExceeded" in risk.why
+            assert rounds_of(world, 3 * PART) == 3, "after 300 seconds, the longest pause of a stream, and 600 more"
+            world.endpoint.faults.clear()
+            await completed(world, seconds=1000)  # the next pause is of 1200
+    assert {"stream_failed", "outage_started"}.isdisjoint(entry["event"] for entry in logs)
+    assert world.recordings() == [world.content()]
+    assert world.open_uploads() == []
+
+
+async def test_p6_after_a_quota_without_any_room_the_recording_is_sent_as_soon_as_the_outage_is_over(
+    world: World,
+) -> None:
+    refuse_and_abort(world, probes=True)
+    async with world.daemon() as daemon:
+        world.append(3 * PART)
+        daemon.closed()
+        await trio.sleep(600)
+        assert rounds_of(world, 3 * PART) == 1
+        assert [risk.reason for risk in daemon.at_risk] == [Reason.S3_DOWN]
+        world.endpoint.faults.clear()
+        await completed(world, seconds=30)
+    assert world.recordings() == [world.content()]
 
 
 @pytest.mark.parametrize("operation", ["ListMultipartUploads", "ListParts"])

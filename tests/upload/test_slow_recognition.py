@@ -48,7 +48,7 @@ async def reused(fuse: World) -> World:
     world = fuse
     world.stream_timeout_seconds = 10
     world.endpoint.faults.arm(
-        Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="EntityTooLarge", times=None)
+        Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="KeyTooLongError", times=None)
     )
     world.append(2 * PART)
     async with world.daemon() as daemon:
