@@ -116,6 +116,8 @@ class OperationError(CefMp4ProcessorError):
     service = "Outside"
     certificate_refused: bool = False
     """Whether a TLS certificate was refused by either side; the start does not wait for that to change."""
+    other_topology: bool = False
+    """Whether the address leads to a server of another kind than it says; the start does not wait either."""
     rejected: bool = False
     """Whether the service rejected the call for a reason that may affect all calls (credentials, permission, quota,
     bucket); the circuit breaker finds out. Stays set if the breaker made the error transient."""

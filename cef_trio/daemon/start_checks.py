@@ -110,8 +110,7 @@ async def retry_until_reachable(operation: str, reach: Callable[[], Awaitable[No
             with _starting(breaker):
                 await reach()
         except CefMp4ProcessorError as error:
-            refused = isinstance(error, OperationError) and (error.rejected or error.certificate_refused)
-            if refused or not error.transient:
+            if _is_refused(error) or not error.transient:
                 raise RefusedAtStartError(str(error)) from error
             attempt += 1
             log.warning("waiting_for_service", operation=operation, attempt=attempt, error=str(error))
@@ -119,6 +118,10 @@ async def retry_until_reachable(operation: str, reach: Callable[[], Awaitable[No
             await breaker.wait_up()
         else:
             return
+
+
+def _is_refused(error: CefMp4ProcessorError) -> bool:
+    return isinstance(error, OperationError) and (error.rejected or error.certificate_refused or error.other_topology)
 
 
 async def _reach_bucket(s3: S3Client, *, create_bucket: bool) -> None:

@@ -22,7 +22,7 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
 - `orphan_uploads.py`, `part_matching.py`, `orphan_objects.py`, `object_match.py` for uploads and objects that Redis
   does not know; `orphan_cleanup.py` for uploads that ended streams left open
 - `ownership_rules.py`, `ownership.py`, `lease_context.py` for other hosts and daemons; `work_division.py` for which
-  daemon of a shared folder begins a new file
+  daemon of a shared folder begins a new file, `takeover.py` for which one takes the streams of a dead one
 - `disk_survey.py` for the free space of the watched disks, as a metric
 - `live_stream.py` for the lag and the silence of a stream; `observer.py`, `risks.py`, `reporter.py` for the daemon's
   snapshot, its risks and its report; `heartbeat.py` for periodic calls to Redis in one round trip; `setting_hints.py`

@@ -28,7 +28,7 @@ from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.observability import DaemonReport, Fleet, State, daemon_report, read_fleet
 from cef_trio.resilience import shielded
 from cef_trio.upload.observer import Observer
-from cef_trio.upload.ownership_rules import share_of
+from cef_trio.upload.ownership_rules import cloned, share_of
 from cef_trio.upload.services import Services
 
 log = structlog.get_logger(__name__)
@@ -288,7 +288,6 @@ class OtherDaemons:
         self._seen_at: dict[str, float] = {}
         self._logged: set[str] = set()
         """Processes with our name that are logged already."""
-        self._names_used: set[str] = set()
         self._suffix = ""
 
     @property
@@ -318,16 +317,26 @@ class OtherDaemons:
                 log.warning("instance_id_shared", instance=one.instance_id, host=one.host, folder=one.folder)
             if one.instance_id == self._lease.instance and one.system == self._lease.host:
                 self._services.twins.add(one.process)
-            if one.place and one.place == self.place and one.system != self._lease.host:
+            if one.system != self._lease.host and self._has_our_place(one):
                 log.error("machine_cloned", host=one.host, folder=one.folder)
                 self._services.ownership.mark_cloned(self._lease.host)
             if one.instance == self.reported_as and one.process < self._lease.token:
                 self._suffix = f"+{self._lease.token[:8]}"  # else both would overwrite each other's report
         self._services.twins.intersection_update(one.process for one in others if one.lives(fleet.now))
         self._seen_at = {one.process: one.at for one in others}
-        unused = self._names_used - {self.reported_as}
-        self._names_used = {self.reported_as}
-        return frozenset(unused | {one.instance for one in others if self._is_earlier_life(one, fleet.now)})
+        return frozenset(one.instance for one in fleet.reports if self._is_unused(one, fleet.now))
+
+    def _has_our_place(self, one: DaemonReport) -> bool:
+        """Return whether a report is of our machine and folder, also if its daemon has noticed us already."""
+        owner = self._services.ownership.owner
+        if owner is None or not one.place:
+            return False
+        return one.place in {self.place, cloned(owner, one.system).name}
+
+    def _is_unused(self, one: DaemonReport, now: float) -> bool:
+        if one.process == self._lease.token:  # not by our earlier name: a clone, or a twin, may have that still
+            return one.instance != self.reported_as
+        return not one.stopped and self._is_earlier_life(one, now)
 
     def _is_earlier_life(self, one: DaemonReport, now: float) -> bool:
         if one.instance_id != self._lease.instance or one.folder != self._folder or one.instance == self.reported_as:

@@ -450,7 +450,7 @@ class StreamSupervisor:
         if trio.current_time() < self._joined_at:
             return dict.fromkeys(waiting, "")
         if waiting:
-            await self._read_peers()
+            await self.read_peers()
         waiting = [path for path in waiting if path in files.unknown]  # not renamed or deleted during the await
         peers = services.peers.living(trio.current_time())
         if not waiting or not peers:
@@ -467,7 +467,7 @@ class StreamSupervisor:
             takes_files=services.s3_breaker.outage is None,
         )
 
-    async def _read_peers(self) -> None:
+    async def read_peers(self) -> None:
         """Read the reports of our owner's daemons, if others may work on this folder and those at hand are old."""
         services, peers, now = self._services, self._services.peers, trio.current_time()
         if now < peers.read_at + DEFERRED_SECONDS and peers.read_at >= self._joined_at:
