@@ -206,6 +206,38 @@ async def test_p10_a_file_that_cannot_be_compared_while_redis_is_down_is_not_slo
     assert "recording_compared_slowly" not in [entry["event"] for entry in logs]
 
 
+@pytest.mark.parametrize("is_its_file", [True, False])
+async def test_p6_p2_a_file_that_may_be_a_renamed_one_and_is_read_slowly_delays_no_other(
+    fuse: World, *, is_its_file: bool
+) -> None:
+    """A recording was renamed while no daemon ran, and only the bytes tell whether it has the new name."""
+    stream_id = await two_parts(fuse)
+    if is_its_file:
+        Path(fuse.path()).rename(fuse.path("z.mp4"))
+        renumber(fuse.path("z.mp4"))
+    else:
+        fuse.append(3 * PART, "z.mp4")  # before the other's number is free
+        Path(fuse.path()).unlink()
+    sent, content = fuse.received_bytes(), fuse.content("z.mp4")
+    fuse.read_seconds = SLOW_SECONDS
+    with structlog.testing.capture_logs() as logs:
+        async with fuse.daemon() as daemon:
+            await rescanned(daemon, 0)
+            await trio.sleep(6)
+            fuse.read_seconds = 0.0  # of later reads
+            fuse.append(PART, "quick.mp4")
+            daemon.closed("quick.mp4")
+            await until(lambda: fuse.content("quick.mp4") in fuse.recordings(), SLOW_SECONDS / 2)
+            assert daemon.supervisor.files.undecided == {fuse.path("z.mp4")}, "the quick one did not wait for it"
+            await rescanned(daemon, 60)
+            daemon.closed("z.mp4")
+            await until(lambda: content in fuse.recordings())
+    assert [entry["event"] for entry in logs].count("recording_compared_slowly") == 1
+    assert fuse.received_bytes() == sent + PART + (0 if is_its_file else 3 * PART)
+    [one] = [one for one in fuse.known() if one.meta.stream_id == stream_id]
+    assert one.meta.status is (Status.COMPLETED if is_its_file else Status.FAILED_FILE_MISSING_ON_RESUME)
+
+
 @pytest.mark.parametrize("while_running", [False, True])
 async def test_p2_a_renamed_recording_is_not_missing_before_its_new_name_was_compared(
     reused: World, monkeypatch: pytest.MonkeyPatch, *, while_running: bool
