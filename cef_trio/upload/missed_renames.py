@@ -176,8 +176,8 @@ class MovedFiles:
             known = await self._owner_of(path, candidates)
         if known is None:
             return None
-        self._lost.remove(known)
         stream_id, was = known.meta.stream_id, known.meta.current_path
+        self._lost = [one for one in self._lost if one.meta.stream_id != stream_id]
         log.info("moved_recording_found", stream_id=stream_id, was=was, path=path)
         return stream_id
 
@@ -213,8 +213,7 @@ class MovedFiles:
                     continue  # unreadable now; its own task, as a new recording, logs that
                 # The inode number of a missing file: most likely the same file. Its task checks it when it becomes
                 # readable; a new stream would send all of it again.
-            if known in self._lost:  # not found anew during the awaits
-                return known
+            return known
         return None
 
 
