@@ -22,8 +22,8 @@ from datetime import datetime
 from itertools import chain
 from math import inf
 
-from cef_trio.checkpoint import FAILED, NewerRecord, Records, Status, StreamMeta, StreamSummary
-from cef_trio.files import FileStat, IdentityMatch
+from cef_trio.checkpoint import FAILED, FileIdentity, NewerRecord, Records, Status, StreamMeta, StreamSummary
+from cef_trio.files import FileStat, IdentityMatch, may_be
 from cef_trio.observability import Waiting
 from cef_trio.upload.start_minimum import StartMinimum
 
@@ -138,15 +138,19 @@ class FilesWithoutTask:
 
     # -- observable state ---------------------------------------------------------------------------------------------
 
-    @property
-    def is_any_pending(self) -> bool:
-        """Whether a file is undecided, other than one whose record could not be read before."""
-        return any(path not in self._set_aside for path in self.undecided)
+    def may_be_pending(self, identity: FileIdentity) -> bool:
+        """Return whether the lookup of a file is pending that may be this one, by its numbers.
+
+        Not of one that was looked up in vain before, as its record or its bytes could not be read: the stream's task
+        waits for that, and tells (``scan_history.py``).
+        """
+        new = (one.stat for path, one in self.unknown.items() if path not in self._set_aside)
+        return any(may_be(identity, stat) for stat in new)
 
     @property
-    def undecided(self) -> Collection[str]:
-        """The paths of the files that may be any stream's, renamed: their lookup is pending, or their comparison."""
-        return self.unknown.keys() | self._unrecognized.keys()
+    def undecided(self) -> Mapping[str, FileStat]:
+        """The files that may be any stream's, renamed, by path: their lookup is pending, or their comparison."""
+        return {path: one.stat for path, one in chain(self.unknown.items(), self._unrecognized.items())}
 
     @property
     def pending_lookups(self) -> tuple[Waiting, ...]:

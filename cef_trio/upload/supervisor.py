@@ -658,7 +658,7 @@ class StreamSupervisor:
             if (renamed := self.files.pop_inode(meta.identity.inode)) is not None:
                 self._start(*renamed, meta.stream_id)
                 return
-            if not detached and self.files.is_any_pending:
+            if not detached and self.files.may_be_pending(meta.identity):
                 return  # one of those files may be its own, renamed; only the bytes decide
         if path in self._live or detached:
             path = f"{path}\0{meta.stream_id}"
