@@ -45,7 +45,7 @@ from cef_trio.upload.ownership_rules import Claim, claim_by, names_a_server
 from cef_trio.upload.part_plan import MIN_PART_BYTES, PartPlan
 from cef_trio.upload.part_size import AutoPartSize, known_part_size
 from cef_trio.upload.recognition import identify, is_file_by_numbers, recognize
-from cef_trio.upload.reporter import Reporter, WaitingReport
+from cef_trio.upload.reporter import Reporter, WaitingReport, waiting_name, waiting_report
 from cef_trio.upload.risks import RiskObserver
 from cef_trio.upload.services import Services, StreamRules
 from cef_trio.upload.session import STREAM_ID_METADATA, abort_uploads
@@ -98,4 +98,6 @@ __all__ = [
     "recognize",
     "stream_of",
     "survey_disks",
+    "waiting_name",
+    "waiting_report",
 ]

@@ -13,7 +13,7 @@ Guarantees, whatever is raised at whichever await:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -26,9 +26,10 @@ import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue, wait_any
 
-from cef_trio.checkpoint import ENDED, FAILED, SENTENCES, ExitState, FailureReason, Status
+from cef_trio.checkpoint import ENDED, FAILED, SENTENCES, ExitState, FailureReason, FileIdentity, Status
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
+    ChunkProcessingError,
     FileAccessError,
     LeaseLostError,
     OutdatedError,
@@ -37,7 +38,7 @@ from cef_trio.exceptions import (
     S3OperationError,
     StreamEndedError,
 )
-from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, is_same_file
+from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, is_same_file, may_be
 from cef_trio.resilience import Progress, shielded
 from cef_trio.upload import recovery, webhook_events
 from cef_trio.upload.bucket_change import bucket_changed, endpoint_changed
@@ -319,6 +320,7 @@ class StreamProcessor:
 
     async def _resume(self, stream_id: str) -> StreamUpload:
         scanned_for: str | None = None
+        in_doubt = frozenset[str]()
         while True:
             path = self.file_state.value.path
             try:
@@ -334,10 +336,13 @@ class StreamProcessor:
             except StreamFailedError as error:
                 if error.reason not in _MISPLACED or path == scanned_for:
                     raise
-                await self._until_scanned(path, trio.current_time())
+                missed_at = trio.current_time()
+                known = (await self._services.store.load_metas([stream_id])).get(stream_id)
+                identity = known.meta.identity if known is not None else None
+                in_doubt = await self._until_scanned(path, missed_at, identity, in_doubt)
                 if self._is_draining():
                     raise
-                scanned_for = path
+                scanned_for = None if in_doubt else path
             else:
                 self._hold_if_in_vain(upload)
                 return upload
@@ -360,16 +365,35 @@ class StreamProcessor:
         """Return whether the file seems missing while the daemon drains; the next start decides, after a scan."""
         return self._is_draining() and isinstance(error, StreamFailedError) and error.reason in _MISPLACED
 
-    async def _until_scanned(self, path: str, missed_at: float) -> None:
+    async def _until_scanned(
+        self, path: str, missed_at: float, identity: FileIdentity | None, in_doubt: frozenset[str]
+    ) -> frozenset[str]:
         """Wait until it is known whether a missing file was renamed.
 
-        Returns after a rename event, after a scan that began after ``missed_at``, or when the daemon drains.
+        Returns after a rename event, after a scan that began after ``missed_at``, or when the daemon drains. Returns
+        the files that may be the missing one, by its ``identity``, and cannot be compared yet: then the missing one is
+        to be looked for at its path again, and nothing else is known. This is told meanwhile (P10). ``in_doubt``: what
+        was returned the last time.
         """
         moved_on = partial(self.file_state.wait_value, lambda now: now.path != path or now.draining)
         with trio.move_on_after(_GONE_GRACE_SECONDS):  # a rename event is cheaper than a scan
             await moved_on()
-            return
-        await wait_any(moved_on, partial(self._services.scans.wait_for_scan, path, missed_at))
+            return frozenset()
+        left = frozenset[str]()
+
+        def is_possible(stat: FileStat) -> bool:
+            return identity is None or may_be(identity, stat)
+
+        def tell(others: Collection[str]) -> None:
+            why = f"{path!r} is missing, and {min(others)!r} may be it, which was not compared yet"
+            self.progress.failed(ChunkProcessingError(why, transient=True))
+
+        async def scanned() -> None:
+            nonlocal left
+            left = await self._services.scans.wait_for_scan(path, missed_at, is_possible, tell, in_doubt)
+
+        await wait_any(moved_on, scanned)
+        return left
 
     def _set_stream_id(self, stream_id: str) -> None:
         self.stream_id = stream_id
@@ -458,13 +482,15 @@ class StreamProcessor:
         """Check the file; return whether that ended the stream."""
         if self._mismatches > 1:  # stat and open disagree; do not loop without a pause
             await self._pause(self._services.rules.retry.ceiling_seconds(self._mismatches - 1))
-        file_state, identity = self.file_state.value, upload.meta.identity
+        path, identity = self.file_state.value.path, upload.meta.identity
         check = await self._check_file_once(upload)
-        if check in {FileCheck.GONE, FileCheck.REPLACED}:
+        in_doubt, is_known = frozenset[str](), False
+        while check in {FileCheck.GONE, FileCheck.REPLACED} and not is_known:
             # It may have been renamed, and the event is not here yet.
-            await self._until_scanned(file_state.path, trio.current_time())
+            in_doubt = await self._until_scanned(path, trio.current_time(), identity, in_doubt)
             if self.file_state.value.draining:
                 return False
+            path, is_known = self.file_state.value.path, not in_doubt
             check = await self._check_file_once(upload)
         match check:
             case FileCheck.SAME:
