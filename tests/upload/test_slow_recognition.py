@@ -282,7 +282,7 @@ async def test_p2_a_renamed_recording_is_not_missing_before_its_new_name_was_com
 async def unreadable_and_missing(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
     """Leave a failed recording whose disk has an error by now, and an open one; return the open one's stream."""
     world.endpoint.faults.arm(
-        Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="EntityTooLarge", times=None)
+        Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="KeyTooLongError", times=None)
     )
     async with world.daemon() as daemon:
         world.append(2 * PART, "bad.mp4")
