@@ -467,7 +467,7 @@ class StreamProcessor:
     async def _end_deleted(self, upload: StreamUpload) -> bool:
         log.warning("recording_deleted", parts=len(upload.parts))
         status = Status.DELETED_LOCALLY if upload.parts else Status.ABORTED_NO_PARTS
-        says, left = "The recording was deleted before its upload was complete.", await self._abort_or_leave(upload)
+        says, left = "The recording was deleted before its upload was complete.", await upload.abort_or_leave()
         await upload.transition(status, failure_reason=f"{says} {left}".rstrip())
         await self._services.store.release([upload.stream_id], self._services.lease)
         self._services.metrics.stream_failed(status.value)
@@ -623,7 +623,7 @@ class StreamProcessor:
             upload = self.upload = await recovery.record_refused(
                 self._services, self.file_state.value, on_stream_id=self._set_stream_id, history=self._history
             )
-        left = "" if reason in KEEPS_ITS_UPLOAD else await self._abort_or_leave(upload)
+        left = "" if reason in KEEPS_ITS_UPLOAD else await upload.abort_or_leave()
         event = None
         if self._services.failure_webhook is not None:
             event = webhook_events.failed(upload.meta, reason, error, self._failed_at or self._services.utc_now())
@@ -667,26 +667,20 @@ class StreamProcessor:
         return Outcome.FAILED
 
     async def _abort_upload(self, upload: StreamUpload) -> str:
-        """Abort what S3 has of a stream, unless its object is complete; return why the upload is left, if it is."""
+        """Abort what S3 has of a stream, unless its object is complete; return why the upload is left, if it is.
+
+        An operator wants it gone from S3, so it is left only if S3 refuses the abort for good.
+        """
         meta = upload.meta
         if meta.object_etag is not None:
             return ""
         if bucket_changed(self._services, meta) or endpoint_changed(self._services, meta):
             return "Its upload is where S3_BUCKET_NAME and S3_ENDPOINT_URL do not lead any more."
-        left = await self._abort_or_leave(upload)
-        if not left:
-            await recovery.is_stored(self._services, upload)
-        return left
-
-    async def _abort_or_leave(self, upload: StreamUpload) -> str:
-        """Abort the uploads of a stream that ends; return why they are left, if S3 refuses that for good.
-
-        The end is recorded all the same. ``orphan_cleanup.py`` and ``cef-trio gc`` find what is left.
-        """
         try:
             await upload.abort()
         except S3OperationError as error:
             if error.transient:
                 raise
             return f"Its upload is left in S3: {error}"
+        await recovery.is_stored(self._services, upload)
         return ""

@@ -407,13 +407,13 @@ async def _find_upload(services: Services, upload: StreamUpload, recording: Open
         return
     *others, newest = sorted(found, key=lambda candidate: candidate.initiated_at_utc)
     for orphan in others:
-        await upload.abort_one(orphan.upload_id)
+        await upload.abort_or_leave(orphan.upload_id)
     listed = await _list_parts(services, key, newest.upload_id)
     if listed is None:
         return
     if not listed:
         # The checksum algorithm of an empty upload is unknown; a new upload costs one call.
-        await upload.abort_one(newest.upload_id)
+        await upload.abort_or_leave(newest.upload_id)
         return
     await upload.update(s3_upload_id=newest.upload_id, checksum_algorithm=upload_checksum_algorithm(listed).value)
     await _adopt_parts(services, upload, recording, listed)
