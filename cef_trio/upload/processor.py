@@ -56,7 +56,7 @@ from cef_trio.upload.part_plan import Part
 from cef_trio.upload.part_size import write_rate
 from cef_trio.upload.recognition import identify, recognize
 from cef_trio.upload.recovery import FileHistory
-from cef_trio.upload.repeated_errors import RepeatedErrors
+from cef_trio.upload.repeated_errors import DOUBTED_COMPLETIONS, LOST_COMPLETIONS, CallKey, Doubt, RepeatedErrors
 from cef_trio.upload.send_parts import send_all
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
@@ -124,8 +124,8 @@ class StreamProcessor:
         self._mismatches = 0
         """How often the open file was not the stream's, since the last successful work on it."""
         self._repeated_errors = RepeatedErrors()
-        self._s3_contradicts = False
-        """Whether S3 denied a recorded upload or part, and that is not reconciled yet."""
+        self._doubt = Doubt.NOTHING
+        """What S3's errors make doubtful, and is not reconciled yet."""
         self._finalizing_since: float | None = None
         self._unless_aborted = trio.CancelScope()
         """Around all that the task does until an operator wants the stream aborted."""
@@ -180,18 +180,35 @@ class StreamProcessor:
                 final = error if ends_stream(error) else self._repeated_too_often(error)
                 if final is not None:
                     return await self._retry_until_recorded(lambda final=final: self._fail(final))  # type: ignore[misc]
-                self._s3_contradicts |= is_lost_in_s3(error)
+                self._doubt = max(self._doubt, self._doubt_after(error))
                 await self._wait_to_retry(error)
             except Exception as error:  # noqa: BLE001 - a bug ends its own stream only (P6); _fail logs it
                 return await self._retry_until_recorded(lambda error=error: self._fail(error))  # type: ignore[misc]
             if self.file_state.value.draining:
                 return await self._park()
 
+    def _doubt_after(self, error: CefMp4ProcessorError) -> Doubt:
+        """Return what an error makes doubtful; count it, if it is a completion that fails though S3 works."""
+        if is_lost_in_s3(error):
+            return Doubt.CONTRADICTED
+        if self.upload is None or not self._services.s3_breaker.up.value:
+            return Doubt.NOTHING
+        meta = self.upload.meta
+        times = self._repeated_errors.count_completion(error, self._subject())
+        if times == DOUBTED_COMPLETIONS:
+            log.warning("completion_failing", key=meta.s3_key_prefix, times=times, error=str(error))
+        if times == LOST_COMPLETIONS * 2**meta.uploads_restarted:
+            return Doubt.UPLOAD
+        return Doubt.PARTS if times >= DOUBTED_COMPLETIONS else Doubt.NOTHING
+
+    def _subject(self) -> CallKey:
+        """Return the stream's state, for which errors are counted."""
+        meta = self.upload.meta if self.upload is not None else None
+        return (meta.s3_upload_id, meta.verified_size_bytes, meta.verified_mtime_ns) if meta is not None else ()
+
     def _repeated_too_often(self, error: CefMp4ProcessorError) -> StreamFailedError | None:
         """Count the error; return the final error if it was repeated too often, else ``None``."""
-        meta = self.upload.meta if self.upload is not None else None
-        subject = (meta.s3_upload_id, meta.verified_size_bytes, meta.verified_mtime_ns) if meta is not None else ()
-        why = self._repeated_errors.count(error, subject)
+        why = self._repeated_errors.count(error, self._subject())
         if why is None:
             return None
         final = StreamFailedError(reason_of_error(error), f"{error}; {why}")
@@ -303,8 +320,8 @@ class StreamProcessor:
             path = self.file_state.value.path
             try:
                 async with self._services.stream_slots:
-                    upload = await recovery.resume(self._services, stream_id, path, contradicted=self._s3_contradicts)
-                    self._s3_contradicts = False
+                    upload = await recovery.resume(self._services, stream_id, path, doubt=self._doubt)
+                    self._doubt = Doubt.NOTHING
                     return upload
             except StreamFailedError as error:
                 if error.reason not in _MISPLACED or path == scanned_for:
