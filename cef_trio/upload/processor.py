@@ -60,7 +60,7 @@ from cef_trio.upload.part_plan import Part
 from cef_trio.upload.part_size import write_rate
 from cef_trio.upload.recognition import identify, recognize
 from cef_trio.upload.recovery import FileHistory
-from cef_trio.upload.repeated_errors import RepeatedErrors
+from cef_trio.upload.repeated_errors import DOUBTED_COMPLETIONS, LOST_COMPLETIONS, CallKey, Doubt, RepeatedErrors
 from cef_trio.upload.send_parts import send_all
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
@@ -130,8 +130,8 @@ class StreamProcessor:
         self._mismatches = 0
         """How often the open file was not the stream's, since the last successful work on it."""
         self._repeated_errors = RepeatedErrors()
-        self._s3_contradicts = False
-        """Whether S3 denied a recorded upload or part, and that is not reconciled yet."""
+        self._doubt = Doubt.NOTHING
+        """What S3's errors make doubtful, and is not reconciled yet."""
         self._over_quota: S3OperationError | None = None
         """A quota's refusal of the completion. Some stores (Garage) abort the upload then."""
         self._no_room: S3OperationError | None = None
@@ -194,18 +194,35 @@ class StreamProcessor:
                 final = error if ends_stream(error) else self._repeated_too_often(error)
                 if final is not None:
                     return await self._retry_until_recorded(lambda final=final: self._fail(final))  # type: ignore[misc]
-                self._s3_contradicts |= is_lost_in_s3(error)
+                self._doubt = max(self._doubt, self._doubt_after(error))
                 await self._wait_to_retry(error)
             except Exception as error:  # noqa: BLE001 - a bug ends its own stream only (P6); _fail logs it
                 return await self._retry_until_recorded(lambda error=error: self._fail(error))  # type: ignore[misc]
             if self.file_state.value.draining:
                 return await self._park()
 
+    def _doubt_after(self, error: CefMp4ProcessorError) -> Doubt:
+        """Return what an error makes doubtful; count it, if it is a completion that fails though S3 works."""
+        if is_lost_in_s3(error):
+            return Doubt.CONTRADICTED
+        if self.upload is None or not self._services.s3_breaker.up.value:
+            return Doubt.NOTHING
+        meta = self.upload.meta
+        times = self._repeated_errors.count_completion(error, self._subject())
+        if times == DOUBTED_COMPLETIONS:
+            log.warning("completion_failing", key=meta.s3_key_prefix, times=times, error=str(error))
+        if times == LOST_COMPLETIONS * 2**meta.uploads_restarted:
+            return Doubt.UPLOAD
+        return Doubt.PARTS if times >= DOUBTED_COMPLETIONS else Doubt.NOTHING
+
+    def _subject(self) -> CallKey:
+        """Return the stream's state, for which errors are counted."""
+        meta = self.upload.meta if self.upload is not None else None
+        return (meta.s3_upload_id, meta.verified_size_bytes, meta.verified_mtime_ns) if meta is not None else ()
+
     def _repeated_too_often(self, error: CefMp4ProcessorError) -> StreamFailedError | None:
         """Count the error; return the final error if it was repeated too often, else ``None``."""
-        meta = self.upload.meta if self.upload is not None else None
-        subject = (meta.s3_upload_id, meta.verified_size_bytes, meta.verified_mtime_ns) if meta is not None else ()
-        why = self._repeated_errors.count(error, subject)
+        why = self._repeated_errors.count(error, self._subject())
         if why is None:
             return None
         final = StreamFailedError(reason_of_error(error), f"{error}; {why}")
@@ -325,14 +342,11 @@ class StreamProcessor:
             path = self.file_state.value.path
             try:
                 async with self._services.stream_slots:
+                    over_quota = self._over_quota is not None
                     upload = await recovery.resume(
-                        self._services,
-                        stream_id,
-                        path,
-                        contradicted=self._s3_contradicts,
-                        over_quota=self._over_quota is not None,
+                        self._services, stream_id, path, doubt=self._doubt, over_quota=over_quota
                     )
-                    self._s3_contradicts = False
+                    self._doubt = Doubt.NOTHING
             except StreamFailedError as error:
                 if error.reason not in _MISPLACED or path == scanned_for:
                     raise
@@ -535,7 +549,7 @@ class StreamProcessor:
     async def _end_deleted(self, upload: StreamUpload) -> bool:
         log.warning("recording_deleted", parts=len(upload.parts))
         status = Status.DELETED_LOCALLY if upload.parts else Status.ABORTED_NO_PARTS
-        says, left = "The recording was deleted before its upload was complete.", await self._abort_or_leave(upload)
+        says, left = "The recording was deleted before its upload was complete.", await upload.abort_or_leave()
         await upload.transition(status, failure_reason=f"{says} {left}".rstrip())
         await self._services.store.release([upload.stream_id], self._services.lease)
         self._services.metrics.stream_failed(status.value)
@@ -703,7 +717,7 @@ class StreamProcessor:
             upload = self.upload = await recovery.record_refused(
                 self._services, self.file_state.value, on_stream_id=self._set_stream_id, history=self._history
             )
-        left = "" if reason in KEEPS_ITS_UPLOAD else await self._abort_or_leave(upload)
+        left = "" if reason in KEEPS_ITS_UPLOAD else await upload.abort_or_leave()
         event = None
         if self._services.failure_webhook is not None:
             event = webhook_events.failed(upload.meta, reason, error, self._failed_at or self._services.utc_now())
@@ -747,26 +761,20 @@ class StreamProcessor:
         return Outcome.FAILED
 
     async def _abort_upload(self, upload: StreamUpload) -> str:
-        """Abort what S3 has of a stream, unless its object is complete; return why the upload is left, if it is."""
+        """Abort what S3 has of a stream, unless its object is complete; return why the upload is left, if it is.
+
+        An operator wants it gone from S3, so it is left only if S3 refuses the abort for good.
+        """
         meta = upload.meta
         if meta.object_etag is not None:
             return ""
         if bucket_changed(self._services, meta) or endpoint_changed(self._services, meta):
             return "Its upload is where S3_BUCKET_NAME and S3_ENDPOINT_URL do not lead any more."
-        left = await self._abort_or_leave(upload)
-        if not left:
-            await recovery.is_stored(self._services, upload)
-        return left
-
-    async def _abort_or_leave(self, upload: StreamUpload) -> str:
-        """Abort the uploads of a stream that ends; return why they are left, if S3 refuses that for good.
-
-        The end is recorded all the same. ``orphan_cleanup.py`` and ``cef-trio gc`` find what is left.
-        """
         try:
             await upload.abort()
         except S3OperationError as error:
             if error.transient:
                 raise
             return f"Its upload is left in S3: {error}"
+        await recovery.is_stored(self._services, upload)
         return ""

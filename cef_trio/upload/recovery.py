@@ -57,6 +57,7 @@ from cef_trio.upload.orphan_uploads import OrphanUploads
 from cef_trio.upload.part_matching import matching_parts, upload_checksum_algorithm
 from cef_trio.upload.part_plan import PartSettings
 from cef_trio.upload.recognition import identify, recognize
+from cef_trio.upload.repeated_errors import Doubt
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
 
@@ -222,13 +223,12 @@ async def record_refused(
 
 
 async def resume(
-    services: Services, stream_id: str, path: str | None, *, contradicted: bool = False, over_quota: bool = False
+    services: Services, stream_id: str, path: str | None, *, doubt: Doubt = Doubt.NOTHING, over_quota: bool = False
 ) -> StreamUpload:
     """Resume a recorded stream. ``path``: where its file was last seen; ``None``: the recorded path.
 
-    ``contradicted``: S3 has just denied the recorded upload or parts. Unlisted parts are forgotten; if S3 does not list
-    parts, the upload counts as lost. ``over_quota``: a quota has refused to complete the upload. If it is gone by now,
-    the store has aborted it (Garage), and that is no loss.
+    ``doubt``: what S3's errors made doubtful, of the recorded upload and parts. ``over_quota``: a quota has refused to
+    complete the upload. If it is gone by now, the store has aborted it (Garage), and that is no loss.
 
     Raises:
         LeaseLostError: another daemon owns the stream, or its record is gone.
@@ -262,7 +262,7 @@ async def resume(
             identity_match = await _check_identity(services, upload, recording, path)
             if identity_match is IdentityMatch.SAME:
                 await _record_identity(upload, recording)
-            await _agree_with_s3(services, upload, recording, contradicted=contradicted, over_quota=over_quota)
+            await _agree_with_s3(services, upload, recording, doubt, over_quota=over_quota)
             if identity_match is not IdentityMatch.SAME and upload.meta.object_etag is None:
                 # Not known by anything: an object that a PutObject has stored may be of the file before it.
                 await _record_identity(upload, recording)
@@ -347,7 +347,7 @@ async def check_same_file_system(recording: OpenRecording, recorded: FileIdentit
 
 
 async def _agree_with_s3(
-    services: Services, upload: StreamUpload, recording: OpenRecording, *, contradicted: bool, over_quota: bool
+    services: Services, upload: StreamUpload, recording: OpenRecording, doubt: Doubt, *, over_quota: bool
 ) -> None:
     if upload.meta.s3_upload_id is None:
         if await upload.find_put() is not None:
@@ -359,8 +359,12 @@ async def _agree_with_s3(
             # Whatever was found or is created now is in the configured store.
             await bucket_change.confirm_endpoint(services, upload)
         return
+    if doubt is Doubt.UPLOAD and upload.meta.uploads_restarted < _MAX_UPLOADS_LOST:
+        # Not completed once more, to see whether it is: that has failed all the time.
+        await upload_lost(services, upload)
+        return
     listed: list[ListedPart] | None = None
-    lost = contradicted
+    lost = doubt is Doubt.CONTRADICTED
     try:
         listed = await _list_parts(services, upload.meta.s3_key_prefix, upload.meta.s3_upload_id)
     except S3OperationError as error:
@@ -370,7 +374,7 @@ async def _agree_with_s3(
     if listed is not None:
         await bucket_change.confirm_endpoint(services, upload)
         await _adopt_parts(services, upload, recording, listed)
-        if contradicted:
+        if doubt is not Doubt.NOTHING:
             _forget_unlisted(upload, listed)
     elif not lost:
         # Trust Redis. Unrecorded parts are sent again; lost ones fail the next UploadPart or the completion.
@@ -410,13 +414,13 @@ async def _find_upload(services: Services, upload: StreamUpload, recording: Open
         return
     *others, newest = sorted(found, key=lambda candidate: candidate.initiated_at_utc)
     for orphan in others:
-        await upload.abort_one(orphan.upload_id)
+        await upload.abort_or_leave(orphan.upload_id)
     listed = await _list_parts(services, key, newest.upload_id)
     if listed is None:
         return
     if not listed:
         # The checksum algorithm of an empty upload is unknown; a new upload costs one call.
-        await upload.abort_one(newest.upload_id)
+        await upload.abort_or_leave(newest.upload_id)
         return
     await upload.update(s3_upload_id=newest.upload_id, checksum_algorithm=upload_checksum_algorithm(listed).value)
     await _adopt_parts(services, upload, recording, listed)
