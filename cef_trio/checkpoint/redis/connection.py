@@ -91,13 +91,15 @@ def _resolve(host: str, port: int, seconds: float) -> list[tuple[int, int, int, 
     """Return the addresses of a host. Call it in a worker thread of trio.
 
     Raises:
-        OSError: the name is unknown, or was not resolved in time.
+        OSError: the name is unknown or none, or was not resolved in time.
         trio.Cancelled: the task that waits for this thread was cancelled; nothing was sent.
     """
     try:
         return trio.from_thread.run(_resolve_in_trio, host, port, seconds)
     except trio.TooSlowError:
         raise TimeoutError(f"the name {host!r} was not resolved within {seconds:g} seconds") from None
+    except UnicodeError as error:  # as a ValueError it would count as a reply that is not one of Redis
+        raise OSError(f"{host!r} is no host name ({error})") from error
 
 
 async def _resolve_in_trio(host: str, port: int, seconds: float) -> list[Any]:
