@@ -31,6 +31,7 @@ from cef_trio.exceptions import (
     LeaseLostError,
     OutdatedError,
     RecordingChangedError,
+    RecordingTouchedError,
     RecordUnreadableError,
     S3OperationError,
     StreamEndedError,
@@ -68,6 +69,8 @@ log = structlog.get_logger(__name__)
 _MAX_UNWRITTEN: Final = 16
 """After this many holes the rest of a file is not searched until it changes."""
 _UNWRITTEN_PAUSE_SECONDS: Final = 1.0
+_TOUCHED_SECONDS: Final = 20.0
+"""The longest pause before a recording that is touched all the time is compared again: else it seems stuck (P10)."""
 _GONE_GRACE_SECONDS: Final = 0.5
 """How long to wait for the rename event of a missing file before a scan decides."""
 _MISPLACED: Final = frozenset({FailureReason.FILE_MISSING_ON_RESUME, FailureReason.FILE_REPLACED})
@@ -533,6 +536,8 @@ class StreamProcessor:
         self._attempts += 1
         self.progress.failed(error)
         seconds = self._services.rules.retry.ceiling_seconds(self._attempts)
+        if isinstance(error, RecordingTouchedError):
+            seconds = min(seconds, _TOUCHED_SECONDS)
         log.warning("stream_retrying", error=str(error), wait_seconds=seconds, attempt=self._attempts)
         upload = self.upload
         if upload is not None and self._services.redis_breaker.up.value:
