@@ -68,6 +68,14 @@ class FileAccessError(ChunkProcessingError):
         super().__init__(message, transient=True)
 
 
+class RecordingTouchedError(ChunkProcessingError):
+    """A file had all bytes of its object, and its time stamps changed while they were compared: compare it again."""
+
+    def __init__(self, path: str) -> None:
+        why = f"{path!r} has the bytes of its object in S3, and its time stamps changed while they were compared"
+        super().__init__(why, transient=True)
+
+
 class StreamFinalizationError(CefMp4ProcessorError):
     """A recording was uploaded but could not be verified or completed."""
 

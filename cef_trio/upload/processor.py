@@ -34,6 +34,7 @@ from cef_trio.exceptions import (
     LeaseLostError,
     OutdatedError,
     RecordingChangedError,
+    RecordingTouchedError,
     RecordUnreadableError,
     S3OperationError,
     StreamEndedError,
@@ -72,6 +73,8 @@ log = structlog.get_logger(__name__)
 _MAX_UNWRITTEN: Final = 16
 """After this many holes the rest of a file is not searched until it changes."""
 _UNWRITTEN_PAUSE_SECONDS: Final = 1.0
+_TOUCHED_SECONDS: Final = 20.0
+"""The longest pause before a recording that is touched all the time is compared again: else it seems stuck (P10)."""
 _GONE_GRACE_SECONDS: Final = 0.5
 """How long to wait for the rename event of a missing file before a scan decides."""
 _MAX_HOLD_SECONDS: Final = 3600.0
@@ -640,7 +643,8 @@ class StreamProcessor:
             )
         if isinstance(error, S3OperationError) and error.over_quota and error.operation == "complete_multipart_upload":
             self._over_quota, self._refused_at = error, trio.current_time()
-        return retry.ceiling_seconds(self._attempts)
+        seconds = retry.ceiling_seconds(self._attempts)
+        return min(seconds, _TOUCHED_SECONDS) if isinstance(error, RecordingTouchedError) else seconds
 
     async def _until_services_up(self) -> None:
         await self._services.s3_breaker.wait_up()
