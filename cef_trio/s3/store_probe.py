@@ -2,13 +2,14 @@
 
 Each probe uses a new connection and makes one attempt. A write is tested with a small object at a fixed key, which is
 deleted again; without the permission to delete, it stays and is overwritten by the next probe. If a multipart upload
-was rejected, one of a few bytes is completed under that key as well, since a policy may refuse these and allow
-PutObject. One that could be neither completed nor aborted is aborted by ``cef-trio gc``.
+failed, one of a few bytes is completed under that key as well, since a policy may refuse these and allow PutObject.
+Another one is begun at a key that a recording could have (create, one part of a few bytes, abort), since those keys may
+be refused, and the probe's not. One that could be neither completed nor aborted is aborted by ``cef-trio gc``.
 
-``AccessDenied`` may be specific to that key, if a policy allows the keys of recordings only. It is then tested with an
-upload at a recording's key (create, one part of a few bytes, abort) and a PutObject there under a condition that no
-object fulfils; these leave no object. If both are allowed there is no outage, and a warning about the probe's key is
-logged once.
+``AccessDenied`` may be specific to the probe's key, if a policy allows the keys of recordings only. It is then tested
+with that upload at a recording's key, and a PutObject there under a condition that no object fulfils; these leave no
+object. If both are allowed there is no outage, and a warning about the probe's key is logged once. That PutObject is
+not made where the probe's key is accepted: a store that ignores conditions would keep an object like a recording.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class StoreProbe:
         if kind is ProbeKind.UPLOAD:
             await self._upload(self._key, complete=True)
             await self._delete(self._key)
+            await self._upload(self._recording_key, complete=False)
 
     async def _put(self) -> None:
         headers = self._s3.options.for_recording()

@@ -117,3 +117,45 @@ async def test_p9_a_trial_leaves_no_object_in_a_store_that_ignores_conditions() 
     await probe(store)(ProbeKind.WRITE)
     assert not store.objects
     assert not store.open
+
+
+class OnlyItsOwnKey(Store):
+    """A store that accepts the probe's key, and denies those of recordings at some step."""
+
+    def __init__(self, denied_at: str) -> None:
+        super().__init__()
+        self.take_part.set()
+        self.denied_at = denied_at
+
+    def judge(self, operation: str, key: str) -> None:
+        if (operation, key) == (self.denied_at, "streams/trial/recording.mp4"):
+            raise S3OperationError(operation, "denied", code="AccessDenied", status=403, transient=False)
+
+    async def put_object(self, key: str, *_arguments: Any, **_options: Any) -> None:
+        assert key == "probe", "a store that ignores conditions would keep it"
+
+    async def delete_object(self, _key: str) -> None:
+        pass
+
+    async def create_multipart_upload(self, key: str, **options: Any) -> Any:
+        self.judge("create_multipart_upload", key)
+        return await super().create_multipart_upload(key, **options)
+
+    async def upload_part(self, key: str, *_arguments: Any) -> Any:
+        self.judge("upload_part", key)
+        return SimpleNamespace(etag="e", size_bytes=1, crc64nvme=None, checksum=None)
+
+    async def complete_multipart_upload(self, key: str, *_arguments: Any, **_options: Any) -> None:
+        self.open.remove(key)
+
+
+@pytest.mark.parametrize("denied_at", ["create_multipart_upload", "upload_part", ""])
+async def test_p6_a_probe_of_uploads_tries_a_recordings_key_too_and_leaves_nothing_there(denied_at: str) -> None:
+    store = OnlyItsOwnKey(denied_at)
+    await probe(store)(ProbeKind.WRITE)
+    if denied_at:
+        with pytest.raises(S3OperationError, match="denied"):
+            await probe(store)(ProbeKind.UPLOAD)
+    else:
+        await probe(store)(ProbeKind.UPLOAD)
+    assert not store.open
