@@ -51,6 +51,7 @@ from cef_trio.upload.failures import (
     ends_stream,
     is_lost_in_s3,
     is_permission_denied,
+    is_rejected_by_s3,
     reason_of_error,
 )
 from cef_trio.upload.file_state import Ending, FileState, closed, confirmed, gone, still_written
@@ -707,7 +708,7 @@ class StreamProcessor:
                 if await self._finish_without_file():
                     return Outcome.COMPLETED
             except CefMp4ProcessorError as refused:
-                if not ends_stream(refused):
+                if not (ends_stream(refused) or is_rejected_by_s3(refused)):
                     raise
                 error, reason = refused, reason_of_error(refused)
         if self._logged_error is not error:

@@ -2,11 +2,14 @@
 
 Transient errors are retried, and what S3 lost is sent again. Some errors would repeat for ever: a store that requires
 equal parts refuses every CompleteMultipartUpload with ``InvalidPart``; a proxy that damages bytes causes ``BadDigest``
-each time. So errors of single calls (not outages, which a probe ends) are counted by operation, part, code and the
-stream's state. At the limit the stream fails, and the message holds the code and a hint for the operator.
+each time; a policy denies one recording's key. So errors of single calls (not outages, which a probe ends) are counted
+by operation, part, code and the stream's state. At the limit the stream fails, and the message holds the code and a
+hint for the operator.
 
-There are two limits: one for definite refusals (:data:`DEFINITE`), between which the stream did what the code asks
-for, and one for errors that may pass (a damaged body, an unreadable response), which allows more than an hour.
+There are three limits: one for definite refusals (:data:`DEFINITE`), between which the stream did what the code asks
+for; one for rejections (a permission, a feature), which may be of all recordings and pass, as the servers of a store
+do not learn of a new policy all at once; and one for errors that may pass (a damaged body, an unreadable response),
+which allows more than an hour.
 
 A store may also have lost a part, or the upload, and answer each completion of it with a server error, while it does
 everything else. That never fails a stream, as it may pass (P6); but it has the next resume change something
@@ -25,6 +28,8 @@ from cef_trio.resilience import is_outage
 DEFINITE: Final = frozenset({"NoSuchUpload", "InvalidPart"})
 """Codes after which the stream lists its parts, sends them again or starts over."""
 MAX_DEFINITE: Final = 5
+MAX_REJECTED: Final = 7
+"""More than a minute, with pauses that grow from one second to 32."""
 MAX_TRANSIENT: Final = 20
 """Each with ``RETRY_ATTEMPTS`` calls, and waits between them of up to ``RETRY_STREAM_MAX_SECONDS``."""
 
@@ -63,6 +68,11 @@ class Doubt(IntEnum):
     """The upload: it counts as lost."""
 
 
+def _add(counted: Counter[CallKey], key: CallKey) -> int:
+    counted[key] += 1
+    return counted[key]
+
+
 class RepeatedErrors:
     """Counts one stream's errors."""
 
@@ -78,13 +88,17 @@ class RepeatedErrors:
         """
         if not isinstance(error, S3OperationError) or is_outage(error):
             return None
-        definite = error.code in DEFINITE
-        if not definite and not error.transient:
+        key, of_any_part = ((error.operation, part, error.code, *subject) for part in (error.part_number, None))
+        if error.code in DEFINITE:
+            times, limit = _add(self._definite, key), MAX_DEFINITE
+        elif error.transient:
+            times, limit = _add(self._transient, key), MAX_TRANSIENT
+        elif error.rejected:
+            # Of several parts in flight any may be the first; if one alone is rejected, the others are progress.
+            times, limit = max(_add(self._definite, key), _add(self._transient, of_any_part)), MAX_REJECTED
+        else:
             return None
-        counted, limit = (self._definite, MAX_DEFINITE) if definite else (self._transient, MAX_TRANSIENT)
-        key = (error.operation, error.part_number, error.code, *subject)
-        counted[key] += 1
-        if counted[key] < limit:
+        if times < limit:
             return None
         hint = _HINTS.get(error.code or "")
         return f"S3 gave the same answer {limit} times, and nothing changed" + (f"; {hint}" if hint else "")
@@ -102,5 +116,5 @@ class RepeatedErrors:
         return self._completions[subject]
 
     def progressed(self) -> None:
-        """Reset the transient errors after a step succeeded. Definite refusals stay counted: they follow such steps."""
+        """Reset the transient errors after a step succeeded. Refusals stay counted: they follow such steps."""
         self._transient.clear()

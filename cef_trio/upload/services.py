@@ -23,7 +23,7 @@ from cef_trio.checkpoint import (
 )
 from cef_trio.checkpoint import rules as checkpoint_rules
 from cef_trio.checkpoint.redis import LegacyStreams, OwnerClaim, Owners
-from cef_trio.exceptions import RedisOperationError
+from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.files import Disk, FileStat, Mounts, file_system_named, granularity_wait_seconds, root_of
 from cef_trio.media import MediaInfo
 from cef_trio.observability import Metrics
@@ -181,7 +181,19 @@ class Services:
 
     async def attempt(self, operation: str, call: Callable[[], Awaitable[T]]) -> T | None:
         """Make an optional S3 call; return ``None`` if it is suspended (:meth:`BestEffort.attempt`)."""
-        return await self.best_effort.attempt(operation, call, reach=self.s3.head_bucket)
+        return await self.best_effort.attempt(operation, call, reach=self.reach_s3)
+
+    async def reach_s3(self) -> None:
+        """Check whether S3 responds: to HEAD, or if that fails, to the write by which the breaker judges that.
+
+        Raises:
+            S3OperationError: S3 is down.
+        """
+        try:
+            await self.s3.head_bucket()
+        except S3OperationError:
+            if not self.s3_breaker.up.value:
+                raise
 
     def is_ours(self, meta: StreamMeta) -> bool:
         """Return whether a stream is in the watch folder and belongs to this host (promise P9)."""

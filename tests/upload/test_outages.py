@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
+from provoked_failures import ended
 from structlog.testing import capture_logs
 from waiting import completed
 
@@ -19,6 +21,8 @@ from cef_trio.resilience.best_effort import PAUSE_SECONDS
 from cef_trio.s3_endpoint import CallInfo, Fault, Kind
 
 PROBE = "cef-trio-probe"
+WAYS = ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "PutObject"]
+"""The calls by which a recording is stored."""
 
 
 def deny(world: World, operation: str, denied: Callable[[str], bool]) -> None:
@@ -39,7 +43,7 @@ async def test_p6_a_policy_that_denies_the_probes_key_alone_makes_no_outage_of_o
             for number in range(3):
                 world.append(2 * PART, f"{number}.mp4")
                 daemon.closed(f"{number}.mp4")
-            await trio.sleep(50)
+            await ended(world, Status.FAILED_ACCESS_DENIED, "refused.mp4")
     events = [entry["event"] for entry in logs]
     assert "outage_started" not in events
     assert events.count("probe_key_refused") == 1
@@ -67,7 +71,7 @@ async def test_p6_what_is_denied_to_uploads_too_is_one_outage_and_passes(world: 
     assert world.recordings() == [world.content()]
 
 
-@pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "PutObject"])
+@pytest.mark.parametrize("operation", WAYS)
 async def test_p6_what_is_denied_to_one_way_of_uploading_alone_is_one_outage_and_passes(
     world: World, operation: str
 ) -> None:
@@ -85,6 +89,70 @@ async def test_p6_what_is_denied_to_one_way_of_uploading_alone_is_one_outage_and
     assert "stream_failed" not in [entry["event"] for entry in logs]
     assert len(world.recordings()) == 3
     assert [key for key in world.objects() if PROBE in key] == []
+    assert [key for key in world.open_uploads() if PROBE in str(key)] == []
+
+
+@pytest.mark.parametrize("operation", ["*", *WAYS])
+async def test_p6_what_is_denied_for_seconds_to_the_keys_of_all_recordings_fails_none(
+    world: World, operation: str
+) -> None:
+    """The probe's key was accepted, so each rejection was its recording's own, and final within two seconds."""
+    size = PART // 2 if operation == "PutObject" else 2 * PART
+    names = [f"{number}.mp4" for number in range(6)]
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            deny(world, operation, lambda key: not key.endswith(PROBE))
+            for name in names:
+                world.append(size, name)
+                daemon.closed(name)
+            await trio.sleep(8)
+            world.endpoint.faults.clear()
+            await completed(world, seconds=60)
+    events = [entry["event"] for entry in logs]
+    assert "stream_failed" not in events
+    assert events.count("outage_started") <= 1
+    assert sorted(world.recordings()) == sorted(world.content(name) for name in names)
+    assert [key for key in world.open_uploads() if PROBE in str(key)] == []
+
+
+@pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload", "PutObject"])
+async def test_p6_what_is_denied_to_one_recording_alone_fails_it_within_two_minutes_and_holds_up_no_other(
+    world: World, operation: str
+) -> None:
+    size = PART // 2 if operation == "PutObject" else 6 * PART
+    deny(world, operation, lambda key: key.endswith("/refused.mp4"))
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            for name in ("refused.mp4", "a.mp4"):
+                world.append(size, name)
+                daemon.closed(name)
+            await trio.sleep(5)
+            assert world.recordings() == [world.content("a.mp4")]
+            refused = next(one for one in world.known() if one.meta.current_path == world.path("refused.mp4"))
+            assert refused.meta.status is Status.RETRYING
+            assert "AccessDenied" in (refused.meta.failure_reason or "")
+            failed = await ended(world, Status.FAILED_ACCESS_DENIED, "refused.mp4")
+            assert 60 < trio.current_time() < 120
+    assert "the same answer" in (failed.meta.failure_reason or "")
+    assert "outage_started" not in [entry["event"] for entry in logs]
+
+
+@pytest.mark.parametrize("how", [{"kind": Kind.RESET}, {"kind": Kind.ERROR, "code": "ServiceUnavailable"}])
+async def test_p10_parts_that_get_no_response_are_one_outage_and_go_on_seconds_after_it(
+    world: World, how: dict[str, Any]
+) -> None:
+    world.endpoint.faults.arm(Fault(operation="UploadPart", times=None, **how))
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            for number in range(10):
+                world.append(2 * PART + 10, f"{number}.mp4")
+                daemon.closed(f"{number}.mp4")
+            await trio.sleep(600)
+            assert [entry["event"] for entry in logs].count("outage_started") == 1
+            assert not daemon.services.s3_breaker.up.value
+            world.endpoint.faults.clear()
+            await completed(world, seconds=10)
+    assert len(world.recordings()) == 10
     assert [key for key in world.open_uploads() if PROBE in str(key)] == []
 
 
@@ -109,7 +177,7 @@ async def test_p6_a_quota_with_room_for_the_probes_few_bytes_fails_no_recording_
     """Quotas count sizes, so the probe was accepted; each recording failed for good within seconds."""
 
     def is_recordings(call: CallInfo) -> bool:
-        return (call.key or "").endswith(".mp4")
+        return (call.key or "").endswith(".mp4") and PROBE not in (call.key or "")
 
     world.endpoint.faults.arm(
         Fault(Kind.ERROR, operation, code=code, status=status, times=None, predicate=is_recordings)
@@ -147,7 +215,7 @@ def refuse_and_abort(world: World, *, probes: bool) -> None:
 def rounds_of(world: World, size_bytes: int) -> float:
     """How often all bytes of the recordings were sent."""
     received = world.endpoint.log.received_bytes
-    return sum(count for (key, _), count in received.items() if key.endswith(".mp4")) / size_bytes
+    return sum(count for (key, _), count in received.items() if key.endswith(".mp4") and PROBE not in key) / size_bytes
 
 
 @pytest.mark.parametrize("lists", [True, False])
