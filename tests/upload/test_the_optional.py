@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 from waiting import completed
 
 from cef_trio.checkpoint.memory import Moment as CallMoment
@@ -249,6 +249,35 @@ async def test_while_an_optional_call_fails_one_task_retries_it_and_all_others_g
     await attempt_by_many()
     assert asked == 2 * TRIES
     assert list(best_effort.failing) == ["list_parts"]
+
+
+async def test_p6_a_call_that_fails_and_works_at_once_ends_not_the_task_that_tries_it_again(
+    autojump_clock: MockClock,
+) -> None:
+    best_effort, works = BestEffort(), False
+
+    async def call() -> bool:
+        if not works:
+            raise S3OperationError("list_parts", "no", transient=True, status=500)
+        return True
+
+    async def reach() -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def call_while_another_fails() -> bool:
+        return await best_effort.attempt("list_parts", call, reach=reach) is None
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(best_effort.retry_failing, reach)
+        await wait_all_tasks_blocked()
+        assert await best_effort.attempt("list_parts", call_while_another_fails, reach=reach)
+        assert not best_effort.failing
+        assert await best_effort.attempt("list_parts", call, reach=reach) is None
+        assert best_effort.failing
+        works = True
+        await trio.sleep(PAUSE_SECONDS + 1)
+        assert not best_effort.failing
+        nursery.cancel_scope.cancel()
 
 
 class OtherOwners:
