@@ -7,11 +7,13 @@ can succeed.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from typing import Final
 
 _MAX_MESSAGE: Final = 1500
 _MAX_CAUSES: Final = 8
+_SHORTAGES: Final = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOBUFS})
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -36,6 +38,13 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
             yield from leaves(inner)
     else:
         yield error
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Return whether the machine lacks memory, descriptors or processes now: that passes, and proves nothing else."""
+    return any(
+        isinstance(one, MemoryError) or (isinstance(one, OSError) and one.errno in _SHORTAGES) for one in leaves(error)
+    )
 
 
 class CefMp4ProcessorError(Exception):

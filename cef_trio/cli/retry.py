@@ -24,7 +24,7 @@ from cef_trio.exceptions import (
     S3OperationError,
 )
 from cef_trio.exit_codes import ExitCode
-from cef_trio.files import FileStat, is_same_mount
+from cef_trio.files import FileStat, is_same_mount, root_of
 from cef_trio.upload import KEEPS_ITS_UPLOAD, Claim, abort_uploads, identify, recognize
 
 
@@ -137,7 +137,7 @@ async def find_file(context: CommandContext, checkpoint: Checkpoint) -> tuple[Pr
             observed = await identify(recording, stat, meta.identity.head_size_bytes)
             identity_match = await recognize(meta, checkpoint.parts, recording)
     except RecordingChangedError:
-        place = await context.disk.mount_around(path)
+        place = await context.disk.mount_around(path, within=root_of(path, context.folders) or "")
         gone = place is not None and is_same_mount(meta.identity, place)
         return (Presence.GONE if gone else Presence.NOT_SEEN), None
     except ChunkProcessingError:

@@ -9,7 +9,7 @@ that daemon's leases), so a command cannot change a stream that a daemon works o
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -45,6 +45,8 @@ class CommandContext(RedisContext):
     lease: Lease
     ownership: Ownership = field(default_factory=Ownership)
     """Decides which streams belong to this machine. Others are not changed."""
+    folders: Sequence[str] = ()
+    """The folders that recordings may be in."""
     bucket: str
     key_template: KeyTemplate
     part_size: int
@@ -83,13 +85,15 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
     retrier = limited_retry(settings)
     disk = KernelDisk(Mounts(timeout_seconds=settings.file_system_timeout_seconds))
     owner = (await find_owner(settings)).name
-    ownership = await _ownership(disk, settings)
+    folders = await _folders(settings)
+    ownership = await _ownership(disk, folders)
     async with checkpoint_store(settings, owner, retrier) as store, s3_client(settings, retrier) as s3:
         yield CommandContext(
             store=store,
             s3=s3,
             disk=disk,
             ownership=ownership,
+            folders=folders,
             lease=command_lease(settings.lease_seconds),
             bucket=settings.s3_bucket_name,
             owner_name=owner,
@@ -102,20 +106,25 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
         )
 
 
-async def _ownership(disk: Disk, settings: Settings) -> Ownership:
-    """Return which streams may be changed here. Without the watch folder that is unknown, and all may be."""
-    ownership = Ownership(machine_id())
+async def _folders(settings: Settings) -> Sequence[str]:
+    """Return the folders that recordings may be in, as a daemon names them."""
     resolved = [settings.watch_dir]
     with trio.move_on_after(_FOLDER_SECONDS):
         # May be abandoned: it only reads, and the mount of the folder may hang.
         resolved = await run_in_thread(partial(_all_folders, settings), abandon_on_cancel=True)
-    await ownership.determine(disk, [os.fspath(folder) for folder in resolved])
+    return [os.fspath(folder) for folder in resolved]
+
+
+async def _ownership(disk: Disk, folders: Sequence[str]) -> Ownership:
+    """Return which streams may be changed here. Without the watch folder that is unknown, and all may be."""
+    ownership = Ownership(machine_id())
+    await ownership.determine(disk, folders)
     there = ownership.owner is not None and ownership.owner.mount is not None
     return ownership if there else Ownership()
 
 
 def _all_folders(settings: Settings) -> list[Path]:
-    """Return the folders that recordings may be in, as a daemon names them. Blocks."""
+    """See :func:`_folders`. Blocks."""
     return [folder.resolve() for folder in (*split_watch_dir(settings.watch_dir), *settings.watch_link_roots)]
 
 

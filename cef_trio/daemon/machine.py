@@ -17,6 +17,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from cef_trio.exceptions import is_shortage
+
 _MACHINE_IDS: Final = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -59,5 +61,7 @@ def boot_id() -> str:
 def _read_line(path: Path) -> str:
     try:
         return path.read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
+    except OSError as error:
+        if is_shortage(error):  # another machine than it is would be an owner without streams
+            raise
         return ""

@@ -29,6 +29,7 @@ _SHARED: Final = (
 )
 _NOT_FOUND = 404
 _FORBIDDEN = 403
+_NOT_SURE: Final = frozenset({401, _NOT_FOUND})
 _NOT_OFFERED: Final = frozenset({405, 501})
 
 
@@ -135,13 +136,31 @@ async def _reach_bucket(services: Services, *, create_bucket: bool) -> None:
             if await services.s3_breaker.affects_all_calls(error, ProbeKind.READ):
                 raise
             log.warning("bucket_check_failed", error=str(error))
-        elif error.status == _NOT_FOUND and create_bucket:
-            await s3.create_bucket()
-            log.info("bucket_created")
+        elif error.status in _NOT_SURE:
+            why = await _why_not_there(s3, error)
+            if why is None:
+                log.warning("bucket_check_failed", error=str(error))
+            elif create_bucket and why.status == _NOT_FOUND and not why.transient:
+                await s3.create_bucket()
+                log.info("bucket_created")
+            else:
+                raise why from error
         elif error.status == _FORBIDDEN:
             await _raise_why_forbidden(s3)
         else:
             raise
+
+
+async def _why_not_there(s3: S3Client, error: S3OperationError) -> S3OperationError | None:
+    """Return the error of a GET after such a HEAD, whose response has no body; ``None`` if the bucket is there.
+
+    A proxy without a backend says 404 as well (Envoy's has not even a content type): its body tells.
+    """
+    try:
+        await s3.list_multipart_uploads("")
+    except S3OperationError as told:
+        return error if told.status in _NOT_OFFERED else told
+    return None
 
 
 async def _raise_why_forbidden(s3: S3Client) -> None:

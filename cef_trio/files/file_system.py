@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cef_trio.exceptions import is_shortage
 from cef_trio.files.file_stat import SECOND_NS
 
 _FINE_GRANULARITY_NS: Final = 20_000_000
@@ -303,6 +304,7 @@ def _mountinfo(descriptor: int) -> list[str]:
                 fields = line.split(" ")
                 if fields[0] == mount_id and len(fields) > _MOUNT_POINT:
                     return fields
-    except (OSError, StopIteration, IndexError):
-        pass
+    except (OSError, StopIteration, IndexError) as error:
+        if is_shortage(error):  # another mount than it is would be recorded
+            raise
     return []

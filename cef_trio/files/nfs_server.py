@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cef_trio.exceptions import is_shortage
 from cef_trio.files.mounts import is_on, unescape_mount_point
 
 _THREADS: Final = Path("/proc/fs/nfsd/threads")
@@ -41,24 +42,25 @@ def is_exported(descriptor: int) -> bool:
             return _is_used(by_us=1)
     except PermissionError:
         pass  # only root may read it; what is exported tells enough
-    except OSError:
-        return _is_used(by_us=0)
+    except OSError as error:
+        return is_shortage(error) or _is_used(by_us=0)
     try:
         exports = exported_folders(_EXPORTS.read_text(errors="surrogateescape"))
+        mountinfo = _MOUNTS.read_text(errors="surrogateescape")
     except OSError:
         return True  # it serves, and it is not known what
     if not exports:
         return _is_used(by_us=1)
     path = os.fspath(Path(f"/proc/self/fd/{descriptor}").readlink())
-    return is_in_exports(path, exports, _MOUNTS.read_text(errors="surrogateescape"))
+    return is_in_exports(path, exports, mountinfo)
 
 
 def _is_used(*, by_us: int) -> bool:
     """Return whether ``nfsd`` has more users than ``by_us``, so that a server may run in another network namespace."""
     try:
         return int(_USERS.read_text()) > by_us
-    except (OSError, ValueError):  # it is not loaded, or does not count
-        return False
+    except (OSError, ValueError) as error:  # it is not loaded, or does not count; or nothing can be opened now
+        return is_shortage(error)
 
 
 def is_in_exports(path: str, exports: Iterable[str], mountinfo: str) -> bool:

@@ -85,6 +85,12 @@ def follow_link(link: str, roots: Iterable[str]) -> str | None:
     """Return the real path of a link's target, if that is below one of the roots, or is one; else ``None``.
 
     Blocks as long as a mount on the way does not respond. The result must be opened by the functions above.
+
+    Raises:
+        OSError: ELOOP; a chain of more links than Python's stack holds, since ``realpath`` calls itself for each.
     """
-    target = os.path.realpath(link)
+    try:
+        target = os.path.realpath(link)
+    except RecursionError as error:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), link) from error
     return target if target in roots or root_of(target, roots) is not None else None

@@ -13,7 +13,6 @@ does not fit, ffprobe continues without it, or fails.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -32,7 +31,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from cef_trio.exceptions import BrokenRecordingError, FFprobeError
+from cef_trio.exceptions import BrokenRecordingError, FFprobeError, is_shortage
 from cef_trio.media.boxes import why_truncated
 from cef_trio.media.metadata import MediaInfo
 from cef_trio.resilience import run_in_thread, shielded, until_thread
@@ -46,8 +45,6 @@ MAX_AT_ONCE: Final = 2
 _at_once: Final = trio.CapacityLimiter(MAX_AT_ONCE)
 _reading: Final = trio.CapacityLimiter(MAX_AT_ONCE)
 """Threads of their own: those that a hung disk keeps are not missing elsewhere, as for the names of S3 and Redis."""
-_TEMPORARY_ERRNOS: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Temporary shortage of processes, descriptors or memory."""
 _START_RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 4.0)
 _KILL_SECONDS: Final = 0.5
 """How long to wait for a killed ffprobe before it is abandoned."""
@@ -166,7 +163,7 @@ async def _start(command: list[str]) -> trio.Process:
         try:
             return await until_thread(start)
         except OSError as error:
-            if error.errno not in _TEMPORARY_ERRNOS:
+            if not is_shortage(error):
                 raise
         await trio.sleep(seconds)
     return await until_thread(start)

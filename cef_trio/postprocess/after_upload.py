@@ -33,7 +33,7 @@ from trio_util import AsyncBool, wait_any
 
 from cef_trio.checkpoint import StreamMeta, rules
 from cef_trio.checkpoint.redis import job_lock_name
-from cef_trio.exceptions import CefMp4ProcessorError, RecordingChangedError
+from cef_trio.exceptions import CefMp4ProcessorError, RecordingChangedError, is_shortage
 from cef_trio.observability import FreedBy
 from cef_trio.postprocess.after_upload_rules import BACKOFF, VerifiedFile
 from cef_trio.postprocess.delete import Delete
@@ -220,8 +220,9 @@ class AfterUpload:
             log.warning(
                 "after_upload_failed", stream_id=pending.stream_id, path=path, error=str(error), wait_seconds=pause
             )
-        except Exception:  # a bug, or a record that no daemon wrote: it must not stop the other recordings (P6)
+        except Exception as error:  # a bug, or a record that no daemon wrote: it must not stop the others (P6)
             log.exception("after_upload_error", stream_id=pending.stream_id, path=path)
+            following = pending.failed() if is_shortage(error) else None
         if self._pending.get(path) == pending:  # else the path is another recording's now
             del self._pending[path]
             if following is not None:

@@ -10,7 +10,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from cef_trio.exceptions import AfterUploadError
@@ -64,12 +64,23 @@ def _renameat2(from_folder: int, name: str, to_folder: int, new_name: str) -> in
 def folder_of(target: str) -> Iterator[tuple[int, str]]:
     """Open the folder of a target, creating it if needed; yield its descriptor and the target's name in it."""
     parent, name = os.path.split(target)
-    os.makedirs(parent, exist_ok=True)  # noqa: PTH103 - a path of any bytes, as it is
+    _make_folders(parent)
     folder = os.open(parent, FOLDER)
     try:
         yield folder, name
     finally:
         os.close(folder)
+
+
+def _make_folders(folder: str) -> None:
+    """Make a folder and those above it. ``os.makedirs`` calls itself for each, and they may be nested too deep."""
+    missing = []
+    while not os.path.isdir(folder):  # noqa: PTH112 - a path of any bytes, as it is
+        missing.append(folder)
+        folder = os.path.dirname(folder)  # noqa: PTH120 - as above
+    for one in reversed(missing):
+        with suppress(FileExistsError):  # made meanwhile; what is no folder fails when it is opened
+            os.mkdir(one)  # noqa: PTH102 - as above
 
 
 def all_taken(what: str, path: str, names: Sequence[str]) -> AfterUploadError:

@@ -60,6 +60,8 @@ class BestEffort:
         """Try failing calls again once a minute, so that recovery is noticed without traffic."""
         while True:
             await self._fails.wait_value(True)
+            if not self._failing:  # it has worked again before this task's turn came
+                continue
             await trio.sleep_until(min(call.retry_at for call in self._failing.values()))
             for operation, failing in list(self._failing.items()):
                 call = self._calls.get(operation)  # None if it has succeeded since

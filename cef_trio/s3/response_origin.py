@@ -15,7 +15,7 @@ error to GET, PUT, POST, …    its body is HTML, or its status 407; or it has t
                               ids or S3 errors before (except 405 and 501: some stores respond so to unsupported
                               operations)
 error to HEAD (no body)       it has no ``x-amz-*`` header and this store has sent request ids in responses to HEAD; or
-                              its content type is a page of text; or S3 never sends its status (407, 413)
+                              its content type is a page of text, or JSON; or S3 never sends its status (407, 413)
 success                       its body is HTML, or an XML document is required and it is none; or it has no ``x-amz-*``
                               header and its content type is a page, or a required ETag or request id is missing
 ============================  =========================================================================================
@@ -48,6 +48,7 @@ _OK: Final = range(200, 300)
 _REDIRECT: Final = range(300, 400)
 _HTML_ONLY: Final = frozenset({"text/html", "application/xhtml+xml"})
 _PAGES: Final = _HTML_ONLY | {"text/plain"}
+_JSON: Final = frozenset({"application/json", "application/problem+json"})
 _SEARCHED_BYTES: Final = 4096
 _MAX_TITLE: Final = 100
 _TITLE: Final = re.compile(rb"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
@@ -121,7 +122,7 @@ class ResponseOrigin:
         if method == "HEAD":
             if marked:
                 return False
-            return bool(self._sends_ids[True]) or status in _NEVER_TO_HEAD or _has_type(headers, _PAGES)
+            return bool(self._sends_ids[True]) or status in _NEVER_TO_HEAD or _would_have(headers, _PAGES | _JSON)
         if is_html(headers, body) or status == _OF_PROXIES:
             return True
         if marked or status in _UNSUPPORTED:
@@ -160,7 +161,7 @@ class ResponseOrigin:
                 method != "HEAD" or "etag" not in headers or bool(self._sends_ids[True])
             )
         if method == "HEAD":
-            return _has_type(headers, _PAGES)
+            return status != _NO_CONTENT and _would_have(headers, _PAGES)
         return bool(self._sends_ids[False]) or (status != _NO_CONTENT and _has_type(headers, _PAGES))
 
 
@@ -193,6 +194,11 @@ def _has_type(headers: Mapping[str, str], types: frozenset[str]) -> bool:
     return _media_type(headers) in types and (
         headers.get("content-length", "0").strip() != "0" or "transfer-encoding" in headers
     )
+
+
+def _would_have(headers: Mapping[str, str], types: frozenset[str]) -> bool:
+    """Whether the body that HEAD leaves out has one of these types; its length need not be told (Apache)."""
+    return _media_type(headers) in types and headers.get("content-length", "").strip() != "0"
 
 
 def _media_type(headers: Mapping[str, str]) -> str:

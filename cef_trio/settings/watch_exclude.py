@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
 from itertools import product
 from typing import Final
 
@@ -80,24 +80,25 @@ class Exclusion:
                 self._paths.append((_compiled(path.strip("/").split("/")), only_folders))
             else:
                 (folder_names if only_folders else names).append(path)
-        self._names = {False: _one_of(names), True: _one_of([*names, *folder_names])}
-        """The patterns without ``/``, of files and of folders."""
-        self._excludes_folder = lru_cache(maxsize=_CACHED_FOLDERS)(partial(self._excludes, is_folder=True))
+        self._file_names, self._folder_names = _one_of(names), _one_of([*names, *folder_names])
+        """The patterns without ``/``."""
+        self._excludes_folder = lru_cache(maxsize=_CACHED_FOLDERS)(self._excludes_one_of)
 
     def excludes_file(self, relative: str) -> bool:
         """Return whether a file is excluded, by itself or by a folder in its path."""
-        return self._excludes(relative, is_folder=False)
+        names = relative.split("/")
+        if self.excludes_folder(relative.rpartition("/")[0]) or self._file_names.match(names[-1]):
+            return True
+        return any(len(names) in _fitting(path, names) for path, only_folders in self._paths if not only_folders)
 
     def excludes_folder(self, relative: str) -> bool:
         """Return whether a folder is excluded, by itself or by a folder in its path; the watch folder (empty) never."""
         return bool(relative) and self._excludes_folder(relative)
 
-    def _excludes(self, relative: str, *, is_folder: bool) -> bool:
-        folder, _, name = relative.rpartition("/")
-        if self.excludes_folder(folder) or self._names[is_folder].match(name):
-            return True
+    def _excludes_one_of(self, relative: str) -> bool:
+        """As :meth:`excludes_folder`. No recursion: folders may be nested deeper than Python's stack."""
         names = relative.split("/")
-        return any(_fits(path, names) for path, only_folders in self._paths if is_folder or not only_folders)
+        return any(map(self._folder_names.match, names)) or any(_fitting(path, names) for path, _ in self._paths)
 
 
 def _one_of(patterns: Sequence[str]) -> re.Pattern[str]:
@@ -108,13 +109,15 @@ def _compiled(names: Iterable[str]) -> Sequence[_Name]:
     return [None if name == _ANY_NAMES else _one_of([name]) for name in names]
 
 
-def _fits(pattern: Sequence[_Name], names: Sequence[str]) -> bool:
-    if not pattern:
-        return not names
-    first, *rest = pattern
-    if first is None:
-        return any(_fits(rest, names[skipped:]) for skipped in range(len(names) + 1))
-    return bool(names) and first.match(names[0]) is not None and _fits(rest, names[1:])
+def _fitting(pattern: Sequence[_Name], names: Sequence[str]) -> Collection[int]:
+    """Return which beginnings of a path fit a pattern, by how many names they have."""
+    counts: Collection[int] = (0,)
+    for one in pattern:
+        if one is None:
+            counts = range(min(counts), len(names) + 1) if counts else ()
+        else:
+            counts = [count + 1 for count in counts if count < len(names) and one.match(names[count])]
+    return counts
 
 
 _SAMPLES: Final = ("recording", "7", "2026-01-31 23.59", "Ä_z-x")

@@ -1,6 +1,7 @@
 """Decide which errors end a stream, and with which reason. Pure; used by ``processor.py``.
 
-Transient errors never fail a stream (promise P6). Whether an error is transient is decided before it gets here:
+Transient errors never fail a stream (promise P6), nor does a machine that lacks memory for a while (``shortage_of``).
+Whether an error is transient is decided before it gets here:
 
 - ``s3/errors.py`` and ``checkpoint/redis/errors.py`` classify the codes of S3 and Redis; a 403 is permanent there.
 - ``resilience/retry.py`` makes a refusal transient if ``resilience/outage.py`` finds that all calls are refused, and
@@ -23,6 +24,7 @@ from cef_trio.exceptions import (
     S3OperationError,
     StreamFinalizationError,
     StreamInitializationError,
+    is_shortage,
 )
 
 _ACCESS: Final = frozenset(
@@ -89,6 +91,13 @@ def is_permission_denied(error: BaseException) -> bool:
 def is_rejected_by_s3(error: BaseException) -> bool:
     """Return whether S3 rejected a call for a reason that may affect all calls, and the probe did not show that."""
     return isinstance(error, S3OperationError) and not error.transient and error.rejected
+
+
+def shortage_of(error: Exception) -> ChunkProcessingError | None:
+    """Return the transient error of a machine that lacks memory or the like; ``None``: it is a bug."""
+    if not is_shortage(error):
+        return None
+    return ChunkProcessingError(f"this machine lacks memory, descriptors or processes: {error!r}", transient=True)
 
 
 KEEPS_ITS_UPLOAD: Final = frozenset(FailureReason) - {

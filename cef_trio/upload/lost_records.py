@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from cef_trio.files import FileStat
+from cef_trio.files import SECOND_NS, FileStat
 from cef_trio.upload.missed_renames import MovedFiles
 from cef_trio.upload.orphan_objects import OrphanObjects
 from cef_trio.upload.orphan_uploads import OrphanUploads
@@ -16,6 +16,8 @@ from cef_trio.upload.services import Services
 
 _AGAIN_SECONDS: Final = 600.0
 """The minimum time between searches for completed recordings whose records Redis lost, without signs of a loss."""
+_AHEAD_NS: Final = 60 * SECOND_NS
+"""How far a file server's clock may be ahead without each of its new files being searched for."""
 _AFTER_LOSS_SECONDS: Final = 60.0
 """The minimum time between two such searches after signs of a loss."""
 
@@ -38,7 +40,7 @@ class LostRecords:
         self._live_ids = live_ids
         self._ids_at_their_paths = ids_at_their_paths
         self._must_list_uploads = True
-        self._lost_before_ns = int(services.utc_now().timestamp() * 1e9)
+        self._lost_before_ns = self._now_ns()
         """Redis may have lost the records of files modified before this time: the start of the daemon, or the last sign
         of a loss. In nanoseconds of Unix time."""
         self._searched_at = -inf
@@ -47,14 +49,22 @@ class LostRecords:
         """The earliest time of the next one."""
 
     def may_include(self, stat: FileStat) -> bool:
-        """Return whether Redis may have lost the record of a file with this stat."""
-        return stat.mtime_ns < self._lost_before_ns
+        """Return whether Redis may have lost the record of a file with this stat.
+
+        Programs set the mtime (``rsync -t``, a camera with another clock), but not the ctime. If both are in the
+        future, the clock of a file server is ahead, and it is unknown since when the file has been there.
+        """
+        changed_ns = min(stat.mtime_ns, stat.ctime_ns or stat.mtime_ns)
+        return changed_ns < self._lost_before_ns or changed_ns > self._now_ns() + _AHEAD_NS
+
+    def _now_ns(self) -> int:
+        return int(self._utc_now().timestamp() * SECOND_NS)
 
     def request_search(self) -> None:
         """Search again before any file modified until now is treated as new: there is a sign of a loss."""
         self._must_list_uploads = True
         self.moved_files.request()
-        self._lost_before_ns = int(self._utc_now().timestamp() * 1e9) + 1
+        self._lost_before_ns = self._now_ns() + 1
         self._search_at = min(self._search_at, self._searched_at + _AFTER_LOSS_SECONDS)
 
     def _searched_for(self, stats: Iterable[FileStat]) -> frozenset[int]:

@@ -24,7 +24,11 @@ _TIMEOUT_SECONDS: Final = 2.0
 
 
 class Ownership:
-    """This daemon's identity. Until :meth:`determine` has been called, every stream counts as ours."""
+    """This daemon's identity.
+
+    Until :meth:`determine` has been called, every stream counts as ours. If it could not tell where the folder is, a
+    stream of another place may be another container's, and is not changed without proof.
+    """
 
     def __init__(self, machine: str | None = None) -> None:
         self.machine = machine
@@ -34,6 +38,8 @@ class Ownership:
         """The owners of the other folders."""
         self._devices: dict[str, int] = {}
         """The device number of each folder that was there at the last :meth:`determine`."""
+        self._asked = False
+        """Whether :meth:`determine` was called."""
 
     def owner_of(self, path: str) -> Owner | None:
         """Return the owner to record for a stream of the file at ``path``; ``None``: not known yet."""
@@ -77,6 +83,8 @@ class Ownership:
     def claim(self, meta: StreamMeta) -> Claim:
         """Return whether a stream is ours, another's, or possibly ours."""
         owner = self.owner_of(meta.current_path)
+        if owner is None and self._asked and meta.owner is not None and meta.owner.mount is not None:
+            return Claim.PERHAPS  # its mount stalls; another container may have this name, machine and path
         if owner is None or (owner is not self.owner and self._recorded_for_all(meta)):
             return Claim.OURS
         return claim(meta, owner)
@@ -96,6 +104,7 @@ class Ownership:
 
     async def determine(self, disk: Disk, folders: Sequence[str]) -> None:
         """Update the locations of the watch folders, whose mounts may change; keep those that cannot be read now."""
+        self._asked = True
         found: dict[str, FolderMount | None] = {}
         with trio.move_on_after(_TIMEOUT_SECONDS):
             for folder in folders:

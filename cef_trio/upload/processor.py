@@ -53,6 +53,7 @@ from cef_trio.upload.failures import (
     is_permission_denied,
     is_rejected_by_s3,
     reason_of_error,
+    shortage_of,
 )
 from cef_trio.upload.file_state import Ending, FileState, closed, confirmed, gone, still_written
 from cef_trio.upload.finalize import finish, verify_and_complete
@@ -201,7 +202,9 @@ class StreamProcessor:
                 self._doubt = max(self._doubt, self._doubt_after(error))
                 await self._wait_to_retry(error)
             except Exception as error:  # noqa: BLE001 - a bug ends its own stream only (P6); _fail logs it
-                return await self._retry_until_recorded(lambda error=error: self._fail(error))  # type: ignore[misc]
+                if (shortage := shortage_of(error)) is None:
+                    return await self._retry_until_recorded(lambda error=error: self._fail(error))  # type: ignore[misc]
+                await self._wait_to_retry(shortage)
             if self.file_state.value.draining:
                 return await self._park()
 
@@ -679,9 +682,11 @@ class StreamProcessor:
                     log.error("failure_not_recorded", error=str(error))  # noqa: TRY400 - the message of Redis is enough
                     return Outcome.FAILED
                 await self._wait_to_retry(error)
-            except Exception:  # a bug here must not end other streams (P6)
-                log.exception("failure_not_recorded")
-                return Outcome.FAILED
+            except Exception as error:  # a bug here must not end other streams (P6)
+                if (shortage := shortage_of(error)) is None:
+                    log.exception("failure_not_recorded")
+                    return Outcome.FAILED
+                await self._wait_to_retry(shortage)
             if self.file_state.value.draining:
                 return await self._park()
 

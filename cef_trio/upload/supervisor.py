@@ -282,12 +282,24 @@ class StreamSupervisor:
 
         ``on_uploaded`` is called with each completed stream whose file is unchanged since its verification.
         """
-        await self._services.determine_owner()
+        await self._know_owner()
         if self._services.shares_folder:
             self._joined_at = trio.current_time() + _JOIN_SECONDS
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._recognize_slow)
             await self._look_up(on_uploaded)
+
+    async def _know_owner(self) -> None:
+        """Look where the watch folders are. While that of the first one cannot be told, as its mount stalls, wait.
+
+        Records are looked up under the name of that place: without it, others' are found, or none. Of several folders
+        one that hangs holds up the others for as long as a lease; until it responds, no stream is certainly ours.
+        """
+        services, until = self._services, trio.current_time() + self._services.lease.ttl_seconds
+        await services.determine_owner()
+        while services.ownership.owner is None and trio.current_time() < until:
+            await trio.sleep(_PAUSE_SECONDS)
+            await services.determine_owner()
 
     async def _look_up(self, on_uploaded: Callable[[StreamMeta], object]) -> None:
         while True:

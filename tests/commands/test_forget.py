@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from itertools import product
@@ -106,6 +107,19 @@ async def test_a_stream_that_was_let_go_is_retried_as_a_failed_one(world: World,
         (again,) = await completed(world)
     assert (again.meta.stream_id, again.meta.let_go_at_utc, again.meta.let_go_size_bytes) == (stream, None, None)
     assert world.recordings() == [world.content()]
+
+
+async def test_the_record_of_a_stream_whose_watch_folder_is_missing_is_kept(
+    world: World, context: CommandContext
+) -> None:
+    """Else its recording would be uploaded when the folder is back. Its parent's file system tells nothing."""
+    async with world.daemon() as daemon:
+        await fails(world, daemon)
+    away = world.folder.rename(world.folder.with_name("away"))
+    assert await forget(replace(context, folders=[str(world.folder)]), wanted=ALL_FAILED) is ExitCode.DONE
+    (kept,) = await world.checkpoints()
+    assert kept.meta.let_go_at_utc is not None
+    away.rename(world.folder)
 
 
 async def test_the_record_of_a_stream_without_its_file_is_removed(world: World, context: CommandContext) -> None:

@@ -244,6 +244,20 @@ async def test_a_folder_that_is_gone_is_not_looked_for_beyond_the_one_that_is_wa
     assert await disk.mount_around(str(tmp_path / "other" / "a.mp4"), within=str(watched)) == here
 
 
+async def test_p9_where_no_descriptor_is_left_a_mount_is_not_taken_for_one_without_a_place(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, **_: str) -> str:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    place = await disk.mount_around(str(tmp_path / "a.mp4"))
+    monkeypatch.setattr(Path, "read_text", fail)
+    with pytest.raises(FileAccessError, match="Too many open files"):
+        await disk.mount_around(str(tmp_path / "a.mp4"))
+    monkeypatch.undo()
+    assert await disk.mount_around(str(tmp_path / "a.mp4")) == place
+
+
 @pytest.mark.parametrize(
     ("number", "denied"), [(errno.EIO, False), (errno.ESTALE, False), (errno.EMFILE, False), (errno.EACCES, True)]
 )

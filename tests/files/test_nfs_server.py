@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,24 @@ def test_p8_where_only_root_may_ask_whether_it_serves_its_exports_tell(
     assert writer_state_now(str(recording)) is WriterState.UNKNOWN
     (server / "etab").write_text("")
     assert writer_state_now(str(recording)) is WriterState.NONE, "a server that was stopped exports nothing"
+
+
+class NoDescriptor:
+    """A file of the kernel, in a process that has no descriptor left."""
+
+    def read_text(self, **_: str) -> str:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+@pytest.mark.parametrize("name", ["_THREADS", "_EXPORTS", "_USERS", "_MOUNTS"])
+def test_p8_a_server_is_not_taken_for_absent_where_no_descriptor_is_left_to_look(
+    server: Path, recording: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    export(server, Path("/srv/other"))
+    (server / "threads").write_text("0\n" if name == "_USERS" else "8\n")
+    assert writer_state_now(str(recording)) is WriterState.NONE
+    monkeypatch.setattr(nfs_server, name, NoDescriptor())
+    assert writer_state_now(str(recording)) is WriterState.UNKNOWN
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,20 @@ def test_what_an_image_has_instead_of_a_machine_id_is_no_identity(
     file.write_text(text)
     monkeypatch.setattr(machine, "_MACHINE_IDS", (file, tmp_path / "absent"))
     assert (machine.machine_id() is not None) is is_one
+
+
+def test_p9_a_machine_without_descriptors_is_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the name would be derived from something else, and no stream found under it."""
+
+    class Unopenable:
+        def read_text(self, **_: str) -> str:
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    for name in ("_MOUNTS", "_BOOT_ID"):
+        with monkeypatch.context() as context:
+            context.setattr(machine, name, Unopenable())
+            with pytest.raises(OSError, match="Too many open files"):
+                (machine.machine_id if name == "_MOUNTS" else machine.boot_id)()
 
 
 def settings(folder: Path | str, **more: Any) -> Settings:

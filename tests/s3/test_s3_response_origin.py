@@ -221,6 +221,26 @@ async def test_bare_responses_to_head_are_accepted_from_stores_that_send_no_ids(
             assert caught.value.code == "AccessDenied"
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "application/json; charset=utf-8", "content-length": "48", "server": "kong/3.4"},
+        {"content-type": "application/problem+json"},
+        {"content-type": "text/html; charset=iso-8859-1", "server": "Apache"},
+        {"content-type": "text/plain", "transfer-encoding": "chunked"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("call", sorted(BY_HEAD))
+async def test_p6_what_an_ingress_says_to_head_is_no_rejection_by_the_store(
+    call: str, status: int, headers: dict[str, str]
+) -> None:
+    """It ended the daemon at the start, as a bucket that does not exist. Apache leaves the length out."""
+    error = await failed(call, Reply(status, headers))
+    assert (error.code, error.transient, error.status) == (NOT_S3_ANSWER, True, status)
+
+
 async def test_an_s3_document_without_an_id_takes_back_what_was_concluded_from_ids() -> None:
     store = ScriptedStore(Reply(200, IDS), Reply(404), error_reply(404, "NoSuchKey"), Reply(404))
     async with client_of(store) as client:

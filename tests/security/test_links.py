@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -191,6 +192,20 @@ async def test_links_into_a_root_are_followed_once_and_by_their_real_paths(tmp_p
         names = {Path(link).name for link in scan.links}
         assert names == {"private", "sly", "broken", "out"}
     assert scan_now(str(folder), WatchScope.of(str(folder), ["*.mp4"])).files == {}
+
+
+async def test_p6_a_chain_of_links_longer_than_pythons_stack_is_a_link_that_is_not_followed(tmp_path: Path) -> None:
+    chain, watch, root = tmp_path / "chain", tmp_path / "watch", tmp_path / "root"
+    for folder in (chain, watch, root):
+        folder.mkdir()
+    for number in range(sys.getrecursionlimit() + 100):
+        (chain / f"{number}").symlink_to(chain / f"{number + 1}")
+    (watch / "a.mp4").touch()
+    (watch / "l").symlink_to(chain / "0")
+    scope = WatchScope.of(str(watch), ["*.mp4"], link_roots=[str(root)])
+    scan = await ThreadedReader(scope, Mounts()).scan(str(watch))
+    assert scan.files.keys() == {str(watch / "a.mp4")}
+    assert scan.links == {str(watch / "l")}
 
 
 @pytest.mark.parametrize("moment", ["the folder", "its parent", "the root"])

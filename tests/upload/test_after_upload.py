@@ -30,6 +30,7 @@ from cef_trio.lab.writers import Writers
 from cef_trio.postprocess import rename_file
 from cef_trio.postprocess.copy_file import Copy
 from cef_trio.postprocess.retention import Retention
+from cef_trio.postprocess.verification import Verification
 from cef_trio.resilience import shield as shield_room
 from cef_trio.s3.config import ChecksumMode
 from cef_trio.s3_endpoint import Fault, Kind, Moment
@@ -642,6 +643,26 @@ async def test_p6_a_record_that_no_daemon_wrote_ends_neither_the_streams_nor_wha
     assert Path(world.path("forged.mp4")).exists()
     (event,) = events(logged, "after_upload_error")
     assert event["stream_id"] == checkpoint.meta.stream_id
+
+
+async def test_p6_a_recording_is_deleted_once_there_is_memory_for_that(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.after_upload = DELETE
+    world.append(10)
+    verified, short = Verification.verified, 2
+
+    async def verify_or_fail(verification: Verification, stream_id: str) -> Any:
+        nonlocal short
+        short -= 1
+        if short >= 0:
+            raise MemoryError
+        return await verified(verification, stream_id)
+
+    monkeypatch.setattr(Verification, "verified", verify_or_fail)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: not Path(world.path()).exists(), 600)
 
 
 async def test_p8_a_recording_is_deleted_after_a_boot_that_gave_its_disk_another_number(

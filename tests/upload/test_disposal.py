@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -211,6 +213,18 @@ def test_the_verified_file_is_moved_and_its_folders_are_made(path: Path, tmp_pat
     assert target.stat().st_ino == file.identity.file_ino
     assert not path.exists()
     assert move_now(file, [str(target)]) is None
+
+
+def test_the_folders_of_a_recording_that_is_nested_deeper_than_pythons_stack_are_made(
+    path: Path, tmp_path: Path
+) -> None:
+    done = tmp_path / "done"
+    target = f"{done}{'/d' * (sys.getrecursionlimit() + 100)}/a.mp4"
+    try:
+        assert move_now(verified(path), [target]) == target
+        assert Path(target).read_bytes() == CONTENT
+    finally:
+        subprocess.run(["rm", "-r", done], check=True)  # shutil.rmtree, pytest's too, calls itself for each folder
 
 
 @pytest.mark.parametrize("renameat2", [True, False], ids=["renameat2", "hard link"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 from dataclasses import replace
 from datetime import timedelta
+from math import inf
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -13,13 +15,15 @@ from typing import Any, cast
 import pytest
 import trio
 from servers.stream_records import a_part, a_stream, stream_id, two_parts
+from structlog.typing import EventDict
 from waiting import completed
 
 from cef_trio.checkpoint.model import FileIdentity, Lease, Owner
 from cef_trio.checkpoint.states import Status
 from cef_trio.cli.checks import Severity, StreamFacts, judge_streams
 from cef_trio.files.file_system import FolderMount, Origin, file_system_named
-from cef_trio.lab.disk import CrashableDisk
+from cef_trio.files.reader import file_access_error
+from cef_trio.lab.disk import CrashableDisk, InlineDisk
 from cef_trio.lab.world import PART, World
 from cef_trio.observability.daemon_report import DaemonReport
 from cef_trio.observability.fleet import Fleet, FleetProblem, judge_fleet
@@ -224,6 +228,40 @@ async def test_p9_a_replaced_file_ends_no_stream_that_is_not_certainly_ours(
         await trio.sleep(100)
     assert before in world.known()
     assert world.recordings() == [world.content()]
+
+
+@pytest.mark.parametrize("stalls_for", [10, 200])
+async def test_p9_while_the_place_of_the_folder_cannot_be_told_no_stream_is_certainly_ours(
+    world: World, place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, logged: list[EventDict], stalls_for: float
+) -> None:
+    """Two containers of one machine with one owner's name have different folders at one path; one of them is down."""
+    place.owner = Owner("a", DISK, "/ /srv/cam-1")
+    world.append(2 * PART + 10)
+    async with world.daemon() as daemon:
+        daemon.seen()
+        await trio.sleep(5)
+    (before,) = world.known()
+    Path(world.path()).unlink()
+    world.append(PART)
+    place.owner, mount_around, ends_at = Owner("a", DISK, "/ /srv/cam-2"), InlineDisk.mount_around, inf
+
+    async def stall(disk: InlineDisk, path: str, *, within: str = "") -> FolderMount | None:
+        if trio.current_time() < ends_at:
+            await trio.sleep(5)
+            raise file_access_error("cannot look at the folder", OSError(errno.ETIMEDOUT, "Timed out"))
+        return await mount_around(disk, path, within=within)
+
+    monkeypatch.setattr(InlineDisk, "mount_around", stall)
+    ends_at = trio.current_time() + stalls_for
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await trio.sleep(stalls_for)
+        assert before in world.known()
+        await trio.sleep(100)
+    assert before in world.known()
+    assert world.recordings() == [world.content()]
+    assert len(world.open_uploads()) == 1
+    assert not [event for event in logged if event["event"] == "stream_failed"]
 
 
 async def test_p9_daemons_of_one_share_still_take_over_from_each_other(world: World, place: SimpleNamespace) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from store_faults import KilledAt
+from structlog.typing import EventDict
 from waiting import completed, until_idle
 
 from cef_trio.checkpoint.memory import Moment as StoreMoment
@@ -15,9 +19,12 @@ from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.exit_codes import ExitCode
+from cef_trio.files.reader import OpenRecording
 from cef_trio.lab.disk import InlineDisk
 from cef_trio.lab.world import PART, World
 from cef_trio.s3_endpoint import CallInfo, Fault, Kind, Moment
+from cef_trio.upload.part_plan import Part
+from cef_trio.upload.session import StreamUpload
 
 
 async def finish(world: World) -> None:
@@ -353,6 +360,64 @@ async def test_p6_a_bug_ends_its_own_stream_only_and_is_logged(world: World, mon
         daemon.closed("good.mp4")
         found = await until_idle(world, Status.FAILED_UNEXPECTED, Status.COMPLETED)
     assert {checkpoint.meta.status for checkpoint in found} == {Status.FAILED_UNEXPECTED, Status.COMPLETED}
+
+
+SHORTAGES = [
+    MemoryError(),
+    OSError(errno.ENFILE, os.strerror(errno.ENFILE)),
+    ExceptionGroup("of a nursery", [MemoryError()]),
+]
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES, ids=repr)
+async def test_p6_a_machine_without_memory_fails_no_stream_for_good(
+    world: World, monkeypatch: pytest.MonkeyPatch, logged: list[EventDict], shortage: Exception
+) -> None:
+    world.append(2 * PART + 10)
+    has_writer, send, short = World._has_writer, StreamUpload.send, Counter(ask=2, send=2)
+
+    def lack(where: str) -> None:
+        short[where] -= 1
+        if short[where] >= 0:
+            raise shortage
+
+    async def ask(world: World, host: Any, path: str) -> Any:
+        lack("ask")
+        return await has_writer(world, host, path)
+
+    async def send_or_fail(upload: StreamUpload, recording: OpenRecording, part: Part) -> None:
+        lack("send")
+        await send(upload, recording, part)
+
+    monkeypatch.setattr(World, "_has_writer", ask)
+    monkeypatch.setattr(StreamUpload, "send", send_or_fail)
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await completed(world)
+    assert world.recordings() == [world.content()]
+    assert sum(event["event"] == "stream_retrying" for event in logged) >= 3
+
+
+async def test_p3_the_end_of_a_stream_is_recorded_once_there_is_memory_for_that(
+    world: World, monkeypatch: pytest.MonkeyPatch, logged: list[EventDict]
+) -> None:
+    world.append(2 * PART)
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", code="KeyTooLongError", times=None))
+    transition, short = StreamUpload.transition, 3
+
+    async def transition_or_fail(upload: StreamUpload, status: Status, **changes: Any) -> None:
+        nonlocal short
+        if status is Status.FAILED_S3_UPLOAD and short > 0:
+            short -= 1
+            raise MemoryError
+        await transition(upload, status, **changes)
+
+    monkeypatch.setattr(StreamUpload, "transition", transition_or_fail)
+    async with world.daemon():
+        await until_idle(world, Status.FAILED_S3_UPLOAD)
+    events = [event["event"] for event in logged]
+    assert events.count("stream_failed") == 1
+    assert "failure_not_recorded" not in events
 
 
 async def test_an_upload_that_s3_lost_is_begun_again_and_fails_after_five_times(world: World) -> None:

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 from waiting import completed
 
 from cef_trio.checkpoint.model import Checkpoint
+from cef_trio.files import SECOND_NS
+from cef_trio.lab.filesystem import FileSystem
 from cef_trio.lab.world import PART, World
+from cef_trio.lab.writers import Writers
 from cef_trio.resilience.best_effort import TRIES, TRY_SECONDS
 from cef_trio.s3.config import ChecksumMode
 from cef_trio.s3_endpoint import Fault, Kind, Moment
@@ -115,6 +119,41 @@ async def test_p2_one_listing_serves_all_that_redis_has_lost(world: World) -> No
     assert calls(world, *SENDS) == 0
     assert calls(world, "ListObjectsV2") == 1
     assert calls(world, "HeadObject") == 12
+
+
+@pytest.mark.parametrize("skew_seconds", [0, 7200], ids=["its mtime was set", "its server's clock is ahead"])
+async def test_p2_a_recording_with_a_time_in_the_future_that_redis_has_lost_is_found_in_s3(
+    tmp_path: Path, autojump_clock: MockClock, skew_seconds: int
+) -> None:
+    system = FileSystem(skew_ns=skew_seconds * SECOND_NS)
+    world = World(tmp_path / "watch", base=tmp_path, file_system=system)
+    writers = Writers(world.kernel, world.folder, world.random, world.journal)
+    writers.append(3 * PART + 10, "a.mp4")
+    if not skew_seconds:
+        writers.set_mtime("a.mp4", world.kernel.now_ns() + 7200 * SECOND_NS)
+    writers.close("a.mp4")
+    async with world.daemon():
+        (before,) = await completed(world)
+        await trio.sleep(5)
+    world.endpoint.log.reset()
+    world.lose_redis()
+    async with world.daemon():
+        (after,) = await completed(world)
+    assert after.meta.stream_id == before.meta.stream_id
+    assert calls(world, *SENDS) == 0
+
+
+async def test_p7_new_recordings_of_a_server_whose_clock_is_a_little_ahead_cost_no_listing(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    world = World(tmp_path / "watch", base=tmp_path, file_system=FileSystem(skew_ns=5 * SECOND_NS))
+    writers = Writers(world.kernel, world.folder, world.random, world.journal)
+    async with world.daemon():
+        await trio.sleep(3)
+        writers.append(PART, "a.mp4")
+        writers.close("a.mp4")
+        await completed(world)
+    assert calls(world, "ListObjectsV2") == 0
 
 
 async def test_p7_a_daemon_without_a_sign_of_loss_lists_no_objects(world: World) -> None:

@@ -104,7 +104,8 @@ async def test_a_start_that_is_stopped_or_refused_leaves_no_report(world: World,
         assert shown(await fleet_of(world)) == [("at risk", [Reason.S3_DOWN])]
         if refused:
             world.endpoint.faults.clear()
-            world.endpoint.faults.arm(Fault(Kind.ERROR, "HeadBucket", code="NoSuchBucket", status=404, times=None))
+            for operation in ("HeadBucket", "ListMultipartUploads"):
+                world.endpoint.faults.arm(Fault(Kind.ERROR, operation, code="NoSuchBucket", status=404, times=None))
         else:
             shutdown.request()
         await until(lambda: bool(codes))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 from structlog.testing import capture_logs
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 from waiting import completed
 
 from cef_trio.checkpoint.memory import Moment as CallMoment
@@ -272,6 +272,36 @@ async def test_a_start_does_not_need_to_look_at_a_bucket_that_takes_writes(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("create_bucket", [False, True])
+async def test_a_start_waits_while_a_proxy_says_404_to_head_in_words_that_could_be_the_stores(
+    world: World, create_bucket: bool
+) -> None:
+    """Envoy's 404 has no body and no content type; it ended the daemon, or had it create a bucket."""
+    fail(world, "HeadBucket", {"kind": Kind.ERROR, "code": "NoSuchBucket", "status": 404})
+    page = world.proxy.add(Rule(Interference.PAGE, "ListMultipartUploads", status=404, title="no healthy upstream"))
+    async with world.services() as services, trio.open_nursery() as nursery:
+        nursery.start_soon(services.s3_breaker.run)
+        with trio.move_on_after(30) as waited:
+            await check_reachable(services, create_bucket=create_bucket)
+        assert waited.cancelled_caught
+        assert world.endpoint.log.of("CreateBucket") == []
+        world.proxy.remove(page)
+        with trio.fail_after(60):
+            await check_reachable(services, create_bucket=create_bucket)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "listing", [{"code": "NoSuchBucket", "status": 404}, {"code": "NotImplemented", "status": 501}]
+)
+async def test_a_start_ends_if_the_bucket_does_not_exist(world: World, listing: dict[str, object]) -> None:
+    fail(world, "HeadBucket", {"kind": Kind.ERROR, "code": "NoSuchBucket", "status": 404})
+    fail(world, "ListMultipartUploads", {"kind": Kind.ERROR, **listing})
+    async with world.services() as services:
+        with pytest.raises(RefusedAtStartError, match="NoSuchBucket"):
+            await check_reachable(services, create_bucket=False)
+
+
 async def test_a_start_does_not_wait_for_a_listing_that_would_explain_a_forbidden_head(world: World) -> None:
     fail(world, "HeadBucket", {"kind": Kind.ERROR, "code": "AccessDenied"})
     fail(world, "ListMultipartUploads", {"kind": Kind.ERROR, "code": "InternalError"})
@@ -312,6 +342,35 @@ async def test_while_an_optional_call_fails_one_task_retries_it_and_all_others_g
     await attempt_by_many()
     assert asked == 2 * TRIES
     assert list(best_effort.failing) == ["list_parts"]
+
+
+async def test_p6_a_call_that_fails_and_works_at_once_ends_not_the_task_that_tries_it_again(
+    autojump_clock: MockClock,
+) -> None:
+    best_effort, works = BestEffort(), False
+
+    async def call() -> bool:
+        if not works:
+            raise S3OperationError("list_parts", "no", transient=True, status=500)
+        return True
+
+    async def reach() -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def call_while_another_fails() -> bool:
+        return await best_effort.attempt("list_parts", call, reach=reach) is None
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(best_effort.retry_failing, reach)
+        await wait_all_tasks_blocked()
+        assert await best_effort.attempt("list_parts", call_while_another_fails, reach=reach)
+        assert not best_effort.failing
+        assert await best_effort.attempt("list_parts", call, reach=reach) is None
+        assert best_effort.failing
+        works = True
+        await trio.sleep(PAUSE_SECONDS + 1)
+        assert not best_effort.failing
+        nursery.cancel_scope.cancel()
 
 
 class OtherOwners:

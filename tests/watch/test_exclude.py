@@ -82,6 +82,17 @@ def test_a_path_is_excluded_by_a_name_or_from_the_watch_folder_on(
     assert (exclusion.excludes_folder(path) if is_folder else exclusion.excludes_file(path)) is excluded
 
 
+@pytest.mark.parametrize("patterns", [DEFAULT_EXCLUDE, ["**/tmp/**/x/**/y/**/z/**/no"], ["**/n/*"]])
+def test_p6_a_path_of_any_depth_is_compared_at_once_and_its_folders_need_not_be_known(patterns: Sequence[str]) -> None:
+    """Who may write to the watch folder may nest folders deeper than Python's stack, or than a search has time for."""
+    deep = "tmp/x/y/z/" * 500
+    assert not Exclusion(patterns).excludes_file(f"{deep}a.mp4")
+    assert not Exclusion(patterns).excludes_folder(f"{deep}a")
+    nested = f"{deep}n/{deep}"
+    assert Exclusion([*patterns, "n"]).excludes_file(f"{nested}a.mp4")
+    assert Exclusion([*patterns, "**/z/n/**"]).excludes_folder(f"{nested}a")
+
+
 def test_default_and_none_are_words() -> None:
     assert parse_exclude("default, tmp/**") == (*DEFAULT_EXCLUDE, "tmp/**")
     assert parse_exclude("None") == ()
