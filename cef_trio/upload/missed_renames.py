@@ -21,8 +21,8 @@ import trio
 
 from cef_trio.checkpoint import StreamMeta, StreamSet, StreamSummary
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError, RecordUnreadableError
-from cef_trio.files import FileStat, IdentityMatch, inodes_last, may_be
-from cef_trio.upload.recognition import match_at
+from cef_trio.files import FileStat, inodes_last, may_be
+from cef_trio.upload.recognition import is_found_at
 from cef_trio.upload.services import Services
 
 log = structlog.get_logger(__name__)
@@ -168,8 +168,7 @@ class MovedFiles:
         """
         for known in [known for known in self._lost if may_be(known.meta.identity, stat)]:
             try:
-                match = await match_at(self._services, known.meta, path)
-                if match is not IdentityMatch.SAME:
+                if not await is_found_at(self._services, known.meta, path):
                     continue
             except RecordingChangedError:
                 return None
