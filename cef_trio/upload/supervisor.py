@@ -202,8 +202,11 @@ class StreamSupervisor:
         key = next(key for key, other in self._live.items() if other is live)
         del self._live[key]
         live.update(file_events.guess_failed(guess))
-        is_taken = live.path in self._live or live.path in self.files.undecided
-        self._live[f"{live.path}\0{id(live)}" if is_taken else live.path] = live
+        if live.path in self._live:
+            self._live[f"{live.path}\0{id(live)}"] = live
+        else:
+            self._live[live.path] = live
+            self.files.forget(live.path)
         if key == guess.path:  # else another stream has that path by now
             self._seen(guess.path, guess.stat, closed=guess.ending is Ending.CLOSED)
 

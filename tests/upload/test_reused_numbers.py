@@ -25,6 +25,7 @@ from cef_trio.lab.world import PART, World
 from cef_trio.lab.writers import Writers
 from cef_trio.s3_endpoint import Fault, Kind
 from cef_trio.upload import StartMinimum
+from cef_trio.watch.events import Seen
 
 NFS = partial(
     FileSystem,
@@ -136,6 +137,84 @@ async def test_p2_two_recordings_whose_names_a_scan_finds_swapped_keep_their_str
     assert there.streams() == [("a.mp4", Status.COMPLETED), ("b.mp4", Status.COMPLETED)]
     assert there.keys() == {"a.mp4": there.content("b.mp4"), "b.mp4": there.content("a.mp4")}
     assert there.world.received_bytes() == 5 * PART + 20
+
+
+@pytest.mark.parametrize("file_system", [NFS, BINDFS, EXT4], ids=["nfs", "bindfs", "ext4"])
+async def test_p2_a_recording_that_is_rotated_between_two_scans_keeps_its_stream(
+    tmp_path: Path, autojump_clock: MockClock, file_system: partial[FileSystem]
+) -> None:
+    """Another recording has its name by then."""
+    there = place(tmp_path, file_system())
+    async with there.world.daemon():
+        there.writers.append(3 * PART + 10, "current.mp4")
+        await trio.sleep(7)
+        there.writers.move("current.mp4", "first.mp4")
+        there.writers.append(2 * PART + 10, "current.mp4")
+        await trio.sleep(60)
+    assert there.streams() == [("current.mp4", Status.COMPLETED), ("first.mp4", Status.COMPLETED)]
+    assert sorted(there.world.recordings()) == sorted([there.content("current.mp4"), there.content("first.mp4")])
+    assert there.world.received_bytes() == 5 * PART + 20
+
+
+async def test_p2_a_rotated_recording_keeps_its_stream_though_its_name_seems_to_have_its_number_still(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """FUSE caches the number of a name for a second: the new name is seen first."""
+    there = place(tmp_path, BINDFS())
+    there.world.rescan_seconds = 30.0
+    there.writers.append(3 * PART + 10, "current.mp4")
+    async with there.world.daemon() as daemon:
+        await trio.sleep(7)
+        there.writers.move("current.mp4", "first.mp4")
+        there.writers.append(2 * PART + 10, "current.mp4")
+        stat = await daemon.services.disk.stat(there.world.path("first.mp4"))
+        assert stat is not None
+        daemon.supervisor.handle_event(Seen(there.world.path("first.mp4"), stat))
+        await trio.sleep(60)
+    assert there.streams() == [("current.mp4", Status.COMPLETED), ("first.mp4", Status.COMPLETED)]
+    assert there.world.received_bytes() == 5 * PART + 20
+
+
+async def test_p2_recordings_whose_numbers_are_exchanged_keep_their_streams(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """FUSE and FAT number files anew: each may get a number that another one had."""
+    there = place(tmp_path, BINDFS())
+    async with there.world.daemon() as daemon:
+        there.writers.append(3 * PART + 10, "a.mp4")
+        there.writers.append(2 * PART + 10, "b.mp4")
+        await trio.sleep(7)
+        a, b = there.writers.inode("a.mp4"), there.writers.inode("b.mp4")
+        a.number, b.number = b.number, a.number
+        await trio.sleep(7)
+        there.writers.append(PART, "a.mp4")
+        await trio.sleep(7)
+        assert sorted(live.lag(trio.current_time()).size_bytes for live in daemon.supervisor.live) == [10, 10]
+        await trio.sleep(60)
+    assert there.streams() == [("a.mp4", Status.COMPLETED), ("b.mp4", Status.COMPLETED)]
+    assert there.keys() == {name: there.content(name) for name in ("a.mp4", "b.mp4")}
+    assert there.world.received_bytes() == 6 * PART + 20
+
+
+async def test_p2_a_recording_that_is_numbered_anew_keeps_its_stream_though_a_new_one_gets_its_number(
+    tmp_path: Path, autojump_clock: MockClock, logged: list[EventDict]
+) -> None:
+    there = place(tmp_path, BINDFS())
+    async with there.world.daemon() as daemon:
+        there.writers.append(3 * PART + 10, "a.mp4")
+        await trio.sleep(7)
+        there.writers.append(2 * PART + 10, "b.mp4")
+        a, b = there.writers.inode("a.mp4"), there.writers.inode("b.mp4")
+        a.number, b.number = b.number, a.number
+        await trio.sleep(7)
+        there.writers.append(PART, "a.mp4")
+        await trio.sleep(7)
+        assert sorted(live.path for live in daemon.supervisor.live) == [there.world.path(f"{one}.mp4") for one in "ab"]
+        assert [live.lag(trio.current_time()).size_bytes for live in daemon.supervisor.live] == [10, 10]
+        await trio.sleep(60)
+    assert number_reused(logged) == 1
+    assert there.keys() == {name: there.content(name) for name in ("a.mp4", "b.mp4")}
+    assert there.world.received_bytes() == 6 * PART + 20
 
 
 async def test_p1_a_number_that_went_to_a_file_below_the_minimum_leads_nowhere(
