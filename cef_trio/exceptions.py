@@ -68,6 +68,14 @@ class FileAccessError(ChunkProcessingError):
         super().__init__(message, transient=True)
 
 
+class RecordingTouchedError(ChunkProcessingError):
+    """A file had all bytes of its object, and its time stamps changed while they were compared: compare it again."""
+
+    def __init__(self, path: str) -> None:
+        why = f"{path!r} has the bytes of its object in S3, and its time stamps changed while they were compared"
+        super().__init__(why, transient=True)
+
+
 class StreamFinalizationError(CefMp4ProcessorError):
     """A recording was uploaded but could not be verified or completed."""
 
@@ -116,6 +124,8 @@ class OperationError(CefMp4ProcessorError):
     service = "Outside"
     certificate_refused: bool = False
     """Whether a TLS certificate was refused by either side; the start does not wait for that to change."""
+    other_topology: bool = False
+    """Whether the address leads to a server of another kind than it says; the start does not wait either."""
     rejected: bool = False
     """Whether the service rejected the call for a reason that may affect all calls (credentials, permission, quota,
     bucket); the circuit breaker finds out. Stays set if the breaker made the error transient."""

@@ -97,7 +97,7 @@ async def lose_the_upload_again_and_again(scene: Scene) -> None:
 
 
 PROVOKED: dict[FailureReason, Provoke] = {
-    FailureReason.S3_UPLOAD: refuse("UploadPart", "EntityTooLarge"),
+    FailureReason.S3_UPLOAD: refuse("UploadPart", "KeyTooLongError"),
     FailureReason.S3_REFUSED: refuse("CreateMultipartUpload", "KeyTooLongError"),
     FailureReason.ACCESS_DENIED: refuse("UploadPart", "AccessDenied"),
     FailureReason.NO_SUCH_BUCKET: refuse("CreateMultipartUpload", "NoSuchBucket"),

@@ -2,7 +2,8 @@
 
 A new connection closes an idle one: of its own client if the client is at its limit, of any client if the total is
 reached. So idle connections never keep others out. If none is idle, the new connection gets a slot of the reserve, on
-which only health checks get a response; if the reserve is used up, it is refused.
+which only health checks get a response. If the reserve is used up, an idle one of it is closed: of its own client, so
+that one client's silent connections close no other's, or else of any. If none is idle there, it is refused.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class ConnectionLimiter:
             slot.reserved = not self._evict_idle(own)
         elif len(ordinary) >= self._total:
             slot.reserved = not self._evict_idle(ordinary)
-        if slot.reserved and len(self._taken) - len(ordinary) >= self._reserve:
+        if slot.reserved and not self._has_room_in_reserve(client):
             return None
         self._taken[slot] = None
         return slot
@@ -68,6 +69,11 @@ class ConnectionLimiter:
     def release(self, slot: ConnectionSlot) -> None:
         """Release the slot of a connection that has ended."""
         self._taken.pop(slot, None)
+
+    def _has_room_in_reserve(self, client: str) -> bool:
+        reserved = [slot for slot in self._taken if slot.reserved]
+        own = [slot for slot in reserved if slot.client == client]
+        return len(reserved) < self._reserve or self._evict_idle(own) or self._evict_idle(reserved)
 
     def _evict_idle(self, slots: Iterable[ConnectionSlot]) -> bool:
         for slot in slots:

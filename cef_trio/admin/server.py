@@ -138,6 +138,7 @@ async def _serve_client(app: AdminApp, slot: ConnectionSlot, stream: trio.Socket
             seconds = _IDLE_SECONDS
     except NotHttpError as error:
         await connection.refuse(error.status)
+        slot.idle = True
         await connection.discard(_DISCARD_BYTES, _DISCARD_SECONDS)
 
 
@@ -173,6 +174,7 @@ async def _send(
         await connection.data(response.body)
     await connection.end()
     if unread:
+        slot.idle = True  # the client has its response
         await connection.discard(_DISCARD_BYTES, _DISCARD_SECONDS)
 
 

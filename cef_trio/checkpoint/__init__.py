@@ -26,6 +26,7 @@ from cef_trio.checkpoint.model import (
     WebhookEvent,
 )
 from cef_trio.checkpoint.protocols import (
+    ENDING_MS,
     Beat,
     CheckpointStore,
     DaemonRegistry,
@@ -58,6 +59,7 @@ from cef_trio.checkpoint.verification import FIRST_TURN, VerificationTotals, Ver
 __all__ = [
     "COMES_BACK",
     "ENDED",
+    "ENDING_MS",
     "FAILED",
     "FIRST_TURN",
     "NAMELESS",

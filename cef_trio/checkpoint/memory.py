@@ -26,6 +26,7 @@ from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState
 from cef_trio.checkpoint.model import Checkpoint, Lease, Owner, PartRecord, StreamMeta, WebhookEvent
 from cef_trio.checkpoint.protocols import (
+    ENDING_MS,
     Beat,
     BeatReply,
     Expired,
@@ -286,9 +287,9 @@ class MemoryCheckpointStore(StreamWrites):
     def _expired(self, since_ms: int) -> Expired:
         now = self._now_ms()
         if not self._is_readable(self._keys.leases):
-            return Expired(frozenset(), now, frozenset(self._abort_requests))
-        expired = frozenset(key for key, end in self._lease_ends.items() if since_ms <= end <= now)
-        return Expired(expired, now, frozenset(self._abort_requests))
+            return Expired({}, now, frozenset(self._abort_requests))
+        ends = {key: end for key, end in self._lease_ends.items() if since_ms <= end <= now + ENDING_MS}
+        return Expired(ends, now, frozenset(self._abort_requests))
 
     async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
         """See :meth:`LeaseStore.holders`."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Change, Commit, ExitState
@@ -71,10 +71,20 @@ class Records(Mapping[str, StreamSummary]):
 class Expired:
     """Open streams whose leases expired or were released, and when the store looked, in ms by its own clock."""
 
-    stream_ids: frozenset[str]
+    ends_ms: Mapping[str, int]
+    """When their leases ended, and when those end that do so in less than ``ENDING_MS`` if they are not renewed."""
     at_ms: int
     abort_requests: frozenset[str] = frozenset()
     """See :meth:`AbortRequests.abort_requests`."""
+
+    @property
+    def stream_ids(self) -> frozenset[str]:
+        """The streams whose leases have ended."""
+        return frozenset(stream_id for stream_id, end in self.ends_ms.items() if end <= self.at_ms)
+
+
+ENDING_MS: Final = 10_000
+"""How long before the end of a lease it is reported. One of 30 seconds is renewed before that."""
 
 
 class StreamWrites(Protocol):

@@ -10,8 +10,9 @@ them. The first is logged, and all are counted.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,9 +35,11 @@ class _Entry:
 
 
 class UnreadableKeys:
-    """The reasons why keys cannot be read, by key."""
+    """The reasons why keys cannot be read, by key. Redis's worker threads change it while the event loop reads it."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        """Held for a look or a change, never while something is logged."""
         self._entries: dict[str, _Entry] = {}
 
     def note(self, key: str, why: str | None, *, stream_id: str | None = None, newer: bool = False) -> None:
@@ -44,25 +47,27 @@ class UnreadableKeys:
 
         ``newer``: it is a record of a newer schema.
         """
-        if why is None:
-            if self._entries:
+        with self._lock:
+            if why is None:
                 self._entries.pop(key, None)
-            return
-        now = time.monotonic()
-        known = self._entries.get(key)
-        if known is not None and known.newer == newer:
-            known.why, known.seen_at = why, now
-        elif known is not None or len(self._entries) < _MAX_ENTRIES:
+                return
+            now = time.monotonic()
+            known = self._entries.get(key)
+            if known is not None and known.newer == newer:
+                known.why, known.seen_at = why, now
+                return
+            if known is None and len(self._entries) >= _MAX_ENTRIES:
+                return
             is_first = not any(one.newer for one in self._entries.values()) if newer else False
             self._entries[key] = _Entry(why, stream_id, now, newer)
-            if not newer:
-                log.error("checkpoint_unreadable", key=key, error=why)
-            elif is_first:
-                log.warning("records_newer", key=key, reason=why)
+        if not newer:
+            log.error("checkpoint_unreadable", key=key, error=why)
+        elif is_first:
+            log.warning("records_newer", key=key, reason=why)
 
     def why_of(self, stream_id: str) -> str | None:
         """Return why a key of the stream cannot be read; ``None``: none is known."""
-        return next((entry.why for entry in self._entries.values() if entry.stream_id == stream_id), None)
+        return next((entry.why for _, entry in self._all() if entry.stream_id == stream_id), None)
 
     @property
     def known(self) -> Mapping[str, str]:
@@ -76,16 +81,21 @@ class UnreadableKeys:
 
     def _reasons(self, *, newer: bool) -> Mapping[str, str]:
         before = time.monotonic() - _EXPIRY_SECONDS
-        for key in [key for key, entry in self._entries.items() if entry.seen_at < before]:
-            del self._entries[key]
-        return {key: entry.why for key, entry in sorted(self._entries.items()) if entry.newer is newer}
+        with self._lock:
+            for key in [key for key, entry in self._entries.items() if entry.seen_at < before]:
+                del self._entries[key]
+        return {key: entry.why for key, entry in sorted(self._all()) if entry.newer is newer}
 
     @property
     def stream_ids(self) -> Collection[str]:
         """The ids of the streams with an unreadable key; without those of a newer schema."""
-        return {one.stream_id for one in self._entries.values() if one.stream_id is not None and not one.newer}
+        return {one.stream_id for _, one in self._all() if one.stream_id is not None and not one.newer}
 
     @property
     def newer_ids(self) -> Collection[str]:
         """The ids of the streams whose record is of a newer schema."""
-        return {one.stream_id for one in self._entries.values() if one.stream_id is not None and one.newer}
+        return {one.stream_id for _, one in self._all() if one.stream_id is not None and one.newer}
+
+    def _all(self) -> Sequence[tuple[str, _Entry]]:
+        with self._lock:
+            return tuple(self._entries.items())

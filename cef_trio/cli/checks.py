@@ -189,8 +189,8 @@ def _judge_writers(facts: FolderFacts) -> Finding:
         says = f"cannot be known on this file system: only {silence}, and again before it is deleted or moved"
         return ok(subject, says)
     if not facts.knows_writers:
-        says = f"cannot be known, as this machine exports the folder by NFS: only {silence}, and again before it is "
-        return ok(subject, f"{says}deleted or moved")
+        says = "cannot be known, as this machine exports the folder by NFS, or may do so"
+        return ok(subject, f"{says}: only {silence}, and again before it is deleted or moved")
     if not facts.may_lease_all:
         says = f"known by leases for this user's own files; without CAP_LEASE, of other users' files only {silence}"
         return ok(subject, says)

@@ -1,7 +1,8 @@
 """``cef-trio fleet``: the daemons of all owners, one a line, and what is wrong with them; ``fleet retire`` removes one.
 
 Both read the registry in Redis (``observability/fleet.py``), whatever the number of streams. ``fleet retire NAME``
-refuses an owner with a running daemon or with open streams. It removes the owner's reports, and with
+refuses an owner with a running daemon or with open streams. The registry alone does not tell that: it may have lost a
+report. So the claim of the name and the leases count as well. It removes the owner's reports, and with
 ``--forget-history`` the records of its ended streams; recordings and objects are never touched. Repeating it is safe.
 Of an owner whose other daemons run, as those of a shared folder, ``--instance`` removes one that is gone.
 """
@@ -9,13 +10,13 @@ Of an owner whose other daemons run, as those of a shared folder, ``--instance``
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import trio
 from rich.text import Text
 
-from cef_trio.checkpoint import CheckpointStore, History, StreamSet
+from cef_trio.checkpoint import CheckpointStore, Claimant, History, StreamSet
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common, named
 from cef_trio.cli.checks import judge_fleet_reports
@@ -23,6 +24,7 @@ from cef_trio.cli.findings import print_findings
 from cef_trio.cli.output import Column
 from cef_trio.cli.redis_session import RedisContext, command_settings, run_on_redis
 from cef_trio.cli.result_lines import Report
+from cef_trio.cli.status_model import instance_of
 from cef_trio.exit_codes import ExitCode
 from cef_trio.observability import DaemonReport, Fleet, fleet_document, is_urgent, read_fleet
 from cef_trio.settings import SettingsError, is_owner_name
@@ -33,6 +35,7 @@ _NO_OWNER: Final = "none"
 _FORGET_TASKS: Final = 8
 _FAR_MS: Final = 1 << 52
 _NAMED: Final = 5
+_KILLED: Final = "what a killed one has held is free after LEASE_SECONDS"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -152,7 +155,7 @@ async def retire(context: RedisContext, *, forget_history: bool, as_json: bool) 
     store, owner = context.store, context.owner_name
     with Report(as_json=as_json) as report:
         own = read_fleet(await store.reports()).of_owner(owner)
-        refusal = await _refusal(store, own, owner, forget_history=forget_history)
+        refusal = await _refusal(context, own, forget_history=forget_history)
         if refusal is not None:
             report.add(owner, f"not retired: {refusal}", ok=False)
             return report.code
@@ -194,6 +197,8 @@ async def retire_one(context: RedisContext, instance: str, *, as_json: bool) -> 
             refusal = "no daemon of that INSTANCE_ID has reported; `cef-trio fleet` shows them"
         elif runs := [one for one in gone if one.lives(own.now)]:
             refusal = f"it runs, stop it first: {_names(runs)}"
+        elif held := await _held_by(store, gone):
+            refusal = f"it runs, stop it first: {output.count(held, 'lease')} held by it; {_KILLED}"
         elif not own.living:
             refusal = f"no other daemon of {owner} runs, so retire the owner: `cef-trio fleet retire {owner}`"
         else:
@@ -207,12 +212,19 @@ async def retire_one(context: RedisContext, instance: str, *, as_json: bool) -> 
     return report.code
 
 
-async def _refusal(store: CheckpointStore, own: Fleet, owner: str, *, forget_history: bool) -> str | None:
+async def _refusal(context: RedisContext, own: Fleet, *, forget_history: bool) -> str | None:
     """Return why the owner cannot be retired."""
+    store, owner = context.store, context.owner_name
     if own.living:
         return f"its daemon runs, stop it first: {_names(own.living)}"
-    opened = await _count(store, StreamSet.ACTIVE, StreamSet.PENDING_COMPLETION)
-    if opened:
+    found = await context.claim.look() if context.claim is not None else None
+    if isinstance(found, Claimant):
+        return f"its daemon runs, stop it first: {found.host or 'a host'} has the name; {_KILLED}"
+    await store.mend_history()  # a set that Redis lost would hide its streams
+    if holders := await _holders(store):
+        named = _named(sorted({instance_of(holder) for holder in holders}))
+        return f"its daemon runs, stop it first: {output.count(len(holders), 'lease')} held by {named}; {_KILLED}"
+    if opened := await _count(store, StreamSet.ACTIVE, StreamSet.PENDING_COMPLETION):
         return (
             f"{output.count(opened, 'stream')} open; start its daemon and wait until they are uploaded, or abort them: "
             f"`cef-trio list --owner {owner}` shows them, `cef-trio abort --owner {owner} ID` aborts one"
@@ -223,10 +235,25 @@ async def _refusal(store: CheckpointStore, own: Fleet, owner: str, *, forget_his
     return None
 
 
+async def _held_by(store: CheckpointStore, daemons: Collection[DaemonReport]) -> int:
+    """Return how many leases of open streams these daemons hold."""
+    processes = {one.process for one in daemons}
+    return sum(holder.rpartition("/")[2] in processes for holder in await _holders(store))
+
+
+async def _holders(store: CheckpointStore) -> list[str]:
+    """Return the holder of each open stream's lease."""
+    opened = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
+    return sorted((await store.holders(opened)).values()) if opened else []
+
+
 def _names(daemons: Collection[DaemonReport]) -> str:
-    named = [f"{one.instance_id} on {one.host or 'a host'}" for one in daemons]
-    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-    return ", ".join(named[:_NAMED]) + more
+    return _named([f"{one.instance_id} on {one.host or 'a host'}" for one in daemons])
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 async def _count(store: CheckpointStore, *sets: StreamSet) -> int:

@@ -20,8 +20,8 @@ from typing import Final, TypeVar
 
 import trio
 
-from cef_trio.checkpoint import CheckpointStore
-from cef_trio.checkpoint.redis import Owners, Verifications, parse_address
+from cef_trio.checkpoint import CheckpointStore, Lease
+from cef_trio.checkpoint.redis import OwnerClaim, Owners, Verifications, parse_address
 from cef_trio.cli.arguments import owner_override
 from cef_trio.cli.output import print_error
 from cef_trio.cli.slow_files import notice_if_slow
@@ -48,6 +48,7 @@ _LONGEST_FILE_SYSTEM_SECONDS: Final = 2.0
 """How long a command waits for a mount that does not respond, even if FILE_SYSTEM_TIMEOUT_SECONDS is longer."""
 _SIGNALLED: Final = 128
 """A shell's exit code of a process that a signal ended is this and the signal's number."""
+_NO_SYSTEM: Final = Lease("command", "1", 1.0, "command")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,8 @@ class RedisContext:
     """The owner whose streams the command works on."""
     owners: Owners | None = None
     """All owners behind the same key prefix."""
+    claim: OwnerClaim | None = None
+    """The claim of the owner's name, only to look at: whichever system has it is another one."""
     verifications: Verifications | None = None
     """When the owner's objects were last verified."""
     utc_now: Callable[[], datetime]
@@ -81,6 +84,7 @@ async def open_redis_context(settings: Settings) -> AsyncIterator[RedisContext]:
             ),
             owner_name=owner,
             owners=store.owners,
+            claim=store.owner_claim(_NO_SYSTEM, "", exclusive=False),
             verifications=store.verifications,
             utc_now=lambda: datetime.now(UTC),
         )

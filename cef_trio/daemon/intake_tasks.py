@@ -36,7 +36,7 @@ from cef_trio.upload import (
     RiskObserver,
     Services,
     StreamSupervisor,
-    WaitingReport,
+    waiting_report,
 )
 from cef_trio.watch import PathMatcher, Watcher
 from cef_trio.webhook import WebhookClient
@@ -77,7 +77,7 @@ class IntakeTasks:
         self.supervisor = StreamSupervisor(services, processors, matches)
         self.risks = RiskObserver(services, self.supervisor, lambda: leaving_since() is not None, redact)
         self.observer = Observer(services, self.supervisor, self.risks, leaving_since)
-        self.waiting = WaitingReport(self.observer, lambda: self.claim.is_taken)
+        self.waiting = waiting_report(self.observer, lambda: self.claim.is_taken)
         """Run by the daemon while its start waits, before :meth:`start`."""
         self._reporter = Reporter(self.observer, self._last_turns, lambda: self.claim.lost_to, self.waiting.end)
         heartbeat = Heartbeat(services, self.supervisor, self._reporter, period_seconds=rules.check_seconds)

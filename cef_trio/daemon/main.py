@@ -317,7 +317,7 @@ async def serve(
             services.metrics.snapshots_by(tasks.observer)
             shutdown.on_drain += [services.shutdown_flush.leave, tasks.supervisor.drain]
             background.start_soon(tasks.supervisor.renew_leases)
-            background.start_soon(services.best_effort.retry_failing, services.s3.head_bucket)
+            background.start_soon(services.best_effort.retry_failing, services.reach_s3)
             background.start_soon(abort_orphan_uploads, services, lambda: tasks.claim.allows_work)
             background.start_soon(tasks.claim.keep, shutdown.request)
             with shutdown.intake:

@@ -14,7 +14,7 @@ import trio
 
 from cef_trio.checkpoint import schema
 from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
-from cef_trio.resilience import CircuitBreaker
+from cef_trio.resilience import CircuitBreaker, ProbeKind
 from cef_trio.s3 import S3Client
 from cef_trio.settings import world_readable_secrets
 from cef_trio.upload import Services, names_a_server
@@ -29,6 +29,7 @@ _SHARED: Final = (
 )
 _NOT_FOUND = 404
 _FORBIDDEN = 403
+_NOT_OFFERED: Final = frozenset({405, 501})
 
 
 class RefusedAtStartError(CefMp4ProcessorError):
@@ -66,7 +67,7 @@ async def check_reachable(services: Services, *, create_bucket: bool) -> None:
     Raises:
         RefusedAtStartError: one of them responds and denies access.
     """
-    reach_bucket = partial(_reach_bucket, services.s3, create_bucket=create_bucket)
+    reach_bucket = partial(_reach_bucket, services, create_bucket=create_bucket)
     await retry_until_reachable("connect_redis", services.store.ping, services.redis_breaker)
     await retry_until_reachable("connect_s3", reach_bucket, services.s3_breaker)
 
@@ -110,8 +111,7 @@ async def retry_until_reachable(operation: str, reach: Callable[[], Awaitable[No
             with _starting(breaker):
                 await reach()
         except CefMp4ProcessorError as error:
-            refused = isinstance(error, OperationError) and (error.rejected or error.certificate_refused)
-            if refused or not error.transient:
+            if _is_refused(error) or not error.transient:
                 raise RefusedAtStartError(str(error)) from error
             attempt += 1
             log.warning("waiting_for_service", operation=operation, attempt=attempt, error=str(error))
@@ -121,13 +121,21 @@ async def retry_until_reachable(operation: str, reach: Callable[[], Awaitable[No
             return
 
 
-async def _reach_bucket(s3: S3Client, *, create_bucket: bool) -> None:
+def _is_refused(error: CefMp4ProcessorError) -> bool:
+    return isinstance(error, OperationError) and (error.rejected or error.certificate_refused or error.other_topology)
+
+
+async def _reach_bucket(services: Services, *, create_bucket: bool) -> None:
+    s3 = services.s3
     try:
         await s3.head_bucket()
     except S3OperationError as error:
-        if error.transient:
-            raise
-        if error.status == _NOT_FOUND and create_bucket:
+        if error.transient or error.status in _NOT_OFFERED:
+            # No upload needs HEAD: what it could not show, a write does.
+            if await services.s3_breaker.affects_all_calls(error, ProbeKind.READ):
+                raise
+            log.warning("bucket_check_failed", error=str(error))
+        elif error.status == _NOT_FOUND and create_bucket:
             await s3.create_bucket()
             log.info("bucket_created")
         elif error.status == _FORBIDDEN:

@@ -2,8 +2,9 @@
 
 A hung mount (an NFS server that is down, a FUSE server that stopped) holds every call in the kernel, without a limit.
 So the calls are made in one worker thread. If it takes longer than ``FILE_SYSTEM_TIMEOUT_SECONDS``, the daemon logs
-``watch_folder_not_responding`` and serves ``/healthz``, ``/readyz``, the metrics and the page meanwhile; a signal ends
-it (promise P4), and the start goes on by itself when the mount responds.
+``watch_folder_not_responding``; meanwhile it serves ``/healthz``, ``/readyz``, the metrics and the page, and reports to
+the registry (``upload/reporter.py``). A signal ends it (promise P4), and the start goes on by itself when the mount
+responds.
 
 A mount below the watch folder that hangs does not delay the start (``files/mounts.py``). Neither does one of several
 watch folders that is missing (``settings/model.py``): it has no lock then, and the streams' leases keep daemons apart.
@@ -15,8 +16,9 @@ import errno
 import fcntl
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,12 +28,18 @@ from typing import Final
 import structlog
 import trio
 
+from cef_trio import __version__
 from cef_trio.admin import AdminPortError, WaitingSource, serve_admin
+from cef_trio.checkpoint import schema
 from cef_trio.daemon.exit_watchdog import EXIT_SIGNALS
+from cef_trio.daemon.machine import boot_id
+from cef_trio.daemon.owner_name import find_owner
+from cef_trio.daemon.redis_store import checkpoint_store
 from cef_trio.exceptions import CefMp4ProcessorError
-from cef_trio.observability import Metrics
-from cef_trio.resilience import run_in_thread, shielded
-from cef_trio.settings import Settings, check_folders
+from cef_trio.observability import DaemonReport, Metrics
+from cef_trio.resilience import SingleAttempt, run_in_thread, shielded
+from cef_trio.settings import Settings, SettingsError, check_folders
+from cef_trio.upload import WaitingReport, waiting_name
 
 log = structlog.get_logger(__name__)
 
@@ -165,9 +173,41 @@ async def _tell_while_waiting(settings: Settings, on_wait: Callable[[str], objec
     source = WaitingSource(settings, " or ".join(folders), since)
     metrics = Metrics()
     metrics.snapshots_by(source.snapshot)
-    try:
-        await serve_admin(
-            source, metrics.registry, settings.prom_host, settings.prom_port, allowed_hosts=settings.prom_allowed_hosts
-        )
-    except AdminPortError as error:  # the start itself refuses it
-        log.warning("admin_server_not_started", error=str(error))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_report_while_waiting, settings, source)
+        try:
+            await serve_admin(
+                source,
+                metrics.registry,
+                settings.prom_host,
+                settings.prom_port,
+                allowed_hosts=settings.prom_allowed_hosts,
+            )
+        except AdminPortError as error:  # the start itself refuses it
+            log.warning("admin_server_not_started", error=str(error))
+
+
+async def _report_while_waiting(settings: Settings, source: WaitingSource) -> None:
+    """Report to the registry in Redis that the start waits, for commands and pages on other machines (P10)."""
+    with suppress(SettingsError):  # the start itself refuses it. Without any lasting name only the folder has one
+        owner, system, folder = (await find_owner(settings)).name, boot_id(), os.fspath(settings.watch_dir)
+
+        def make() -> DaemonReport:
+            now = source.snapshot()
+            return DaemonReport(
+                instance=waiting_name(owner, settings.instance_id, system, folder),
+                at=now.at,
+                folder=folder,
+                starting=True,
+                risks=now.risks,
+                name=settings.instance_id,
+                host=socket.gethostname(),
+                system=system,
+                owner=owner,
+                version=__version__,
+                schema=schema.CURRENT,
+                waits_for=("watch folder",),
+            )
+
+        async with checkpoint_store(settings, owner, SingleAttempt()) as store:
+            await WaitingReport(store, make).run()

@@ -13,6 +13,7 @@ number, which is no better than ``st_dev``.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import sys
@@ -31,7 +32,11 @@ _FS_IOC_GETVERSION: Final = 0x80087601
 _FS_IOC_GETFSUUID: Final = 0x80111500
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
+_AT_STATX_FORCE_SYNC: Final = 0x2000
+_STATX_BASIC_STATS: Final = 0x7FF
 _STATX_BTIME: Final = 0x800
+_NO_STATX: Final = frozenset({errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP})
+"""The errors of a kernel, of a container's seccomp filter, or of a file system, without this call."""
 _STATX_BYTES: Final = 256
 _STATX_BTIME_OFFSET: Final = 80
 _MOUNT_POINT: Final = 4
@@ -233,13 +238,24 @@ def statfs(descriptor: int) -> tuple[FileSystem, bytes]:
 
 
 def birth_ns(descriptor: int, name: str = "") -> int | None:
-    """Return the birth time of an open file, or of ``name`` in an open folder; ``None``: not reported."""
+    """Return the birth time of an open file, or of ``name`` in an open folder; ``None``: not reported.
+
+    A mount may cache attributes for longer than ``STREAM_TIMEOUT_SECONDS`` (sshfs ``attr_timeout``, NFS ``actimeo``).
+    This call asks the file's server, and renews them for the calls of ``os.stat`` and ``os.fstat`` that follow.
+
+    Raises:
+        OSError: the server does not respond, or has no such file.
+    """
     if _STATX is None:
         return None
     buffer = ctypes.create_string_buffer(_STATX_BYTES)
-    flags = _AT_SYMLINK_NOFOLLOW if name else _AT_EMPTY_PATH
-    if _STATX(descriptor, os.fsencode(name), flags, _STATX_BTIME, buffer) != 0:
-        return None
+    flags = (_AT_SYMLINK_NOFOLLOW if name else _AT_EMPTY_PATH) | _AT_STATX_FORCE_SYNC
+    # FUSE and NFS ask for attributes that are requested, so not for the birth time alone.
+    if _STATX(descriptor, os.fsencode(name), flags, _STATX_BASIC_STATS | _STATX_BTIME, buffer) != 0:
+        number = ctypes.get_errno()
+        if number in _NO_STATX:
+            return None
+        raise OSError(number, os.strerror(number))
     raw = buffer.raw
     if not int.from_bytes(raw[:4], sys.byteorder) & _STATX_BTIME:
         return None

@@ -7,7 +7,13 @@ the kernel grants a read lease while the client records. Below an exported folde
 
 ``nfsd`` serves if ``/proc/fs/nfsd/threads`` (nfsd(7), readable by root only) is not 0. ``/var/lib/nfs/etab``
 (exportfs(8)) has what it exports. Exports are compared by path, and by the place in their file system, since a folder
-is often exported at a bind mount. A container sees none of this.
+is often exported at a bind mount.
+
+Both are of one network namespace. A server in another one (the host's, if the daemon is in a container, or one in a
+container) shows only in the number of users of the kernel's module ``nfsd``: each namespace that serves has mounted a
+``/proc/fs/nfsd`` of its own, which counts as one. What it exports is unknown, so no lease is believed. Not seen are a
+server in another namespace if ``nfsd`` is built into the kernel, or was started without that mount (by netlink, since
+Linux 6.10), and one that is no ``nfsd`` (unfs3).
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ from cef_trio.files.mounts import is_on, unescape_mount_point
 
 _THREADS: Final = Path("/proc/fs/nfsd/threads")
 _EXPORTS: Final = Path("/var/lib/nfs/etab")
+_USERS: Final = Path("/sys/module/nfsd/refcnt")
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _ESCAPE: Final = re.compile(rb"\\([0-3][0-7]{2})")
 
@@ -31,17 +38,27 @@ def is_exported(descriptor: int) -> bool:
     """Return whether an NFS server of this machine may write to an open file or folder."""
     try:
         if _THREADS.read_text().split() in ([], ["0"]):
-            return False
+            return _is_used(by_us=1)
     except PermissionError:
         pass  # only root may read it; what is exported tells enough
     except OSError:
-        return False
+        return _is_used(by_us=0)
     try:
         exports = exported_folders(_EXPORTS.read_text(errors="surrogateescape"))
     except OSError:
         return True  # it serves, and it is not known what
+    if not exports:
+        return _is_used(by_us=1)
     path = os.fspath(Path(f"/proc/self/fd/{descriptor}").readlink())
-    return bool(exports) and is_in_exports(path, exports, _MOUNTS.read_text(errors="surrogateescape"))
+    return is_in_exports(path, exports, _MOUNTS.read_text(errors="surrogateescape"))
+
+
+def _is_used(*, by_us: int) -> bool:
+    """Return whether ``nfsd`` has more users than ``by_us``, so that a server may run in another network namespace."""
+    try:
+        return int(_USERS.read_text()) > by_us
+    except (OSError, ValueError):  # it is not loaded, or does not count
+        return False
 
 
 def is_in_exports(path: str, exports: Iterable[str], mountinfo: str) -> bool:

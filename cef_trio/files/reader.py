@@ -218,8 +218,9 @@ def regular_file_stat(result: os.stat_result) -> FileStat | None:
 
 def open_file_stat(descriptor: int) -> FileStat | None:
     """Return the status of an open file, with its birth time; ``None`` unless it is a regular file. Blocks."""
+    born = birth_ns(descriptor)  # first: it renews what a mount caches
     found = regular_file_stat(os.fstat(descriptor))
-    return found and replace(found, birth_ns=birth_ns(descriptor))
+    return found and replace(found, birth_ns=born)
 
 
 def piece_is_written(descriptor: int, offset: int, size_bytes: int) -> bool:
@@ -276,8 +277,9 @@ def stat_with_birth(path: str) -> FileStat | None:
         OSError: as ``os.lstat``.
     """
     with folder_of(path) as (folder, name):
+        born = birth_ns(folder, name)  # first: it renews what a mount caches
         found = regular_file_stat(os.stat(name, dir_fd=folder, follow_symlinks=False))
-        return found and replace(found, birth_ns=birth_ns(folder, name))
+        return found and replace(found, birth_ns=born)
 
 
 class KernelDisk:

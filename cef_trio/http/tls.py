@@ -51,6 +51,7 @@ class TrustedCertificates:
         self._setting = setting
         self._ca_file = ca_file
         self._loaded = _fingerprint(ca_file)
+        self._not_read: object = None
         try:
             self._context = client_context(ca_file)
         except OSError as error:  # includes ssl.SSLError
@@ -58,7 +59,7 @@ class TrustedCertificates:
         self._read_limiter = trio.CapacityLimiter(1)
 
     async def current_context(self) -> ssl.SSLContext:
-        """Return the context for a new connection; the previous one while the file cannot be read."""
+        """Return the context for a new connection; the previous one until a changed file can be read."""
         with trio.move_on_after(_READ_SECONDS):
             # Safe to abandon: it only reads. One thread at a time, so that a hung disk cannot occupy all of them.
             await run_in_thread(self._read_changed, abandon_on_cancel=True, limiter=self._read_limiter)
@@ -68,13 +69,23 @@ class TrustedCertificates:
         state = _fingerprint(self._ca_file)  # before the read, so that a later change is noticed
         if state == self._loaded:
             return
-        self._loaded = state
         try:
-            self._context = client_context(self._ca_file)
-        except OSError as error:
-            log.warning("certificates_not_read", setting=self._setting, error=str(error))
+            context = client_context(self._ca_file)
+            _check_system_bundle(self._ca_file, context)
+        except OSError as error:  # each new connection tries again: there may have been no descriptor
+            if state != self._not_read:
+                log.warning("certificates_not_read", setting=self._setting, error=str(error))
+            self._not_read = state
         else:
+            self._context, self._loaded = context, state
             log.info("certificates_reloaded", setting=self._setting)
+
+
+def _check_system_bundle(ca_file: Path | None, context: ssl.SSLContext) -> None:
+    """Raise an ``OSError`` if the system's bundle was not read: OpenSSL then reports success without certificates."""
+    bundle = ssl.get_default_verify_paths().cafile
+    if ca_file is None and bundle is not None and not context.cert_store_stats()["x509"]:
+        raise OSError(f"{bundle} cannot be read")
 
 
 def _fingerprint(ca_file: Path | None) -> list[tuple[int, ...] | None]:

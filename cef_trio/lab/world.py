@@ -429,9 +429,11 @@ class World:
 
     def received_parts(self) -> dict[tuple[str, int], int]:
         """Return the bytes of recordings that S3 received, by key and part number (1 for PutObject)."""
-        not_recordings = (metadata_key(""), PROBE)
-        received = self.endpoint.log.received_bytes.items()
-        return {part: size_bytes for part, size_bytes in received if not part[0].endswith(not_recordings)}
+        return {
+            (key, number): size_bytes
+            for (key, number), size_bytes in self.endpoint.log.received_bytes.items()
+            if not key.endswith(metadata_key("")) and PROBE not in key
+        }
 
     def known(self) -> list[Checkpoint]:
         """Return all checkpoints of the store, past its faults; those of completed streams with their parts in S3."""

@@ -44,6 +44,8 @@ _STDERR_BYTES: Final = 500
 MAX_DATA_BYTES: Final = 320 * 1024 * 1024
 MAX_AT_ONCE: Final = 2
 _at_once: Final = trio.CapacityLimiter(MAX_AT_ONCE)
+_reading: Final = trio.CapacityLimiter(MAX_AT_ONCE)
+"""Threads of their own: those that a hung disk keeps are not missing elsewhere, as for the names of S3 and Redis."""
 _TEMPORARY_ERRNOS: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Temporary shortage of processes, descriptors or memory."""
 _START_RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 4.0)
@@ -99,7 +101,7 @@ async def _why_broken(media: MediaInfo, path: str, timeout_seconds: float) -> st
         return None  # Matroska and others need no duration while they are written
     cut_off = None
     with trio.move_on_after(timeout_seconds), suppress(OSError):
-        cut_off = await run_in_thread(partial(why_truncated, path), abandon_on_cancel=True)
+        cut_off = await run_in_thread(partial(why_truncated, path), abandon_on_cancel=True, limiter=_reading)
     if cut_off is None and not media.duration_seconds:
         return "its duration is zero, or unknown: it has an index and no media"
     return cut_off

@@ -108,11 +108,12 @@ def _open_verified(file: VerifiedFile) -> Iterator[_OpenFile | None]:
 
 
 def _check(file: VerifiedFile, descriptor: int) -> None:
+    origin = origin_of(descriptor)  # first: it renews what a mount caches
     found = regular_file_stat(os.fstat(descriptor))
     if found is None:
         why: str | None = "it is no regular file any more"
     else:
-        observed = identity_of(found, origin_of(descriptor), head_size_bytes=0, head_crc64nvme=0)
+        observed = identity_of(found, origin, head_size_bytes=0, head_crc64nvme=0)
         why = file_mismatch(file, found, observed)
     if why is not None:
         raise NotAsVerifiedError(f"{file.path!r} was left alone: {why}")

@@ -5,8 +5,9 @@ below it that has kept recordings. Of one that is short, the oldest recordings a
 moved) by the same checks as at the end of ``AFTER_UPLOAD_KEEP_DAYS``, one after another; ``free_space_rules.py``
 decides how many. A recording that is not completed, or whose object is not in S3 at that moment, stays in any case.
 
-The measured folder must be on the mount on which the recording was (``is_same_mount``): if its disk is not mounted, the
-folder below is another disk, whose free space means nothing. Names that free nothing (hard links) are left out.
+The measured folder must be on the mount on which the recording was, or is (``is_same_mount``): if its disk is not
+mounted, the folder below is another disk, whose free space means nothing. Names that free nothing (hard links) are left
+out.
 
 If a disk stays short because nothing more can go, that is a risk (promise P10) and an event, with the reason and the
 recordings that are not in S3. A recording that was refused (a folder that may not be written, a process that has it
@@ -270,10 +271,10 @@ class FreeSpace:
         for recording in oldest_first(self._kept, trio.current_time()):
             if not now_round.may_go_on:
                 break
-            if not self._is_there(recording, places):
+            await lease.renew_if_due()
+            if not await self._is_there(recording, places):
                 continue
             now_round.looked_at += 1
-            await lease.renew_if_due()
             await self._let_go(recording, now_round, still_short)
             if not await still_short():
                 break
@@ -282,13 +283,25 @@ class FreeSpace:
         acted = bool(now_round.deleted_bytes or now_round.waited_bytes)
         if not acted:
             # Those that were refused wait for their next try, so this round may have tried none.
-            refused = [one for one in self._kept if one.refusal and self._is_there(one, places)]
+            refused = [one for one in tuple(self._kept) if one.refusal and await self._is_there(one, places)]
             system.obstacle = next((one.refusal for one in oldest_first(refused, math.inf)), "")
         return acted
 
-    def _is_there(self, recording: KeptRecording, places: _Places) -> bool:
+    async def _is_there(self, recording: KeptRecording, places: _Places) -> bool:
+        """Return whether a recording is on the file system that was measured, by its record or by the file itself.
+
+        It may have been copied to another disk, or its disk may have another number now. Then all its bytes are
+        compared before it goes (``verification.py``).
+        """
         place = places.get(self._measured_at.get(_parent(recording.path), ""))
-        return place is not None and is_same_mount(recording.identity, place)
+        if place is None:
+            return False
+        if is_same_mount(recording.identity, place):
+            return True
+        try:
+            return is_same_mount(await self._verification.numbers_at(recording.path), place)
+        except (RecordingChangedError, FileAccessError):
+            return False
 
     async def _let_go(
         self, recording: KeptRecording, now_round: Round, still_short: Callable[[], Awaitable[bool]]

@@ -5,9 +5,9 @@ The last check, of the open file, is in ``disposal.py``: in the call that delete
 
 from __future__ import annotations
 
-from cef_trio.checkpoint import StreamMeta
-from cef_trio.exceptions import AfterUploadError
-from cef_trio.files import FileStat, inodes_last, is_below
+from cef_trio.checkpoint import FileIdentity, StreamMeta
+from cef_trio.exceptions import AfterUploadError, ChunkProcessingError, LeaseLostError, RecordingChangedError
+from cef_trio.files import FileStat, IdentityMatch, compare_identity, identity_of, is_below, is_verified_file
 from cef_trio.postprocess.after_upload_rules import VerifiedFile, object_mismatch, verified_file
 from cef_trio.postprocess.disposal import NotAsVerifiedError
 from cef_trio.upload import ContentMatch, Services, correct_if_unchanged
@@ -52,7 +52,7 @@ class Verification:
             raise NotAsVerifiedError("its recorded path is not in the watch folder")
         if meta.s3_bucket != self._services.rules.bucket:
             raise NotAsVerifiedError(f"its object is in another bucket, {meta.s3_bucket!r}")
-        if await self._correct_inode_number(meta):
+        if await self._correct_numbers(meta):
             file = verified_file(await self._services.store.load(stream_id)) or file
         stored = await self._services.s3.head_object(meta.s3_key_prefix)
         why_not = object_mismatch(file, meta.object_etag or "", stored)
@@ -62,12 +62,42 @@ class Verification:
             raise NotAsVerifiedError(why_not)
         return file
 
-    async def _correct_inode_number(self, meta: StreamMeta) -> bool:
-        """Record a new inode number where these are not stable (FAT, sshfs), if the file has all the verified bytes."""
-        if inodes_last(meta.identity.fs_type):
-            return False
-        found = await self._services.disk.stat(meta.current_path)
-        if found is None or found.inode == meta.identity.inode:
-            return False
-        content = await correct_if_unchanged(self._services, meta.stream_id, meta.current_path)
-        return content is ContentMatch.SAME
+    async def numbers_at(self, path: str) -> FileIdentity:
+        """Return the identity of the file at a path by its numbers alone: its inode, its file system and its mount.
+
+        Raises:
+            RecordingChangedError: there is no regular file.
+            FileAccessError: the file system failed.
+        """
+        async with self._services.disk.open(path) as file:
+            return identity_of(await file.stat(), await file.origin(), head_size_bytes=0, head_crc64nvme=0)
+
+    async def _correct_numbers(self, meta: StreamMeta) -> bool:
+        """Record the file's new numbers, if it may be the recorded one by them, and has all the verified bytes.
+
+        Numbers change at a mount (FAT, sshfs; the device's on NFS and on disks without an id), and a copy on another
+        disk (``cp -a``) has its own. Some parts of such a file showed that it is the stream's; all its bytes must show
+        that it may go.
+
+        Raises:
+            NotAsVerifiedError: it has other bytes.
+            AfterUploadError: it cannot be compared now.
+        """
+        path = meta.current_path
+        try:
+            found = await self.numbers_at(path)
+            if is_verified_file(meta.identity, found):
+                return False
+            if compare_identity(meta.identity, found) is IdentityMatch.REPLACED:
+                return False  # the last check says so
+            content = await correct_if_unchanged(self._services, meta.stream_id, path)
+        except RecordingChangedError:
+            return False  # it is gone, or its disk is not mounted
+        except (ChunkProcessingError, LeaseLostError) as error:
+            raise AfterUploadError(f"{path!r} was left alone: {error}") from error
+        if content is not ContentMatch.SAME:
+            raise NotAsVerifiedError(
+                f"{path!r} was left alone: it has other numbers than what was verified (another disk or mount), and "
+                "other bytes"
+            )
+        return True

@@ -3,21 +3,23 @@
 All calls to a service share its :class:`CircuitBreaker`. While it is open, calls wait, and one probe with its own
 back-off detects the recovery. Rules:
 
-- **Probe what failed.** A successful PING does not prove that writes work, nor a HEAD that a PUT works.
-  :class:`ProbeKind` states whether the probe must write.
-- **No response means outage.** A call that got no response in any attempt opens the breaker at once.
+- **Probe what failed.** A successful PING does not prove that writes work, nor a HEAD that a PUT works, nor a PUT that
+  a multipart upload works. :class:`ProbeKind` states what the probe must do.
+- **No response means outage.** A call that got no response in any attempt opens the breaker at once. One that no upload
+  needs (:data:`BESIDE_UPLOADS`) does so only if a write fails too: a proxy may reset these alone.
 - **Confirm an error response.** A rejection or a server error may concern a single call. The probe, a small write to a
-  key of its own (after a rejection of a multipart upload: such an upload too), decides
+  key of its own (after an error of a multipart upload: such an upload too), decides
   (:meth:`CircuitBreaker.affects_all_calls`). If the probe fails too, it is an outage, whatever the error code (unknown
   key, quota, missing bucket); the breaker stays open until the probe succeeds. If the probe succeeds, the error belongs
   to the call.
 - **A quota counts bytes.** What is left of it may take the probe's few bytes and not a part, so the success of a probe
   does not show that the refusal is this call's own: ``retry.py`` makes it transient.
-- **Check an idle service.** If nothing was acknowledged for ``idle_seconds``, one read is sent.
+- **Check an idle service.** If nothing was acknowledged for ``idle_seconds``, one read is sent. Again a write decides
+  what its failure means.
 
 The probe needs the permissions that every upload needs (``SECURITY.md``). If only the probe's key is denied, the probe
 can never succeed. A rejection seen by the probe alone therefore blocks other calls for ``UNPROVEN_REJECTION_SECONDS``
-at most.
+at most, unless it is a quota's.
 """
 
 from __future__ import annotations
@@ -65,16 +67,19 @@ class ProbeKind(IntEnum):
     """Kind of call that failed; a probe must make the same kind to prove recovery. Each includes those before it."""
 
     READ = 1
+    """For an idle service only. No outage is of this kind, since a write decides whether it is one."""
     WRITE = 2
     UPLOAD = 3
-    """A multipart upload: a policy may allow PutObject, and refuse these."""
+    """A multipart upload: a policy or a proxy may let PutObject through, and not these."""
 
 
 Probe = Callable[[ProbeKind], Awaitable[None]]
 """Makes the cheapest call of that kind; raises what a normal call would raise."""
 
-READS: Final = frozenset(
+BESIDE_UPLOADS: Final = frozenset(
     {
+        "abort_multipart_upload",
+        "delete_object",
         "get_bucket_lifecycle",
         "get_object",
         "head_bucket",
@@ -82,12 +87,15 @@ READS: Final = frozenset(
         "list_multipart_uploads",
         "list_objects",
         "list_parts",
+        "upload_part_copy",
     }
 )
-"""S3 operations without side effects. Redis has no such list, since its reads are followed by writes."""
+"""S3 operations that send no recording: reads, removals, and a copy, without which the part is sent. Redis has no such
+list, since its reads are followed by writes.
+"""
 
 UPLOADS: Final = frozenset({"create_multipart_upload", "upload_part", "complete_multipart_upload"})
-"""S3 operations that may be refused although PutObject is not."""
+"""S3 operations that may fail although PutObject does not."""
 
 _NOT_IMPLEMENTED: Final = 501
 
@@ -134,8 +142,10 @@ def got_no_response(error: BaseException) -> bool:
 
 
 def probe_kind_of(operation: str) -> ProbeKind:
-    """Return the kind of probe that proves recovery after ``operation`` failed."""
-    return ProbeKind.READ if operation in READS else ProbeKind.WRITE
+    """Return the kind of probe that shows whether an error of ``operation`` that may pass affects all calls."""
+    if operation in BESIDE_UPLOADS:
+        return ProbeKind.READ
+    return ProbeKind.UPLOAD if operation in UPLOADS else ProbeKind.WRITE
 
 
 def probe_kind_of_rejected(operation: str, error: BaseException) -> ProbeKind:
@@ -208,6 +218,8 @@ class CircuitBreaker:
         """The last outages, oldest first."""
         self.up_since = -float("inf")
         """``trio.current_time()`` when the last outage ended."""
+        self.recovered_at = -float("inf")
+        """``trio.current_time()`` when a probe last ended an outage by its success; others are ended to find out."""
         self.starting = False
         """Set during the start-up check: a rejection is raised at once, neither retried nor treated as an outage."""
         self._probe = probe
@@ -253,7 +265,7 @@ class CircuitBreaker:
 
         One caller probes, at least by a write; concurrent callers share its result.
         """
-        if got_no_response(error):
+        if got_no_response(error) and kind is not ProbeKind.READ:
             self.trip(error, kind)
             return True
         called_at, kind = trio.current_time(), max(kind, ProbeKind.WRITE)
@@ -296,24 +308,23 @@ class CircuitBreaker:
             except CefMp4ProcessorError as error:
                 log.info("outage_probe_failed", service=self.service, probes=attempt, error=str(error))
                 refused = is_rejected(error)
-                # A write shows what a refused read means.
                 kind = (self.outage or outage).kind
-                kind = max(kind, ProbeKind.WRITE) if refused else kind
                 self.outage = replace(
                     self.outage or outage,
                     error=str(error),
                     probes=attempt,
                     refused=refused,
-                    kind=kind,
                     probed_at=trio.current_time(),
                 )
-                # Only the probe may be refused. Let calls through to find out.
-                unproved = self._proved_at[kind] == -float("inf")
+                # Only the probe may be refused. Let calls through to find out; a quota has no room for them either.
+                unproved = self._proved_at[kind] == -float("inf") and not is_over_quota(error)
                 untested = unproved and trio.current_time() >= began + UNPROVEN_REJECTION_SECONDS
                 self.up.value = not error.transient and (not refused or untested)
             else:
                 # A call that failed during the probe may need a stronger one.
                 self.up.value = self.outage is None or self.outage.kind is outage.kind
+                if self.up.value:
+                    self.recovered_at = trio.current_time()
         self.outage, self.up_since = None, trio.current_time()
         self.ended.append(EndedOutage(since, self.up_since, outage.cause, attempt))
         log.warning("outage_ended", service=self.service, seconds=round(trio.current_time() - began, 3), probes=attempt)
@@ -330,8 +341,8 @@ class CircuitBreaker:
         try:
             await self._run_probe(ProbeKind.READ)
         except CefMp4ProcessorError as error:
-            if error.transient or (is_rejected(error) and await self.affects_all_calls(error, ProbeKind.WRITE)):
-                self.trip(error, ProbeKind.READ)
+            if error.transient or is_rejected(error):
+                await self.affects_all_calls(error, ProbeKind.READ)
 
     async def _run_probe(self, kind: ProbeKind) -> None:
         token = _probing.set(True)

@@ -16,7 +16,8 @@ Open
 - `capabilities.py` for checksum and signing headers that a store refuses; the room `settings/` for option headers
   (`settings/object_options.py`), which are always sent
 - `checksums.py` and `etags.py` for checksum algorithms and what an ETag proves; `proof.py` for what a response proves
-  about a body; `signing.py` for SigV4; `credentials.py` for access keys, also refused ones
+  about a body; `signing.py` for SigV4; `credentials.py` for access keys, also refused ones; `credential_program.py` for
+  the program of a `credential_process`
 - `address.py`, `config.py`, `model.py`, `xml.py` for URLs, the client's configuration, its values and documents
 - `rate_limiter.py` and `token_bucket.py` for `MAX_UPLOAD_RATE`; `store_probe.py` for the probe in an outage
 """

@@ -106,6 +106,7 @@ class Completion:
             query=(("uploadId", upload_id),),
             headers=headers,
             body=body,
+            size_bytes=self._expected.size_bytes,
             read_timeout_seconds=read_timeout_seconds,
         )
 

@@ -1,7 +1,8 @@
 """Access keys from the settings, or from the credential chain of AWS's own tools.
 
 The chain (shared profiles, container and instance metadata, web identity, SSO) is botocore's, of the extra ``aws``; it
-is imported on first use. botocore does blocking I/O, so it runs in worker threads.
+is imported on first use. botocore does blocking I/O, so it runs in worker threads. Its own time-outs are for single
+reads and attempts, and it has none for a program (``credential_program.py``), so each fetch has a time limit here.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -17,6 +19,7 @@ import trio
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import read_in_time, run_in_thread
+from cef_trio.s3.credential_program import CredentialProgram, Programs, programs
 from cef_trio.s3.signing import Credentials
 
 log = structlog.get_logger(__name__)
@@ -39,6 +42,9 @@ _PLACES: Final[Mapping[str, str]] = MappingProxyType(
 """Each provider of botocore's chain by its ``METHOD``, as an operator knows it."""
 _REUSE_SECONDS: Final = 60.0
 """How long credentials are cached; botocore itself renews them 10 to 15 minutes before they expire."""
+
+_FETCH_SECONDS: Final = 60.0
+"""How long a fetch is waited for: twice the time of a program, for a role whose keys a program has."""
 
 
 class StaticCredentials:
@@ -90,7 +96,8 @@ class ChainCredentials:
     """Credentials from botocore's chain, renewed before they expire.
 
     A fetch only reads, so a cancellation abandons its thread at once: a metadata service that does not respond cannot
-    delay the shutdown (promise P4). One task fetches; others wait for its result.
+    delay the shutdown (promise P4). One task fetches; others wait for its result, or its error: each with a time limit
+    of its own, they would be told one after the other. An abandoned thread is waited for before another one begins.
     """
 
     def __init__(self, *, profile: str | None = None, session: Any = None) -> None:
@@ -101,6 +108,10 @@ class ChainCredentials:
         self._profile = profile
         self._session = session
         self._lock = trio.Lock()
+        self._limiter = trio.CapacityLimiter(1)
+        self._failure: S3OperationError | None = None
+        """The error of the last fetch that failed."""
+        self._failures = 0
         self._resolved: Any = None
         self._credentials: Credentials | None = None
         self._reuse_until = 0.0
@@ -111,13 +122,39 @@ class ChainCredentials:
 
         Raises:
             S3OperationError: permanent if the chain never had credentials or botocore is not installed; transient if it
-                had some before, or failed.
+                had some before, failed, or took too long.
         """
+        failures = self._failures
         async with self._lock:
+            if self._failure is not None and self._failures != failures:  # while this waited for the lock
+                failed = self._failure  # a new one, as the callers change theirs
+                raise S3OperationError(_OPERATION, failed.message, transient=failed.transient, code=failed.code)
             if self._credentials is None or trio.current_time() >= self._reuse_until:
-                self._credentials = await run_in_thread(self._fetch, abandon_on_cancel=True)
+                try:
+                    self._credentials = await self._fetch_in_time()
+                except S3OperationError as error:
+                    self._failure, self._failures = error, self._failures + 1
+                    raise
                 self._reuse_until = trio.current_time() + _REUSE_SECONDS
             return self._credentials
+
+    async def _fetch_in_time(self) -> Credentials:
+        started = Programs()
+        before = programs.set(started)  # for the thread, which has this task's context
+        try:
+            with trio.fail_after(_FETCH_SECONDS):
+                return await run_in_thread(self._fetch, abandon_on_cancel=True, limiter=self._limiter)
+        except trio.TooSlowError as error:
+            place = _PLACES.get(getattr(self._resolved, "method", ""), "its shared files, STS, SSO, metadata services")
+            raise S3OperationError(
+                _OPERATION,
+                f"the AWS credential chain ({place}) did not respond within {_FETCH_SECONDS:g} seconds",
+                transient=True,
+                code="CredentialsTimeout",
+            ) from error
+        finally:  # without a checkpoint: also if this was cancelled
+            programs.reset(before)
+            started.end()
 
     def rejected(self) -> bool:
         """Restart the chain next time: keys in files and at metadata services may have been replaced."""
@@ -164,6 +201,7 @@ def _places(session: Any) -> str:
 
 def _botocore_session(profile: str | None) -> Any:
     try:
+        from botocore import credentials
         from botocore.session import Session
     except ImportError as error:
         raise S3OperationError(
@@ -172,5 +210,8 @@ def _botocore_session(profile: str | None) -> Any:
             "install 'cef-trio[aws]')",
             code="MissingExtra",
         ) from error
+    # A role's source profile has a provider of its own. botocore makes each one where nothing can be passed to it.
+    if not isinstance(credentials.ProcessProvider, partial):
+        credentials.ProcessProvider = partial(credentials.ProcessProvider, popen=CredentialProgram)
     make: Callable[..., Any] = Session
     return make(profile=profile)

@@ -188,17 +188,36 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
+_NO_ROOM_FOR_BODY: Final = (
+    "S3 itself takes a body of this size. So a quota may be used up (Swift says it so): make room there, or raise it; "
+    "or the store or a proxy before it has a lower limit (nginx: client_max_body_size): raise that above the "
+    "size of a part, or lower CHUNK_SIZE_BYTES for new recordings; uploads wait, and continue by themselves"
+)
 _NO_REASON: Final = (
     "the response has no reason (to HEAD it never has): a wrong key or secret, a missing permission, a wrong clock, or "
     "a missing object while s3:ListBucket is not allowed"
 )
 
 _CODE_OF_STATUS: Final[Mapping[int, str]] = MappingProxyType(
-    {301: "PermanentRedirect", 307: "TemporaryRedirect", 403: "AccessDenied", 503: "ServiceUnavailable"}
+    {
+        301: "PermanentRedirect",
+        307: "TemporaryRedirect",
+        403: "AccessDenied",
+        413: "EntityTooLarge",
+        503: "ServiceUnavailable",
+    }
 )
 """The code of a response without an error body, as to HEAD."""
 _CREATES: Final = frozenset({"create_multipart_upload", "put_object", "put_recording"})
 """Operations that need no object under their key, so that only the bucket can be missing."""
+_MAX_BODY_BYTES: Final = 5 * 1024**3
+_MAX_OBJECT_BYTES: Final = 5 * 1024**4
+_TOO_LARGE: Final = 413
+_STORAGE_FULL: Final = 507
+_QUOTA_CODES: Final = frozenset({"SegmentsLimitExceeded", "StorageLimitExceeded"})
+"""Storj's."""
+_QUOTA_WORDS: Final = ("quota is reached", "cap exceeded")
+"""Garage's and Backblaze's, whose code is ``AccessDenied``."""
 _TRANSIENT_STATUS: Final = frozenset({307, 408, 425, 429})
 _BAD_REQUEST: Final = 400
 _NOT_FOUND: Final = 404
@@ -255,6 +274,7 @@ def error_from_response(
     bucket: str | None = None,
     key: str | None = None,
     part_number: int | None = None,
+    size_bytes: int = 0,
     part_of_200: bool = False,
     cut_off: bool = False,
     foreign: bool = False,
@@ -264,6 +284,7 @@ def error_from_response(
 
     Args:
         operation, bucket, key, part_number: of the request.
+        size_bytes: of the part or the object that it was to store.
         status, headers: of the response; names in lower case.
         body: what was read of it; may be empty or not XML.
         now: to turn a ``Retry-After`` date into seconds.
@@ -276,7 +297,8 @@ def error_from_response(
     parsed = ErrorBody() if foreign else parse_error_body(body)
     region = parsed.region or one_line(headers.get("x-amz-bucket-region"))
     incomplete = cut_off and parsed.code is None
-    over_quota = _names_quota(parsed)
+    too_large = not foreign and _is_too_large(parsed.code, status) and _is_within_limits(operation, size_bytes)
+    over_quota = _names_quota(parsed) or too_large
     if foreign:
         code = NOT_S3_ANSWER
         text = f"{code} (HTTP {status}): {describe_foreign(status, headers, body)}{via}"
@@ -285,7 +307,8 @@ def error_from_response(
         text = f"{code} (HTTP {status})"
         text += ": the response was cut off before its reason" if incomplete else ""
         text += f": {parsed.message.rstrip('.')}" if parsed.message else ""  # a hint may follow
-        hint = _hint("QuotaExceeded" if over_quota else code, region, parsed.endpoint)
+        hint = _hint(_code_for_hint(parsed, code, status), region, parsed.endpoint)
+        hint = _NO_ROOM_FOR_BODY if too_large else hint
         hint = _NO_REASON if parsed.code is None and code == "AccessDenied" else hint
         text += f"; {hint}" if hint else ""
     transient = s3_error_is_transient(code, _SERVER_ERROR if part_of_200 else status)
@@ -301,14 +324,35 @@ def error_from_response(
         part_number=part_number,
         retry_after_seconds=parse_retry_after(headers.get("retry-after"), now),
     )
-    error.rejected = not transient and code not in REQUEST_SPECIFIC
     error.over_quota = over_quota
+    error.rejected = may_affect_all(error)
     return error
 
 
+def may_affect_all(error: S3OperationError) -> bool:
+    """Whether an error is a rejection that may affect other requests too."""
+    return not error.transient and (error.over_quota or error.code not in REQUEST_SPECIFIC)
+
+
 def _names_quota(body: ErrorBody) -> bool:
-    """Whether an error is a quota's. Stores have names of their own for it, and Garage's code is ``AccessDenied``."""
-    return "quota" in (body.code or "").lower() or "quota is reached" in (body.message or "").lower()
+    """Whether an error is a quota's. Stores have names of their own for it, or only a message."""
+    code, message = body.code or "", (body.message or "").lower()
+    return "quota" in code.lower() or code in _QUOTA_CODES or any(words in message for words in _QUOTA_WORDS)
+
+
+def _is_too_large(code: str | None, status: int) -> bool:
+    return code == "EntityTooLarge" or status == _TOO_LARGE
+
+
+def _is_within_limits(operation: str, size_bytes: int) -> bool:
+    """Whether S3 itself takes a request of this size: then its refusal is no fault of the recording."""
+    return size_bytes <= (_MAX_OBJECT_BYTES if operation == "complete_multipart_upload" else _MAX_BODY_BYTES)
+
+
+def _code_for_hint(body: ErrorBody, code: str, status: int) -> str:
+    if _names_quota(body):
+        return "QuotaExceeded"
+    return "XMinioStorageFull" if status == _STORAGE_FULL else code
 
 
 def describe(bucket: str | None, key: str | None, part_number: int | None) -> str:

@@ -70,6 +70,7 @@ _CAUSES: Final[Mapping[int, str]] = MappingProxyType(
         502: "a proxy or an ingress that cannot reach the store",
         503: "a proxy or an ingress without a backend that is ready",
         504: "a proxy or an ingress that got no response from the store in time",
+        507: "a full disk of the store, or of a proxy before it",
     }
 )
 _CAUSE_OF_SUCCESS: Final = "a log-in page or a web server that responds to every address; check S3_ENDPOINT_URL"

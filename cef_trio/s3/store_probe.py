@@ -2,13 +2,15 @@
 
 Each probe uses a new connection and makes one attempt. A write is tested with a small object at a fixed key, which is
 deleted again; without the permission to delete, it stays and is overwritten by the next probe. If a multipart upload
-was rejected, one of a few bytes is completed under that key as well, since a policy may refuse these and allow
-PutObject. One that could be neither completed nor aborted is aborted by ``cef-trio gc``.
+failed, one of a few bytes is completed under that key as well, since a policy may refuse these and allow PutObject.
+Another one is begun at a key that a recording could have (create, one part of a few bytes, abort), since those keys may
+be refused, and the probe's not. The next probe goes on with one that could be neither completed nor aborted, so that a
+long outage leaves one of each key at most; ``cef-trio gc`` aborts it.
 
-``AccessDenied`` may be specific to that key, if a policy allows the keys of recordings only. It is then tested with an
-upload at a recording's key (create, one part of a few bytes, abort) and a PutObject there under a condition that no
-object fulfils; these leave no object. If both are allowed there is no outage, and a warning about the probe's key is
-logged once.
+``AccessDenied`` may be specific to the probe's key, if a policy allows the keys of recordings only. It is then tested
+with that upload at a recording's key, and a PutObject there under a condition that no object fulfils; these leave no
+object. If both are allowed there is no outage, and a warning about the probe's key is logged once. That PutObject is
+not made where the probe's key is accepted: a store that ignores conditions would keep an object like a recording.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from cef_trio.resilience import ProbeKind, shielded
 from cef_trio.s3.body import BytesSource
 from cef_trio.s3.capabilities import IF_MATCH
 from cef_trio.s3.client import S3Client
+from cef_trio.s3.complete import NO_SUCH_UPLOAD
 from cef_trio.s3.expected_object import STREAM_ID_METADATA
-from cef_trio.s3.model import PartToComplete
+from cef_trio.s3.model import CreatedUpload, PartToComplete
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +47,8 @@ class StoreProbe:
         self._key = key
         self._recording_key = recording_key
         self._may_delete = True
+        self._left: dict[str, CreatedUpload] = {}
+        """By key, the upload that could not be aborted."""
         self._warned = False
 
     async def __call__(self, kind: ProbeKind) -> None:
@@ -68,6 +73,7 @@ class StoreProbe:
         if kind is ProbeKind.UPLOAD:
             await self._upload(self._key, complete=True)
             await self._delete(self._key)
+            await self._upload(self._recording_key, complete=False)
 
     async def _put(self) -> None:
         headers = self._s3.options.for_recording()
@@ -102,10 +108,37 @@ class StoreProbe:
 
     async def _upload(self, key: str, *, complete: bool) -> None:
         """Upload a few bytes as a part, and complete the upload or abort it; after an error it is aborted too."""
+        left = self._left.pop(key, None)
+        if left is not None:
+            try:
+                await self._send(key, left, complete=complete)
+            except S3OperationError as error:
+                if error.code not in NO_SUCH_UPLOAD:
+                    raise
+                # Its abort took effect, and had no response. That shows nothing about uploads.
+            else:
+                return
+        await self._send(key, await self._create(key), complete=complete)
+
+    async def _send(self, key: str, created: CreatedUpload, *, complete: bool) -> None:
         s3 = self._s3
-        options = s3.options
         try:
-            created = await s3.create_multipart_upload(
+            part = await s3.upload_part(key, created.upload_id, 1, BytesSource(_CONTENT), created.checksum)
+            if complete:
+                sent = PartToComplete(1, part.etag, part.size_bytes, part.crc64nvme, part.checksum)
+                await s3.complete_multipart_upload(
+                    key, created.upload_id, [sent], checksum=created.checksum, stream_id=_STREAM_ID
+                )
+                return
+        except BaseException:
+            await self._abort(key, created)
+            raise
+        await self._abort(key, created)
+
+    async def _create(self, key: str) -> CreatedUpload:
+        options = self._s3.options
+        try:
+            return await self._s3.create_multipart_upload(
                 key,
                 metadata={STREAM_ID_METADATA: _STREAM_ID},
                 content_type=options.content_type_of(key),
@@ -116,20 +149,12 @@ class StoreProbe:
                 with shielded(_ABORT_SECONDS, saving="probe's abort"):
                     await self._abort_listed(key)  # S3 may have made it
             raise
-        try:
-            part = await s3.upload_part(key, created.upload_id, 1, BytesSource(_CONTENT), created.checksum)
-            if complete:
-                sent = PartToComplete(1, part.etag, part.size_bytes, part.crc64nvme, part.checksum)
-                await s3.complete_multipart_upload(
-                    key, created.upload_id, [sent], checksum=created.checksum, stream_id=_STREAM_ID
-                )
-                return
-        except BaseException:
-            with shielded(_ABORT_SECONDS, saving="probe's abort"), suppress(S3OperationError):
-                await s3.abort_multipart_upload(key, created.upload_id)
-            raise
+
+    async def _abort(self, key: str, created: CreatedUpload) -> None:
+        self._left[key] = created
         with shielded(_ABORT_SECONDS, saving="probe's abort"), suppress(S3OperationError):
-            await s3.abort_multipart_upload(key, created.upload_id)
+            await self._s3.abort_multipart_upload(key, created.upload_id)
+            del self._left[key]
 
     async def _abort_listed(self, key: str) -> None:
         """Abort the open uploads of a probe's key, as far as S3 lists them; `cef-trio gc` aborts others."""

@@ -39,10 +39,10 @@ from cef_trio.s3.clock import ServerClock
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.errors import (
     MAX_ERROR_BYTES,
-    REQUEST_SPECIFIC,
     UNREADABLE_ANSWER,
     describe,
     error_from_response,
+    may_affect_all,
     parse_error_body,
 )
 from cef_trio.s3.httpx_errors import PROXY_ERROR, map_httpx_errors
@@ -92,6 +92,7 @@ class S3Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | CheckedBody = b""
     size_bytes: int = 0
+    """Of a :class:`CheckedBody`, or of the object that the request completes."""
     part_number: int | None = None
     response_mode: ResponseMode = ResponseMode.OPEN
     read_timeout_seconds: float | None = None
@@ -360,7 +361,7 @@ class Transport:
             error.transient = self._config.credentials.rejected()
         elif error.status in _UNAUTHORIZED or (error.status == _BAD_REQUEST and error.rejected):
             self._config.credentials.rejected()  # replaced keys are refused with various codes, or without one
-        error.rejected = not error.transient and error.code not in REQUEST_SPECIFIC
+        error.rejected = may_affect_all(error)
         return error
 
     def _error_from(
@@ -395,6 +396,7 @@ class Transport:
             bucket=self._config.bucket,
             key=request.key,
             part_number=request.part_number,
+            size_bytes=request.size_bytes,
             foreign=foreign,
             cut_off=cut_off,
             part_of_200=part_of_200,

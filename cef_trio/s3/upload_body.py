@@ -142,7 +142,7 @@ class BodyUploader:
         etag = unquoted(response.headers.get("etag"))
         if etag is None:
             # S3 has the bytes, and a listing of the parts, or HeadObject, may show its ETag.
-            text = "S3 acknowledged the bytes without an ETag; does a proxy remove it?"
+            text = "S3 acknowledged the bytes without an ETag, or with an endless one; does a proxy change it?"
             raise self._error(request, response, "MissingETag", text)
         if not etag.isprintable():  # it could not be sent in the XML of the completion
             text = f"S3 acknowledged the bytes with the ETag {one_line(ascii(etag))}"

@@ -2,8 +2,9 @@
 
 Responses are parsed by the standard library's expat. Document type declarations are refused: S3 sends none, and without
 them there are no entities to expand and no external documents (so defusedxml is not needed). Namespaces are ignored,
-since some stores omit them. Depth, elements and attributes are limited here, bytes by the transport. Listings use
-``encoding-type=url``, since XML 1.0 cannot represent every key.
+since some stores omit them, and expat would write a namespace's whole URI into every name. Depth, elements, attributes
+and what is kept of a text are limited here, bytes by the transport. Listings use ``encoding-type=url``, since XML 1.0
+cannot represent every key.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ MAX_ELEMENTS: Final = 50_000
 """A page of 1,000 parts or uploads has some 12,000."""
 _MAX_ATTRIBUTES: Final = 100_000
 """In total, counted by ``=`` before parsing, since expat reads all attributes of a tag at once."""
+MAX_TEXT: Final = 4096
+"""Characters of a key, id, checksum or ETag: they are kept by the ten thousand, ETags in Redis too. An encoded key of
+1,024 bytes has 3,072."""
 _PART_NUMBERS: Final = range(1, 10_001)
 _MAX_OBJECT_BYTES: Final = 1 << 50
 _KNOWN_YEARS: Final = range(2006, 2200)
@@ -84,7 +88,7 @@ def parse_xml(body: bytes) -> Element:
     if body.count(b"=") > _MAX_ATTRIBUTES:
         raise XmlError("too many attributes")
     elements = 0
-    parser = expat.ParserCreate(namespace_separator=" ")
+    parser = expat.ParserCreate()
     parser.buffer_text = True
     stack = [Element("")]
 
@@ -95,7 +99,7 @@ def parse_xml(body: bytes) -> Element:
             raise XmlError("nested too deep")
         if elements > MAX_ELEMENTS:
             raise XmlError("too many elements")
-        element = Element(name.rpartition(" ")[2])
+        element = Element(name.rpartition(":")[2])
         stack[-1].children.append(element)
         stack.append(element)
 
@@ -214,7 +218,7 @@ def parse_complete_result(body: bytes) -> CompleteResult:
     # A composite checksum is not the checksum of the object's content.
     composite = root.text_of("ChecksumType") == "COMPOSITE"
     crc = None if composite else crc64nvme_from_base64(root.text_of("ChecksumCRC64NVME"))
-    found = next((text for element in _COMPOSITE.values() if (text := root.text_of(element))), None)
+    found = next((text for element in _COMPOSITE.values() if (text := _optional(root, element))), None)
     return CompleteResult(etag=unquoted(root.text_of("ETag")), crc64nvme=crc, composite=found)
 
 
@@ -225,7 +229,7 @@ def parse_copied_part(body: bytes) -> CopiedPart:
         XmlError: it is something else (an ``<Error>`` with status 200; or empty, from a store that ran UploadPart).
     """
     root = _root(body, "CopyPartResult")
-    others = (root.text_of(element) for element in _COMPOSITE.values())
+    others = (_optional(root, element) for element in _COMPOSITE.values())
     return CopiedPart(
         etag=unquoted(_required(root, "ETag")) or "",
         crc64nvme=crc64nvme_from_base64(root.text_of("ChecksumCRC64NVME")),
@@ -246,7 +250,7 @@ def parse_parts(body: bytes) -> PartsPage:
             size_bytes=_number(part, "Size", range(_MAX_OBJECT_BYTES)),
             etag=unquoted(_required(part, "ETag")) or "",
             crc64nvme=crc64nvme_from_base64(part.text_of("ChecksumCRC64NVME")),
-            checksum=part.text_of(_COMPOSITE[kept]) if kept is not None else None,
+            checksum=_optional(part, _COMPOSITE[kept]) if kept is not None else None,
             checksum_algorithm=kept,
         )
         for part in root.all("Part")
@@ -279,7 +283,7 @@ def parse_uploads(body: bytes) -> UploadsPage:
     )
     markers = None
     if root.text_of("IsTruncated") == "true":
-        markers = (decode(_required(root, "NextKeyMarker")), root.text_of("NextUploadIdMarker") or "")
+        markers = (decode(_required(root, "NextKeyMarker")), _optional(root, "NextUploadIdMarker") or "")
     return UploadsPage(uploads, markers)
 
 
@@ -304,8 +308,8 @@ def parse_objects(body: bytes) -> ObjectsPage:
 
 
 def unquoted(etag: str | None) -> str | None:
-    """Return an ETag without its quotes; ``None`` if missing or empty."""
-    if etag is None:
+    """Return an ETag without its quotes; ``None`` if missing or empty, or too long to be one."""
+    if etag is None or len(etag) > MAX_TEXT:
         return None
     return etag.strip().removeprefix("W/").strip('"') or None
 
@@ -321,9 +325,16 @@ def _root(body: bytes, name: str) -> Element:
 
 
 def _required(element: Element, name: str) -> str:
-    text = element.text_of(name)
+    text = _optional(element, name)
     if text is None:
         raise XmlError(f"<{one_line(element.name)}> without <{name}>")
+    return text
+
+
+def _optional(element: Element, name: str) -> str | None:
+    text = element.text_of(name)
+    if text is not None and len(text) > MAX_TEXT:
+        raise XmlError(f"<{name}> of {len(text)} characters")
     return text
 
 

@@ -247,7 +247,8 @@ class Settings(BaseSettings):
     redis_ca_file: NamedPath | None = None
     """PEM file of certificates to trust for rediss://, in addition to the system's."""
     redis_timeout_seconds: Seconds = 1.0
-    """Time limit of a response from Redis; at most SHUTDOWN_SAVE_SECONDS, or a frozen Redis would delay an exit."""
+    """Time limit of a response from Redis, or three for each 16 KiB of one that comes slowly; at most
+    SHUTDOWN_SAVE_SECONDS, or a frozen Redis would delay an exit."""
     lease_seconds: Annotated[float, Field(ge=3, le=_MOST_SECONDS, allow_inf_nan=False)] = 30.0
     """How long a daemon that does not renew its leases keeps its streams; then another one may take them over."""
     instance_id: Annotated[str, Field(min_length=1, max_length=200)] = Field(default_factory=socket.gethostname)

@@ -419,6 +419,8 @@ def _http_url(text: str) -> SplitResult | None:
     try:
         parts = urlsplit(text)
         well_formed = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:  # invalid port or IPv6 address
+        if well_formed and parts.netloc.isascii():
+            (parts.hostname or "").encode("idna")  # as at each lookup; httpx has other rules for further characters
+    except ValueError:  # invalid port or IPv6 address, an empty label or one of more than 63 characters
         return None
     return parts if well_formed else None

@@ -22,7 +22,7 @@ Decisions are pure functions that tests enumerate; the other files carry them ou
 - `orphan_uploads.py`, `part_matching.py`, `orphan_objects.py`, `object_match.py` for uploads and objects that Redis
   does not know; `orphan_cleanup.py` for uploads that ended streams left open
 - `ownership_rules.py`, `ownership.py`, `lease_context.py` for other hosts and daemons; `work_division.py` for which
-  daemon of a shared folder begins a new file
+  daemon of a shared folder begins a new file, `takeover.py` for which one takes the streams of a dead one
 - `disk_survey.py` for the free space of the watched disks, as a metric
 - `live_stream.py` for the lag and the silence of a stream; `observer.py`, `risks.py`, `reporter.py` for the daemon's
   snapshot, its risks and its report; `heartbeat.py` for periodic calls to Redis in one round trip; `setting_hints.py`
@@ -45,7 +45,7 @@ from cef_trio.upload.ownership_rules import Claim, claim_by, names_a_server
 from cef_trio.upload.part_plan import MIN_PART_BYTES, PartPlan
 from cef_trio.upload.part_size import AutoPartSize, known_part_size
 from cef_trio.upload.recognition import identify, is_file_by_numbers, recognize
-from cef_trio.upload.reporter import Reporter, WaitingReport
+from cef_trio.upload.reporter import Reporter, WaitingReport, waiting_name, waiting_report
 from cef_trio.upload.risks import RiskObserver
 from cef_trio.upload.services import Services, StreamRules
 from cef_trio.upload.session import STREAM_ID_METADATA, abort_uploads
@@ -98,4 +98,6 @@ __all__ = [
     "recognize",
     "stream_of",
     "survey_disks",
+    "waiting_name",
+    "waiting_report",
 ]

@@ -5,6 +5,10 @@ Such a part costs its bytes at each attempt, and S3 gets nothing, as the last bl
 sent again once two looks have found the same bytes. The verification at the end of the recording sends it in any case.
 
 Its bytes are not in S3: they count as lag, and after a minute as a risk (``risks.py``).
+
+A recording that has ended may be changed all the same, for ever: by a tool that opens, writes and closes it, or through
+a mapping, which its time stamp may not show. Each pass of its verification reads every byte, and sends what changed. So
+passes have growing pauses, too (:class:`ChangingRecording`), and it is a risk until it is left alone.
 """
 
 from __future__ import annotations
@@ -82,3 +86,29 @@ class ChangingParts:
     def clear(self) -> None:
         """Forget all: the file was cut, or the upload begins anew."""
         self._parts.clear()
+
+
+class ChangingRecording:
+    """An ended recording, and how often its verification was in vain because it was changed meanwhile."""
+
+    def __init__(self, pause_seconds: Callable[[int], float]) -> None:
+        """``pause_seconds``: the pause after the first, second, … time."""
+        self._pause_seconds = pause_seconds
+        self._times = 0
+        self._size_bytes = -1
+        self._began = inf
+        self.verify_at = -inf
+        """When the next verification is due."""
+
+    @property
+    def since(self) -> float | None:
+        """Since when it is changed each time; ``None``: not so, as after one change, which is usual after a close."""
+        return self._began if self._times > 1 else None
+
+    def changed(self, size_bytes: int) -> None:
+        """A verification was in vain. One that has grown meanwhile is recorded again: that begins anew."""
+        now = trio.current_time()
+        if size_bytes != self._size_bytes:
+            self._times, self._size_bytes, self._began = 0, size_bytes, now
+        self._times += 1
+        self.verify_at = now + self._pause_seconds(self._times)

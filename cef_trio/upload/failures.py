@@ -5,7 +5,8 @@ Transient errors never fail a stream (promise P6). Whether an error is transient
 - ``s3/errors.py`` and ``checkpoint/redis/errors.py`` classify the codes of S3 and Redis; a 403 is permanent there.
 - ``resilience/retry.py`` makes a refusal transient if ``resilience/outage.py`` finds that all calls are refused, and
   that of a quota in any case.
-- ``repeated_errors.py`` makes an error final that was repeated too often.
+- ``repeated_errors.py`` makes an error final that was repeated too often. A rejection by S3 is final only then: of some
+  keys, or by some servers of a store, it may be of all recordings although the probe is accepted, and pass.
 
 The open upload of a failed stream is kept if ``cef-trio retry`` can resume it, which is while the file exists.
 """
@@ -71,7 +72,8 @@ def reason_of_error(error: BaseException) -> FailureReason:  # noqa: PLR0911 - i
 
 def ends_stream(error: CefMp4ProcessorError) -> bool:
     """Return whether the error ends its stream at once. After the others the stream waits, then resumes."""
-    return not (error.transient or is_lost_in_s3(error) or is_permission_denied(error))
+    waits = error.transient or is_lost_in_s3(error) or is_permission_denied(error) or is_rejected_by_s3(error)
+    return not waits
 
 
 def is_lost_in_s3(error: CefMp4ProcessorError) -> bool:
@@ -82,6 +84,11 @@ def is_lost_in_s3(error: CefMp4ProcessorError) -> bool:
 def is_permission_denied(error: BaseException) -> bool:
     """Return whether Redis denied a command (NOPERM). The operator can grant it, so streams wait instead of failing."""
     return isinstance(error, RedisOperationError) and not error.transient and error.rejected
+
+
+def is_rejected_by_s3(error: BaseException) -> bool:
+    """Return whether S3 rejected a call for a reason that may affect all calls, and the probe did not show that."""
+    return isinstance(error, S3OperationError) and not error.transient and error.rejected
 
 
 KEEPS_ITS_UPLOAD: Final = frozenset(FailureReason) - {

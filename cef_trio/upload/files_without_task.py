@@ -5,8 +5,8 @@ At any time a file is either *live* (a task works on it: ``supervisor.py``), *un
 *held* (another daemon works on its stream; it is looked up again once that has ended, even if it changes), *deferred*
 (it has no record at its path, and another daemon of the shared folder is to begin it, or may have begun it at another
 path; it is looked up again every few seconds, and begun here if no daemon does), *unrecognized* (its bytes could not be
-compared with those of its record: that is done apart if it takes long, else by the next scan) or *below the minimum*
-(it has no record, and is yet too small or too young to be begun).
+compared with those of its record, or of a stream that misses its file: that is done apart if it takes long, else by the
+next scan) or *below the minimum* (it has no record, and is yet too small or too young to be begun).
 
 A settled file that changes is unknown too, until it is looked up. So is one that is set aside, while it is looked up
 again; and one that is held is settled.
@@ -22,8 +22,8 @@ from datetime import datetime
 from itertools import chain
 from math import inf
 
-from cef_trio.checkpoint import FAILED, NewerRecord, Records, Status, StreamMeta, StreamSummary
-from cef_trio.files import FileStat, IdentityMatch
+from cef_trio.checkpoint import FAILED, FileIdentity, NewerRecord, Records, Status, StreamMeta, StreamSummary
+from cef_trio.files import FileStat, IdentityMatch, may_be
 from cef_trio.observability import Waiting
 from cef_trio.upload.start_minimum import StartMinimum
 
@@ -35,7 +35,7 @@ _HELD_SECONDS = 60.0
 """How often the leases of the streams that other daemons work on are read."""
 _REMEMBERED = 10_000
 """How many files that have a record are remembered beside the settled ones."""
-_SLOW = "a file is read so slowly that comparing it with its record takes long"
+_SLOW = "a file is read so slowly that comparing it with what is recorded takes long"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,21 @@ class Recognized:
 
 
 @dataclass(frozen=True, slots=True)
+class Claimed:
+    """Whether a file is that of an open stream that misses its file, as was found apart from its lookup."""
+
+    stream_id: str | None
+    stat: FileStat
+    """The file as it was before."""
+    not_of: frozenset[str]
+    """The streams whose file it is not."""
+
+    def is_of(self, stat: FileStat) -> bool:
+        """Return whether this is still true of the file (:meth:`Recognized.is_of`)."""
+        return stat.inode == self.stat.inode and (self.stream_id is None or stat.size_bytes >= self.stat.size_bytes)
+
+
+@dataclass(frozen=True, slots=True)
 class WaitingFile:
     """A file that has no task, and may get one. Times are ``trio.current_time()``."""
 
@@ -73,9 +88,11 @@ class WaitingFile:
     stream_id: str = ""
     """The stream that another daemon works on, of a file that is held, or that may be that stream's."""
     slow: bool = False
-    """Whether comparing its bytes with those of its record took longer than the others may wait."""
+    """Whether comparing its bytes with those that were recorded took longer than the others may wait."""
     recognized: Recognized | None = None
-    """What was found of an unrecognized file since."""
+    """What was found of an unrecognized file since, by the record at its path."""
+    claimed: Claimed | None = None
+    """What was found of it since, by the records whose files are missing."""
     uploaded: FileStat | None = None
     """What an unrecognized file was like when its record had it as uploaded, as far as size and times tell."""
 
@@ -121,15 +138,19 @@ class FilesWithoutTask:
 
     # -- observable state ---------------------------------------------------------------------------------------------
 
-    @property
-    def is_any_pending(self) -> bool:
-        """Whether a file is undecided, other than one whose record could not be read before."""
-        return any(path not in self._set_aside for path in self.undecided)
+    def may_be_pending(self, identity: FileIdentity) -> bool:
+        """Return whether the lookup of a file is pending that may be this one, by its numbers.
+
+        Not of one that was looked up in vain before, as its record or its bytes could not be read: the stream's task
+        waits for that, and tells (``scan_history.py``).
+        """
+        new = (one.stat for path, one in self.unknown.items() if path not in self._set_aside)
+        return any(may_be(identity, stat) for stat in new)
 
     @property
-    def undecided(self) -> Collection[str]:
-        """The paths of the files that may be any stream's, renamed: their lookup is pending, or their comparison."""
-        return self.unknown.keys() | self._unrecognized.keys()
+    def undecided(self) -> Mapping[str, FileStat]:
+        """The files that may be any stream's, renamed, by path: their lookup is pending, or their comparison."""
+        return {path: one.stat for path, one in chain(self.unknown.items(), self._unrecognized.items())}
 
     @property
     def pending_lookups(self) -> tuple[Waiting, ...]:
@@ -332,19 +353,22 @@ class FilesWithoutTask:
         self._deferred[path] = replace(self.unknown.pop(path), again_at=again_at, stream_id=stream_id)
 
     def leave_unrecognized(self, path: str, *, slow: bool = False, uploaded: FileStat | None = None) -> None:
-        """Leave a file whose bytes could not be compared with those of its record.
+        """Leave a file whose bytes could not be compared with those of its record, or of streams that miss their file.
 
         ``slow``: as that takes long. ``uploaded``: see :class:`WaitingFile`.
         """
         unknown = self.unknown.pop(path)
-        left = replace(unknown, slow=unknown.slow or slow, recognized=None, uploaded=uploaded)
-        self._unrecognized[path] = left
+        self._unrecognized[path] = replace(unknown, slow=unknown.slow or slow, uploaded=uploaded)
 
-    def recognize(self, path: str, found: Recognized) -> None:
+    def recognize(self, path: str, found: Recognized | Claimed) -> None:
         """Queue the lookup of an unrecognized file with what was found of it, if that is still true."""
         one = self._unrecognized.get(path)
         if one is not None and found.is_of(one.stat):
-            self.unknown[path] = replace(self._unrecognized.pop(path), recognized=found)
+            del self._unrecognized[path]
+            if isinstance(found, Claimed):
+                self.unknown[path] = replace(one, claimed=found)
+            else:
+                self.unknown[path] = replace(one, recognized=found)
             self._wake()
 
     def wait_to_begin(self, path: str, seconds: float) -> None:

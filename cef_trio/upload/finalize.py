@@ -5,7 +5,8 @@ A writer may change any byte until it closes the file: patch the size of ``mdat`
 under their numbers. Passes repeat until one changes nothing and the file's size and mtime are the same before and after
 it, with an mtime old enough to prove that (``time_stamps.py``). The object is then the file of that moment (P1).
 
-If the file changes during a pass, it is still being written: the stream goes back to waiting, without a slot.
+If the file changes during a pass, or in two passes one after the other, it is still being written: the stream goes back
+to waiting, without a slot.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ async def verify_and_complete(
     ``pause`` waits for the given number of seconds, or until the daemon drains.
 
     Returns:
-        ``None`` if the object is complete or the daemon is draining; otherwise the file's new stat, as it
-        changed during the verification and is still being written.
+        ``None`` if the object is complete or the daemon is draining; otherwise the file's stat, as it changed during
+        the verification, or between its passes, and is still being written.
 
     Raises:
         RecordingChangedError: the file was truncated during a read.
@@ -65,6 +66,7 @@ async def verify_and_complete(
         await upload.transition(Status.PENDING_COMPLETION)
         log.info("recording_ended", parts=len(upload.parts), covered_bytes=upload.covered_bytes)
     waited_for: FileStat | None = None
+    had_changed = False
     while not draining():
         before = await recording.stat()
         if before.size_bytes > upload.plan.max_size_bytes:
@@ -85,9 +87,11 @@ async def verify_and_complete(
             changed = await _send_changed_parts(services, upload, recording, before.size_bytes, draining)
         if draining():
             return None
-        if (after := await recording.stat()) != before:
+        after = await recording.stat()
+        if after != before or (changed and had_changed):  # through a mapping: the time stamp shows that late, or never
             return await _still_written(upload, after)
         if changed:
+            had_changed = True
             continue
         if one_put:
             done = await _put(services, upload, recording, before, crc, draining=draining)

@@ -34,6 +34,7 @@ from cef_trio.upload.idle_rules import IdleCheckResult, check_idle
 from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.services import Services
 from cef_trio.upload.supervisor import StreamSupervisor
+from cef_trio.upload.takeover import Takeover
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +79,7 @@ class IdleChecker:
         self._redis_up_since = -inf
         self._to_abort: frozenset[str] = frozenset()
         """The streams that an operator wants aborted."""
+        self._takeover = Takeover(services, supervisor.read_peers)
 
     async def run(self) -> None:
         """Check until cancelled."""
@@ -94,6 +96,17 @@ class IdleChecker:
             if self._errors and self._errors != self._logged_errors:
                 log.warning("idle_check_failed", error=self._errors[0])
             self._logged_errors = list(self._errors)
+            await self._look_between()
+
+    async def _look_between(self) -> None:
+        """Resume streams whose leases end before the next round, where several daemons do so each its share."""
+        while self._takeover.look_at < self.last_run + self.period_seconds:
+            await trio.sleep_until(self._takeover.look_at)
+            try:
+                await self._resume(frozenset(), await self._without_lease(self._services.store.expired))
+            except CefMp4ProcessorError as error:
+                log.debug("takeover_check_failed", error=str(error))
+                return  # the next round tells
 
     @contextmanager
     def _isolate_errors(self) -> Iterator[None]:
@@ -142,32 +155,43 @@ class IdleChecker:
 
     async def _resume_without_task(self) -> None:
         """Resume the open streams of this folder that no daemon works on."""
-        store = self._services.store
         await self._services.determine_owner()
         await self._retry_unreadable()
         self._supervisor.files.retry_set_aside()
         await self._supervisor.retry_held()
         await self._supervisor.review_failed()
         had_task, self._had_task = self._had_task, self._supervisor.live_ids
-        expired = await self._without_lease()
+        await self._resume(had_task, await self._without_lease(self._ask_expired))
+        await self._withdraw_aborts()
+
+    async def _resume(self, had_task: frozenset[str], found: tuple[frozenset[str], Expired]) -> None:
+        """Resume those of these streams that no daemon works on, of several daemons our share."""
+        store = self._services.store
+        without_lease, expired = found
         self._supervisor.abort(self._to_abort)
-        without_task = (expired | self._waiting | had_task | self._to_abort) - self._supervisor.live_ids
+        without_task = (without_lease | self._waiting | had_task | self._to_abort) - self._supervisor.live_ids
         without_task -= frozenset(store.unreadable.newer_ids)
         # Only a hint: the stream's task acquires the lease and checks again. A lease acquired here would block
         # `cef-trio abort` if no task began.
         holders = await store.holders(without_task) if without_task else {}
         free = [key for key in sorted(without_task) if self._services.may_take(holders.get(key))]
         waiting = set()
-        for known in (await store.load_metas(free, below=self._services.watched) if free else {}).values():
+        known_ones = (await store.load_metas(free, below=self._services.watched) if free else {}).values()
+        # Those of another watch folder or host are not ours (P9).
+        ours = [one for one in known_ones if self._services.is_ours(one.meta) and one.meta.status not in ENDED]
+        of_others = without_task - holders.keys() - had_task - self._to_abort
+        left = await self._takeover.left_to_others(
+            [one.meta for one in ours if one.meta.stream_id in of_others], expired
+        )
+        for known in ours:
             stream_id = known.meta.stream_id
-            if not self._services.is_ours(known.meta) or known.meta.status in ENDED:
-                continue  # of another watch folder or host (P9)
             waiting.add(stream_id)
+            if stream_id in left:
+                continue
             with self._isolate_errors():
                 stat = await self._services.disk.stat(known.meta.current_path)
                 self._supervisor.resume_without_task(known, stat=stat)
         self._waiting = frozenset(waiting)
-        await self._withdraw_aborts()
 
     async def _withdraw_aborts(self) -> None:
         """Remove the requests to abort streams that an earlier version has ended, or whose records are gone."""
@@ -179,7 +203,7 @@ class IdleChecker:
         ended |= {stream_id for stream_id, one in known.items() if one.meta.status in ENDED}
         await self._services.store.withdraw_aborts(ended)
 
-    async def _without_lease(self) -> frozenset[str]:
+    async def _without_lease(self, ask_expired: Callable[[int], Awaitable[Expired]]) -> tuple[frozenset[str], Expired]:
         """Return the open streams whose leases ended since the last call; now and then all, whatever their leases.
 
         All at first too, as those of an earlier process of this daemon have leases that are ours.
@@ -188,10 +212,11 @@ class IdleChecker:
         if trio.current_time() >= self._all_due_at or up_since != self._redis_up_since:
             ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
             self._all_due_at, self._redis_up_since = trio.current_time() + _ALL_SECONDS, up_since
-        expired = await self._ask_expired(max(0, self._expired_at_ms - _CLOCKS_APART_MS))
+        expired = await ask_expired(max(0, self._expired_at_ms - _CLOCKS_APART_MS))
         if expired.at_ms < self._expired_at_ms:
             # The clock was set back: a lease that was released before that ends in the future, by the index.
             self._all_due_at = -inf
         self._expired_at_ms = expired.at_ms
         self._to_abort = expired.abort_requests
-        return ids | expired.stream_ids
+        await self._takeover.note(expired)
+        return ids | expired.stream_ids, expired

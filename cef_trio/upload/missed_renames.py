@@ -22,6 +22,7 @@ import trio
 from cef_trio.checkpoint import StreamMeta, StreamSet, StreamSummary
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError, RecordUnreadableError
 from cef_trio.files import FileStat, IdentityMatch, inodes_last, may_be
+from cef_trio.upload.files_without_task import Claimed
 from cef_trio.upload.recognition import is_found_at, match_at
 from cef_trio.upload.services import Services
 
@@ -178,12 +179,43 @@ class MovedFiles:
             if known.meta.identity.file_ino == stat.file_ino and may_be(known.meta.identity, stat)
         )
 
-    async def claim(self, path: str, stat: FileStat) -> str | None:
+    async def claim(self, path: str, stat: FileStat, found: Claimed | None = None) -> str | None:
         """Return the id of the open stream whose file this is, or ``None``; each id is returned once.
 
-        The match must be certain: an equal inode number may be a coincidence.
+        ``found``: what :meth:`compare` found; only streams that miss their file since are compared then. Cancelled, it
+        claims nothing.
         """
-        for known in [known for known in self._lost if may_be(known.meta.identity, stat)]:
+        candidates, known = self._candidates(stat), None
+        if found is not None and found.is_of(stat):
+            known = next((one for one in candidates if one.meta.stream_id == found.stream_id), None)
+            candidates = [one for one in candidates if one.meta.stream_id not in found.not_of]
+        if known is None:
+            known = await self._owner_of(path, candidates)
+        if known is None:
+            return None
+        stream_id, was = known.meta.stream_id, known.meta.current_path
+        self._lost = [one for one in self._lost if one.meta.stream_id != stream_id]
+        log.info("moved_recording_found", stream_id=stream_id, was=was, path=path)
+        return stream_id
+
+    async def compare(self, path: str, stat: FileStat) -> Claimed:
+        """Find the open stream whose file this is, however long that takes; :meth:`claim` returns it.
+
+        Raises:
+            RedisOperationError, S3OperationError: the parts could not be loaded.
+        """
+        candidates = self._candidates(stat)
+        known = await self._owner_of(path, candidates)
+        if known is not None:
+            return Claimed(known.meta.stream_id, stat, frozenset())
+        return Claimed(None, stat, frozenset(one.meta.stream_id for one in candidates))
+
+    def _candidates(self, stat: FileStat) -> list[StreamSummary]:
+        return [known for known in self._lost if may_be(known.meta.identity, stat)]
+
+    async def _owner_of(self, path: str, candidates: Iterable[StreamSummary]) -> StreamSummary | None:
+        """Return that of these streams whose file this is. That must be certain: equal numbers may be a coincidence."""
+        for known in candidates:
             try:
                 if not await is_found_at(self._services, known.meta, path):
                     continue
@@ -197,11 +229,7 @@ class MovedFiles:
                     continue  # unreadable now; its own task, as a new recording, logs that
                 # The inode number of a missing file: most likely the same file. Its task checks it when it becomes
                 # readable; a new stream would send all of it again.
-            if known in self._lost:  # not claimed by another task during the awaits
-                self._lost.remove(known)
-                stream_id, was = known.meta.stream_id, known.meta.current_path
-                log.info("moved_recording_found", stream_id=stream_id, was=was, path=path)
-                return stream_id
+            return known
         return None
 
 

@@ -45,6 +45,7 @@ from cef_trio.upload.recognition import identify
 from cef_trio.upload.recovery import FileHistory, create_stream, new_record
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import STREAM_ID_METADATA, StreamUpload
+from cef_trio.upload.unchanged_content import touched
 
 log = structlog.get_logger(__name__)
 
@@ -174,6 +175,7 @@ class OrphanObjects:
 
         Raises:
             RecordingChangedError: the file does not exist.
+            RecordingTouchedError: it has the bytes of an object, and was touched meanwhile. Repeat it after a pause.
             S3OperationError: S3 is unavailable.
             PathTakenError, LeaseLostError: another daemon was first.
         """
@@ -190,8 +192,10 @@ class OrphanObjects:
             try:
                 identity = await identify(recording, before, HEAD_BYTES)
                 after = await recording.stat()
+                if after.size_bytes != before.size_bytes:
+                    return None
                 if (after, after.ctime_ns) != (before, before.ctime_ns):
-                    return None  # it changed during the comparison
+                    raise touched(path)
                 upload = await self._record(match, path, identity, after, on_stream_id=on_stream_id, history=history)
                 recorded = True
             finally:

@@ -16,7 +16,7 @@ import trio
 from cef_trio.checkpoint import Owner, StreamMeta, StreamSummary
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.files import Disk, FolderMount, root_of
-from cef_trio.upload.ownership_rules import Claim, claim, owner_at
+from cef_trio.upload.ownership_rules import Claim, claim, cloned, owner_at
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +69,7 @@ class Ownership:
 
         Records with the earlier identity are then not certainly ours any more.
         """
-        self.machine = f"{self.machine or ''}+{system}"
+        self.machine = cloned(Owner(self.machine), system).machine
         if self.owner is not None:
             self.owner = replace(self.owner, machine=self.machine)
         self._unlike = {folder: replace(owner, machine=self.machine) for folder, owner in self._unlike.items()}

@@ -19,6 +19,7 @@ folder: then it is *perhaps* ours.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 
 from cef_trio.checkpoint import NAMELESS, SHARED, Owner, StreamMeta
@@ -109,6 +110,11 @@ def share_of(owner: Owner, folder: str) -> str:
 
 def _agree(recorded: str | None, ours: str | None) -> bool | None:
     return None if recorded is None or ours is None else recorded == ours
+
+
+def cloned(owner: Owner, system: str) -> Owner:
+    """Return the identity of one running system of several that have this one."""
+    return replace(owner, machine=f"{owner.machine or ''}+{system}")
 
 
 def owner_at(place: FolderMount | None, machine: str | None) -> Owner:

@@ -13,32 +13,37 @@ Guarantees, whatever is raised at whichever await:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
+from math import inf
 from typing import Any, Final
 
 import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue, wait_any
 
-from cef_trio.checkpoint import ENDED, FAILED, SENTENCES, ExitState, FailureReason, Status, StreamMeta
+from cef_trio.checkpoint import ENDED, FAILED, SENTENCES, ExitState, FailureReason, FileIdentity, Status, StreamMeta
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
+    ChunkProcessingError,
     FileAccessError,
     LeaseLostError,
     OutdatedError,
     RecordingChangedError,
+    RecordingTouchedError,
     RecordUnreadableError,
     S3OperationError,
     StreamEndedError,
 )
-from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, is_same_file
+from cef_trio.files import HEAD_BYTES, FileStat, IdentityMatch, OpenRecording, is_same_file, may_be
 from cef_trio.resilience import Progress, shielded
 from cef_trio.upload import recovery, webhook_events
 from cef_trio.upload.bucket_change import bucket_changed, endpoint_changed
+from cef_trio.upload.changing_parts import ChangingRecording
 from cef_trio.upload.failures import (
     KEEPS_ITS_UPLOAD,
     StreamFailedError,
@@ -46,6 +51,7 @@ from cef_trio.upload.failures import (
     ends_stream,
     is_lost_in_s3,
     is_permission_denied,
+    is_rejected_by_s3,
     reason_of_error,
 )
 from cef_trio.upload.file_state import Ending, FileState, closed, confirmed, gone, guess_held, still_written
@@ -56,7 +62,7 @@ from cef_trio.upload.part_plan import Part
 from cef_trio.upload.part_size import write_rate
 from cef_trio.upload.recognition import identify, is_found_at, recognize
 from cef_trio.upload.recovery import FileHistory
-from cef_trio.upload.repeated_errors import RepeatedErrors
+from cef_trio.upload.repeated_errors import DOUBTED_COMPLETIONS, LOST_COMPLETIONS, CallKey, Doubt, RepeatedErrors
 from cef_trio.upload.send_parts import send_all
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
@@ -68,8 +74,12 @@ log = structlog.get_logger(__name__)
 _MAX_UNWRITTEN: Final = 16
 """After this many holes the rest of a file is not searched until it changes."""
 _UNWRITTEN_PAUSE_SECONDS: Final = 1.0
+_TOUCHED_SECONDS: Final = 20.0
+"""The longest pause before a recording that is touched all the time is compared again: else it seems stuck (P10)."""
 _GONE_GRACE_SECONDS: Final = 0.5
 """How long to wait for the rename event of a missing file before a scan decides."""
+_MAX_HOLD_SECONDS: Final = 3600.0
+"""The longest pause before a recording is sent again as a whole, because a quota has no room for all of it."""
 _MISPLACED: Final = frozenset({FailureReason.FILE_MISSING_ON_RESUME, FailureReason.FILE_REPLACED})
 
 
@@ -130,8 +140,16 @@ class StreamProcessor:
         self._mismatches = 0
         """How often the open file was not the stream's, since the last successful work on it."""
         self._repeated_errors = RepeatedErrors()
-        self._s3_contradicts = False
-        """Whether S3 denied a recorded upload or part, and that is not reconciled yet."""
+        self._doubt = Doubt.NOTHING
+        """What S3's errors make doubtful, and is not reconciled yet."""
+        self._over_quota: S3OperationError | None = None
+        """A quota's refusal of the completion. Some stores (Garage) abort the upload then."""
+        self._no_room: S3OperationError | None = None
+        """The same, once the upload is gone: every byte is to be sent again."""
+        self._sent_in_vain = 0
+        """How often that was so."""
+        self._refused_at = -inf
+        self.changing = ChangingRecording(services.rules.retry.ceiling_seconds)
         self._finalizing_since: float | None = None
         self._unless_aborted = trio.CancelScope()
         """Around all that the task does until an operator wants the stream aborted."""
@@ -186,18 +204,35 @@ class StreamProcessor:
                 final = error if ends_stream(error) else self._repeated_too_often(error)
                 if final is not None:
                     return await self._retry_until_recorded(lambda final=final: self._fail(final))  # type: ignore[misc]
-                self._s3_contradicts |= is_lost_in_s3(error)
+                self._doubt = max(self._doubt, self._doubt_after(error))
                 await self._wait_to_retry(error)
             except Exception as error:  # noqa: BLE001 - a bug ends its own stream only (P6); _fail logs it
                 return await self._retry_until_recorded(lambda error=error: self._fail(error))  # type: ignore[misc]
             if self.file_state.value.draining:
                 return await self._park()
 
+    def _doubt_after(self, error: CefMp4ProcessorError) -> Doubt:
+        """Return what an error makes doubtful; count it, if it is a completion that fails though S3 works."""
+        if is_lost_in_s3(error):
+            return Doubt.CONTRADICTED
+        if self.upload is None or not self._services.s3_breaker.up.value:
+            return Doubt.NOTHING
+        meta = self.upload.meta
+        times = self._repeated_errors.count_completion(error, self._subject())
+        if times == DOUBTED_COMPLETIONS:
+            log.warning("completion_failing", key=meta.s3_key_prefix, times=times, error=str(error))
+        if times == LOST_COMPLETIONS * 2**meta.uploads_restarted:
+            return Doubt.UPLOAD
+        return Doubt.PARTS if times >= DOUBTED_COMPLETIONS else Doubt.NOTHING
+
+    def _subject(self) -> CallKey:
+        """Return the stream's state, for which errors are counted."""
+        meta = self.upload.meta if self.upload is not None else None
+        return (meta.s3_upload_id, meta.verified_size_bytes, meta.verified_mtime_ns) if meta is not None else ()
+
     def _repeated_too_often(self, error: CefMp4ProcessorError) -> StreamFailedError | None:
         """Count the error; return the final error if it was repeated too often, else ``None``."""
-        meta = self.upload.meta if self.upload is not None else None
-        subject = (meta.s3_upload_id, meta.verified_size_bytes, meta.verified_mtime_ns) if meta is not None else ()
-        why = self._repeated_errors.count(error, subject)
+        why = self._repeated_errors.count(error, self._subject())
         if why is None:
             return None
         final = StreamFailedError(reason_of_error(error), f"{error}; {why}")
@@ -253,6 +288,7 @@ class StreamProcessor:
                     await self._with_recording(upload, self._send_ready)
                     await self._pause_unless_ended(upload)
                 case Action.FINALIZE:
+                    await self._pause_if_changing(upload)
                     if await self._has_ended(file_state):
                         self._services.advice.ended(upload.stream_id, file_state.ending)
                         await self._with_recording(upload, self._verify_and_complete)
@@ -263,6 +299,12 @@ class StreamProcessor:
                     self._services.metrics.finalized(trio.current_time() - began)
                     return Outcome.COMPLETED
             self._step_done()
+
+    async def _pause_if_changing(self, upload: StreamUpload) -> None:
+        """Wait for the next verification of a recording that was changed during the last one, or for another action."""
+        known = upload.known
+        with trio.move_on_at(self.changing.verify_at):
+            await self.file_state.wait_value(lambda now: next_action(known, now) is not Action.FINALIZE)
 
     def _step_done(self) -> None:
         self._attempts, self.unreadable = 0, None
@@ -308,25 +350,48 @@ class StreamProcessor:
 
     async def _resume(self, stream_id: str) -> StreamUpload:
         scanned_for: str | None = None
+        in_doubt = frozenset[str]()
         while True:
             if self.file_state.value.guessed_from is not None:
-                known = await self._services.store.load_metas([stream_id])
-                if stream_id in known:
-                    await self._compare(known[stream_id].meta)
+                found = await self._services.store.load_metas([stream_id])
+                if stream_id in found:
+                    await self._compare(found[stream_id].meta)
                     continue
             path = self.file_state.value.path
             try:
                 async with self._services.stream_slots:
-                    upload = await recovery.resume(self._services, stream_id, path, contradicted=self._s3_contradicts)
-                    self._s3_contradicts = False
-                    return upload
+                    over_quota = self._over_quota is not None
+                    upload = await recovery.resume(
+                        self._services, stream_id, path, doubt=self._doubt, over_quota=over_quota
+                    )
+                    self._doubt = Doubt.NOTHING
             except StreamFailedError as error:
                 if error.reason not in _MISPLACED or path == scanned_for:
                     raise
-                await self._until_scanned(path, trio.current_time())
+                missed_at = trio.current_time()
+                known = (await self._services.store.load_metas([stream_id])).get(stream_id)
+                identity = known.meta.identity if known is not None else None
+                in_doubt = await self._until_scanned(path, missed_at, identity, in_doubt)
                 if self._is_draining():
                     raise
-                scanned_for = path
+                scanned_for = None if in_doubt else path
+            else:
+                self._hold_if_in_vain(upload)
+                return upload
+
+    def _hold_if_in_vain(self, upload: StreamUpload) -> None:
+        """Raise a quota's refusal again if its upload is gone, so that the stream waits before it sends every byte.
+
+        Unless the quota had no room for the probe's few bytes either: then the outage was waited for, and is over.
+        """
+        refused = self._over_quota
+        if refused is None or upload.meta.s3_upload_id is not None:
+            return
+        self._over_quota = None
+        if upload.meta.object_etag is not None or self._services.s3_breaker.recovered_at > self._refused_at:
+            return
+        self._no_room, self._sent_in_vain, self.upload = refused, self._sent_in_vain + 1, upload
+        raise refused
 
     async def _compare(self, meta: StreamMeta) -> None:
         """Compare the file at a path that only its inode number led to: the rename is followed, or never was one."""
@@ -347,16 +412,35 @@ class StreamProcessor:
         """Return whether the file seems missing while the daemon drains; the next start decides, after a scan."""
         return self._is_draining() and isinstance(error, StreamFailedError) and error.reason in _MISPLACED
 
-    async def _until_scanned(self, path: str, missed_at: float) -> None:
+    async def _until_scanned(
+        self, path: str, missed_at: float, identity: FileIdentity | None, in_doubt: frozenset[str]
+    ) -> frozenset[str]:
         """Wait until it is known whether a missing file was renamed.
 
-        Returns after a rename event, after a scan that began after ``missed_at``, or when the daemon drains.
+        Returns after a rename event, after a scan that began after ``missed_at``, or when the daemon drains. Returns
+        the files that may be the missing one, by its ``identity``, and cannot be compared yet: then the missing one is
+        to be looked for at its path again, and nothing else is known. This is told meanwhile (P10). ``in_doubt``: what
+        was returned the last time.
         """
         moved_on = partial(self.file_state.wait_value, lambda now: now.path != path or now.draining)
         with trio.move_on_after(_GONE_GRACE_SECONDS):  # a rename event is cheaper than a scan
             await moved_on()
-            return
-        await wait_any(moved_on, partial(self._services.scans.wait_for_scan, path, missed_at))
+            return frozenset()
+        left = frozenset[str]()
+
+        def is_possible(stat: FileStat) -> bool:
+            return identity is None or may_be(identity, stat)
+
+        def tell(others: Collection[str]) -> None:
+            why = f"{path!r} is missing, and {min(others)!r} may be it, which was not compared yet"
+            self.progress.failed(ChunkProcessingError(why, transient=True))
+
+        async def scanned() -> None:
+            nonlocal left
+            left = await self._services.scans.wait_for_scan(path, missed_at, is_possible, tell, in_doubt)
+
+        await wait_any(moved_on, scanned)
+        return left
 
     def _set_stream_id(self, stream_id: str) -> None:
         self.stream_id = stream_id
@@ -445,13 +529,15 @@ class StreamProcessor:
         """Check the file; return whether that ended the stream."""
         if self._mismatches > 1:  # stat and open disagree; do not loop without a pause
             await self._pause(self._services.rules.retry.ceiling_seconds(self._mismatches - 1))
-        file_state, identity = self.file_state.value, upload.meta.identity
+        path, identity = self.file_state.value.path, upload.meta.identity
         check = await self._check_file_once(upload)
-        if check in {FileCheck.GONE, FileCheck.REPLACED}:
+        in_doubt, is_known = frozenset[str](), False
+        while check in {FileCheck.GONE, FileCheck.REPLACED} and not is_known:
             # It may have been renamed, and the event is not here yet.
-            await self._until_scanned(file_state.path, trio.current_time())
+            in_doubt = await self._until_scanned(path, trio.current_time(), identity, in_doubt)
             if self.file_state.value.draining or self.file_state.value.guessed_from is not None:
                 return False
+            path, is_known = self.file_state.value.path, not in_doubt
             check = await self._check_file_once(upload)
         match check:
             case FileCheck.SAME:
@@ -496,7 +582,7 @@ class StreamProcessor:
     async def _end_deleted(self, upload: StreamUpload) -> bool:
         log.warning("recording_deleted", parts=len(upload.parts))
         status = Status.DELETED_LOCALLY if upload.parts else Status.ABORTED_NO_PARTS
-        says, left = "The recording was deleted before its upload was complete.", await self._abort_or_leave(upload)
+        says, left = "The recording was deleted before its upload was complete.", await upload.abort_or_leave()
         await upload.transition(status, failure_reason=f"{says} {left}".rstrip())
         await self._services.store.release([upload.stream_id], self._services.lease)
         self._services.metrics.stream_failed(status.value)
@@ -538,6 +624,7 @@ class StreamProcessor:
         )
         if after is not None:  # still being written
             self._finalizing_since = None
+            self.changing.changed(after.size_bytes)
             self.file_state.value = confirmed(self.file_state.value, self.file_state.value.path, after)
         return True
 
@@ -561,7 +648,7 @@ class StreamProcessor:
         self._file_changed.value = False
         self._attempts += 1
         self.progress.failed(error)
-        seconds = self._services.rules.retry.ceiling_seconds(self._attempts)
+        seconds = self._retry_seconds(error)
         log.warning("stream_retrying", error=str(error), wait_seconds=seconds, attempt=self._attempts)
         upload = self.upload
         if upload is not None and self._services.redis_breaker.up.value:
@@ -576,6 +663,18 @@ class StreamProcessor:
                 log.warning("retry_not_recorded", error=str(unsaved))
         await self._pause(seconds)
         await wait_any(self._until_draining, self._until_services_up)
+
+    def _retry_seconds(self, error: CefMp4ProcessorError) -> float:
+        """Return how long to wait after an error; note one after which the upload may be gone."""
+        retry = self._services.rules.retry
+        if error is self._no_room:
+            return replace(retry, initial_seconds=retry.max_seconds, max_seconds=_MAX_HOLD_SECONDS).ceiling_seconds(
+                self._sent_in_vain
+            )
+        if isinstance(error, S3OperationError) and error.over_quota and error.operation == "complete_multipart_upload":
+            self._over_quota, self._refused_at = error, trio.current_time()
+        seconds = retry.ceiling_seconds(self._attempts)
+        return min(seconds, _TOUCHED_SECONDS) if isinstance(error, RecordingTouchedError) else seconds
 
     async def _until_services_up(self) -> None:
         await self._services.s3_breaker.wait_up()
@@ -638,7 +737,7 @@ class StreamProcessor:
                 if await self._finish_without_file():
                     return Outcome.COMPLETED
             except CefMp4ProcessorError as refused:
-                if not ends_stream(refused):
+                if not (ends_stream(refused) or is_rejected_by_s3(refused)):
                     raise
                 error, reason = refused, reason_of_error(refused)
         if self._logged_error is not error:
@@ -652,7 +751,7 @@ class StreamProcessor:
             upload = self.upload = await recovery.record_refused(
                 self._services, self.file_state.value, on_stream_id=self._set_stream_id, history=self._history
             )
-        left = "" if reason in KEEPS_ITS_UPLOAD else await self._abort_or_leave(upload)
+        left = "" if reason in KEEPS_ITS_UPLOAD else await upload.abort_or_leave()
         event = None
         if self._services.failure_webhook is not None:
             event = webhook_events.failed(upload.meta, reason, error, self._failed_at or self._services.utc_now())
@@ -696,26 +795,20 @@ class StreamProcessor:
         return Outcome.FAILED
 
     async def _abort_upload(self, upload: StreamUpload) -> str:
-        """Abort what S3 has of a stream, unless its object is complete; return why the upload is left, if it is."""
+        """Abort what S3 has of a stream, unless its object is complete; return why the upload is left, if it is.
+
+        An operator wants it gone from S3, so it is left only if S3 refuses the abort for good.
+        """
         meta = upload.meta
         if meta.object_etag is not None:
             return ""
         if bucket_changed(self._services, meta) or endpoint_changed(self._services, meta):
             return "Its upload is where S3_BUCKET_NAME and S3_ENDPOINT_URL do not lead any more."
-        left = await self._abort_or_leave(upload)
-        if not left:
-            await recovery.is_stored(self._services, upload)
-        return left
-
-    async def _abort_or_leave(self, upload: StreamUpload) -> str:
-        """Abort the uploads of a stream that ends; return why they are left, if S3 refuses that for good.
-
-        The end is recorded all the same. ``orphan_cleanup.py`` and ``cef-trio gc`` find what is left.
-        """
         try:
             await upload.abort()
         except S3OperationError as error:
             if error.transient:
                 raise
             return f"Its upload is left in S3: {error}"
+        await recovery.is_stored(self._services, upload)
         return ""

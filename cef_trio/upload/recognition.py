@@ -56,7 +56,7 @@ async def recognize(
     (``rsync`` without ``--inplace``, again and again while it grows). Its upload goes on with that file.
     """
     recorded = meta.identity if by_head and meta.status not in FAILED else without_head(meta.identity)
-    observed = await identify(recording, await recording.stat(), recorded.head_size_bytes)
+    observed = await identify(recording, await recording.stat(), meta.identity.head_size_bytes)
     identity_match = compare_identity(recorded, observed)
     if identity_match is IdentityMatch.SAME or not parts:
         return identity_match

@@ -57,6 +57,7 @@ from cef_trio.upload.orphan_uploads import OrphanUploads
 from cef_trio.upload.part_matching import matching_parts, upload_checksum_algorithm
 from cef_trio.upload.part_plan import PartSettings
 from cef_trio.upload.recognition import identify, recognize
+from cef_trio.upload.repeated_errors import Doubt
 from cef_trio.upload.services import Services
 from cef_trio.upload.session import StreamUpload
 
@@ -221,11 +222,13 @@ async def record_refused(
     return await create_stream(services, meta, on_stream_id=on_stream_id, history=history)
 
 
-async def resume(services: Services, stream_id: str, path: str | None, *, contradicted: bool = False) -> StreamUpload:
+async def resume(
+    services: Services, stream_id: str, path: str | None, *, doubt: Doubt = Doubt.NOTHING, over_quota: bool = False
+) -> StreamUpload:
     """Resume a recorded stream. ``path``: where its file was last seen; ``None``: the recorded path.
 
-    ``contradicted``: S3 has just denied the recorded upload or parts. Unlisted parts are forgotten; if S3 does not list
-    parts, the upload counts as lost.
+    ``doubt``: what S3's errors made doubtful, of the recorded upload and parts. ``over_quota``: a quota has refused to
+    complete the upload. If it is gone by now, the store has aborted it (Garage), and that is no loss.
 
     Raises:
         LeaseLostError: another daemon owns the stream, or its record is gone.
@@ -259,7 +262,7 @@ async def resume(services: Services, stream_id: str, path: str | None, *, contra
             identity_match = await _check_identity(services, upload, recording, path)
             if identity_match is IdentityMatch.SAME:
                 await _record_identity(upload, recording)
-            await _agree_with_s3(services, upload, recording, contradicted=contradicted)
+            await _agree_with_s3(services, upload, recording, doubt, over_quota=over_quota)
             if identity_match is not IdentityMatch.SAME and upload.meta.object_etag is None:
                 # Not known by anything: an object that a PutObject has stored may be of the file before it.
                 await _record_identity(upload, recording)
@@ -344,7 +347,7 @@ async def check_same_file_system(recording: OpenRecording, recorded: FileIdentit
 
 
 async def _agree_with_s3(
-    services: Services, upload: StreamUpload, recording: OpenRecording, *, contradicted: bool
+    services: Services, upload: StreamUpload, recording: OpenRecording, doubt: Doubt, *, over_quota: bool
 ) -> None:
     if upload.meta.s3_upload_id is None:
         if await upload.find_put() is not None:
@@ -356,8 +359,12 @@ async def _agree_with_s3(
             # Whatever was found or is created now is in the configured store.
             await bucket_change.confirm_endpoint(services, upload)
         return
+    if doubt is Doubt.UPLOAD and upload.meta.uploads_restarted < _MAX_UPLOADS_LOST:
+        # Not completed once more, to see whether it is: that has failed all the time.
+        await upload_lost(services, upload)
+        return
     listed: list[ListedPart] | None = None
-    lost = contradicted
+    lost = doubt is Doubt.CONTRADICTED
     try:
         listed = await _list_parts(services, upload.meta.s3_key_prefix, upload.meta.s3_upload_id)
     except S3OperationError as error:
@@ -367,13 +374,13 @@ async def _agree_with_s3(
     if listed is not None:
         await bucket_change.confirm_endpoint(services, upload)
         await _adopt_parts(services, upload, recording, listed)
-        if contradicted:
+        if doubt is not Doubt.NOTHING:
             _forget_unlisted(upload, listed)
     elif not lost:
         # Trust Redis. Unrecorded parts are sent again; lost ones fail the next UploadPart or the completion.
         log.info("parts_taken_from_redis", parts=len(upload.parts))
     elif not await _was_completed(services, upload):
-        await upload_lost(services, upload)
+        await upload_lost(services, upload, over_quota=over_quota)
 
 
 async def _list_parts(services: Services, key: str, upload_id: str) -> list[ListedPart] | None:
@@ -407,13 +414,13 @@ async def _find_upload(services: Services, upload: StreamUpload, recording: Open
         return
     *others, newest = sorted(found, key=lambda candidate: candidate.initiated_at_utc)
     for orphan in others:
-        await upload.abort_one(orphan.upload_id)
+        await upload.abort_or_leave(orphan.upload_id)
     listed = await _list_parts(services, key, newest.upload_id)
     if listed is None:
         return
     if not listed:
         # The checksum algorithm of an empty upload is unknown; a new upload costs one call.
-        await upload.abort_one(newest.upload_id)
+        await upload.abort_or_leave(newest.upload_id)
         return
     await upload.update(s3_upload_id=newest.upload_id, checksum_algorithm=upload_checksum_algorithm(listed).value)
     await _adopt_parts(services, upload, recording, listed)
@@ -492,8 +499,8 @@ async def is_stored(services: Services, upload: StreamUpload) -> bool:
     return not bucket_change.bucket_changed(services, upload.meta) and await _was_completed(services, upload)
 
 
-async def upload_lost(services: Services, upload: StreamUpload) -> None:
-    """Start the stream over after S3 lost its upload.
+async def upload_lost(services: Services, upload: StreamUpload, *, over_quota: bool = False) -> None:
+    """Start the stream over after S3 lost its upload, or a quota had it aborted, which may be repeated for ever.
 
     Raises:
         ResumeError: S3 lost it more than ``_MAX_UPLOADS_LOST`` times.
@@ -501,7 +508,7 @@ async def upload_lost(services: Services, upload: StreamUpload) -> None:
     if bucket_change.endpoint_changed(services, upload.meta):
         await bucket_change.start_over_at_target(services, upload)
         return
-    lost = upload.meta.uploads_restarted + 1
+    lost = upload.meta.uploads_restarted + (0 if over_quota else 1)
     if lost > _MAX_UPLOADS_LOST:
         raise ResumeError(FailureReason.UPLOAD_LOST, f"S3 lost the upload {lost} times")
     log.warning("upload_lost", key=upload.meta.s3_key_prefix, times=lost)

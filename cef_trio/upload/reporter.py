@@ -23,12 +23,12 @@ import trio
 from trio_util import AsyncBool
 
 from cef_trio import __version__
-from cef_trio.checkpoint import StoredReports, StreamSet, schema
+from cef_trio.checkpoint import CheckpointStore, StoredReports, StreamSet, schema
 from cef_trio.exceptions import CefMp4ProcessorError
 from cef_trio.observability import DaemonReport, Fleet, State, daemon_report, read_fleet
 from cef_trio.resilience import shielded
 from cef_trio.upload.observer import Observer
-from cef_trio.upload.ownership_rules import share_of
+from cef_trio.upload.ownership_rules import cloned, share_of
 from cef_trio.upload.services import Services
 
 log = structlog.get_logger(__name__)
@@ -196,25 +196,26 @@ def make_report(
 
 
 class WaitingReport:
-    """The report of a daemon whose start waits: for S3, for its owner's name, for streams of an earlier version.
+    """The report of a daemon whose start waits: for its watch folder, for S3, for its owner's name, and so on.
 
     It is written every ``PERIOD_SECONDS``, once the start takes that long, and removed when the reporter takes over, or
     the start ends. Its name does not begin with the owner's: as long as another running system may have that name (a
     clone's original), a report under it may be that system's; and the daemons of the owner do not take it for one of
     them, which would share their work.
 
-    ``name_is_taken`` returns whether another running system has the owner's name.
+    ``make`` returns the current report, whose name is that of :func:`waiting_name`; ``is_reachable`` whether Redis is
+    up, as far as is known.
     """
 
-    def __init__(self, observer: Observer, name_is_taken: Callable[[], bool]) -> None:
-        self._observer = observer
-        self._services = services = observer.services
-        self._name_is_taken = name_is_taken
-        lease, folder = services.lease, services.rules.described_folders
-        self._name = f"waiting {services.owner_name}/{lease.instance}@{lease.host} {folder}"
+    def __init__(
+        self, store: CheckpointStore, make: Callable[[], DaemonReport], is_reachable: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._store = store
+        self._make = make
+        self._is_reachable = is_reachable
         self._over = AsyncBool(False)
-        self._written = False
-        """Whether Redis may have it."""
+        self._written = ""
+        """Its name, if Redis may have it."""
 
     def end(self) -> None:
         """Have it removed: the reporter's first report is stored."""
@@ -227,7 +228,7 @@ class WaitingReport:
                 await self._write()
             await self._remove()
         finally:
-            if self._written and self._services.redis_breaker.outage is None:
+            if self._written and self._is_reachable():
                 with shielded(_LAST_REPORT_SECONDS, saving="end of the wait"):
                     await self._remove()
 
@@ -238,44 +239,57 @@ class WaitingReport:
         return is_over
 
     async def _write(self) -> None:
-        self._written = True  # also if the reply is lost
-        text = daemon_report.encode(self._report())
+        report = self._make()
+        self._written = report.instance  # also if the reply is lost
         try:
-            await self._services.store.report(self._name, text, beginning=f"{self._name}/")
+            await self._store.report(report.instance, daemon_report.encode(report), beginning=f"{report.instance}/")
         except CefMp4ProcessorError as error:
             log.debug("report_not_written", error=str(error))
 
     async def _remove(self) -> None:
         while self._written:
             try:
-                await self._services.store.forget_reports([self._name])
-                self._written = False
+                await self._store.forget_reports([self._written])
+                self._written = ""
             except CefMp4ProcessorError as error:
                 if not error.transient:
                     return  # it counts for a minute only
                 await trio.sleep(PERIOD_SECONDS)
 
-    def _report(self) -> DaemonReport:
-        services, now, name_is_taken = self._services, self._observer(), self._name_is_taken()
+
+def waiting_name(owner: str, instance: str, system: str, folder: str) -> str:
+    """Return the name of the report of a daemon whose start waits."""
+    return f"waiting {owner}/{instance}@{system} {folder}"
+
+
+def waiting_report(observer: Observer, name_is_taken: Callable[[], bool]) -> WaitingReport:
+    """Return the report of a daemon with services; ``name_is_taken``: another running system has the owner's name."""
+    services = observer.services
+    lease, folder = services.lease, services.rules.described_folders
+
+    def make() -> DaemonReport:
+        now, is_taken = observer(), name_is_taken()
         waits_for = [service for service, outage in now.outages.items() if outage is not None]
-        if name_is_taken:
+        if is_taken:
             waits_for.append("owner's name")
         return DaemonReport(
-            instance=self._name,
+            instance=waiting_name(services.owner_name, lease.instance, lease.host, folder),
             at=now.at,
-            folder=services.rules.described_folders,
+            folder=folder,
             starting=True,
             risks=now.risks,
-            name=services.lease.instance,
+            name=lease.instance,
             host=socket.gethostname(),
-            system=services.lease.host,
+            system=lease.host,
             # Without one it is no second daemon beside the last report of its earlier life, which counts for a minute.
-            process=services.lease.token if name_is_taken else "",
+            process=lease.token if is_taken else "",
             owner=services.owner_name,
             version=__version__,
             schema=schema.CURRENT,
             waits_for=tuple(waits_for),
         )
+
+    return WaitingReport(services.store, make, lambda: services.redis_breaker.outage is None)
 
 
 class OtherDaemons:
@@ -288,7 +302,6 @@ class OtherDaemons:
         self._seen_at: dict[str, float] = {}
         self._logged: set[str] = set()
         """Processes with our name that are logged already."""
-        self._names_used: set[str] = set()
         self._suffix = ""
 
     @property
@@ -318,16 +331,26 @@ class OtherDaemons:
                 log.warning("instance_id_shared", instance=one.instance_id, host=one.host, folder=one.folder)
             if one.instance_id == self._lease.instance and one.system == self._lease.host:
                 self._services.twins.add(one.process)
-            if one.place and one.place == self.place and one.system != self._lease.host:
+            if one.system != self._lease.host and self._has_our_place(one):
                 log.error("machine_cloned", host=one.host, folder=one.folder)
                 self._services.ownership.mark_cloned(self._lease.host)
             if one.instance == self.reported_as and one.process < self._lease.token:
                 self._suffix = f"+{self._lease.token[:8]}"  # else both would overwrite each other's report
         self._services.twins.intersection_update(one.process for one in others if one.lives(fleet.now))
         self._seen_at = {one.process: one.at for one in others}
-        unused = self._names_used - {self.reported_as}
-        self._names_used = {self.reported_as}
-        return frozenset(unused | {one.instance for one in others if self._is_earlier_life(one, fleet.now)})
+        return frozenset(one.instance for one in fleet.reports if self._is_unused(one, fleet.now))
+
+    def _has_our_place(self, one: DaemonReport) -> bool:
+        """Return whether a report is of our machine and folder, also if its daemon has noticed us already."""
+        owner = self._services.ownership.owner
+        if owner is None or not one.place:
+            return False
+        return one.place in {self.place, cloned(owner, one.system).name}
+
+    def _is_unused(self, one: DaemonReport, now: float) -> bool:
+        if one.process == self._lease.token:  # not by our earlier name: a clone, or a twin, may have that still
+            return one.instance != self.reported_as
+        return not one.stopped and self._is_earlier_life(one, now)
 
     def _is_earlier_life(self, one: DaemonReport, now: float) -> bool:
         if one.instance_id != self._lease.instance or one.folder != self._folder or one.instance == self.reported_as:

@@ -180,6 +180,10 @@ def _upload(live: LiveStream, now: float, *, queues: bool) -> UploadProgress:
         number, since = changing
         progress_at = min(progress_at, since)
         trouble = trouble or f"part {number} of {live.path!r} changes all the time; it is sent when that ends"
+    file_state: FileState = live.file_state.value
+    if processor.changing.since is not None and file_state.ending is not Ending.NOT:
+        progress_at = min(progress_at, processor.changing.since)  # also while changed parts are sent
+        trouble = trouble or f"{live.path!r} has ended, and is changed all the time; it is completed when that ends"
     return UploadProgress(
         last_progress_at=progress_at,
         size_bytes=_missing_bytes(live, now),

@@ -5,20 +5,22 @@ scan that *began* after it was missed: an earlier one may have read the folder o
 there. A scan that could not read the file or its folder does not count, and while the watch folder is unavailable there
 is no scan, so the wait continues.
 
-A scan counts once the files that it found without a known record were looked up, and compared where that is needed: the
-missing file may be one of them, under another name, by its bytes alone. Inode and device numbers do not tell, where
-another host's daemon recorded them.
+A scan counts once those of the files that it found without a known record were looked up, and compared where that is
+needed, that may be the missing one: it may have another name, and only its bytes tell. So a file that can never be read
+keeps the decision open for the streams alone whose file it may be, by its numbers (``files/identity.py``: ``may_be``),
+as renamed recordings are searched for (``missed_renames.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 
-from trio_util import AsyncValue
+from trio_util import AsyncValue, wait_any
 
-from cef_trio.files import is_on
+from cef_trio.files import FileStat, is_on
 from cef_trio.watch import Scanned
 
 
@@ -30,9 +32,11 @@ class LastScan:
     """By ``trio.current_time()``."""
     unreadable: frozenset[str] = frozenset()
     """Folders, and single files, that the scan could not read."""
+    undecided: Mapping[str, FileStat] = field(default_factory=dict)
+    """The files that were undecided then."""
 
-    def decides(self, path: str, missed_at: float) -> bool:
-        """Return whether a file missed at ``path`` since then, with no rename reported, counts as gone."""
+    def counts_for(self, path: str, missed_at: float) -> bool:
+        """Return whether it shows that a file missed at ``path`` since then, with no rename reported, is not there."""
         return self.began_at > missed_at and not any(is_on(path, one) for one in self.unreadable)
 
 
@@ -41,26 +45,47 @@ class ScanHistory:
 
     def __init__(self) -> None:
         self.last: AsyncValue[LastScan] = AsyncValue(LastScan())
-        self._undecided: list[tuple[LastScan, frozenset[str]]] = []
-        """Later scans, at most two, and the files that they found and that were undecided then."""
+        self._undecided: AsyncValue[frozenset[str]] = AsyncValue(frozenset())
+        """The files that may be any stream's now."""
         self.request_scan: Callable[[], object] | None = None
         """Request a scan of the watcher; ``None``: there is no watcher, so no wait."""
 
-    def completed(self, scan: Scanned, undecided: Collection[str] = ()) -> None:
+    def completed(self, scan: Scanned, undecided: Mapping[str, FileStat] | None = None) -> None:
         """Note a scan whose events have reached every stream. ``undecided``: the files that may be any stream's."""
-        del self._undecided[1:]  # the first one is decided first, the latest one decides most
-        self._undecided.append((LastScan(scan.began_at, scan.unreadable), frozenset(undecided)))
-        self.looked_up(undecided)
+        self.looked_up(undecided or ())
+        self.last.value = LastScan(scan.began_at, scan.unreadable, dict(undecided or {}))
 
     def looked_up(self, undecided: Collection[str]) -> None:
         """Note that files were looked up. ``undecided``: those that may still be any stream's."""
-        pending = frozenset(undecided)
-        while self._undecided and not self._undecided[0][1] & pending:
-            self.last.value, _ = self._undecided.pop(0)
+        self._undecided.value = frozenset(undecided)
 
-    async def wait_for_scan(self, path: str, missed_at: float) -> None:
-        """Wait until a scan decides whether a file missed at that time is gone; without end if none can."""
-        if self.request_scan is None or self.last.value.decides(path, missed_at):
-            return
-        self.request_scan()
-        await self.last.wait_value(lambda scan: scan.decides(path, missed_at))
+    async def wait_for_scan(
+        self,
+        path: str,
+        missed_at: float,
+        may_be: Callable[[FileStat], bool],
+        on_doubt: Callable[[Collection[str]], object],
+        in_doubt: frozenset[str] = frozenset(),
+    ) -> frozenset[str]:
+        """Wait until a scan decides whether a file missed at that time is gone, without end if none can.
+
+        ``may_be``: whether a file that the scan found may be the missing one, by its numbers. ``on_doubt`` is called
+        with those of which only their comparison will tell. Returns them if another scan ends before they are compared,
+        and nothing once it is decided. ``in_doubt``: what was returned the last time.
+        """
+        if self.request_scan is None:
+            return frozenset()
+        if not in_doubt:
+            if not self.last.value.counts_for(path, missed_at):
+                self.request_scan()
+            scan = await self.last.wait_value(lambda scan: scan.counts_for(path, missed_at))
+            in_doubt = frozenset(found for found, stat in scan.undecided.items() if may_be(stat))
+        left: frozenset[str] = in_doubt & self._undecided.value
+        if left:
+            on_doubt(left)
+            last = self.last.value
+            await wait_any(
+                partial(self._undecided.wait_value, left.isdisjoint),
+                partial(self.last.wait_value, lambda scan: scan is not last),
+            )
+        return left.intersection(self._undecided.value)

@@ -23,7 +23,7 @@ from cef_trio.checkpoint import (
 )
 from cef_trio.checkpoint import rules as checkpoint_rules
 from cef_trio.checkpoint.redis import LegacyStreams, OwnerClaim, Owners
-from cef_trio.exceptions import RedisOperationError
+from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.files import Disk, FileStat, Mounts, file_system_named, granularity_wait_seconds, root_of
 from cef_trio.media import MediaInfo
 from cef_trio.observability import Metrics
@@ -48,6 +48,9 @@ log = structlog.get_logger(__name__)
 _OTHER_OWNERS_SECONDS: Final = 30.0
 """How long what other owners know is asked for; a failover takes less."""
 _OTHER_OWNERS_PAUSE_SECONDS: Final = 1.0
+_RECORD_ROUNDS: Final = 5
+"""How often the record of an effect is tried after the first time, each time once Redis works. One that is refused all
+the same, some 20 seconds long, has an error of its own: its stream waits for that without a slot."""
 
 Prober = Callable[[str], Awaitable[MediaInfo]]
 """Probes the recording at a path with ffprobe; raises ``FFprobeError``."""
@@ -181,7 +184,19 @@ class Services:
 
     async def attempt(self, operation: str, call: Callable[[], Awaitable[T]]) -> T | None:
         """Make an optional S3 call; return ``None`` if it is suspended (:meth:`BestEffort.attempt`)."""
-        return await self.best_effort.attempt(operation, call, reach=self.s3.head_bucket)
+        return await self.best_effort.attempt(operation, call, reach=self.reach_s3)
+
+    async def reach_s3(self) -> None:
+        """Check whether S3 responds: to HEAD, or if that fails, to the write by which the breaker judges that.
+
+        Raises:
+            S3OperationError: S3 is down.
+        """
+        try:
+            await self.s3.head_bucket()
+        except S3OperationError:
+            if not self.s3_breaker.up.value:
+                raise
 
     def is_ours(self, meta: StreamMeta) -> bool:
         """Return whether a stream is in the watch folder and belongs to this host (promise P9)."""
@@ -259,10 +274,37 @@ class Services:
         """Record an effect of S3 in Redis before anything else happens to the stream (promise P2).
 
         ``write`` must be safe to repeat. A cancellation waits for it, for at most ``record_seconds``. If Redis does not
-        respond in that time, the write is retried for as long as the outage lasts; if the task is cancelled meanwhile,
-        the next start finds the effect in S3 (``recovery.py``).
+        respond in that time, or refuses for now, the write is repeated once the outage is over, which may be too late
+        for the lease. If the task is cancelled meanwhile, or this raises, the next resume finds the effect in S3, on a
+        store that lists it (``recovery.py``).
+
+        Raises:
+            RedisOperationError: permanent, or Redis works again and has refused this write ``_RECORD_ROUNDS`` times.
+            LeaseLostError: another daemon has the stream.
         """
-        with shielded(self.rules.record_seconds, saving=saving) as scope:
-            await write()
-        if scope.cancelled_caught:
-            await write()
+        with shielded(self.rules.record_seconds, saving=saving):
+            if await _is_made(write):
+                return
+        for failures in range(1, _RECORD_ROUNDS):
+            await self.redis_breaker.wait_up()
+            if await _is_made(write):
+                return
+            await trio.sleep(self.rules.retry.ceiling_seconds(failures))
+        await self.redis_breaker.wait_up()
+        await write()
+
+
+async def _is_made(write: Callable[[], Awaitable[None]]) -> bool:
+    """Make a write; return false if it failed and may succeed later.
+
+    Raises:
+        RedisOperationError: permanent.
+        LeaseLostError: another daemon has the stream.
+    """
+    try:
+        await write()
+    except RedisOperationError as error:
+        if not error.transient:
+            raise
+        return False
+    return True

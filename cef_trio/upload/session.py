@@ -23,6 +23,7 @@ from cef_trio.upload.changing_parts import ChangingParts
 from cef_trio.upload.copy_from_previous import CopySource, copy_source_of
 from cef_trio.upload.next_action import RecordedProgress
 from cef_trio.upload.object_key import recording_start
+from cef_trio.upload.orphan_cleanup import OpenUpload
 from cef_trio.upload.part_plan import Part, PartPlan
 from cef_trio.upload.services import Services
 from cef_trio.upload.sparse_file_lag import Holes
@@ -354,12 +355,12 @@ class StreamUpload:
         return self.plan.part(part.part_number).offset + part.size_bytes
 
     async def start_over(self, **fields: Any) -> None:
-        """Abort the open upload and start over without parts."""
-        await self.abort()
+        """Start over without parts; the open upload is aborted, or left (:meth:`abort_or_leave`)."""
+        await self.abort_or_leave()
         await self.leave_behind(**fields)
 
     async def leave_behind(self, **fields: Any) -> None:
-        """Start over without parts and without aborting the open upload: it is gone, or in another bucket."""
+        """Start over without parts and without aborting the open upload: it is gone, left, or in another bucket."""
         self.parts.clear()
         self.rewritten.clear()
         self.verified_parts = 0
@@ -386,6 +387,34 @@ class StreamUpload:
         if self._may_have_strays:
             self._services.orphan_cleanup.request()  # a creation whose response was lost may take effect later
 
+    async def abort_or_leave(self, upload_id: str | None = None) -> str:
+        """Abort an upload under this stream's key, by default every one; return why one is left, if one is.
+
+        For uploads that nothing needs any more: neither the stream's next step nor its end waits for S3 to abort them,
+        while S3 does the rest. ``orphan_cleanup.py`` aborts what is left, once the stream has ended.
+
+        Raises:
+            S3OperationError: S3 is down (transient). Raised once: a store, or a proxy before it, may not answer to
+                aborts alone.
+            LeaseLostError: another daemon owns the stream; nothing was aborted after that.
+        """
+        services = self._services
+        failed_before = any(upload.stream_id == self.stream_id for upload in services.orphan_cleanup.left)
+        try:
+            if upload_id is None:
+                await self.abort()
+            else:
+                await self.abort_one(upload_id)
+        except S3OperationError as error:
+            if not services.s3_breaker.up.value and not failed_before:
+                raise
+            self._may_have_strays = True
+            services.orphan_cleanup.request()
+            left = upload_id or self.meta.s3_upload_id
+            log.warning("orphan_abort_failed", key=self.meta.s3_key_prefix, upload_id=left, error=str(error))
+            return f"Its upload is left in S3: {error}"
+        return ""
+
     async def abort_one(self, upload_id: str) -> None:
         """Abort one upload under this stream's key.
 
@@ -393,9 +422,16 @@ class StreamUpload:
         upload, so each attempt renews the lease first.
 
         Raises:
+            S3OperationError: it was not aborted, which ``orphan_cleanup.py`` remembers.
             LeaseLostError: another daemon owns the stream; nothing was sent after that.
         """
-        await self._services.s3.abort_multipart_upload(self.meta.s3_key_prefix, upload_id, fence=self._still_ours)
+        upload = OpenUpload(self.stream_id, self.meta.s3_key_prefix, upload_id)
+        try:
+            await self._services.s3.abort_multipart_upload(upload.key, upload_id, fence=self._still_ours)
+        except S3OperationError:
+            self._services.orphan_cleanup.leave(upload)
+            raise
+        self._services.orphan_cleanup.aborted(upload)
 
     async def _still_ours(self) -> None:
         if await self._services.store.renew([self.stream_id], self._services.lease):

@@ -43,6 +43,7 @@ async def start(
 
     Raises:
         RecordingChangedError: the file does not exist.
+        RecordingTouchedError: it is stored as far as it was read, and was touched meanwhile.
         PathTakenError, LeaseLostError: another daemon was first.
         S3OperationError, RedisOperationError: S3 or Redis failed.
     """

@@ -26,7 +26,14 @@ from cef_trio.observability import FirstSeenTimes, Waiting, read_fleet
 from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.file_triage import FileTriage, is_uploaded, must_be_recognized, triage
-from cef_trio.upload.files_without_task import DEFERRED_SECONDS, FilesWithoutTask, Recognized, WaitingFile, is_risk
+from cef_trio.upload.files_without_task import (
+    DEFERRED_SECONDS,
+    Claimed,
+    FilesWithoutTask,
+    Recognized,
+    WaitingFile,
+    is_risk,
+)
 from cef_trio.upload.lease_context import hold_lease
 from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.lost_records import LostRecords
@@ -83,8 +90,9 @@ class StreamSupervisor:
         """When the wait after the start is over, by ``trio.current_time()``."""
         self._to_abort: Collection[str] = frozenset()
         """The streams that an operator wants aborted, as was last read."""
-        self._slow: dict[str, tuple[StreamMeta, FileStat]] = {}
-        """The files that are recognized beside the lookups, in their order, with the streams of their paths."""
+        self._slow: dict[str, tuple[StreamMeta | None, FileStat]] = {}
+        """The files that are recognized beside the lookups, in their order, with the streams of their paths; ``None``:
+        they are compared with those that miss their file."""
         self._is_any_slow = AsyncBool(False)
         self._rechecked_paths: set[str] = set()
         """Paths of ended tasks that wait for their recheck: one each, however many tasks ended."""
@@ -394,7 +402,13 @@ class StreamSupervisor:
         for path, history in fresh.items():
             if (unknown := self.files.still_unknown(path, asked)) is None:
                 continue
-            stream_id = await lost.moved_files.claim(path, unknown.stat)
+            stream_id = None
+            with trio.move_on_after(_RECOGNIZE_SECONDS) as scope:
+                stream_id = await lost.moved_files.claim(path, unknown.stat, unknown.claimed)
+            if scope.cancelled_caught:
+                if self.files.still_unknown(path, asked) is not None:
+                    self._compare_apart(path, unknown)
+                continue
             held_id = begun_elsewhere.get(path) if stream_id is None else await self._held_elsewhere(stream_id)
             if (unknown := self.files.still_unknown(path, asked)) is not None:
                 if held_id is not None:
@@ -468,7 +482,7 @@ class StreamSupervisor:
         if trio.current_time() < self._joined_at:
             return dict.fromkeys(waiting, "")
         if waiting:
-            await self._read_peers()
+            await self.read_peers()
         waiting = [path for path in waiting if path in files.unknown]  # not renamed or deleted during the await
         peers = services.peers.living(trio.current_time())
         if not waiting or not peers:
@@ -485,7 +499,7 @@ class StreamSupervisor:
             takes_files=services.s3_breaker.outage is None,
         )
 
-    async def _read_peers(self) -> None:
+    async def read_peers(self) -> None:
         """Read the reports of our owner's daemons, if others may work on this folder and those at hand are old."""
         services, peers, now = self._services, self._services.peers, trio.current_time()
         if now < peers.read_at + DEFERRED_SECONDS and peers.read_at >= self._joined_at:
@@ -527,33 +541,50 @@ class StreamSupervisor:
                 self.files.put_aside(path, self.files.unknown.pop(path))
             return None
         if identity_match is None and self.files.still_unknown(path, {path: asked}) is not None:
-            # In an outage it is not the file that is slow: the parts of its record cannot be loaded.
-            are_up = self._services.s3_breaker.up.value and self._services.redis_breaker.up.value
-            slow = scope.cancelled_caught and are_up
             uploaded = asked.stat if is_uploaded(meta, asked.stat) else None
-            self.files.leave_unrecognized(path, slow=slow, uploaded=uploaded)
             if scope.cancelled_caught:
-                if slow and not asked.slow:
-                    log.info("recording_compared_slowly", path=path, stream_id=meta.stream_id)
-                self._slow[path] = meta, asked.stat
-                self._is_any_slow.value = True
+                self._compare_apart(path, asked, meta, uploaded=uploaded)
+            else:
+                self.files.leave_unrecognized(path, uploaded=uploaded)
         return identity_match
+
+    def _compare_apart(
+        self, path: str, asked: WaitingFile, meta: StreamMeta | None = None, *, uploaded: FileStat | None = None
+    ) -> None:
+        """Leave a file whose comparison takes longer than the others may wait, and have it compared beside the lookups.
+
+        ``meta``: the stream of its path; by default it is compared with those that miss their file.
+        """
+        # In an outage it is not the file that is slow: the parts of the records cannot be loaded.
+        slow = self._services.s3_breaker.up.value and self._services.redis_breaker.up.value
+        self.files.leave_unrecognized(path, slow=slow, uploaded=uploaded)
+        if slow and not asked.slow:
+            log.info("recording_compared_slowly", path=path, stream_id=meta.stream_id if meta is not None else None)
+        self._slow[path] = meta, asked.stat
+        self._is_any_slow.value = True
 
     async def _recognize_slow(self) -> None:
         """Recognize the files that take longer than the others may wait, one after the other. Never returns."""
         while True:
             await self._is_any_slow.wait_value(True)
             path, (meta, stat) = next(iter(self._slow.items()))
-            identity_match, is_ours = None, self._services.ownership.is_ours(meta)
+            found = None
             try:
-                identity_match = await recognize_found(self._services, meta, path, stat, is_ours=is_ours)
+                found = await self._compare(path, meta, stat)
             except CefMp4ProcessorError as error:  # of its record, or an outage: its next lookup, after a scan, tells
                 log.warning("recording_check_failed", error=str(error))
             if self._slow[path] == (meta, stat):
                 del self._slow[path]  # else it was replaced meanwhile, and the other file is next
-            if identity_match is not None:
-                self.files.recognize(path, Recognized(meta.stream_id, stat, identity_match))
+            if found is not None:
+                self.files.recognize(path, found)
             self._is_any_slow.value = bool(self._slow)
+
+    async def _compare(self, path: str, meta: StreamMeta | None, stat: FileStat) -> Recognized | Claimed | None:
+        if meta is None:
+            return await self._lost_records.moved_files.compare(path, stat)
+        is_ours = self._services.ownership.is_ours(meta)
+        identity_match = await recognize_found(self._services, meta, path, stat, is_ours=is_ours)
+        return Recognized(meta.stream_id, stat, identity_match) if identity_match is not None else None
 
     async def _record_owner(self, meta: StreamMeta) -> None:
         """Record this host as the owner of an ended stream, once its file was proved to be on this host."""
@@ -654,7 +685,7 @@ class StreamSupervisor:
             if (renamed := self.files.pop_inode(meta.identity.inode)) is not None:
                 self._start(*renamed, meta.stream_id, guessed_from=meta.current_path)
                 return
-            if not detached and self.files.is_any_pending:
+            if not detached and self.files.may_be_pending(meta.identity):
                 return  # one of those files may be its own, renamed; only the bytes decide
         if path in self._live or detached:
             path = f"{path}\0{meta.stream_id}"

@@ -3,6 +3,9 @@
 ``touch``, ``rsync -t``, ``cp -a`` to another disk, ``chmod`` and new inode numbers change no byte. So before such a
 file is sent again, it is read once and compared with the recorded checksums. If they match, the record is corrected
 (identity, modification time, path), and nothing is sent.
+
+Its stamps prove that it did not change meanwhile. If all bytes match and its stamps do not, as of one that is touched
+again and again, it may have changed since, but nothing shows that it did: it is compared again after a pause.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ import structlog
 import trio
 
 from cef_trio.checkpoint import ENDED, Change, Checkpoint, StreamMeta
-from cef_trio.exceptions import LeaseLostError
+from cef_trio.exceptions import LeaseLostError, RecordingTouchedError
 from cef_trio.files import HEAD_BYTES, FileStat, OpenRecording
+from cef_trio.resilience import stall
 from cef_trio.upload.completed_parts import load_earlier, parts_of
 from cef_trio.upload.copy_from_previous import ContentMatch, compare_content
 from cef_trio.upload.lease_context import hold_lease
@@ -38,6 +42,7 @@ async def correct_if_unchanged(services: Services, stream_id: str, path: str) ->
 
     Raises:
         RecordingChangedError: the file does not exist.
+        RecordingTouchedError: it has all bytes, and was touched during each comparison. Repeat it after a pause.
         LeaseLostError: another daemon works on the completed stream.
         RedisOperationError, S3OperationError: Redis or S3 is unavailable.
     """
@@ -64,7 +69,13 @@ async def correct_if_unchanged(services: Services, stream_id: str, path: str) ->
             if (after, after.ctime_ns) == (before, before.ctime_ns):
                 await _correct(services, completed.meta, recording, after, path)
                 return ContentMatch.SAME
-    return completed  # it changed during each comparison
+    raise touched(path)
+
+
+def touched(path: str) -> RecordingTouchedError:
+    """Return the error of a file that had all bytes of an object, and whose stamps changed while they were compared."""
+    stall.progressed()  # S3 has what was read: a file that is touched all the time is not at risk (P10)
+    return RecordingTouchedError(path)
 
 
 async def _correct(services: Services, meta: StreamMeta, recording: OpenRecording, stat: FileStat, path: str) -> None:

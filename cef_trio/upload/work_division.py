@@ -1,5 +1,7 @@
 """Which daemon of a shared folder begins a new file, so that all of them have about as many streams. Pure.
 
+Streams of a daemon that died are divided by the same rule (``takeover.py``).
+
 Each daemon decides for itself, from what all of them see alike: which daemons live (their reports in Redis), who holds
 which lease, and which files have no record yet. Equal views lead to one answer. The answer is only a hint: a file that
 another daemon is to begin waits a limited time, and creating a stream is conditional by path, so unequal views cost a

@@ -24,7 +24,7 @@ import structlog
 import trio
 from trio_util import AsyncBool
 
-from cef_trio.files import FileStat, is_on, root_of
+from cef_trio.files import FileStat, MountHungError, is_on, root_of
 from cef_trio.watch.events import Closed, FileListener, Gone, Moved, Scanned, Seen
 from cef_trio.watch.patterns import PathMatcher, WatchScope
 from cef_trio.watch.scan import FolderReader, Scan, ThreadedReader
@@ -52,6 +52,8 @@ _RENAMES_IN_A_ROW: Final = 5
 """How often at most later events are waited for, if a renamed file is not at its last name."""
 _MAX_LOGGED: Final = 20
 """How many links, or unreadable entries, one event names."""
+_MAX_LINKS: Final = 40
+"""How many links a path may have, as for the kernel."""
 _LIMITS: Final = {
     errno.EMFILE: "fs.inotify.max_user_instances",
     errno.ENOSPC: "fs.inotify.max_user_watches",
@@ -217,13 +219,39 @@ class Watcher:
         why, elsewhere = None, dict[str, str]()
         for link, folder in self._watch_folder_links.items():
             with suppress(OSError):
-                if (now := await self._reader.ask(folder, partial(os.path.realpath, link))) != folder:
+                if (now := await self._real_path(link)) != folder:
                     elsewhere[link] = now
                     why = f"{link} leads to {now} now, and {folder} is still watched: restart cef-trio"
         for link, now in elsewhere.items() - self._led_elsewhere.items():  # logged once, not at every scan
             log.error("watch_folder_lost", folder=link, leads_to=now)
         self._led_elsewhere = elsewhere
         return why
+
+    async def _real_path(self, path: str) -> str:
+        """Return a path without links, as ``os.path.realpath``; each part is asked for on its own mount.
+
+        A link on a mount that hangs would else set aside the mount of the folder that it leads to.
+
+        Raises:
+            OSError: a mount does not respond, or the links are a circle.
+        """
+        found, links, rest = "", 0, path.split("/")[::-1]
+        while rest:
+            if (part := rest.pop()) in {"", ".", ".."}:
+                found = found.rpartition("/")[0] if part == ".." else found
+                continue
+            try:
+                target = await self._reader.ask(place := f"{found}/{part}", partial(os.readlink, place))
+            except MountHungError:
+                raise
+            except OSError:  # no link, or nothing is there
+                found = place
+                continue
+            if (links := links + 1) > _MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            found = "" if target.startswith("/") else found
+            rest += target.split("/")[::-1]
+        return found or "/"
 
     def _note_roots(self, scan: Scan) -> None:
         """Note which folders were read.

@@ -226,6 +226,35 @@ async def test_a_hundred_silent_connections_keep_no_client_out() -> None:
             assert (await get(port, path)).status_code == 200
 
 
+async def test_silent_connections_do_not_hold_the_reserve_for_health(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every place in use, eight of them refused the health checks of all, and so had the container restarted."""
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
+    async with serving(SetSource()) as port, listening(port) as events, AsyncExitStack() as silent:
+        await events.snapshot()
+        for _ in range(server.RESERVED_CONNECTIONS + 2):
+            await silent.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
+        for path in ("/healthz", "/readyz"):
+            assert (await get(port, path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(b"POST /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n", 405), (b"\x00\r\n\r\n", 400)],
+)
+async def test_a_client_that_has_its_response_does_not_hold_the_reserve(
+    sent: bytes, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(server, "RESERVED_CONNECTIONS", 1)
+    monkeypatch.setattr(server, "_DISCARD_SECONDS", 1000.0)
+    async with serving(SetSource()) as port, listening(port) as events:
+        await events.snapshot()
+        async with await trio.open_tcp_stream("127.0.0.1", port) as client:
+            await client.send_all(sent)
+            assert (await client.receive_some()).startswith(f"HTTP/1.1 {status} ".encode())
+            assert (await get(port, "/healthz")).status_code == 200
+
+
 async def test_a_connection_without_a_request_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "REQUEST_SECONDS", 0.1)
     async with serving(SetSource()) as port, await trio.open_tcp_stream("127.0.0.1", port) as client:
@@ -262,10 +291,27 @@ def test_places_that_work_do_not_give_way_and_the_reserve_is_last() -> None:
     reserved = limiter.acquire("b", leaving(left, "b"))
     assert reserved is not None
     assert reserved.reserved
+    reserved.idle = False
     assert limiter.acquire("c", leaving(left, "c")) is None
     limiter.release(reserved)
     assert limiter.acquire("c", leaving(left, "c")) is not None
     assert left == []
+
+
+def test_in_the_reserve_too_those_that_wait_give_way_a_clients_own_first() -> None:
+    left: list[str] = []
+    limiter = ConnectionLimiter(total=2, for_a_client=2, reserve=2)
+    for _ in range(2):
+        slot = limiter.acquire("a", leaving(left, "a"))
+        assert slot is not None
+        slot.idle = False
+    for name in ("probe", "a1", "a2", "a3"):
+        reserved = limiter.acquire(name[0], leaving(left, name))
+        assert reserved is not None
+        assert reserved.reserved
+    assert left == ["a1", "a2"], "the client's own, not those of others"
+    assert limiter.acquire("q", leaving(left, "q")) is not None
+    assert left == ["a1", "a2", "probe"], "the oldest one, for a client without any"
 
 
 @pytest.mark.parametrize(

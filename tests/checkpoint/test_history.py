@@ -15,7 +15,7 @@ from waiting import until
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.model import FileIdentity, Lease, Owner
-from cef_trio.checkpoint.protocols import CheckpointStore, StreamSummary
+from cef_trio.checkpoint.protocols import ENDING_MS, Beat, CheckpointStore, StreamSummary
 from cef_trio.checkpoint.pruning import MAX_KEPT, OldStreams
 from cef_trio.checkpoint.redis import codec, indexes
 from cef_trio.checkpoint.redis.keys import Keys, job_lock_name
@@ -245,6 +245,22 @@ async def test_a_lease_that_nobody_renews_is_found_when_it_expires(subject: Subj
     assert await free(store, expired.at_ms) == frozenset()  # it was known before
     await store.release(["s2"], OURS)
     assert await free(store, expired.at_ms) == {"s2"}
+
+
+async def test_a_lease_that_is_to_end_soon_is_told_before_it_ends_and_one_that_is_renewed_in_time_is_not(
+    subject: Subject,
+) -> None:
+    store = subject.store
+    await store.create(meta("dying"), Lease("host-a", "1", 0.9 * ENDING_MS / 1000))
+    await store.create(meta("held"), Lease("host-b", "2", 2 * ENDING_MS / 1000))
+    await store.create(meta("free"), OURS)
+    await store.release(["free"], OURS)
+    subject.wait(0.005)
+    for expired in (await store.expired(0), (await store.beat(Beat(lease=OURS, expired_since_ms=0))).expired):
+        assert expired is not None
+        assert expired.stream_ids == {"free"}
+        assert expired.ends_ms.keys() == {"free", "dying"}
+        assert expired.ends_ms["free"] <= expired.at_ms < expired.ends_ms["dying"] <= expired.at_ms + ENDING_MS
 
 
 # ---- indexes that are not whole (real) -------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ SINGLE, UNIX, SENTINEL, CLUSTER = Topology.SINGLE, Topology.UNIX, Topology.SENTI
     [
         ("redis://", RedisAddress(SINGLE, (("localhost", 6379),))),
         ("redis://h", RedisAddress(SINGLE, (("h", 6379),))),
+        ("redis://h.example.:1", RedisAddress(SINGLE, (("h.example.", 1),))),
         ("redis://h:1/", RedisAddress(SINGLE, (("h", 1),))),
         ("redis://h:1/3", RedisAddress(SINGLE, (("h", 1),), db=3)),
         ("redis://h?db=3", RedisAddress(SINGLE, (("h", 6379),), db=3)),
@@ -78,6 +79,9 @@ def test_a_url_is_understood(url: str, address: RedisAddress) -> None:
         "redis+sentinel://:hunter2@a/main?sentinel_pass=hunter2",
         "redis+cluster://:hunter2@a/1",
         "redis+cluster://:hunter2@a,",
+        "redis://:hunter2@redis..example",
+        "redis://:hunter2@.redis",
+        "redis+sentinel://:hunter2@a," + "b" * 64 + ".example/main",
     ],
 )
 def test_any_other_url_is_refused_in_a_sentence_without_its_password(url: str) -> None:

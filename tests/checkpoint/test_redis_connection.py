@@ -149,3 +149,19 @@ async def test_a_host_without_an_address_is_an_error_that_names_it(monkeypatch: 
         with pytest.raises(RedisOperationError, match=f"{NOBODY}.*has no address") as caught:
             await store.ping()
     assert caught.value.transient
+
+
+@pytest.mark.parametrize("host", ["redis..example", "r" * 64, "r\u200d.example"])
+async def test_what_is_no_host_name_is_an_error_that_says_so(host: str) -> None:
+    """Sentinels and nodes of a cluster name hosts, too."""
+    connection = BoundedConnection(host=host, socket_connect_timeout=5.0)  # type: ignore[no-untyped-call]
+    with pytest.raises(OSError, match="is no host name"):
+        await trio.to_thread.run_sync(connection._connect)
+
+
+async def test_a_host_name_that_is_none_is_not_told_as_a_foreign_reply() -> None:
+    async with RedisCheckpointStore("redis://r\u200d.example") as store:
+        with pytest.raises(RedisOperationError, match="is no host name") as caught:
+            await store.ping()
+    assert caught.value.transient
+    assert not caught.value.unreadable

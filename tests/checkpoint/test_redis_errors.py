@@ -153,6 +153,24 @@ def test_a_node_that_denies_the_login_is_no_unreachable_one(denial: redis_except
     assert str(denial) in str(ours)
 
 
+@pytest.mark.parametrize(
+    "reply", ["This instance has cluster support disabled", "unknown command 'CLUSTER', with args"]
+)
+def test_a_server_that_is_no_cluster_is_named_and_is_an_outage_while_a_daemon_runs(reply: str) -> None:
+    """Behind one name a cluster may respond later; no recording fails for it. A start does not wait."""
+    error = redis_exceptions.RedisClusterException("Redis Cluster cannot be connected. Please provide a node: no")
+    error.__cause__ = redis_exceptions.RedisClusterException("Cluster mode is not enabled on this node")
+    error.__cause__.__context__ = redis_exceptions.ResponseError(reply)
+    ours = to_redis_error("ping", error)
+    assert (ours.transient, ours.rejected, ours.other_topology) == (True, False, True)
+    assert "not in cluster mode" in str(ours)
+
+
+def test_a_cluster_that_is_only_silent_is_no_server_of_another_kind() -> None:
+    text = "Redis Cluster cannot be connected. Please provide at least one reachable node: Timeout"
+    assert not to_redis_error("ping", redis_exceptions.RedisClusterException(text)).other_topology
+
+
 def test_a_rejected_certificate_is_an_outage_and_has_its_own_message() -> None:
     """No start waits for it (``assembly``), but a running daemon gives no recording up for it."""
     error = redis_exceptions.ConnectionError("Error 1 connecting to h:1")

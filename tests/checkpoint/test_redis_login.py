@@ -122,6 +122,35 @@ async def test_a_dead_node_of_a_cluster_does_not_hide_that_the_others_refuse_the
             assert read_url.asked
 
 
+async def refused_start(url: str, step: Callable[[RedisCheckpointStore], Awaitable[None]]) -> str:
+    """Return why a start does not wait for this server at one of its steps."""
+    async with RedisCheckpointStore(url, owner="a", socket_timeout_seconds=5) as store:
+        breaker = CircuitBreaker("redis", lambda _kind: store.check_writable(), RetryPolicy(1, 1, 1))
+        with trio.fail_after(60), pytest.raises(RefusedAtStartError) as caught:
+            await retry_until_reachable("start", partial(step, store), breaker)
+    return str(caught.value)
+
+
+@pytest.mark.real
+async def test_a_start_does_not_wait_for_a_cluster_where_one_server_responds() -> None:
+    with valkey_server(tcp=True) as server:
+        says = await refused_start(f"redis+cluster://127.0.0.1:{server.port}", RedisCheckpointStore.ping)
+    assert "the server is not in cluster mode" in says
+    assert "redis://host:port/db" in says
+
+
+@pytest.mark.real
+async def test_a_start_does_not_wait_for_one_server_where_a_node_of_a_cluster_responds() -> None:
+    """It answers PING; the first command with a key is redirected, which only a client of a cluster follows."""
+    with cluster() as (servers, _):
+        home, other = servers
+        assert other.command("CLUSTER", "MEET", "127.0.0.1", str(home.port)) == b"+OK\r\n"
+        wait_until(lambda: b"cluster_state:ok" in other.command("CLUSTER", "INFO"))
+        says = await refused_start(f"redis://127.0.0.1:{other.port}", RedisCheckpointStore.check_writable)
+    assert "node of a cluster" in says
+    assert "redis+cluster://host:port" in says
+
+
 def refuse_login(connection: socket.socket, _number: int) -> None:
     while connection.recv(4096):
         connection.sendall(WRONG)

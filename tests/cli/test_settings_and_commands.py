@@ -122,6 +122,8 @@ def test_a_command_that_needs_no_folder_and_no_bucket_does_not_ask_for_them(
         ("S3_ENDPOINT_URL", "http://s3.example.com:port"),
         ("S3_ENDPOINT_URL", "http://s3.example.com:99999"),
         ("S3_ENDPOINT_URL", "http://[::1"),
+        ("S3_ENDPOINT_URL", "http://s3..example.com"),
+        ("S3_ENDPOINT_URL", f"http://{'s' * 64}.example.com:9000"),
         ("S3_BUCKET_NAME", "recordings/../others"),
         ("S3_BUCKET_NAME", "-ab"),
         ("S3_EQUAL_PARTS", "maybe"),

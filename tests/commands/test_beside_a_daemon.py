@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from servers.command import ROOT, answer, command
-from servers.daemon import OWNER, daemon, settings_for
+from servers.daemon import OWNER, SOON_FINAL, daemon, settings_for
 from servers.endpoints import Endpoint
 from servers.s3_control import arm, disarm_all, wait_for_fault
 from servers.store import Store
@@ -93,7 +93,7 @@ def test_a_failed_stream_is_retried_beside_its_daemon_without_sending_its_parts_
     arm(endpoint, {"kind": "error", "operation": "UploadPart", "part_number": 3, "code": "AccessDenied", "times": None})
     path = watch_dir / "a.mp4"
     path.write_bytes(bytes(range(256)) * (17 * MIB // 256))
-    with daemon(settings) as process:
+    with daemon({**settings, **{name.upper(): value for name, value in SOON_FINAL.items()}}) as process:
         process.wait_for("stream_failed")
         failed = wait_for_state(elsewhere, "failed")
         examined = {one["subject"]: one["says"] for one in answer("doctor", settings=elsewhere)["findings"]}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
 from servers.command import command
 from servers.stream_records import DAEMON, a_stream, stream_id
+from servers.valkey import ValkeyServer
 
 from cef_trio.checkpoint.commit import Change
-from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint.redis import RedisCheckpointStore
+from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.cli.fleet import retire, retire_one, show_fleet
 from cef_trio.cli.session import CommandContext
 from cef_trio.exit_codes import ExitCode
@@ -162,6 +165,58 @@ async def test_one_daemon_of_a_shared_folder_that_is_gone_is_retired_while_the_o
     assert set((await world.store.reports()).reports) == {"room-2/cam-2"}
     await shown(context, capsys, ExitCode.DONE)
     assert "no daemon of that INSTANCE_ID has reported" in await attempt("cam-1", ok=False)
+
+
+@pytest.mark.parametrize("reported", [False, True])
+async def test_p2_an_owner_with_a_live_lease_is_not_retired_whatever_the_registry_says(
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str], *, reported: bool
+) -> None:
+    """Its daemon may have lost its report (an eviction), or only its way to the registry."""
+    if reported:
+        await reports(world, 1, process=DAEMON.token)
+        await reports(world, 2, owner="room-1")
+        await trio.sleep(100)
+        await reports(world, 2, owner="room-1")
+    await world.store.create(a_stream(1, "/rec/1.mp4", status=Status.ACTIVE), DAEMON)
+    if reported:
+        assert await retire_one(context, "cam-1", as_json=False) is ExitCode.ANSWER_IS_NO
+        assert "cam-1 not retired: it runs, stop it first: 1 lease held by it" in capsys.readouterr().out
+        await trio.sleep(65)
+        assert await world.store.acquire(stream_id(1), DAEMON)
+    assert await retire(context, forget_history=False, as_json=False) is ExitCode.ANSWER_IS_NO
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"not retired: its daemon runs, stop it first: 1 lease held by {DAEMON.instance}" in said
+    assert len((await world.store.reports()).reports) == 2 * reported
+
+
+@pytest.mark.real
+async def test_p2_an_owner_whose_name_is_claimed_is_not_retired_although_nothing_else_is_known_of_it(
+    valkey: ValkeyServer,
+) -> None:
+    """A daemon without an open stream holds no lease, and may have no report."""
+    settings = {"REDIS_URL": valkey.url, "OWNER_NAME": "desk"}
+    async with RedisCheckpointStore(valkey.url, owner="room-1", socket_timeout_seconds=10) as store:
+        await store.create(a_stream(1, "/rec/1.mp4", status=Status.COMPLETED), DAEMON)
+        await store.release([stream_id(1)], DAEMON)
+        claim = store.owner_claim(replace(DAEMON, host="boot-1", ttl_seconds=600.0), "host-1", exclusive=True)
+        assert await claim.take("2026-11-30T00:00:00Z") is None
+        retire_it = partial(command, "fleet", "retire", "room-1", "--forget-history", settings=settings)
+        said = await trio.to_thread.run_sync(partial(retire_it, code=5))
+        assert "not retired: its daemon runs, stop it first: host-1 has the name" in said.stdout
+        assert sum((await store.count()).values()) == 1
+        await claim.release()
+        assert "1 ended stream forgotten" in (await trio.to_thread.run_sync(retire_it)).stdout
+
+
+@pytest.mark.real
+async def test_p2_open_streams_whose_set_redis_has_lost_keep_an_owner_from_being_retired(valkey: ValkeyServer) -> None:
+    settings = {"REDIS_URL": valkey.url, "OWNER_NAME": "desk"}
+    async with RedisCheckpointStore(valkey.url, owner="room-2", socket_timeout_seconds=10) as store:
+        await store.create(a_stream(1, "/rec/1.mp4", status=Status.ACTIVE), DAEMON)
+        valkey.command("DEL", store.keys.set(StreamSet.ACTIVE))
+        retire_it = partial(command, "fleet", "retire", "room-2", settings=settings, code=5)
+        said = await trio.to_thread.run_sync(retire_it)
+        assert f"1 lease held by {DAEMON.instance}" in said.stdout
 
 
 @pytest.mark.parametrize("arguments", [["--instance", "a"], ["retire", "a", "--instance", "b", "--forget-history"]])

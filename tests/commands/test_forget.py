@@ -13,7 +13,7 @@ from provoked_failures import of_recording
 from servers.command import command
 from servers.stream_records import DAEMON, a_stream, stream_id
 from store_faults import CancelledAt
-from waiting import begun, completed
+from waiting import begun, completed, until_idle
 
 from cef_trio.admin.page_source import DaemonSource
 from cef_trio.checkpoint.commit import Change
@@ -59,7 +59,8 @@ async def fails(world: World, daemon: WorldDaemon) -> Checkpoint:
     )
     world.append(3 * PART)
     daemon.closed()
-    await trio.sleep(90)
+    await until_idle(world, Status.FAILED_ACCESS_DENIED)
+    await trio.sleep(60)  # until its daemon says so
     world.endpoint.faults.clear()
     (failed,) = await world.checkpoints()
     assert failed.meta.status in FAILED

@@ -120,7 +120,7 @@ async def daemon_is_killed(stage: Stage) -> None:
 
 
 async def stream_fails(stage: Stage) -> None:
-    fault = Fault(Kind.ERROR, "CompleteMultipartUpload", code="EntityTooLarge", status=400, times=1)
+    fault = Fault(Kind.ERROR, "CompleteMultipartUpload", code="KeyTooLongError", status=400, times=1)
     stage.world.endpoint.faults.arm(fault)
 
 

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from servers.command import answer
-from servers.daemon import daemon, settings_for
+from servers.daemon import SOON_FINAL, daemon, settings_for
 from servers.s3_control import arm, disarm
 from servers.store import Store
 from servers.valkey import ValkeyServer
@@ -142,6 +142,7 @@ def test_a_start_and_a_failure_are_delivered_and_the_failed_stream_is_let_go_bes
             on_start_webhook=receiving.url,
             on_failure_webhook=receiving.url,
             webhook_secret=SECRET,
+            **SOON_FINAL,
         )
         refused = {"kind": "error", "operation": "CompleteMultipartUpload", "code": "AccessDenied", "times": None}
         with daemon(settings) as process:

@@ -57,7 +57,7 @@ def a_number_that_is_given_to_the_next_recording(given: Given) -> None:
         own = stack.enter_context(surroundings(given.folder))  # its fault must strike nobody else's story
         scene = own.scene("number")
         with daemon(scene.settings(found.folder)) as process:
-            number = arm(own.endpoint, {"kind": "error", "operation": "PutObject", "code": "EntityTooLarge"})
+            number = arm(own.endpoint, {"kind": "error", "operation": "PutObject", "code": "KeyTooLongError"})
             write(path, MIB)
             process.wait_for("stream_failed")
             disarm(own.endpoint, number)

@@ -214,7 +214,7 @@ def test_p10_a_folder_and_a_file_that_may_not_be_read_are_reported_everywhere(sc
 def test_p10_one_upload_that_s3_denies_is_reported_everywhere_until_its_file_is_gone_or_it_is_retried(
     scene: Scene,
 ) -> None:
-    refusal = {"kind": "error", "operation": "CompleteMultipartUpload", "code": "EntityTooLarge", "status": 400}
+    refusal = {"kind": "error", "operation": "CompleteMultipartUpload", "code": "KeyTooLongError", "status": 400}
     arm(scene.endpoint, {**refusal, "times": None})
     record(scene.watch / "refused.mp4")
     scene.process.wait_for("stream_failed")

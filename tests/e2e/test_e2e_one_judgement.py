@@ -212,7 +212,7 @@ def test_p10_healthy_then_s3_refuses_then_a_stream_has_failed(scene: Scene, watc
     disarm_all(endpoint)
     scene.process.wait_for("stream_completed", count=3)
     scene.all_say("ready", commands=False)
-    refusal = {"kind": "error", "operation": "CompleteMultipartUpload", "code": "EntityTooLarge", "status": 400}
+    refusal = {"kind": "error", "operation": "CompleteMultipartUpload", "code": "KeyTooLongError", "status": 400}
     arm(endpoint, {**refusal, "times": None})
     (watch / "fails.mp4").write_bytes(b"\1" * 9 * MIB)
     scene.process.wait_for("stream_failed")

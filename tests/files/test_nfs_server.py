@@ -14,6 +14,13 @@ from cef_trio.files.nfs_server import exported_folders, is_in_exports
 from cef_trio.files.writers import WriterState, writer_state_now
 
 
+class Forbidden:
+    """The kernel's file, of mode 0600, for another user than root."""
+
+    def read_text(self) -> str:
+        raise PermissionError
+
+
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the files in which the kernel and exportfs(8) tell what an NFS server serves."""
@@ -21,6 +28,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(nfs_server, "_THREADS", folder / "threads")
     monkeypatch.setattr(nfs_server, "_EXPORTS", folder / "etab")
+    monkeypatch.setattr(nfs_server, "_USERS", folder / "refcnt")
     return folder
 
 
@@ -105,12 +113,7 @@ def test_p8_the_writers_are_unknown_to_another_user_than_root_too(server: Path, 
 def test_p8_where_only_root_may_ask_whether_it_serves_its_exports_tell(
     server: Path, recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel gives the file mode 0600, and the daemon is no root."""
-
-    class Forbidden:
-        def read_text(self) -> str:
-            raise PermissionError
-
+    """The daemon is no root."""
     monkeypatch.setattr(nfs_server, "_THREADS", Forbidden())
     export(server, recording.parent)
     assert writer_state_now(str(recording)) is WriterState.UNKNOWN
@@ -118,7 +121,39 @@ def test_p8_where_only_root_may_ask_whether_it_serves_its_exports_tell(
     assert writer_state_now(str(recording)) is WriterState.NONE, "a server that was stopped exports nothing"
 
 
+@pytest.mark.parametrize(
+    ("threads", "users", "expected"),
+    [
+        (None, "0", WriterState.NONE),  # the module is loaded, and unused
+        (None, "1", WriterState.UNKNOWN),  # as a container sees its host's server
+        ("0", "1", WriterState.NONE),  # our own /proc/fs/nfsd alone
+        ("0", "2", WriterState.UNKNOWN),  # as a host sees the server of a container
+        ("0", "no number", WriterState.NONE),
+        ("8", "3", WriterState.NONE),  # our own server; it exports another folder
+    ],
+)
+def test_p8_a_server_in_another_network_namespace_is_noticed_by_the_kernels_module(
+    server: Path, recording: Path, threads: str | None, users: str, expected: WriterState
+) -> None:
+    export(server, Path("/srv/other"))
+    if threads is not None:
+        (server / "threads").write_text(f"{threads}\n")
+    (server / "refcnt").write_text(f"{users}\n")
+    assert writer_state_now(str(recording)) is expected
+
+
+def test_p8_where_only_root_may_ask_a_server_elsewhere_is_noticed_if_this_one_exports_nothing(
+    server: Path, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nfs_server, "_THREADS", Forbidden())
+    (server / "etab").write_text("")
+    (server / "refcnt").write_text("1\n")
+    assert writer_state_now(str(recording)) is WriterState.NONE, "our own /proc/fs/nfsd alone"
+    (server / "refcnt").write_text("2\n")
+    assert writer_state_now(str(recording)) is WriterState.UNKNOWN
+
+
 def test_doctor_says_that_the_writers_of_an_exported_folder_cannot_be_known() -> None:
     facts = FolderFacts(path="/srv/rec", is_folder=True, knows_writers=False)
     [found] = [one for one in judge_folder(facts) if one.subject == "writers"]
-    assert "exports the folder by NFS: only STREAM_TIMEOUT_SECONDS of silence" in found.says
+    assert "exports the folder by NFS, or may do so: only STREAM_TIMEOUT_SECONDS of silence" in found.says

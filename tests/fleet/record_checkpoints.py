@@ -129,7 +129,7 @@ def killed_daemon(scene: Scene) -> None:
         scene.wait("killed/new name é.mp4", parts="1")
         scene.write("killed/failed.mp4", PART + MIB)
         scene.wait("killed/failed.mp4", parts="1")
-        scene.fault("killed/failed.mp4", "UploadPart", kind="error", status=400, code="EntityTooLarge")
+        scene.fault("killed/failed.mp4", "UploadPart", kind="error", status=400, code="KeyTooLongError")
         scene.write("killed/failed.mp4", 2 * PART + MIB)
         scene.wait("killed/failed.mp4", status="failed_s3_upload")
         scene.write("killed/pending.mp4", PART + MIB)

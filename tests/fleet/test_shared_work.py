@@ -242,3 +242,112 @@ def test_p2_a_renamed_recording_that_its_bytes_do_not_prove_is_left_to_the_daemo
         assert [host for _, host in begun(fleet)] == ["h1"]
 
     assert run(tmp_path, 2, script).violations == []
+
+
+def hold(fleet: Fleet, counts: dict[str, int]) -> list[str]:
+    """Write recordings of which each host's daemon is to begin so many; return their names."""
+    tokens = {one.daemon.services.lease.token: one.plan.host for one in fleet.daemons if one.daemon is not None}
+    left, names = Counter(counts), []
+    for name in map("{}.mp4".format, range(1000)):
+        host = tokens[ranked(f"/{name}", tokens)[0]]
+        if left[host] > 0:
+            left[host] -= 1
+            names.append(name)
+            fleet.writers(host).append(3 * PART // 2, name)
+    return names
+
+
+async def keep_open(fleet: Fleet, host: str, names: list[str], seconds: float) -> None:
+    """Have recorders write to these recordings for a while, so that none ends."""
+    for _ in range(int(seconds / 5)):
+        await trio.sleep(5)
+        for name in names:
+            fleet.writers(host).append(1, name)
+
+
+def open_streams(fleet: Fleet) -> Counter[str]:
+    """Return how many streams each host's daemon works on."""
+    world = fleet.contexts["site"].world
+    return Counter({one.plan.host: len(world.leases_of(one.lease)) for one in fleet.daemons if one.lease})
+
+
+@pytest.mark.parametrize("how", ["crash", "pause"])
+def test_p6_the_streams_of_a_dead_daemon_are_divided_among_the_others_in_time(tmp_path: Path, how: str) -> None:
+    """The oracle checks that each was taken within LEASE_SECONDS + 5 s."""
+    after: list[Counter[str]] = []
+
+    async def script(fleet: Fleet) -> None:
+        await trio.sleep(START_SECONDS)
+        names = hold(fleet, {"h0": 6, "h1": 6, "h2": 6})
+        await keep_open(fleet, "h1", names, RESCAN_SECONDS + 5)
+        assert open_streams(fleet) == {"h0": 6, "h1": 6, "h2": 6}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fleet.crash if how == "crash" else fleet.pause, "h0", 60.0)
+            await keep_open(fleet, "h1", names, 40)
+            after.append(open_streams(fleet))
+        await keep_open(fleet, "h1", names, 30)
+
+    ran = run(tmp_path, 3, script)
+    assert ran.violations == []
+    assert (after[0]["h1"], after[0]["h2"]) == (9, 9)
+
+
+def test_p6_the_last_daemon_takes_all_streams_in_time_also_while_the_dead_ones_seem_to_live(tmp_path: Path) -> None:
+    """Of h1 only the registry tells, and that for a minute: it had no stream."""
+    after: list[Counter[str]] = []
+
+    async def script(fleet: Fleet) -> None:
+        await trio.sleep(START_SECONDS)
+        names = hold(fleet, {"h0": 1})
+        await keep_open(fleet, "h2", names, RESCAN_SECONDS + 5)
+        names += [f"more-{number}.mp4" for number in range(3)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fleet.crash, "h1", 120.0)
+            nursery.start_soon(fleet.crash, "h0", 120.0)
+            await keep_open(fleet, "h2", names, 40)
+            after.append(open_streams(fleet))
+            await keep_open(fleet, "h2", names, 60)
+            after.append(open_streams(fleet))
+
+    ran = run(tmp_path, 3, script)
+    assert ran.violations == []
+    assert after[0]["h2"] >= 1
+    assert after[1]["h2"] == 4
+
+
+@pytest.mark.parametrize("seconds", [0.5, 4, 9])
+def test_p6_the_streams_of_two_daemons_that_die_after_each_other_are_all_taken_in_time(
+    tmp_path: Path, seconds: float
+) -> None:
+    after: list[Counter[str]] = []
+
+    async def script(fleet: Fleet) -> None:
+        await trio.sleep(START_SECONDS)
+        names = hold(fleet, {"h0": 4, "h1": 4, "h2": 4})
+        await keep_open(fleet, "h2", names, RESCAN_SECONDS + 5)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fleet.crash, "h0", 90.0)
+            await trio.sleep(seconds)
+            nursery.start_soon(fleet.crash, "h1", 90.0)
+            await keep_open(fleet, "h2", names, 40)
+            after.append(open_streams(fleet))
+
+    assert run(tmp_path, 3, script).violations == []
+    assert after[0]["h2"] == 12
+
+
+def test_p6_the_streams_of_a_daemon_that_is_stopped_are_divided_among_the_others(tmp_path: Path) -> None:
+    after: list[Counter[str]] = []
+
+    async def script(fleet: Fleet) -> None:
+        await trio.sleep(START_SECONDS)
+        names = hold(fleet, {"h0": 6, "h1": 6, "h2": 6})
+        await keep_open(fleet, "h1", names, RESCAN_SECONDS + 5)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fleet.restart, "h0", 60.0)
+            await keep_open(fleet, "h1", names, 15)
+            after.append(open_streams(fleet))
+
+    ran = run(tmp_path, 3, script)
+    assert ran.violations == []
+    assert (after[0]["h1"], after[0]["h2"]) == (9, 9)

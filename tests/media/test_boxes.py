@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cef_trio.media import ffprobe
 from cef_trio.media.boxes import why_truncated
+from cef_trio.media.metadata import MediaInfo
 
 
 def box(kind: bytes, content: bytes, *, long: bool = False) -> bytes:
@@ -50,3 +54,16 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "b.mp4").symlink_to(tmp_path / "a.mp4")
     with pytest.raises(OSError, match="symbolic links"):
         why_truncated(str(tmp_path / "b.mp4"))
+
+
+async def test_p7_the_threads_that_a_hung_disk_keeps_are_not_missing_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of trio's default limiter look up the names of S3 and Redis."""
+    goes_on, others = threading.Event(), trio.to_thread.current_default_thread_limiter()
+    monkeypatch.setattr(ffprobe, "why_truncated", lambda _path: goes_on.wait(30))
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(int(others.total_tokens)):
+                nursery.start_soon(ffprobe._why_broken, MediaInfo(1.0, "mp4"), "/hung/a.mp4", 0.1)
+        assert others.available_tokens == others.total_tokens
+    finally:
+        goes_on.set()

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from cef_trio.exceptions import CefMp4ProcessorError, RedisOperationError, S3OperationError
 from cef_trio.resilience import CircuitBreaker, ProbeKind, RetryPolicy, ServiceRetrier
-from cef_trio.resilience.outage import PROBE_MAX_SECONDS, UNPROVEN_REJECTION_SECONDS
+from cef_trio.resilience.outage import BESIDE_UPLOADS, PROBE_MAX_SECONDS, UNPROVEN_REJECTION_SECONDS
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -193,7 +193,7 @@ async def test_p10_an_outage_of_writes_is_one_outage_for_as_long_as_only_reads_w
         began = [entry for entry in logs if entry["event"] == "outage_started"]
         assert len(began) == 1
         assert not [entry for entry in logs if entry["event"] == "outage_ended"]
-    assert set(service.probes) == {ProbeKind.WRITE}
+    assert set(service.probes) == {ProbeKind.UPLOAD}, "what the calls did"
     nursery.cancel_scope.cancel()
 
 
@@ -205,22 +205,69 @@ async def _for_ever(service: Service) -> None:
             await trio.sleep(1)
 
 
-async def test_an_outage_of_reads_is_ended_by_a_read_and_becomes_one_of_writes_if_they_fail_too(
+async def test_an_outage_of_writes_is_ended_by_a_write_and_becomes_one_of_uploads_if_they_fail_too(
     service: Service, nursery: trio.Nursery
 ) -> None:
-    service.breaker.trip(silent("head_object"), ProbeKind.READ)
-    service.breaker.trip(silent(), ProbeKind.WRITE)
+    service.breaker.trip(silent("put_object"), ProbeKind.WRITE)
+    service.breaker.trip(silent(), ProbeKind.UPLOAD)
     assert service.breaker.outage is not None
-    assert service.breaker.outage.kind is ProbeKind.WRITE
+    assert service.breaker.outage.kind is ProbeKind.UPLOAD
     nursery.start_soon(service.breaker.run)
     with trio.fail_after(10):
         await service.breaker.wait_up()
     service.probes.clear()
-    service.breaker.trip(silent("head_object"), ProbeKind.READ)
+    service.breaker.trip(silent("put_object"), ProbeKind.WRITE)
     with trio.fail_after(10):
         await service.breaker.wait_up()
-    assert service.probes == [ProbeKind.READ]
+    assert service.probes == [ProbeKind.WRITE]
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("error", [silent(), server_error()])
+async def test_p10_an_outage_of_multipart_uploads_is_one_outage_for_as_long_as_only_other_writes_work(
+    service: Service, error: S3OperationError, nursery: trio.Nursery
+) -> None:
+    """PutObject ended it each time: 85 outages in a minute, or none, and each stream waited for minutes alone."""
+    nursery.start_soon(service.breaker.run)
+    service.fails[ProbeKind.UPLOAD] = error
+
+    async def for_ever(operation: str) -> None:
+        while True:
+            try:
+                await service.retrier.call(operation, lambda: service._do(ProbeKind.UPLOAD))
+            except S3OperationError:
+                await trio.sleep(1)
+
+    with capture_logs() as logs:
+        for operation in ("create_multipart_upload", "upload_part", "complete_multipart_upload"):
+            nursery.start_soon(for_ever, operation)
+        await trio.sleep(600)
+        assert [one["event"] for one in logs if one["event"].startswith("outage_")].count("outage_started") == 1
+        assert service.breaker.outage is not None
+    service.fails[ProbeKind.UPLOAD] = None
+    with trio.fail_after(5):
+        await service.breaker.wait_up()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("operation", sorted(BESIDE_UPLOADS))
+async def test_p6_what_no_upload_needs_is_an_outage_only_if_a_write_gets_no_response_either(
+    service: Service, operation: str
+) -> None:
+    """A proxy that resets a listing held up everything, three times a minute."""
+
+    async def read() -> None:
+        raise silent(operation)
+
+    with pytest.raises(S3OperationError) as caught:
+        await service.retrier.call(operation, read)
+    assert caught.value.transient
+    assert service.breaker.up.value
+    assert service.probes == [ProbeKind.WRITE]
+    service.fails[ProbeKind.WRITE] = silent()
+    with pytest.raises(S3OperationError):
+        await service.retrier.call(operation, read)
+    assert not service.breaker.up.value
 
 
 async def test_a_thousand_refused_calls_are_judged_by_one_probe(service: Service) -> None:
@@ -339,6 +386,25 @@ async def test_one_lost_answer_while_idle_is_no_outage(nursery: trio.Nursery) ->
     nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("error", [silent("head_bucket"), server_error(), refused("MethodNotAllowed")])
+async def test_p10_a_read_that_fails_while_writes_work_is_no_outage_of_an_idle_service(
+    error: S3OperationError, nursery: trio.Nursery
+) -> None:
+    """No stream needs HeadBucket, and nothing was uploaded any more."""
+    service = Service(idle_seconds=IDLE_SECONDS)
+    nursery.start_soon(service.breaker.run)
+    service.fails[ProbeKind.READ] = error
+    for _ in range(20):
+        await trio.sleep(IDLE_SECONDS)
+        assert service.breaker.outage is None
+    assert not service.breaker.ended
+    service.fails[ProbeKind.WRITE] = error
+    await trio.sleep(2 * IDLE_SECONDS)
+    assert service.breaker.outage is not None
+    assert service.breaker.outage.kind is ProbeKind.WRITE
+    nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("needed", list(ProbeKind))
 async def test_a_cancelled_probe_leaves_the_breaker_as_it_was(service: Service, needed: ProbeKind) -> None:
     with trio.move_on_after(0.005) as scope:
@@ -363,17 +429,17 @@ async def test_one_probe_serves_all_calls_from_before_it_began_and_none_from_lat
     assert len(service.probes) == 2
 
 
-async def test_p10_a_read_that_works_does_not_end_an_outage_in_which_a_write_has_failed_meanwhile(
+async def test_p10_a_write_that_works_does_not_end_an_outage_in_which_an_upload_has_failed_meanwhile(
     service: Service, nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(service.breaker.run)
-    service.fails[ProbeKind.WRITE] = silent()
-    service.on_probe = lambda: service.breaker.trip(silent(), ProbeKind.WRITE)  # while the read is on its way
-    service.breaker.trip(silent("list_parts"), ProbeKind.READ)
+    service.fails[ProbeKind.UPLOAD] = silent()
+    service.on_probe = lambda: service.breaker.trip(silent(), ProbeKind.UPLOAD)  # while the write is on its way
+    service.breaker.trip(silent("put_object"), ProbeKind.WRITE)
     await trio.sleep(60)
     assert service.breaker.outage is not None
-    assert service.probes[0] is ProbeKind.READ
-    assert set(service.probes[1:]) == {ProbeKind.WRITE}
-    service.fails[ProbeKind.WRITE] = None
+    assert service.probes[0] is ProbeKind.WRITE
+    assert set(service.probes[1:]) == {ProbeKind.UPLOAD}
+    service.fails[ProbeKind.UPLOAD] = None
     with trio.fail_after(20):
         await service.breaker.wait_up()

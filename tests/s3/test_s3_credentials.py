@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import shlex
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,9 @@ from s3.scripted_store import CREDENTIALS, Reply, ScriptedStore, client_of, erro
 from waiting import WAIT_SECONDS, until
 
 from cef_trio.exceptions import S3OperationError
+from cef_trio.resilience import is_outage
+from cef_trio.resilience.outage import got_no_response
+from cef_trio.s3 import credential_program, credentials
 from cef_trio.s3.credentials import ChainCredentials, StaticCredentials
 from cef_trio.s3.signing import Credentials
 
@@ -89,7 +93,7 @@ async def test_without_botocore_the_extra_is_named(monkeypatch: pytest.MonkeyPat
     assert (caught.value.code, caught.value.transient) == ("MissingExtra", False)
 
 
-async def test_credentials_are_renewed_before_they_run_out(autojump_clock: trio.testing.MockClock) -> None:
+async def test_credentials_are_renewed_before_they_run_out(mock_clock: trio.testing.MockClock) -> None:
     given = iter(range(10))
 
     def metadata() -> dict[str, str]:
@@ -100,7 +104,7 @@ async def test_credentials_are_renewed_before_they_run_out(autojump_clock: trio.
     chain = ChainCredentials(session=session)
     first = await chain.get()
     assert await chain.get() == first
-    await trio.sleep(61)
+    mock_clock.jump(61)
     assert await chain.get() != first
     assert session.loaded == 1
 
@@ -293,3 +297,124 @@ async def test_p6_a_chain_that_had_credentials_and_has_none_now_has_them_again_l
         await provider.get()
     assert (caught.value.code, caught.value.transient) == ("NoCredentials", True)
     assert (await provider.get()).access_key_id == "AK"
+
+
+# ---- what hangs while the keys are fetched: kind 6 ----
+
+
+class HangingProgram:
+    """A ``credential_process`` that starts another program, and waits for it for ever."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "program"
+        self.file.write_text('#!/bin/sh\nsleep 1000 &\necho $$ $! > "$0.tmp" && mv "$0.tmp" "$0.pids"\nwait\n')
+        self.file.chmod(0o700)
+        self._pids = folder / "program.pids"
+
+    def has_started(self) -> bool:
+        return self._pids.exists()
+
+    def is_gone(self) -> bool:
+        """Whether both have ended, and the program is reaped; what it started is init's to reap."""
+        program, started = map(int, self._pids.read_text().split())
+        return state_of(program) is None and state_of(started) in {None, "Z"}
+
+
+def state_of(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> HangingProgram:
+    program = HangingProgram(tmp_path)
+    says = f"credential_process = {shlex.quote(str(program.file))} --pass SECRET\n"
+    role = "role_arn = arn:aws:iam::123456789012:role/uploads\nsource_profile = cameras\nregion = eu-central-1\n"
+    (tmp_path / "config").write_text(f"[profile cameras]\n{says}[profile of-a-role]\n{role}")
+    return program
+
+
+@pytest.mark.parametrize("profile", ["cameras", "of-a-role"])
+async def test_p6_a_credential_process_that_hangs_is_killed_with_its_group_and_told_by_its_name(
+    hanging: HangingProgram, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
+    """It stopped every call to S3 for ever, without a word: botocore waits for it without a limit."""
+    monkeypatch.setattr(credential_program, "PROGRAM_SECONDS", 0.5)
+    chain = ChainCredentials(profile=profile)
+    with trio.fail_after(WAIT_SECONDS), pytest.raises(S3OperationError) as caught:
+        await chain.get()
+    assert is_outage(caught.value)
+    assert got_no_response(caught.value), "no probe has to confirm it"
+    assert f"credential_process {str(hanging.file)!r} did not end within 0.5 seconds" in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+    await until(hanging.is_gone)
+
+
+async def test_p4_a_credential_process_is_killed_and_reaped_when_its_fetch_is_cancelled(
+    hanging: HangingProgram,
+) -> None:
+    chain = ChainCredentials(profile="cameras")
+    with trio.fail_after(WAIT_SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(chain.get)
+            await until(hanging.has_started)
+            nursery.cancel_scope.cancel()
+        await until(hanging.is_gone)
+        hanging.file.write_text('#!/bin/sh\necho \'{"Version": 1, "AccessKeyId": "AK", "SecretAccessKey": "SK"}\'\n')
+        assert await chain.get() == Credentials("AK", "SK", None)
+
+
+async def test_p4_a_program_that_starts_after_its_fetch_was_given_up_is_killed_at_once(hanging: HangingProgram) -> None:
+    started = credential_program.Programs()
+    started.end()
+    before = credential_program.programs.set(started)
+    try:
+        with credential_program.CredentialProgram([str(hanging.file)]) as program:
+            assert program.wait(WAIT_SECONDS) < 0
+    finally:
+        credential_program.programs.reset(before)
+    program.end()  # it is reaped: its number may be another's
+
+
+async def test_p6_a_fetch_that_hangs_is_one_error_for_all_that_wait_and_holds_one_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As STS without a response, or a hung disk of the shared files; each caller would wait for its own time-out."""
+    monkeypatch.setattr(credentials, "_FETCH_SECONDS", 0.5)
+    release, failures = threading.Event(), list[S3OperationError]()
+
+    def load() -> Any:
+        release.wait(WAIT_SECONDS)
+        return RefreshableCredentials("AK", "SK", "T", datetime.now(UTC) + timedelta(hours=6), None, "test")
+
+    session = Session(load)
+    chain = ChainCredentials(session=session)
+
+    async def get() -> None:
+        with pytest.raises(S3OperationError, match=r"STS.* did not respond within 0.5 seconds") as caught:
+            await chain.get()
+        failures.append(caught.value)
+
+    try:
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(get)
+        assert trio.current_time() - began < 5
+        assert len({id(error) for error in failures}) == 20, "callers change what they catch"
+        assert all(got_no_response(error) for error in failures)
+        await get()
+        assert session.loaded == 1
+    finally:
+        release.set()
+
+    async def works() -> bool:
+        try:
+            return (await chain.get()).access_key_id == "AK"
+        except S3OperationError:
+            return False
+
+    await until(works)
+    assert session.loaded == 1, "what the thread found in the end is used"

@@ -162,6 +162,66 @@ def test_a_quota_that_has_the_code_of_a_missing_permission_is_a_quota() -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (
+            "AccessDenied",
+            "Cannot upload files, storage cap exceeded. See the Caps &amp; Alerts page to increase your cap.",
+        ),
+        ("StorageLimitExceeded", "You have reached your project storage limit."),
+        ("SegmentsLimitExceeded", "You have reached your project segment limit."),
+        ("ServiceQuotaExceededException", "You have reached a limit."),
+    ],
+)
+def test_a_quota_is_known_by_the_words_of_backblaze_and_storj_too(code: str, says: str) -> None:
+    error = refused(403, f"<Error><Code>{code}</Code><Message>{says}</Message></Error>".encode())
+    assert (error.over_quota, error.rejected) == (True, True)
+    assert HINTS["QuotaExceeded"] in str(error)
+
+
+TOO_LARGE = b"<Error><Code>EntityTooLarge</Code><Message>Your proposed upload exceeds the maximum</Message></Error>"
+GIB = 1024**3
+
+
+@pytest.mark.parametrize(
+    ("operation", "largest"),
+    [("upload_part", 5 * GIB), ("put_recording", 5 * GIB), ("complete_multipart_upload", 5 * 1024 * GIB)],
+)
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(400, TOO_LARGE, id="Swift"),
+        pytest.param(413, TOO_LARGE, id="with S3's XML"),
+        pytest.param(413, b"<Error><Code>PayloadTooLarge</Code></Error>", id="another code"),
+        pytest.param(413, b"", id="without a body"),
+    ],
+)
+def test_p6_a_body_within_s3s_limits_that_is_too_large_is_a_quota_or_a_limit_and_no_fault_of_the_recording(
+    operation: str, largest: int, status: int, body: bytes
+) -> None:
+    """Swift says so of a full quota; larger ones stay final."""
+
+    def refused_of(size_bytes: int) -> S3OperationError:
+        return error_from_response(operation, status=status, headers={}, body=body, now=NOW, size_bytes=size_bytes)
+
+    error = refused_of(largest)
+    assert (error.over_quota, error.rejected, error.transient) == (True, True, False)
+    for words in ("quota", "client_max_body_size", "CHUNK_SIZE_BYTES", "continue by themselves"):
+        assert words in str(error)
+    larger = refused_of(largest + 1)
+    assert (larger.over_quota, larger.transient) == (False, False)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<Error><Code>Insufficient Storage</Code></Error>", b"<Error><Code>XMinioStorageFull</Code></Error>"]
+)
+def test_p6_a_store_whose_disks_are_full_is_waited_for_and_told(body: bytes) -> None:
+    error = refused(507, body)
+    assert error.transient
+    assert HINTS["XMinioStorageFull"] in str(error)
+
+
+@pytest.mark.parametrize(
     ("value", "seconds"),
     [
         ("120", 120.0),

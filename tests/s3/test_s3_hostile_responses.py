@@ -9,6 +9,8 @@ import socket
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
+from xml.parsers import expat
 
 import httpcore
 import httpx
@@ -17,7 +19,7 @@ import trio
 import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from s3.scripted_store import NOW, Reply, ScriptedStore, client_of, error_reply
+from s3.scripted_store import CRC_HEADER, NOW, Passes, Reply, ScriptedStore, client_of, crc64, error_reply
 from s3.test_s3_response_origin import CALLS
 from servers.scripted import scripted_server
 from thoroughness import LONG
@@ -28,6 +30,8 @@ from cef_trio.http.client_transport import HttpTransport
 from cef_trio.s3 import client as s3_client_module
 from cef_trio.s3 import xml
 from cef_trio.s3.client import S3Client
+from cef_trio.s3.errors import parse_error_body
+from cef_trio.s3.model import ChecksumAlgorithm
 from cef_trio.s3.response_guard import connection_of
 from cef_trio.s3.transport import MAX_RESPONSE_BYTES
 from cef_trio.s3.xml import UNKNOWN_MOMENT, XmlError, parse_uploads, parse_xml
@@ -227,6 +231,111 @@ def test_a_document_with_too_many_elements_is_refused_while_parsing(body: bytes)
         with pytest.raises(XmlError):
             parse_xml(body)
     assert made <= xml.MAX_ELEMENTS + 1
+
+
+class CountingParser:
+    """A parser of expat that counts the characters of the names that it reports."""
+
+    def __init__(self, parser: Any) -> None:
+        object.__setattr__(self, "parser", parser)
+        object.__setattr__(self, "characters", 0)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.parser, name, self.counted(value) if name == "StartElementHandler" else value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.parser, name)
+
+    def counted(self, begin: Callable[[str, dict[str, str]], None]) -> Callable[[str, dict[str, str]], None]:
+        def counting(name: str, attributes: dict[str, str]) -> None:
+            object.__setattr__(self, "characters", self.characters + len(name) + sum(map(len, attributes)))
+            begin(name, attributes)
+
+        return counting
+
+
+URI = b"u" * 50_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<Error xmlns='" + URI + b"'><Code>SlowDown</Code>" + b"<a/>" * 500 + b"</Error>",
+        b"<Error xmlns:p='" + URI + b"'><Code>SlowDown</Code>" + b"<p:a/>" * 500 + b"</Error>",
+        b"<Error xmlns:p='"
+        + URI
+        + b"'><Code>SlowDown</Code><a "
+        + b" ".join(b"p:x%d=''" % number for number in range(500))
+        + b"/></Error>",
+    ],
+    ids=["default namespace", "elements with a prefix", "attributes with a prefix"],
+)
+def test_p7_no_name_is_longer_than_in_the_document(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the URI of its namespace in each name, 64 KiB took seconds and 190 MiB, and a page of 1 MiB 2 GiB."""
+    parsers: list[CountingParser] = []
+    create = expat.ParserCreate
+
+    def counting(*arguments: Any, **named: Any) -> CountingParser:
+        parsers.append(CountingParser(create(*arguments, **named)))
+        return parsers[-1]
+
+    monkeypatch.setattr(expat, "ParserCreate", counting)
+    assert parse_error_body(body).code == "SlowDown"
+    assert parsers[0].characters < len(body)
+
+
+@pytest.mark.parametrize("root", ["<x:Error xmlns:x='http://s3.amazonaws.com/doc/2006-03-01/'>", "<x:Error>"])
+def test_a_name_counts_without_its_prefix(root: str) -> None:
+    assert parse_error_body(f"{root}<x:Code>SlowDown</x:Code></x:Error>".encode()).code == "SlowDown"
+
+
+LONG_TEXT = "x" * (xml.MAX_TEXT + 1)
+TRUNCATED = "<IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker>"
+
+
+@pytest.mark.parametrize(
+    ("parse", "body"),
+    [
+        (xml.parse_upload_id, f"<InitiateMultipartUploadResult><UploadId>{LONG_TEXT}</UploadId>"),
+        (xml.parse_copied_part, f"<CopyPartResult><ETag>{LONG_TEXT}</ETag>"),
+        (xml.parse_copied_part, f"<CopyPartResult><ETag>x</ETag><ChecksumSHA256>{LONG_TEXT}</ChecksumSHA256>"),
+        (
+            xml.parse_parts,
+            f"<ListPartsResult><Part><PartNumber>1</PartNumber><Size>5</Size><ETag>{LONG_TEXT}</ETag></Part>",
+        ),
+        (
+            xml.parse_uploads,
+            f"<ListMultipartUploadsResult>{TRUNCATED}<NextUploadIdMarker>{LONG_TEXT}</NextUploadIdMarker>",
+        ),
+        (
+            xml.parse_objects,
+            f"<ListBucketResult><Contents><Key>{LONG_TEXT}</Key><Size>5</Size></Contents>",
+        ),
+    ],
+)
+def test_p7_a_key_an_id_or_an_etag_without_end_is_not_kept(parse: Callable[[bytes], object], body: str) -> None:
+    with pytest.raises(XmlError, match=f"of {len(LONG_TEXT)} characters"):
+        parse(f"{body}</{body[1 : body.index('>')]}>".encode())
+
+
+async def test_p7_an_etag_without_end_is_recorded_for_no_part() -> None:
+    """Up to 100 KB of a header went into Redis, for each part."""
+    data = b"x" * 10
+    headers = {"etag": f'"{LONG_TEXT}"', CRC_HEADER: crc64(data)}
+    async with client_of(ScriptedStore(Reply(200, headers))) as client:
+        with pytest.raises(S3OperationError, match=r"MissingETag: .* or with an endless one") as caught:
+            await client.upload_part("k", "u", 1, Passes(data), ChecksumAlgorithm.CRC64NVME)
+    assert caught.value.transient
+    assert len(str(caught.value)) < 1000
+
+
+def test_the_longest_key_that_s3_allows_is_listed() -> None:
+    key = "\u00e9" * 512
+    body = (
+        f"<ListBucketResult><EncodingType>url</EncodingType><Contents><Key>{quote(key)}</Key><Size>5</Size></Contents>"
+        "</ListBucketResult>"
+    )
+    assert xml.parse_objects(body.encode()).objects[0].key == key
 
 
 def test_the_largest_pages_that_s3_sends_are_read() -> None:

@@ -80,6 +80,12 @@ async def test_a_page_instead_of_a_response_is_transient_and_its_likely_sender_n
     assert ("404 Not Found" in str(error)) is (call not in BY_HEAD)
 
 
+@pytest.mark.parametrize("call", ["upload_part", "put_recording", "complete_multipart_upload"])
+async def test_p6_a_413_of_the_store_itself_without_a_body_is_no_fault_of_the_recording(call: str) -> None:
+    error = await failed(call, Reply(413, IDS, b""))
+    assert (error.code, error.over_quota, error.rejected) == ("EntityTooLarge", True, True)
+
+
 @pytest.mark.parametrize("status", [200, 204])
 @pytest.mark.parametrize("call", sorted(set(CALLS) - {"complete_multipart_upload"}))
 async def test_a_page_with_a_status_of_success_is_no_success(call: str, status: int) -> None:

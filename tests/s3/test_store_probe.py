@@ -117,3 +117,77 @@ async def test_p9_a_trial_leaves_no_object_in_a_store_that_ignores_conditions() 
     await probe(store)(ProbeKind.WRITE)
     assert not store.objects
     assert not store.open
+
+
+class OnlyItsOwnKey(Store):
+    """A store that accepts the probe's key, and denies those of recordings at some step."""
+
+    def __init__(self, denied_at: str) -> None:
+        super().__init__()
+        self.take_part.set()
+        self.denied_at = denied_at
+
+    def judge(self, operation: str, key: str) -> None:
+        if (operation, key) == (self.denied_at, "streams/trial/recording.mp4"):
+            raise S3OperationError(operation, "denied", code="AccessDenied", status=403, transient=False)
+
+    async def put_object(self, key: str, *_arguments: Any, **_options: Any) -> None:
+        assert key == "probe", "a store that ignores conditions would keep it"
+
+    async def delete_object(self, _key: str) -> None:
+        pass
+
+    async def create_multipart_upload(self, key: str, **options: Any) -> Any:
+        self.judge("create_multipart_upload", key)
+        return await super().create_multipart_upload(key, **options)
+
+    async def upload_part(self, key: str, *_arguments: Any) -> Any:
+        self.judge("upload_part", key)
+        if key not in self.open:
+            raise S3OperationError("upload_part", "gone", code="NoSuchUpload", status=404, transient=False)
+        return SimpleNamespace(etag="e", size_bytes=1, crc64nvme=None, checksum=None)
+
+    async def complete_multipart_upload(self, key: str, *_arguments: Any, **_options: Any) -> None:
+        self.open.remove(key)
+
+
+@pytest.mark.parametrize("denied_at", ["create_multipart_upload", "upload_part", ""])
+async def test_p6_a_probe_of_uploads_tries_a_recordings_key_too_and_leaves_nothing_there(denied_at: str) -> None:
+    store = OnlyItsOwnKey(denied_at)
+    await probe(store)(ProbeKind.WRITE)
+    if denied_at:
+        with pytest.raises(S3OperationError, match="denied"):
+            await probe(store)(ProbeKind.UPLOAD)
+    else:
+        await probe(store)(ProbeKind.UPLOAD)
+    assert not store.open
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_p5_a_probe_whose_upload_could_not_be_aborted_goes_on_with_it_unless_it_is_gone(is_gone: bool) -> None:
+    """A proxy that resets all that has an upload id left an open upload every three seconds."""
+
+    class WithoutAborts(OnlyItsOwnKey):
+        created = 0
+
+        async def create_multipart_upload(self, key: str, **options: Any) -> Any:
+            self.created += 1
+            return await super().create_multipart_upload(key, **options)
+
+        async def abort_multipart_upload(self, key: str, _upload_id: str) -> None:
+            if self.denied_at:
+                raise S3OperationError("abort_multipart_upload", "reset", transient=True)
+            self.open.discard(key)
+
+    store = WithoutAborts("upload_part")
+    probing = probe(store)
+    for _ in range(10):
+        with pytest.raises(S3OperationError, match="denied"):
+            await probing(ProbeKind.UPLOAD)
+    assert store.open == {"streams/trial/recording.mp4"}
+    assert store.created == 10 + 1, "at the probe's own key each is completed"
+    if is_gone:
+        store.open.clear()
+    store.denied_at = ""
+    await probing(ProbeKind.UPLOAD)
+    assert not store.open

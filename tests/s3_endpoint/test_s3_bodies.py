@@ -9,11 +9,14 @@ from collections.abc import AsyncGenerator
 from itertools import pairwise
 
 import botocore.httpchecksum
+import httpx
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import WAIT_SECONDS
 
-from cef_trio.s3_endpoint import checksums
+from cef_trio.s3_endpoint import S3Endpoint, checksums, serve
 from cef_trio.s3_endpoint.auth import Account, ChunkSignatures, verify
 from cef_trio.s3_endpoint.checksums import Algorithm
 from cef_trio.s3_endpoint.chunked import ChunkedDecoder
@@ -164,3 +167,27 @@ def test_a_range_is_what_slicing_gives(size: int, first: int, last: int) -> None
             found = byte_range(header, size)
             assert found is not None
             assert data[found[0] : found[1]] == expected
+
+
+PRESIGNED = "&".join(
+    f"X-Amz-{name}"
+    for name in ("Algorithm=AWS4-HMAC-SHA256", "Credential=a", "Date=d", "SignedHeaders=host", "Signature=s")
+)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        f"/abc/k?uploadId=u&partNumber={'9' * 5000}",
+        f"/abc/k?{PRESIGNED}&X-Amz-Expires={'9' * 5000}",
+    ],
+    ids=["part number", "expiry"],
+)
+async def test_a_number_of_thousands_of_digits_ends_its_own_connection_alone(target: str) -> None:
+    """Unsigned, it ended the daemon of ``run --local``: int() refuses more than 4,300 digits by a ValueError."""
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(serve, S3Endpoint(buckets=["abc"]))
+        async with httpx.AsyncClient(trust_env=False, timeout=WAIT_SECONDS) as client:
+            assert (await client.put(f"{url}{target}")).status_code == 400
+            assert (await client.get(f"{url}/abc")).status_code == 403
+        nursery.cancel_scope.cancel()

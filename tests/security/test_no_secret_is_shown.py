@@ -19,7 +19,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 from servers.command import command
-from servers.daemon import daemon, settings_for
+from servers.daemon import SOON_FINAL, daemon, settings_for
 from servers.embedded_s3 import embedded_s3_server
 from servers.endpoints import Endpoint
 from servers.s3_control import arm, disarm_all
@@ -70,7 +70,7 @@ def settings_of(watch_dir: Path, url: str, redis_port: int, folder: Path, **more
     token.chmod(0o600)
     bucket = Endpoint(url, KEY_ID, SECRET, DEFAULT_REGION, "recordings")
     redis_url = f"redis://:{quote(PASSWORD, safe='')}@127.0.0.1:{redis_port}/0"
-    retries = {"retry_attempts": 2, "retry_initial_seconds": 0.01, "retry_max_seconds": 0.1}
+    retries = {**SOON_FINAL, "retry_initial_seconds": 0.01, "retry_max_seconds": 0.1}
     return settings_for(watch_dir, bucket, redis_url, s3_session_token_file=token, **retries, **more)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
+import resource
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,12 +23,13 @@ from servers.endpoints import free_port
 from servers.store import Store
 from servers.tls_front import tls_front
 from servers.valkey import ValkeyServer
+from structlog.testing import capture_logs
 
 import cef_trio
 from cef_trio.checkpoint.redis.address import parse_address
 from cef_trio.checkpoint.redis.store import RedisCheckpointStore
 from cef_trio.exceptions import OperationError, RedisOperationError, S3OperationError, WebhookOperationError
-from cef_trio.http.tls import client_context, explain_refused_certificate
+from cef_trio.http.tls import TrustedCertificates, client_context, explain_refused_certificate
 from cef_trio.s3.client import S3Client
 from cef_trio.s3.config import S3Config
 from cef_trio.s3.credentials import StaticCredentials
@@ -424,6 +426,40 @@ def test_a_system_without_certificates_has_those_that_come_with_us(monkeypatch: 
     monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
     monkeypatch.setenv("SSL_CERT_DIR", "/no/such/folder")
     assert len(client_context(None).get_ca_certs()) > 50
+
+
+@contextmanager
+def without_descriptors() -> Iterator[None]:
+    """Refuse to open anything, as when all descriptors are in use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("whose", ["ours", "the system's"])
+async def test_p6_certificates_that_change_while_there_is_no_descriptor_are_read_later(
+    whose: str, tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were never read again, and the renewed server stayed an outage until a restart."""
+    file, folder = tmp_path / "ca.pem", tmp_path / "no certificates"
+    file.write_bytes(authority.file.read_bytes())
+    folder.mkdir()
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    monkeypatch.setenv("SSL_CERT_DIR", str(folder))
+    trusted = TrustedCertificates("S3_CA_FILE", file if whose == "ours" else None)
+    before = (await trusted.current_context()).get_ca_certs()
+    assert len(before) == 1
+    with capture_logs() as events:
+        file.write_bytes(authority.file.read_bytes() + Authority(tmp_path, "another authority").file.read_bytes())
+        with without_descriptors():
+            for _ in range(3):
+                assert (await trusted.current_context()).get_ca_certs() == before
+        for _ in range(3):
+            assert len((await trusted.current_context()).get_ca_certs()) == 2
+    assert [event["event"] for event in events] == ["certificates_not_read", "certificates_reloaded"]
 
 
 def test_an_error_that_has_nothing_to_do_with_certificates_is_none_of_theirs() -> None:

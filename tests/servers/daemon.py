@@ -21,7 +21,7 @@ import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 from servers.endpoints import Endpoint
@@ -38,6 +38,10 @@ _POLL_SECONDS = 0.01
 _SAME_ROUND_SECONDS = 0.02
 
 Event = Mapping[str, Any]
+
+
+SOON_FINAL: Final = {"retry_stream_max_seconds": "0.1", "retry_attempts": "2"}
+"""Settings with which a rejection of one recording is final after seconds, not minutes."""
 
 
 def settings_for(watch_dir: Path, endpoint: Endpoint, redis_url: str, **more: object) -> dict[str, str]:

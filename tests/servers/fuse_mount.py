@@ -52,15 +52,20 @@ def second_mount(of: Path, mount: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def sshfs_mount(folder: Path) -> Iterator[FuseMount]:
-    """The same by sshfs, which speaks to OpenSSH's file server by a pipe, without sshd; it numbers inodes itself."""
+def sshfs_mount(folder: Path, *options: str) -> Iterator[FuseMount]:
+    """The same by sshfs, which speaks to OpenSSH's file server by a pipe, without sshd; it numbers inodes itself.
+
+    ``options``: of the mount, such as ``attr_timeout=60``.
+    """
     if not _SFTP_SERVER.exists():
         pytest.skip(f"{_SFTP_SERVER} is not here")
     ssh = folder / "ssh"
     ssh.write_text(f"#!/bin/sh\nexec {_SFTP_SERVER}\n")
     ssh.chmod(0o755)
     found = FuseMount(folder / "behind", folder / "mount")
-    with _mounted(found, "sshfs", "-o", f"ssh_command={ssh}", f"anywhere:{found.behind}", found.mount):
+    with _mounted(
+        found, "sshfs", "-o", ",".join((f"ssh_command={ssh}", *options)), f"anywhere:{found.behind}", found.mount
+    ):
         yield found
 
 

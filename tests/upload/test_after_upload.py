@@ -24,6 +24,7 @@ from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.lab.disk import CrashableDisk, InlineDisk
 from cef_trio.lab.faults import FaultKind, Injection
+from cef_trio.lab.filesystem import FileSystem, Leases
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
 from cef_trio.lab.writers import Writers
 from cef_trio.postprocess import rename_file
@@ -661,6 +662,94 @@ async def test_p8_a_recording_is_deleted_after_a_boot_that_gave_its_disk_another
         await trio.sleep(10)
     assert not Path(world.path()).exists()
     assert world.recordings() == [content]
+
+
+async def uploaded_on(system: FileSystem, tmp_path: Path, size_bytes: int = 5 * PART) -> tuple[World, Writers]:
+    """A world on that file system, with a completed recording."""
+    world = World(tmp_path / "watch", base=tmp_path, file_system=system)
+    world.stream_timeout_seconds = 5.0
+    writers = Writers(world.kernel, world.folder, world.random, world.journal)
+    writers.append(size_bytes, "a.mp4")
+    writers.close("a.mp4")
+    async with world.daemon():
+        await completed(world)
+    return world, writers
+
+
+def mount_another_disk(system: FileSystem, writers: Writers) -> None:
+    """As after ``cp -a`` to a new disk that is mounted at the same place."""
+    writers.copy_over("a.mp4")
+    system.fsid, system.device = b"new disk", system.device + 7
+
+
+@pytest.mark.parametrize(
+    "system",
+    [
+        pytest.param(FileSystem(fsid=b"old disk"), id="another disk"),
+        pytest.param(FileSystem(name="xfs", generations=False), id="another number of a disk without an id"),
+        pytest.param(
+            FileSystem(name="nfs", source="nas:/rec", generations=False, leases=Leases.NEVER), id="another mount of NFS"
+        ),
+    ],
+)
+async def test_p8_a_recording_on_a_disk_with_other_numbers_is_deleted_once_all_its_bytes_were_compared(
+    tmp_path: Path, autojump_clock: MockClock, logged: list[EventDict], system: FileSystem
+) -> None:
+    world, writers = await uploaded_on(system, tmp_path)
+    content = world.content()
+    if system.fsid:
+        mount_another_disk(system, writers)
+    else:
+        system.device += 7
+    world.after_upload = DELETE
+    async with world.daemon():
+        await quiet(world, 60)
+        (checkpoint,) = await completed(world)
+    assert not events(logged, "after_upload_refused")
+    assert not Path(world.path()).exists()
+    assert world.recordings() == [content]
+    assert events(logged, "recording_unchanged")
+    assert checkpoint.meta.identity.file_dev == system.device
+
+
+async def test_p8_a_copy_on_another_disk_with_one_other_byte_is_kept_and_that_is_the_reason(
+    tmp_path: Path, autojump_clock: MockClock, logged: list[EventDict]
+) -> None:
+    """Its last parts show whose it is; the other byte is in the first one."""
+    system = FileSystem(fsid=b"old disk")
+    world, writers = await uploaded_on(system, tmp_path)
+    mtime_ns = writers.inode("a.mp4").mtime_ns
+    mount_another_disk(system, writers)
+    writers.patch(5, b"#", "a.mp4")
+    writers.close("a.mp4")
+    writers.set_mtime("a.mp4", mtime_ns)
+    world.after_upload = DELETE
+    async with world.daemon():
+        await quiet(world, 60)
+    assert Path(world.path()).exists()
+    (event,) = events(logged, "after_upload_refused")
+    assert event["reason"].endswith(
+        "it has other numbers than what was verified (another disk or mount), and other bytes"
+    )
+
+
+async def test_p8_a_recording_on_another_disk_that_is_touched_while_it_is_compared_is_looked_at_again(
+    tmp_path: Path, autojump_clock: MockClock, logged: list[EventDict]
+) -> None:
+    system = FileSystem(fsid=b"old disk")
+    world, writers = await uploaded_on(system, tmp_path)
+    mount_another_disk(system, writers)
+    mtime_ns = writers.inode("a.mp4").mtime_ns
+    world.after_upload, world.read_seconds = DELETE, 1.0
+    async with world.daemon():
+        for _ in range(40):
+            await trio.sleep(0.7)
+            writers.set_mtime("a.mp4", mtime_ns)
+        assert Path(world.path()).exists()
+        await until(lambda: not Path(world.path()).exists(), 200)
+    assert "time stamps changed" in events(logged, "after_upload_failed")[0]["error"]
+    assert not events(logged, "after_upload_refused")
+    assert world.removed_unsaved == []
 
 
 async def test_p8_a_deletion_that_hangs_with_its_mount_keeps_no_other_recording_waiting(

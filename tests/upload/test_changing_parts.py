@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -12,8 +14,11 @@ from waiting import completed, until
 from cef_trio.lab.disk import InlineRecording
 from cef_trio.lab.world import PART, World, WorldDaemon
 from cef_trio.observability.at_risk import Reason
+from cef_trio.upload import finalize
 from cef_trio.upload.live_stream import LiveStream
 from cef_trio.upload.risks import RiskObserver
+from cef_trio.upload.services import Services
+from cef_trio.upload.session import StreamUpload
 
 HOT = "hot.mp4"
 
@@ -139,4 +144,76 @@ async def test_p10_a_recording_that_changes_after_its_end_is_told_until_it_is_qu
         assert world.recordings() == []
         rewriting.on = False
         await completed(world)
+    assert world.recordings() == [world.content(HOT)]
+
+
+class ChangedInEachPass:
+    """While it is on, another byte is written before each pass over an ended recording. Its size stays."""
+
+    def __init__(self, world: World, patch: pytest.MonkeyPatch, *, is_seen: bool) -> None:
+        """``is_seen``: by its time stamp, and during the pass; else between two passes, as through a mapping."""
+        self.on = True
+        self.passes = 0
+        send = finalize._send_changed_parts
+
+        async def pass_over(services: Services, upload: StreamUpload, *rest: Any) -> bool:
+            if not self.on:
+                return await send(services, upload, *rest)
+            self.passes += 1
+            if is_seen:
+                changed = await send(services, upload, *rest)
+                self.write(world)
+                return changed
+            before = os.stat(world.path(HOT))
+            self.write(world)
+            os.utime(world.path(HOT), ns=(before.st_atime_ns, before.st_mtime_ns))
+            return await send(services, upload, *rest)
+
+        patch.setattr(finalize, "_send_changed_parts", pass_over)
+
+    def write(self, world: World) -> None:
+        with Path(world.path(HOT)).open("r+b") as file:
+            file.write(self.passes.to_bytes(8))
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+async def test_p10_an_ended_recording_that_is_changed_in_each_pass_is_told_and_verified_with_growing_pauses(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_seen: bool
+) -> None:
+    """It was read and sent without a pause, for ever, while all was "ready"."""
+    changes = ChangedInEachPass(world, monkeypatch, is_seen=is_seen)
+    world.append(3 * PART, HOT)
+    async with world.daemon() as daemon:
+        daemon.closed(HOT)
+        await trio.sleep(70)
+        for _ in range(100):
+            daemon.closed(HOT)  # what writes it closes it each time
+            assert reasons(daemon) == {Reason.NOT_MOVING}
+            await trio.sleep(10)
+        assert changes.passes <= 2 * 13, "pauses of 0.2 seconds, then 0.4, …, 300"
+        assert world.recordings() == []
+        changes.on = False
+        daemon.closed(HOT)
+        await completed(world, seconds=310)
+    assert world.recordings() == [world.content(HOT)]
+    assert world.open_uploads() == []
+
+
+async def test_an_ended_recording_that_grows_again_is_not_told_and_does_not_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ChangedInEachPass(world, monkeypatch, is_seen=True)
+    world.append(3 * PART, HOT)
+    async with world.daemon() as daemon:
+        daemon.closed(HOT)
+        await trio.sleep(100)
+        assert reasons(daemon) == {Reason.NOT_MOVING}
+        world.append(2 * PART, HOT)
+        daemon.seen(HOT)
+        live = hot_stream(daemon)
+        await until(lambda: parts_in_s3(live) >= {1, 2, 3, 4, 5}, seconds=5)
+        assert reasons(daemon) == set()
+        changes.on = False
+        daemon.closed(HOT)
+        await completed(world, seconds=200)
     assert world.recordings() == [world.content(HOT)]

@@ -25,6 +25,8 @@ from cef_trio.upload.orphan_cleanup import PERIOD_SECONDS
 
 PERMISSION_DENIED = RedisOperationError("commit", "NOPERM")
 PERMISSION_DENIED.rejected = True
+REJECTED_BY_S3 = S3OperationError("upload_part", "AccessDenied", transient=False, code="AccessDenied")
+REJECTED_BY_S3.rejected = True
 NO_UPLOAD_WAS_OPENED = {FailureReason.S3_REFUSED, FailureReason.NO_SUCH_BUCKET}
 
 
@@ -74,7 +76,7 @@ async def test_p6_a_failure_that_cannot_be_recorded_yet_is_logged_once_and_recor
         store: MemoryCheckpointStore, stream_id: str, lease: Lease, *args: Any, **options: Any
     ) -> None:
         nonlocal refusals
-        if args[0] is Status.FAILED_ACCESS_DENIED and refusals < 5:
+        if args[0] is Status.FAILED_S3_UPLOAD and refusals < 5:
             refusals += 1
             raise RedisOperationError("transition", "timed out", transient=True)
         await transition(store, stream_id, lease, *args, **options)
@@ -82,8 +84,8 @@ async def test_p6_a_failure_that_cannot_be_recorded_yet_is_logged_once_and_recor
     monkeypatch.setattr(MemoryCheckpointStore, "transition", down_for_failures)
     with capture_logs() as logs:
         async with world.daemon() as daemon:
-            await refuse("UploadPart", "AccessDenied")(Scene(world, daemon, monkeypatch))
-            await ended(world, Status.FAILED_ACCESS_DENIED, BAD)
+            await refuse("UploadPart", "EntityTooLarge")(Scene(world, daemon, monkeypatch))
+            await ended(world, Status.FAILED_S3_UPLOAD, BAD)
     assert refusals == 5
     assert [entry["event"] for entry in logs].count("stream_failed") == 1
 
@@ -190,11 +192,12 @@ async def test_p6_a_bug_in_saving_a_streams_end_is_logged_and_ends_no_other_task
         (S3OperationError("upload_part", "NoSuchUpload", transient=False, code="NoSuchUpload"), False),
         (S3OperationError("complete_multipart_upload", "InvalidPart", transient=False, code="InvalidPart"), False),
         (PERMISSION_DENIED, False),
+        (REJECTED_BY_S3, False),
         (RedisOperationError("commit", "WRONGTYPE", transient=False), True),
         (ChunkProcessingError("a disk error", transient=False), True),
     ],
 )
-def test_an_error_ends_a_stream_unless_it_may_pass_or_resuming_repairs_it(
+def test_an_error_ends_a_stream_at_once_unless_it_may_pass_or_resuming_repairs_it(
     error: CefMp4ProcessorError, ends: bool
 ) -> None:
     assert ends_stream(error) is ends

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cef_trio.checkpoint import NewerRecord, Records, Status, StreamSet, StreamSummary
+from cef_trio.checkpoint import FileIdentity, NewerRecord, Records, Status, StreamSet, StreamSummary
 from cef_trio.files import FileStat, IdentityMatch
 from cef_trio.upload.files_without_task import FilesWithoutTask, Recognized
 from cef_trio.upload.start_minimum import StartMinimum
@@ -21,6 +21,10 @@ MINIMUM = StartMinimum(age_seconds=10, size_bytes=100)
 UPLOADED = StreamSummary(meta("s1", status=Status.COMPLETED), StreamSet.COMPLETED)
 FAILED = StreamSummary(meta("s2", status=Status.FAILED_FINALIZATION), StreamSet.FAILED)
 NEWER = NewerRecord("9", StreamSet.ACTIVE)
+
+
+def identity(number: int, fs_type: str = "ext4") -> FileIdentity:
+    return FileIdentity(1, number, fs_type=fs_type)
 
 
 class Known:
@@ -202,13 +206,16 @@ def test_what_was_found_of_a_file_apart_is_used_if_it_is_still_true(
 def test_p2_an_unrecognized_file_may_be_any_streams_until_it_was_compared() -> None:
     known = Known()
     known.put("unrecognized", "a", stat_of(1, 200))
-    assert set(known.files.undecided) == {"a"}
-    assert known.files.is_any_pending
+    assert known.files.undecided == {"a": stat_of(1, 200)}
+    assert not known.files.may_be_pending(identity(1)), "its task waits for the decision, and tells"
     known.files.recognize("a", Recognized("s1", stat_of(1, 200), IdentityMatch.SAME))
-    assert set(known.files.undecided) == {"a"}
+    assert known.files.undecided == {"a": stat_of(1, 200)}
+    assert known.files.may_be_pending(identity(1))
+    assert known.files.may_be_pending(identity(2, "fuse"))
+    assert not known.files.may_be_pending(identity(2))
     known.files.settle("a", UPLOADED)
     assert not known.files.undecided
-    assert not known.files.is_any_pending
+    assert not known.files.may_be_pending(identity(1))
 
 
 def test_p10_a_file_that_is_as_its_record_was_completed_does_not_wait_for_its_upload() -> None:
@@ -291,7 +298,7 @@ def test_a_record_that_cannot_be_read_is_read_again(kind: str, at: float) -> Non
     for known.now in sorted({at - 1, at} - {-1}):
         known.files.retry_set_aside()
         assert ("a" in known.files.unknown) is (known.now == at)
-    assert not known.files.is_any_pending
+    assert not known.files.may_be_pending(identity(1))
     known.files.update_set_aside(["a"], Records())
     assert known.where("a") == {"unknown"}
 

@@ -21,7 +21,9 @@ from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.checkpoint.states import Status
 from cef_trio.exceptions import RecordUnreadableError
 from cef_trio.files.mounts import Mount
+from cef_trio.lab.filesystem import FileSystem
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
+from cef_trio.lab.writers import Writers
 from cef_trio.observability.at_risk import Reason
 from cef_trio.postprocess.free_space import Dispose, FreeSpace
 from cef_trio.postprocess.kept_recordings import KeptRecordings
@@ -472,6 +474,37 @@ async def test_p8_a_folder_on_another_mount_than_the_recordings_is_not_measured_
         assert names(world) == ["a.mp4"]
         monkeypatch.setattr(daemon.services.disk, "_measure", measure)
         await until(lambda: names(world) == [])
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_p10_recordings_that_were_copied_to_a_new_disk_go_when_it_is_short_and_are_named_if_they_cannot(
+    tmp_path: Path, autojump_clock: MockClock, logged: list[EventDict], refused: bool
+) -> None:
+    system = FileSystem(fsid=b"old disk")
+    world = World(tmp_path / "watch", base=tmp_path, file_system=system)
+    writers = Writers(world.kernel, world.folder, world.random, world.journal)
+    async with world.daemon():
+        for name in ("a.mp4", "b.mp4"):
+            writers.append(3 * PART, name)
+            writers.close(name)
+            await trio.sleep(60)
+        await completed(world)
+    for name in ("a.mp4", "b.mp4"):
+        writers.copy_over(name)
+    system.fsid, system.device = b"new disk", system.device + 7
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    fill(world, 1.2)
+    if refused:
+        world.endpoint.faults.arm(Fault(Kind.ERROR, "HeadObject", code="AccessDenied", times=None))
+    async with world.daemon() as daemon:
+        await quiet(world)
+        assert names(world) == (["a.mp4", "b.mp4"] if refused else ["b.mp4"])
+        risks = [risk.why for risk in daemon.at_risk]
+    if refused:
+        assert "AccessDenied" in risks[0]
+        assert "no completed recording is left" not in risks[0]
+    else:
+        assert not risks
 
 
 async def test_p8_where_writers_are_unknown_a_recording_must_be_silent_anew(world: World) -> None:

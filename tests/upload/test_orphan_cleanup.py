@@ -70,7 +70,7 @@ async def test_p9_the_uploads_of_live_streams_and_of_those_that_redis_does_not_k
 
 async def test_an_upload_of_a_stream_that_is_retried_during_the_cleanup_stays(world: World) -> None:
     """A failed stream is retried and opens another upload after the listing and before its lease was acquired."""
-    armed = world.endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", times=None, code="EntityTooLarge"))
+    armed = world.endpoint.faults.arm(Fault(Kind.ERROR, "UploadPart", times=None, code="KeyTooLongError"))
     world.append(PART + 10)
     async with world.daemon():
         (checkpoint,) = await until_idle(world, Status.FAILED_S3_UPLOAD)

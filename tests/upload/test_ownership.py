@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -357,10 +358,10 @@ async def test_p9_no_webhook_of_another_host_is_delivered_or_given_up(world: Wor
 # -- one identity twice ------------------------------------------------------------------------------------------------
 
 
-def others(owner: Owner = OURS) -> OtherDaemons:
+def others(owner: Owner = OURS, *, token: str = "m-token", system: str = "0123456789ab") -> OtherDaemons:
     mine = Ownership(owner.machine)
     mine.owner = owner
-    lease = Lease("cam", "m-token", 30.0, "0123456789ab")
+    lease = Lease("cam", token, 30.0, system)
     return OtherDaemons(
         cast("Services", SimpleNamespace(ownership=mine, lease=lease, owner_name="o", twins=set())), "/rec"
     )
@@ -407,6 +408,43 @@ def test_p9_cloned_machines_are_reported_and_no_stream_is_certainly_theirs_any_m
     assert finding.problem is FleetProblem.SAME_OWNER
     assert "2 machines have the owner" in finding.says
     assert judge_fleet(a_fleet(both[0], replace(both[1], system="h1"), now=2.0)) == []  # one after the other
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("tokens", [("a", "z"), ("z", "a")])
+def test_p9_two_machines_with_one_identity_are_both_named_and_both_know_of_each_other(
+    *, shared: bool, tokens: tuple[str, str]
+) -> None:
+    """Copies of a machine have one OWNER_NAME, INSTANCE_ID and place, so at first one report overwrites the other."""
+    place = replace(OURS, file_system="net:nas:/rec") if shared else OURS
+    for seed in range(50):
+        random = Random(seed)
+        registry: dict[str, DaemonReport] = {}
+        due = [(random.uniform(0, 15), number) for number in range(2)]
+        machines = [others(place, token=token, system=f"boot-{token}") for token in tokens]
+        while min(due)[0] < 120:
+            due.sort()
+            (now, number), *due = due
+            looked, before = machines[number], tuple(registry.values())
+            name, token = looked.reported_as, tokens[number]
+            about = {"instance": name, "host": token, "system": f"boot-{token}", "process": token, "owner": "o"}
+            registry[name] = a_report(
+                now, **about, received_at=now, place=looked.place, share="nfs nas:/rec /" if shared else ""
+            )
+            for unused in looked.update(a_fleet(*before, now=now)):
+                assert registry.pop(unused).process == token, "the other's report was removed"
+            due.append((now + random.uniform(13.5, 16.5), number))
+        fleet = a_fleet(*registry.values(), now=120.0)
+        problems = {one.problem for one in judge_fleet(fleet) if one.is_urgent}
+        assert problems == {FleetProblem.SAME_INSTANCE if shared else FleetProblem.SAME_OWNER}
+        assert {one.process for one in fleet.living} == set(tokens)
+        assert len(registry) == 2
+        facts = StreamFacts(daemons={}, without_task=0, failed=0, fleet=fleet)
+        named = [one.says for one in judge_streams(facts) if one.severity is Severity.PROBLEM]
+        assert any("/rec on a" in says and "/rec on z" in says for says in named)
+        if not shared:
+            claims = [one._services.ownership.claim(a_stream(owner=OURS)) for one in machines]
+            assert claims == [Claim.PERHAPS] * 2, "one of them would take what the other began for its own"
 
 
 def test_p6_of_a_running_daemon_of_our_name_and_system_no_lease_is_taken_and_of_a_dead_one_it_is() -> None:

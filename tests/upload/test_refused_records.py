@@ -33,7 +33,7 @@ async def test_p6_p10_a_command_that_redis_denies_is_waited_for_and_reported_wit
     world: World, fails: bool
 ) -> None:
     if fails:
-        refused = Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="EntityTooLarge", times=None)
+        refused = Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="KeyTooLongError", times=None)
         world.endpoint.faults.arm(refused)
     world.append(2 * PART)
     async with world.daemon() as daemon:

@@ -361,7 +361,7 @@ async def test_p6_the_next_recording_of_a_failed_ones_name_and_number_is_uploade
             await there.world.store.request_abort([one.meta.stream_id for one in there.world.known()])
         else:
             refused = there.world.endpoint.faults.arm(
-                Fault(Kind.ERROR, "UploadPart", times=None, code="EntityTooLarge")
+                Fault(Kind.ERROR, "UploadPart", times=None, code="KeyTooLongError")
             )
         await trio.sleep(12)
         assert len(there.streams()) == 1 + (not aborted)  # it was empty, or had 32 bytes, when the first one began
@@ -382,7 +382,7 @@ async def test_p6_a_small_recording_that_fails_on_a_network_file_system_fails_on
 ) -> None:
     """No part tells that its file is the same: all of its bytes do."""
     there = place(tmp_path, NFS())
-    there.world.endpoint.faults.arm(Fault(Kind.ERROR, "PutObject", times=None, code="EntityTooLarge"))
+    there.world.endpoint.faults.arm(Fault(Kind.ERROR, "PutObject", times=None, code="KeyTooLongError"))
     async with there.world.daemon():
         there.writers.append(PART // 2, "a.mp4")
         await trio.sleep(120)

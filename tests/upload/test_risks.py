@@ -194,7 +194,7 @@ async def test_p10_a_redis_that_refuses_writes_is_reported_within_about_a_minute
 
 
 async def test_p10_a_failed_stream_is_reported_as_long_as_its_file_exists(world: World) -> None:
-    world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="EntityTooLarge", times=1))
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="KeyTooLongError", times=1))
     world.append(PART)
     async with world.daemon() as daemon:
         risks = observer(daemon)
@@ -202,7 +202,7 @@ async def test_p10_a_failed_stream_is_reported_as_long_as_its_file_exists(world:
         await trio.sleep(70)
         [risk] = risks()
         assert (risk.reason, risk.size_bytes, risk.recordings) == (Reason.FAILED, PART, 1)
-        assert "EntityTooLarge" in risk.why
+        assert "KeyTooLongError" in risk.why
         Path(world.path()).unlink()
         daemon.supervisor.handle_event(world.scan())
         assert risks() == ()
@@ -210,7 +210,7 @@ async def test_p10_a_failed_stream_is_reported_as_long_as_its_file_exists(world:
 
 async def test_p10_a_failed_stream_is_reported_though_the_clock_that_dated_it_was_ahead(world: World) -> None:
     """That of another host with this folder, or this one's before it was set: it was reported only a day later."""
-    world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="EntityTooLarge", times=1))
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="KeyTooLongError", times=1))
     world.append(PART)
     async with world.daemon() as daemon:
         daemon.closed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
 
@@ -12,7 +13,7 @@ import trio
 from servers.stream_records import two_parts
 from waiting import completed, until, until_idle
 
-from cef_trio.checkpoint import Lease
+from cef_trio.checkpoint import ENDED, Lease
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.states import Status
 from cef_trio.exceptions import FileAccessError, RedisOperationError
@@ -48,7 +49,7 @@ async def reused(fuse: World) -> World:
     world = fuse
     world.stream_timeout_seconds = 10
     world.endpoint.faults.arm(
-        Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="EntityTooLarge", times=None)
+        Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="KeyTooLongError", times=None)
     )
     world.append(2 * PART)
     async with world.daemon() as daemon:
@@ -206,6 +207,43 @@ async def test_p10_a_file_that_cannot_be_compared_while_redis_is_down_is_not_slo
     assert "recording_compared_slowly" not in [entry["event"] for entry in logs]
 
 
+@pytest.mark.parametrize("is_its_file", [True, False])
+async def test_p6_p2_a_file_that_may_be_a_renamed_one_and_is_read_slowly_delays_no_other(
+    fuse: World, *, is_its_file: bool
+) -> None:
+    """A recording was renamed while no daemon ran, and only the bytes tell whether it has the new name."""
+    stream_id = await two_parts(fuse)
+    fuse.append(PART, "quick.tmp")  # before the numbers of others are free
+    if is_its_file:
+        Path(fuse.path()).rename(fuse.path("z.mp4"))
+        renumber(fuse.path("z.mp4"))
+    else:
+        fuse.append(3 * PART, "z.mp4")
+        Path(fuse.path()).unlink()
+    sent, content = fuse.received_bytes(), fuse.content("z.mp4")
+    fuse.read_seconds = SLOW_SECONDS
+    with structlog.testing.capture_logs() as logs:
+        async with fuse.daemon() as daemon:
+            await rescanned(daemon, 0)
+            await trio.sleep(6)
+            fuse.read_seconds = 0.0  # of later reads
+            Path(fuse.path("quick.tmp")).rename(fuse.path("quick.mp4"))
+            daemon.closed("quick.mp4")
+            await until(lambda: fuse.content("quick.mp4") in fuse.recordings(), SLOW_SECONDS / 2)
+            assert set(daemon.supervisor.files.undecided) == {fuse.path("z.mp4")}, "the quick one did not wait for it"
+            missing = daemon.supervisor._lost_records.moved_files
+            missing._lost = [
+                replace(one, meta=replace(one.meta, retry_attempts=9)) for one in missing._lost
+            ]  # read anew
+            await rescanned(daemon, 60)
+            daemon.closed("z.mp4")
+            await until(lambda: content in fuse.recordings())
+    assert [entry["event"] for entry in logs].count("recording_compared_slowly") == 1
+    assert fuse.received_bytes() == sent + PART + (0 if is_its_file else 3 * PART)
+    [one] = [one for one in fuse.known() if one.meta.stream_id == stream_id]
+    assert one.meta.status is (Status.COMPLETED if is_its_file else Status.FAILED_FILE_MISSING_ON_RESUME)
+
+
 @pytest.mark.parametrize("while_running", [False, True])
 async def test_p2_a_renamed_recording_is_not_missing_before_its_new_name_was_compared(
     reused: World, monkeypatch: pytest.MonkeyPatch, *, while_running: bool
@@ -239,3 +277,77 @@ async def test_p2_a_renamed_recording_is_not_missing_before_its_new_name_was_com
         await until(lambda: reused.content() in reused.recordings())
     assert Status.FAILED_FILE_MISSING_ON_RESUME not in {one.meta.status for one in reused.known()}
     assert reused.received_bytes() == sent == 22 * PART
+
+
+async def unreadable_and_missing(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Leave a failed recording whose disk has an error by now, and an open one; return the open one's stream."""
+    world.endpoint.faults.arm(
+        Fault(Kind.ERROR, "CompleteMultipartUpload", status=400, code="KeyTooLongError", times=None)
+    )
+    async with world.daemon() as daemon:
+        world.append(2 * PART, "bad.mp4")
+        daemon.closed("bad.mp4")
+        await until_idle(world, Status.FAILED_FINALIZATION)
+    world.endpoint.faults.clear()
+    world.stream_timeout_seconds = 1e6
+    world.append(2 * PART)
+    async with world.daemon() as daemon:
+        daemon.seen()
+        await trio.sleep(3)
+    read = InlineRecording.read
+
+    async def broken(recording: InlineRecording, offset: int, size_bytes: int) -> bytes:
+        if recording._path.endswith("bad.mp4"):
+            raise FileAccessError("cannot read: input/output error", denied=False)
+        return await read(recording, offset, size_bytes)
+
+    monkeypatch.setattr(InlineRecording, "read", broken)
+    [stream_id] = [one.meta.stream_id for one in world.known() if one.meta.status is not Status.FAILED_FINALIZATION]
+    return stream_id
+
+
+@pytest.mark.parametrize("while_running", [False, True])
+async def test_p6_a_file_that_can_never_be_read_keeps_no_stream_of_a_deleted_file_open(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, while_running: bool
+) -> None:
+    """Its inode number is not that of the deleted one, and numbers last there."""
+    stream_id = await unreadable_and_missing(world, monkeypatch)
+    if not while_running:
+        Path(world.path()).unlink()
+    async with world.daemon() as daemon:
+        await rescanned(daemon, 60)
+        if while_running:
+            Path(world.path()).unlink()
+            daemon.gone()
+        await rescanned(daemon, 60)
+        assert set(daemon.supervisor.files.undecided) == {world.path("bad.mp4")}
+        assert [risk.reason for risk in daemon.at_risk] == [Reason.NOT_LOOKED_UP]
+    [one] = [one for one in world.known() if one.meta.stream_id == stream_id]
+    assert one.meta.status is (Status.DELETED_LOCALLY if while_running else Status.FAILED_FILE_MISSING_ON_RESUME)
+
+
+@pytest.mark.parametrize("while_running", [False, True])
+async def test_p10_a_missing_recording_that_may_be_a_file_that_can_never_be_read_is_kept_and_at_risk(
+    fuse: World, monkeypatch: pytest.MonkeyPatch, *, while_running: bool
+) -> None:
+    stream_id = await unreadable_and_missing(fuse, monkeypatch)
+    if not while_running:
+        Path(fuse.path()).rename(fuse.path("away"))
+    async with fuse.daemon() as daemon:
+        await rescanned(daemon, 60)
+        if while_running:
+            Path(fuse.path()).rename(fuse.path("away"))
+            daemon.gone()
+        for _ in range(10):  # others go on
+            fuse.append(PART, "other.mp4")
+            daemon.seen("other.mp4")
+            await rescanned(daemon, 30)
+        risks = {risk.reason: risk.why for risk in daemon.at_risk}
+        assert risks.keys() == {Reason.NOT_MOVING, Reason.NOT_LOOKED_UP}
+        assert "a.mp4' is missing" in risks[Reason.NOT_MOVING]
+        assert "bad.mp4' may be it" in risks[Reason.NOT_MOVING]
+        [one] = [one for one in fuse.known() if one.meta.stream_id == stream_id]
+        assert one.meta.status not in ENDED
+        Path(fuse.path("away")).rename(fuse.path())
+        await rescanned(daemon, 60)
+        assert [risk.reason for risk in daemon.at_risk] == [Reason.NOT_LOOKED_UP]

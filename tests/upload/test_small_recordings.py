@@ -253,14 +253,14 @@ async def test_p6_a_put_that_s3_denies_fails_its_stream_and_says_why(world: Worl
         Kind.ERROR,
         "PutObject",
         times=None,
-        code="EntityTooLarge",
+        code="KeyTooLongError",
         predicate=lambda call: (call.key or "").endswith("/a.mp4"),
     )
     world.endpoint.faults.arm(denied)
     async with world.daemon() as daemon:
         daemon.closed()
         (checkpoint,) = await until_idle(world, Status.FAILED_S3_UPLOAD)
-    assert "EntityTooLarge" in (checkpoint.meta.failure_reason or "")
+    assert "KeyTooLongError" in (checkpoint.meta.failure_reason or "")
 
 
 async def test_p7_a_put_takes_a_slot_of_the_parts(world: World) -> None:

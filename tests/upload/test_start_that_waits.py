@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,14 +15,17 @@ import trio
 from waiting import until
 
 from cef_trio.checkpoint.memory import Moment
+from cef_trio.daemon import watch_folder
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.daemon.main import Shutdown, _run_intake, serve
+from cef_trio.daemon.owner_name import OwnerName, OwnerSource
 from cef_trio.exceptions import RedisOperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.lab.world import World
 from cef_trio.observability import Fleet, Reason, fleet_document, judge_fleet, read_fleet
 from cef_trio.observability.fleet import MAX_CLOCK_SECONDS
 from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.settings import Settings
 from cef_trio.upload import Services
 
 S3_DOWN = Fault(Kind.RESET, "*", times=None)
@@ -127,6 +132,56 @@ async def test_p10_a_report_that_redis_cannot_take_is_made_anew_when_it_can(worl
         (report,) = (await fleet_of(world)).reports
         assert abs(report.clock_ahead_seconds) < MAX_CLOCK_SECONDS
         assert [risk.reason for risk in report.risks] == [Reason.S3_DOWN]
+
+
+@pytest.mark.parametrize(("hung_for", "state", "risks"), [(0.0, "waits", []), (61.0, "at risk", ["mount_hung"])])
+async def test_p10_a_start_that_waits_for_the_watch_folder_is_in_the_registry_until_it_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, hung_for: float, state: str, risks: list[str]
+) -> None:
+    async with world.daemon():
+        await trio.sleep(1)
+    responds, told = threading.Event(), list[str]()
+
+    def check(settings: Settings) -> Settings:
+        responds.wait(30)
+        return settings
+
+    async def serves(*_args: object, **_options: object) -> None:
+        await trio.sleep_forever()
+
+    async def owner_of(settings: Settings) -> OwnerName:  # without its thread, which is no match for the virtual clock
+        return OwnerName(settings.owner_name, OwnerSource.SETTING)
+
+    monkeypatch.setattr(watch_folder, "find_owner", owner_of)
+    monkeypatch.setattr(watch_folder, "check_folders", check)
+    monkeypatch.setattr(watch_folder, "checkpoint_store", lambda *_: nullcontext(world.store))
+    monkeypatch.setattr(watch_folder, "serve_admin", serves)
+    monkeypatch.setattr(watch_folder, "time", lambda: time.time() - hung_for)
+    settings = Settings(watch_dir=world.folder, owner_name="studio", instance_id="one", s3_bucket_name="recordings")
+    entered = trio.Event()
+
+    async def start() -> None:
+        async with watch_folder.enter_watch_folder(settings, lambda: None, told.append):
+            entered.set()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start)
+            await trio.sleep(settings.file_system_timeout_seconds + 20)
+            assert told == ["waiting for the mount of the watch folder, which does not respond"]
+            fleet = await fleet_of(world)
+            [waiting] = fleet.living
+            assert (waiting.instance_id, waiting.folder, waiting.waits_for) == (
+                "one",
+                str(world.folder),
+                ("watch folder",),
+            )
+            assert (state, risks) in shown(fleet)
+            responds.set()
+            await entered.wait()
+            assert (await fleet_of(world)).living == ()
+    finally:
+        responds.set()
 
 
 async def test_the_reporter_takes_over(world: World) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 from waiting import completed
 
 from cef_trio.checkpoint.memory import Moment as CallMoment
 from cef_trio.checkpoint.states import Status
-from cef_trio.daemon.start_checks import check_reachable
+from cef_trio.daemon.start_checks import RefusedAtStartError, check_reachable
 from cef_trio.daemon.wiring import REDIS_NOT_RETRIED
 from cef_trio.exceptions import ChunkProcessingError, RedisOperationError, S3OperationError
 from cef_trio.files.file_stat import FileStat
@@ -207,6 +208,68 @@ async def test_an_outage_of_s3_is_waited_for_and_its_listing_is_not_skipped(worl
         await completed(world)
     assert world.received_bytes() == 3 * PART + 10
     assert world.open_uploads() == []
+
+
+@pytest.mark.parametrize("operation", ["ListMultipartUploads", "ListParts", "GetObject", "AbortMultipartUpload"])
+async def test_p10_a_call_that_is_reset_alone_is_no_outage(world: World, operation: str) -> None:
+    """Each try of it held up all calls for a moment, three times a minute and for ever."""
+    await interrupted(world)
+    fail(world, operation, {"kind": Kind.RESET})
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            daemon.closed()
+            await completed(world, seconds=2 * WAY_IN_SECONDS)
+            world.append(PART)
+            daemon.closed()
+            await trio.sleep(1200)
+    assert "outage_started" not in [entry["event"] for entry in logs]
+    assert world.content() in world.recordings()
+
+
+@pytest.mark.parametrize("how", LISTING_FAILS)
+async def test_a_recording_is_uploaded_where_the_bucket_is_neither_listed_nor_looked_at(
+    world: World, how: dict[str, object]
+) -> None:
+    """HeadBucket decided whether S3 was down, so every recording waited."""
+    fail(world, "ListMultipartUploads", how)
+    fail(world, "HeadBucket", how)
+    async with world.daemon() as daemon:
+        world.append(2 * PART + 10)
+        daemon.closed()
+        await completed(world, seconds=600)
+    assert world.recordings() == [world.content()]
+
+
+@pytest.mark.parametrize(
+    ("how", "ends"),
+    [
+        ({"kind": Kind.RESET}, False),
+        ({"kind": Kind.ERROR, "code": "InternalError"}, False),
+        ({"kind": Kind.ERROR, "code": "MethodNotAllowed", "status": 405}, True),
+        ({"kind": Kind.ERROR, "code": "NotImplemented", "status": 501}, True),
+    ],
+)
+async def test_a_start_does_not_need_to_look_at_a_bucket_that_takes_writes(
+    world: World, how: dict[str, object], ends: bool
+) -> None:
+    """It waited for ever without a word, or was refused."""
+    fail(world, "HeadBucket", how)
+    async with world.services() as services, trio.open_nursery() as nursery:
+        nursery.start_soon(services.s3_breaker.run)
+        with trio.fail_after(60), capture_logs() as logs:
+            await check_reachable(services, create_bucket=False)
+        assert "bucket_check_failed" in [entry["event"] for entry in logs]
+        await trio.sleep(1)
+        fail(world, "PutObject", how)
+        if ends:
+            with pytest.raises(RefusedAtStartError):
+                await check_reachable(services, create_bucket=False)
+        else:
+            with trio.move_on_after(600) as waited:
+                await check_reachable(services, create_bucket=False)
+            assert waited.cancelled_caught
+        assert services.s3_breaker.outage is not None, "what it waits for is told"
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_start_does_not_wait_for_a_listing_that_would_explain_a_forbidden_head(world: World) -> None:

@@ -7,18 +7,23 @@ from pathlib import Path
 
 import pytest
 import trio
+from structlog.typing import EventDict
 from trio.testing import MockClock
 from waiting import completed
 
 from cef_trio.checkpoint.states import Status
+from cef_trio.exit_codes import ExitCode
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.file_system import FileSystem, file_system_named
+from cef_trio.files.file_system import FileSystem as Kind
+from cef_trio.files.file_system import file_system_named
 from cef_trio.files.time_stamps import granularity_wait_seconds
 from cef_trio.lab.disk import InlineRecording
+from cef_trio.lab.filesystem import FileSystem, Leases
 from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.world import PART, World
 from cef_trio.lab.writers import Writers
 
+SENDS = ("CreateMultipartUpload", "UploadPart", "UploadPartCopy", "CompleteMultipartUpload", "PutObject")
 NOW = 1_000 * 10**9
 FINE, COARSE, REMOTE = file_system_named("ext4"), file_system_named("vfat"), file_system_named("nfs")
 TICK = 2 * 10**9
@@ -59,7 +64,7 @@ async def test_p1_a_time_that_goes_back_at_equal_size_ends_in_the_right_object(w
         (file_system_named(None), NOW - 3600 * 10**9, 2.02),
     ],
 )
-def test_p1_a_stamp_proves_nothing_while_its_tick_lasts(system: FileSystem, mtime_ns: int, seconds: float) -> None:
+def test_p1_a_stamp_proves_nothing_while_its_tick_lasts(system: Kind, mtime_ns: int, seconds: float) -> None:
     assert granularity_wait_seconds(system, FileStat(1, 2, 3, mtime_ns), NOW) == pytest.approx(seconds, abs=1e-6)
 
 
@@ -114,3 +119,88 @@ async def test_a_time_that_is_set_after_the_close_leaves_the_recording_ended(
         with trio.fail_after(5):
             await completed(world)
     assert world.recordings() == [world.content()]
+
+
+@pytest.fixture
+async def fuse(tmp_path: Path, autojump_clock: MockClock) -> World:
+    """A world on FUSE, where a comparison waits first until a stamp of two seconds would have changed."""
+    system = FileSystem(name="fuse", device=50, leases=Leases.NEVER, generations=False, reports_events=False)
+    world = World(tmp_path / "watch", base=tmp_path, file_system=system)
+    world.stream_timeout_seconds = 2.0
+    return world
+
+
+async def touched_for(seconds: int, writers: Writers, world: World) -> None:
+    for _ in range(seconds):
+        await trio.sleep(1)
+        writers.set_mtime("a.mp4", world.kernel.now_ns())
+
+
+@pytest.mark.parametrize("size_bytes", [10, 3 * PART + 10])
+async def test_p2_a_completed_recording_that_is_touched_each_second_is_not_sent_again(
+    fuse: World, logged: list[EventDict], size_bytes: int
+) -> None:
+    writers = Writers(fuse.kernel, fuse.folder, fuse.random, fuse.journal)
+    writers.append(size_bytes, "a.mp4")
+    writers.close("a.mp4")
+    async with fuse.daemon() as daemon:
+        (before,) = await completed(fuse)
+        calls = sum(fuse.endpoint.log.calls[name] for name in SENDS)
+        for _ in range(40):
+            await touched_for(10, writers, fuse)
+            assert not daemon.at_risk, "its bytes are in S3, as often as they are compared (P10)"
+        waits = [event["wait_seconds"] for event in logged if event["event"] == "stream_retrying"]
+        assert waits[:7] == [1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0], "it is read again after growing pauses"
+        await trio.sleep(60)
+        (after,) = await completed(fuse)
+    assert after.meta.stream_id == before.meta.stream_id
+    assert after.meta.verified_mtime_ns == writers.inode("a.mp4").mtime_ns, "the record is corrected in the end"
+    assert sum(fuse.endpoint.log.calls[name] for name in SENDS) == calls
+
+
+async def test_p1_a_recording_that_is_patched_while_it_is_touched_each_second_is_sent(fuse: World) -> None:
+    writers = Writers(fuse.kernel, fuse.folder, fuse.random, fuse.journal)
+    writers.append(3 * PART + 10, "a.mp4")
+    writers.close("a.mp4")
+    async with fuse.daemon():
+        await completed(fuse)
+        await touched_for(60, writers, fuse)
+        writers.patch(5, b"patched", "a.mp4")
+        writers.close("a.mp4")
+        await trio.sleep(120)
+        await completed(fuse)
+    assert fuse.content() in fuse.recordings()
+
+
+async def test_p4_a_daemon_ends_at_once_while_a_touched_recording_waits_for_its_next_comparison(fuse: World) -> None:
+    writers = Writers(fuse.kernel, fuse.folder, fuse.random, fuse.journal)
+    writers.append(PART, "a.mp4")
+    writers.close("a.mp4")
+    async with fuse.daemon() as daemon:
+        await completed(fuse)
+        await touched_for(100, writers, fuse)
+        daemon.shutdown.request()
+        ended_at = trio.current_time()
+    assert trio.current_time() - ended_at < 3
+    assert daemon.exit_code is ExitCode.DONE
+    assert len(fuse.recordings()) == 1
+
+
+async def test_p2_a_recording_whose_record_is_lost_and_that_is_touched_each_second_is_found_in_s3(fuse: World) -> None:
+    writers = Writers(fuse.kernel, fuse.folder, fuse.random, fuse.journal)
+    writers.append(3 * PART + 10, "a.mp4")
+    writers.close("a.mp4")
+    async with fuse.daemon():
+        (before,) = await completed(fuse)
+    await trio.sleep(5)
+    calls = sum(fuse.endpoint.log.calls[name] for name in SENDS)
+    fuse.lose_redis()
+    mtime_ns = writers.inode("a.mp4").mtime_ns
+    async with fuse.daemon():
+        for _ in range(20):
+            await trio.sleep(1)
+            writers.set_mtime("a.mp4", mtime_ns)  # as chmod: its ctime alone changes
+        await trio.sleep(60)
+        (after,) = await completed(fuse)
+    assert after.meta.stream_id == before.meta.stream_id
+    assert sum(fuse.endpoint.log.calls[name] for name in SENDS) == calls

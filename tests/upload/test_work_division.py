@@ -71,6 +71,40 @@ def test_daemons_that_begin_their_files_one_after_the_other_keep_to_the_first_di
     assert Counter(rest.values()) == {"b2": 4, "c3": 4}
 
 
+def test_p6_daemons_that_take_a_dead_ones_streams_one_by_one_take_each_once_and_none_more_than_its_share() -> None:
+    """Whatever the order in which they look and acquire leases: each sees what the others have taken so far."""
+    for seed in range(200):
+        random = Random(seed)
+        living = random.sample(DAEMONS, random.randrange(1, 6))
+        held = {one: random.randrange(5) for one in living}
+        free = set(names(random.randrange(1, 30)))
+        share = max(ceil((sum(held.values()) + len(free)) / len(living)), *held.values(), 0)
+        taken = Counter(held)
+        first = {one: frozenset(free) - left(one, free, taken, living) for one in living}
+        assert sorted(path for ours in first.values() for path in ours) == sorted(free)
+        while free:
+            one = random.choice(living)
+            mine = free - left(one, free, taken, living)
+            assert mine == first[one] & free, "it takes what it was to take at first"
+            for path in random.sample(sorted(mine), random.randrange(len(mine) + 1)):
+                free.remove(path)
+                taken[one] += 1
+        assert max(taken.values()) <= share
+
+
+def left(one: str, free: set[str], held: Counter[str], living: list[str]) -> frozenset[str]:
+    """Return what a daemon leaves to the others."""
+    others = begun_by_others(
+        free,
+        {path: path for path in free},
+        process=one,
+        streams=held[one],
+        peers=[other for other in living if other != one],
+        held_by=held.elements(),
+    )
+    return frozenset(others)
+
+
 def test_the_wait_ends_before_it_counts_as_a_risk() -> None:
     assert wait_seconds(1) == 6
     assert wait_seconds(30) == wait_seconds(3600) == 35

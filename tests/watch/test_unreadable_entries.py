@@ -156,7 +156,9 @@ def test_a_folder_that_may_be_listed_but_not_entered_is_unreadable_as_a_whole(wa
 
 def test_p3_a_scan_that_could_not_read_a_file_does_not_tell_that_it_is_gone() -> None:
     scan = LastScan(2.0, frozenset({"/rec/a.mp4", "/rec/folder"}))
-    decided = {path: scan.decides(path, 1.0) for path in ("/rec/a.mp4", "/rec/a.mp4x", "/rec/folder/b", "/rec/b.mp4")}
+    decided = {
+        path: scan.counts_for(path, 1.0) for path in ("/rec/a.mp4", "/rec/a.mp4x", "/rec/folder/b", "/rec/b.mp4")
+    }
     assert decided == {"/rec/a.mp4": False, "/rec/a.mp4x": True, "/rec/folder/b": False, "/rec/b.mp4": True}
 
 

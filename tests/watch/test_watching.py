@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -436,6 +437,42 @@ async def test_p10_a_link_that_leads_to_another_folder_later_is_an_error_until_i
             nursery.cancel_scope.cancel()
     lost = [entry for entry in logs if entry["event"] == "watch_folder_lost"]
     assert [(entry["folder"], entry["leads_to"]) for entry in lost] == [(str(link), str(other))]
+
+
+async def test_p6_a_link_whose_own_mount_hangs_does_not_set_the_watched_folder_aside(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of the watch folder is on another mount than the folder that it leads to."""
+    (link := tmp_path / "names" / "rec").parent.mkdir()
+    link.symlink_to(folder)
+    goes_on, wait = threading.Event(), os.readlink
+
+    def hanging(path: str) -> str:
+        if path.startswith(str(link.parent)):
+            goes_on.wait(30)
+        return wait(path)
+
+    monkeypatch.setattr(os, "readlink", hanging)  # os.path.realpath calls it too
+    table = f"22 1 8:1 / / rw - ext4 a\n41 22 0:35 / {link.parent} rw - nfs b\n42 22 8:2 / {folder} rw - ext4 c"
+    own = mounts.Mounts(timeout_seconds=0.2, read_mountinfo=lambda: table)
+    watcher = Watcher(
+        str(folder),
+        MATCHES,
+        listener := Listener(),
+        rescan_seconds=0.05,
+        reader=ThreadedReader(MATCHES, own),
+        links={str(link): str(folder)},
+    )
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watcher.run)
+            assert own.hung.value.keys() == {str(link.parent)}
+            before = len(listener.scans)
+            await until(lambda: len(listener.scans) > before + 3)
+            assert own.hung.value.keys() == {str(link.parent)}
+            nursery.cancel_scope.cancel()
+    finally:
+        goes_on.set()
 
 
 async def test_p10_of_two_links_that_lead_elsewhere_each_is_logged_once(folder: Path, tmp_path: Path) -> None:

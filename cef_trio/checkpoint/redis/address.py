@@ -197,6 +197,10 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
         port = str(default_port)
     if not (well_formed and host and _is_number(port) and 0 < int(port) <= _HIGHEST_PORT):
         raise ValueError(f"REDIS_URL: hosts are name:port or [IPv6]:port; {_ESCAPE}")
+    try:
+        host.encode("idna")  # as at each lookup
+    except UnicodeError:
+        raise ValueError("REDIS_URL: a host's name has 1 to 63 characters between two dots") from None
     return host, int(port)
 
 

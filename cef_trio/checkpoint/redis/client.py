@@ -22,9 +22,9 @@ transient error (``READONLY``, ``LOADING``, ``OOM``, a time-out) and ``MAX_AGE_S
 next call resolves the name and connects again. Sentinels are asked for the primary at each connect, a cluster for its
 nodes at each such renewal.
 
-So a call lasts at most one connect (its name's resolution and all its addresses included: ``connection.py``) and
-one reply, each bounded by the time-out; for sentinels one such pair for every one that has to be asked, for a cluster
-for as many as are asked in three time-outs.
+So a call lasts at most one connect (its name's resolution and all its addresses included) and one reply. Each is
+bounded by the time-out; a reply that comes slowly, by some time-outs (``connection.py``). For sentinels there is one
+such pair for every one that has to be asked, for a cluster for as many as are asked in three time-outs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from typing import Any, Final, TypeVar
 import trio
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.connection import ConnectionPool, UnixDomainSocketConnection
+from redis.connection import ConnectionPool
 from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -54,6 +54,7 @@ from cef_trio.checkpoint.redis.connection import (
     BoundedSentinelConnection,
     BoundedSentinelTlsConnection,
     BoundedTlsConnection,
+    BoundedUnixConnection,
     connects_for,
 )
 from cef_trio.checkpoint.redis.errors import MAPPED, is_rejected, is_unreachable, mapped, redis_error_is_transient
@@ -301,7 +302,7 @@ def open_client(address: RedisAddress, bounds: Mapping[str, Any], ca_file: Path 
         )
     if address.topology is Topology.UNIX:
         pool = ConnectionPool(
-            connection_class=UnixDomainSocketConnection, path=address.socket_path, db=address.db, **common, **login
+            connection_class=BoundedUnixConnection, path=address.socket_path, db=address.db, **common, **login
         )
     else:
         [(host, port)] = address.hosts

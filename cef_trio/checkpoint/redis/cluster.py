@@ -20,11 +20,9 @@ from functools import partial
 from typing import Any
 
 from redis.cluster import PRIMARY, ClusterNode, RedisCluster
-from redis.connection import ConnectionPool
+from redis.connection import Connection, ConnectionPool
 from redis.exceptions import ClusterError
 from redis.retry import Retry
-
-from cef_trio.checkpoint.redis.connection import BoundedConnection
 
 
 class Cluster(RedisCluster):
@@ -37,7 +35,7 @@ class Cluster(RedisCluster):
     def __init__(
         self,
         hosts: Sequence[tuple[str, int]],
-        connection_class: type[BoundedConnection],
+        connection_class: type[Connection],
         *,
         retry: Retry,
         protocol: int,

@@ -82,6 +82,9 @@ _TRANSIENT_REPLY: Final = re.compile(rf"(?:^|[ :]-)(?:{'|'.join(_TRANSIENT_CODES
 _CLUSTER_UNREACHABLE: Final = "Redis Cluster cannot be connected"
 _CLUSTER_UNCOVERED: Final = "All slots are not covered"
 _CLUSTER_DISAGREES: Final = "could not agree on a valid slots cache"
+# What a server without cluster mode, or without that command, replies to CLUSTER SLOTS; redis-py turns it into
+# "cannot be connected".
+_NO_CLUSTER: Final = re.compile(r"cluster support disabled|unknown command '?CLUSTER", re.IGNORECASE)
 # Of each sentinel that was asked in vain: its address, and the class of its error ("> - auth:AuthenticationError").
 _ASKED_SENTINEL: Final = re.compile(r"\bhost=([^,]+),port=(\d+).*?> - (?:\w+:)?(\w+)")
 # Its text of a ClusterError after 16 redirections (ASK, MOVED) and refusals (TRYAGAIN).
@@ -135,6 +138,25 @@ def is_of_one_key(error: BaseException) -> bool:
     return _OF_ONE_KEY.search(str(error)) is not None
 
 
+def _other_topology(error: BaseException) -> str | None:
+    """Return what is wrong with ``REDIS_URL`` if a server of another kind responds; ``None``: nothing is known.
+
+    It is transient nevertheless: behind one name another server may respond later, and no recording is to fail for it.
+    """
+    is_of_cluster = isinstance(error, redis_exceptions.RedisClusterException)
+    if is_of_cluster and any(_NO_CLUSTER.search(str(one)) for one in causes(error)):
+        return (
+            "the server is not in cluster mode: for one server REDIS_URL is redis://host:port/db, for sentinels "
+            "redis+sentinel://… (with TLS rediss in place of redis)"
+        )
+    if isinstance(error, redis_exceptions.MovedError):  # a client of a cluster follows it
+        return (
+            f"the server is a node of a cluster, and has not all keys (MOVED {error}): REDIS_URL is to be "
+            "redis+cluster://host:port,… (with TLS rediss+cluster)"
+        )
+    return None
+
+
 def to_redis_error(operation: str, error: BaseException, secrets: Sequence[str] = ()) -> RedisOperationError:
     """Return the error to raise for one of redis-py's; ``secrets`` are masked in its text."""
     error = _denial_in(error)
@@ -150,11 +172,13 @@ def to_redis_error(operation: str, error: BaseException, secrets: Sequence[str] 
     if code and code != "ERR" and not text.startswith(code):
         text = f"{code} {text}"
     refused = tls.explain_refused_certificate(error, ca_setting="REDIS_CA_FILE", address_setting="REDIS_URL")
-    text = refused or text
+    elsewhere = _other_topology(error)
+    text = refused or elsewhere or text
     for secret in secrets:
         text = text.replace(secret, "***")
     ours = RedisOperationError(operation, text, transient=redis_error_is_transient(error))
     ours.certificate_refused = refused is not None
+    ours.other_topology = elsewhere is not None
     ours.rejected = is_rejected(error)
     ours.unreadable = unreadable
     return ours

@@ -23,6 +23,7 @@ from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState, not_allowed
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta, WebhookEvent
 from cef_trio.checkpoint.protocols import (
+    ENDING_MS,
     Beat,
     BeatReply,
     Expired,
@@ -436,14 +437,15 @@ class RedisCheckpointStore(StreamWrites):
 
     def _question(self, since_ms: int) -> _Call:
         opened = [self.keys.set(StreamSet.ACTIVE), self.keys.set(StreamSet.PENDING_COMPLETION)]
-        return scripts.EXPIRED, [self.keys.leases, *opened, self.keys.abort_requests], [since_ms]
+        return scripts.EXPIRED, [self.keys.leases, *opened, self.keys.abort_requests], [since_ms, ENDING_MS]
 
     def _expired(self, client: Client, reply: Sequence[Any]) -> Expired:
-        _, at_ms, ids, strays, aborts = reply
+        _, at_ms, ends, strays, aborts = reply
         self._indexes.settle(client, strays)
-        key, is_odd = self.keys.leases, isinstance(ids, bytes)
+        key, is_odd = self.keys.leases, isinstance(ends, bytes)
         self.unreadable.note(key, f"{key} is of a wrong type" if is_odd else None)
-        return Expired(frozenset(() if is_odd else map(_text, ids)), int(at_ms), frozenset(map(_text, aborts)))
+        ends_ms = {} if is_odd else {_text(one): int(float(end)) for one, end in _pairs(ends).items()}
+        return Expired(ends_ms, int(at_ms), frozenset(map(_text, aborts)))
 
     async def release(self, stream_ids: Collection[str], lease: Lease) -> None:
         """See :meth:`LeaseStore.release`."""

@@ -20,7 +20,16 @@ from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.resilience import outage, retry
 from cef_trio.resilience.best_effort import BestEffort
 from cef_trio.s3.response_origin import ResponseOrigin
-from cef_trio.upload import bucket_change, file_triage, processor, recognition, recovery, start_stream, supervisor
+from cef_trio.upload import (
+    bucket_change,
+    failures,
+    file_triage,
+    processor,
+    recognition,
+    recovery,
+    start_stream,
+    supervisor,
+)
 from cef_trio.upload.copy_from_previous import ContentMatch
 from cef_trio.upload.orphan_objects import OrphanObjects
 from cef_trio.upload.session import StreamUpload
@@ -170,23 +179,25 @@ def _created_despite_other_stream(stack: ExitStack) -> None:
 
 @mutation("unchecked: refusals that affect every stream", "access-denied-for-a-while", "P6", fault=None, kind="6")
 def _refusals_are_permanent(stack: ExitStack) -> None:
-    """A refusal of every call fails each stream permanently."""
+    """A refusal of every call fails each stream permanently, at once."""
 
     def never(_error: BaseException) -> bool:
         return False
 
     replace_in(stack, retry, "is_rejected", never)
     replace_in(stack, outage, "is_rejected", never)
+    replace_in(stack, failures, "is_rejected_by_s3", never)
 
 
 @mutation("unchecked: quota that refuses large bodies alone", "over-quota", "P6", fault=None, kind="6")
 def _quota_is_permanent(stack: ExitStack) -> None:
-    """A quota with room for the probe's few bytes fails each stream permanently."""
+    """A quota with room for the probe's few bytes fails each stream permanently, at once."""
 
     def never(_error: BaseException) -> bool:
         return False
 
     replace_in(stack, retry, "is_over_quota", never)
+    replace_in(stack, failures, "is_rejected_by_s3", never)
 
 
 @mutation("unchecked: permission granted later", "permission-granted-late", "P6", fault=None, kind="6")

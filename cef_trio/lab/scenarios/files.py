@@ -148,7 +148,7 @@ async def _reused_inode_numbers(context: ScenarioContext) -> None:
 
 async def _inode_reused(context: ScenarioContext) -> None:
     """A recording fails permanently and is deleted; the next one with its name gets its inode number."""
-    refused = context.refuse("UploadPart", "EntityTooLarge")
+    refused = context.refuse("UploadPart", "KeyTooLongError")
     context.append(2 * PART + 10)
     await trio.sleep(3)
     context.delete()

@@ -1,8 +1,8 @@
 -- KEYS: index of the leases, the sets of open streams, the requested aborts
--- ARGV: since when, in ms
--- Returns the time, and the ids of the open streams whose leases expired or were released since then (of an index of a
--- wrong type: WRONGTYPE), of some hundred streams that are in the index and in none of these sets, and of those that are
--- to be aborted.
+-- ARGV: since when, until how long from now, in ms
+-- Returns the time; the ids of the open streams whose leases end, expired or were released in that time, each with its
+-- end (of an index of a wrong type: WRONGTYPE); those of some hundred streams that are in the index and in none of these
+-- sets; and those of the streams that are to be aborted.
 local expected, sets = 0, #KEYS - 1
 for i = 2, sets do
   expected = expected + (try('SCARD', KEYS[i]) or 0)
@@ -22,4 +22,5 @@ if try('ZCARD', KEYS[1]) ~= expected then -- lost, or of an earlier version: a l
     end
   end
 end
-return {'ok', now, try('ZRANGEBYSCORE', KEYS[1], ARGV[1], now) or 'WRONGTYPE', strays, try('SMEMBERS', KEYS[#KEYS]) or {}}
+local ends = try('ZRANGEBYSCORE', KEYS[1], ARGV[1], now_ms(ARGV[2]), 'WITHSCORES') or 'WRONGTYPE'
+return {'ok', now, ends, strays, try('SMEMBERS', KEYS[#KEYS]) or {}}
