@@ -28,6 +28,7 @@ from cef_trio.files.identity import (
     may_be,
     on_another_file_system,
     same_fs_id,
+    without_head,
 )
 from cef_trio.files.mounts import MountHungError, Mounts, is_on, mount_points, unescape_mount_point
 from cef_trio.files.nofollow import follow_link, is_below, open_nofollow, root_of, stat_nofollow
@@ -80,6 +81,7 @@ __all__ = [
     "stat_nofollow",
     "take_lease",
     "unescape_mount_point",
+    "without_head",
     "writer_state",
     "writer_waits",
 ]

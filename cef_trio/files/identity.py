@@ -19,6 +19,7 @@ The device number counts only if the file system has no id and the machine has n
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from enum import Enum
 from typing import Final
 
@@ -59,40 +60,43 @@ def identity_by_stat(stat: FileStat) -> FileIdentity:
     return FileIdentity(stat.file_dev, stat.file_ino, birth_ns=stat.birth_ns)
 
 
-def compare_identity(recorded: FileIdentity, observed: FileIdentity) -> IdentityMatch:  # noqa: PLR0911 - a return a rank
+def compare_identity(recorded: FileIdentity, observed: FileIdentity) -> IdentityMatch:
     """Compare a file on disk with the one that a stream was created for.
 
     The head of ``observed`` must cover ``recorded.head_size_bytes`` bytes (fewer if the file is shorter).
     """
     if on_another_file_system(recorded, observed):
         return IdentityMatch.ASK_BYTES
+    # A shorter beginning proves nothing: all recordings of a camera may begin with the same ``ftyp`` box, or empty.
+    same_head = recorded.head_size_bytes == HEAD_BYTES and _same_head(recorded, observed)
     if not inodes_last(observed.fs_type):
         same_birth = recorded.birth_ns is not None and recorded.birth_ns == observed.birth_ns
-        return IdentityMatch.SAME if same_birth and _same_head(recorded, observed) else IdentityMatch.ASK_BYTES
+        return IdentityMatch.SAME if same_birth and same_head else IdentityMatch.ASK_BYTES
     if recorded.file_ino != observed.file_ino:
         return IdentityMatch.REPLACED
     same_generation = _agree(recorded.generation, observed.generation)
     birth_agrees = _agree(recorded.birth_ns, observed.birth_ns)
     if same_generation is False or birth_agrees is False:
         return IdentityMatch.REPLACED
-    if same_generation or birth_agrees:
-        return IdentityMatch.SAME
-    if _same_head(recorded, observed) and (recorded.head_size_bytes > 0 or recorded.file_dev == observed.file_dev):
-        return IdentityMatch.SAME
-    return IdentityMatch.ASK_BYTES
+    return IdentityMatch.SAME if same_generation or birth_agrees or same_head else IdentityMatch.ASK_BYTES
 
 
-def looks_the_same(recorded: FileIdentity, observed: FileIdentity) -> bool:
+def looks_the_same(recorded: FileIdentity, observed: FileIdentity, size_bytes: int) -> bool:
     """Return whether the inode number and all of the first bytes agree: a strong hint where no number is certain.
 
-    A shorter beginning is no hint: all recordings of a camera may begin with the same ``ftyp`` box.
+    ``size_bytes``: of the file, which may be smaller than that.
     """
     return (
         recorded.inode == observed.inode
-        and recorded.head_size_bytes == HEAD_BYTES
+        and recorded.head_size_bytes == min(HEAD_BYTES, size_bytes)
         and _same_head(recorded, observed)
         and _agree(recorded.birth_ns, observed.birth_ns) is not False
     )
+
+
+def without_head(identity: FileIdentity) -> FileIdentity:
+    """Return an identity of which the first bytes prove nothing."""
+    return replace(identity, head_size_bytes=0, head_crc64nvme=0)
 
 
 def inodes_last(fs_type: str | None) -> bool:

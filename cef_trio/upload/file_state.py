@@ -33,6 +33,11 @@ class FileState:
     needs_check: bool = False
     """The file may be gone, replaced or truncated: the stream must check it."""
     draining: bool = False
+    guessed_from: FileState | None = None
+    """The state before a scan found the file's inode number at another path, which is ``path`` now; ``None``: the path
+    is certain. The number may have gone to another file, so the stream compares that one first."""
+    number_reused: bool = False
+    """Another file has the inode number by now, so it leads to no path any more."""
 
 
 def seen(state: FileState, stat: FileStat) -> FileState:
@@ -87,6 +92,22 @@ def moved(state: FileState, path: str, stat: FileStat) -> FileState:
     return replace(seen(state, stat), path=path)
 
 
+def guessed(state: FileState, path: str, stat: FileStat) -> FileState:
+    """A scan found the file's inode number at another path: the file was renamed, or is gone and another one has it."""
+    return replace(moved(state, path, stat), needs_check=True, guessed_from=state.guessed_from or state)
+
+
+def guess_held(state: FileState) -> FileState:
+    """The file at the guessed path is the stream's."""
+    return replace(state, guessed_from=None)
+
+
+def guess_failed(state: FileState) -> FileState:
+    """The file at the guessed path is another one. The earlier path counts, where the file is probably gone."""
+    before = state.guessed_from or state
+    return replace(before, needs_check=True, draining=state.draining, number_reused=True)
+
+
 def gone(state: FileState) -> FileState:
     """The file seems to be missing."""
     return replace(state, needs_check=True)
@@ -100,10 +121,11 @@ def idle(state: FileState) -> FileState:
 def confirmed(state: FileState, path: str, stat: FileStat) -> FileState:
     """The stream checked the file at ``path``. A rename that arrived meanwhile is kept."""
     if stat == state.stat:
-        return replace(state, needs_check=False)
+        return replace(state, needs_check=False, number_reused=False)
     if path != state.path:
         return state
-    return replace(state, stat=stat, ending=_ending_after(state, stat), needs_check=False)
+    ending = _ending_after(state, stat)
+    return replace(state, stat=stat, ending=ending, needs_check=False, number_reused=False)
 
 
 def still_written(state: FileState) -> FileState:

@@ -69,11 +69,8 @@ class LiveStream:
         return upload is not None and not inodes_last(upload.meta.identity.fs_type)
 
     def is_replaced(self, stat: FileStat) -> bool:
-        """Return whether another file took the path, by its inode number; false where inode numbers are unstable."""
-        upload = self.processor.upload
-        if upload is None or not inodes_last(upload.meta.identity.fs_type):
-            return False
-        return not self.has_inode(stat)
+        """Return whether another file may have taken the path, by its inode number."""
+        return self.processor.upload is not None and not self.has_inode(stat)
 
     @property
     def unreadable(self) -> str | None:

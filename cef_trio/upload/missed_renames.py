@@ -23,7 +23,7 @@ from cef_trio.checkpoint import StreamMeta, StreamSet, StreamSummary
 from cef_trio.exceptions import ChunkProcessingError, FileAccessError, RecordingChangedError, RecordUnreadableError
 from cef_trio.files import FileStat, IdentityMatch, inodes_last, may_be
 from cef_trio.upload.files_without_task import Claimed
-from cef_trio.upload.recognition import match_at
+from cef_trio.upload.recognition import is_found_at, match_at
 from cef_trio.upload.services import Services
 
 log = structlog.get_logger(__name__)
@@ -32,6 +32,8 @@ _FOLDER_SECONDS: Final = 2.0
 """Time limit of one ``stat``."""
 _FOLDERS_SECONDS: Final = 10.0
 """Time limit of all of them."""
+_COMPARE_SECONDS: Final = 5.0
+"""Time limit of comparing one file; one that takes longer counts as the stream's."""
 _RETRY_SECONDS: Final = 30.0
 _MAX_LOGGED: Final = 5
 
@@ -84,6 +86,8 @@ class MovedFiles:
         asked = [known for known in metas if numbers is None or _has_one_of(known, numbers)]
         lost, unavailable = await self._without_file(asked, lambda meta, stat: may_be(meta.identity, stat))
         if numbers is not None:
+            found = [known for known in asked if known not in lost]
+            lost += [known for known in found if await self._is_replaced(known.meta, numbers)]
             lost += [known for known in self._lost if not _has_one_of(known, numbers)]
         self._lost = lost
         if unavailable:
@@ -91,6 +95,19 @@ class MovedFiles:
             log.warning(
                 "places_unavailable", paths=sorted(unavailable)[:_MAX_LOGGED], asked_again_seconds=_RETRY_SECONDS
             )
+
+    async def _is_replaced(self, meta: StreamMeta, numbers: Collection[int]) -> bool:
+        """Return whether a file whose number is at another path too has another one's bytes at its own path.
+
+        Where numbers do not last, the number there proves nothing: a mount's cache may be behind (FUSE, for a second).
+        """
+        identity = meta.identity
+        if identity.file_ino not in numbers or inodes_last(identity.fs_type) or not self._services.is_ours(meta):
+            return False
+        with suppress(RecordingChangedError, RecordUnreadableError, ChunkProcessingError):
+            with trio.move_on_after(_COMPARE_SECONDS):
+                return await match_at(self._services, meta, meta.current_path) is IdentityMatch.REPLACED
+        return False
 
     async def find_completed(self, files: Mapping[str, FileStat]) -> None:
         """Find the completed streams whose missing file may be one of these files, which Redis does not know.
@@ -200,8 +217,7 @@ class MovedFiles:
         """Return that of these streams whose file this is. That must be certain: equal numbers may be a coincidence."""
         for known in candidates:
             try:
-                match = await match_at(self._services, known.meta, path)
-                if match is not IdentityMatch.SAME:
+                if not await is_found_at(self._services, known.meta, path):
                     continue
             except RecordingChangedError:
                 return None

@@ -1,8 +1,9 @@
 """Decide the next action of a stream. Pure; tests enumerate all cases.
 
 ``processor.py`` calls ``next_action`` after every step and every event, and performs the action. The rules are in order
-of priority: a completed object needs only its metadata; a needed check of the file comes before its use; ready bytes
-are sent before the end of the recording is considered. Not here: the grace after a close, and writers that still have
+of priority: a path that only an inode number led to is compared before its use; a completed object needs only its
+metadata; a needed check of the file comes before its use; ready bytes are sent before the end of the recording is
+considered. Not here: the grace after a close, and writers that still have
 the file open (``processor.py``: ``_has_ended``).
 """
 
@@ -22,6 +23,8 @@ class Action(Enum):
     PARK = "park"
     """Save the state and end the task: the daemon is draining."""
     WRITE_METADATA = "write_metadata"
+    COMPARE = "compare"
+    """Compare the file at a path that only its inode number led to: whether it is the stream's."""
     RENAME = "rename"
     """Record the file's new name."""
     CHECK_FILE = "check_file"
@@ -49,6 +52,8 @@ def next_action(known: RecordedProgress, state: FileState) -> Action:  # noqa: P
     """Return the next action. The caller waits for the grace period before it acts on ``FINALIZE``."""
     if state.draining:
         return Action.PARK
+    if state.guessed_from is not None:
+        return Action.COMPARE
     if known.path != state.path:
         return Action.RENAME
     if known.object_exists:

@@ -26,7 +26,7 @@ import structlog
 import trio
 from trio_util import AsyncBool, AsyncValue, wait_any
 
-from cef_trio.checkpoint import ENDED, FAILED, SENTENCES, ExitState, FailureReason, FileIdentity, Status
+from cef_trio.checkpoint import ENDED, FAILED, SENTENCES, ExitState, FailureReason, FileIdentity, Status, StreamMeta
 from cef_trio.exceptions import (
     CefMp4ProcessorError,
     ChunkProcessingError,
@@ -55,13 +55,13 @@ from cef_trio.upload.failures import (
     reason_of_error,
     shortage_of,
 )
-from cef_trio.upload.file_state import Ending, FileState, closed, confirmed, gone, still_written
+from cef_trio.upload.file_state import Ending, FileState, closed, confirmed, gone, guess_held, still_written
 from cef_trio.upload.finalize import finish, verify_and_complete
 from cef_trio.upload.lost_records import LostRecords
 from cef_trio.upload.next_action import Action, FileCheck, check_file, next_action
 from cef_trio.upload.part_plan import Part
 from cef_trio.upload.part_size import write_rate
-from cef_trio.upload.recognition import identify, recognize
+from cef_trio.upload.recognition import identify, is_found_at, recognize
 from cef_trio.upload.recovery import FileHistory
 from cef_trio.upload.repeated_errors import DOUBTED_COMPLETIONS, LOST_COMPLETIONS, CallKey, Doubt, RepeatedErrors
 from cef_trio.upload.send_parts import send_all
@@ -109,9 +109,15 @@ class StreamProcessor:
         file_state: AsyncValue[FileState],
         stream_id: str | None,
         history: FileHistory,
+        *,
+        on_guess_failed: Callable[[], None],
     ) -> None:
-        """``history`` matters only for a file without a stream (``stream_id`` is ``None``)."""
+        """``history`` matters only for a file without a stream (``stream_id`` is ``None``).
+
+        ``on_guess_failed`` is called when the file at a guessed path is not the stream's: its path is to be set back.
+        """
         self.file_state = file_state
+        self._on_guess_failed = on_guess_failed
         self._first_stat: FileStat = file_state.value.stat
         self.stream_id = stream_id
         self.working = False
@@ -258,7 +264,7 @@ class StreamProcessor:
         # This task ended the stream: the last write succeeded, and its reply was lost.
         return Outcome.COMPLETED if error.completed else Outcome.FAILED
 
-    async def _process(self) -> Outcome:
+    async def _process(self) -> Outcome:  # noqa: C901 - one branch an action
         upload = await self._start_or_resume()
         if isinstance(upload, Outcome):
             return upload
@@ -273,6 +279,8 @@ class StreamProcessor:
                     return await self._park()
                 case Action.WAIT:
                     await self._wait_for_file(upload)
+                case Action.COMPARE:
+                    await self._compare(upload.meta)
                 case Action.RENAME:
                     await upload.rename(file_state.path)
                     log.info("recording_renamed", path=file_state.path)
@@ -321,6 +329,7 @@ class StreamProcessor:
     async def _start_or_resume(self) -> StreamUpload | Outcome:
         if self.stream_id is not None:
             return await self._resume(self.stream_id)
+        self.file_state.value = guess_held(self.file_state.value)  # any file may be the one of a stream to be begun
         path = self.file_state.value.path
         try:
             started = await start(
@@ -346,6 +355,11 @@ class StreamProcessor:
         scanned_for: str | None = None
         in_doubt = frozenset[str]()
         while True:
+            if self.file_state.value.guessed_from is not None:
+                found = await self._services.store.load_metas([stream_id])
+                if stream_id in found:
+                    await self._compare(found[stream_id].meta)
+                    continue
             path = self.file_state.value.path
             try:
                 async with self._services.stream_slots:
@@ -381,6 +395,21 @@ class StreamProcessor:
             return
         self._no_room, self._sent_in_vain, self.upload = refused, self._sent_in_vain + 1, upload
         raise refused
+
+    async def _compare(self, meta: StreamMeta) -> None:
+        """Compare the file at a path that only its inode number led to: the rename is followed, or never was one."""
+        guess = self.file_state.value
+        try:
+            is_its = await is_found_at(self._services, meta, guess.path)
+        except RecordingChangedError:
+            is_its = False
+        if self.file_state.value.path != guess.path:
+            return  # renamed again meanwhile: that one is compared
+        if is_its:
+            self.file_state.value = guess_held(self.file_state.value)
+        else:
+            log.info("file_number_reused", path=guess.path)
+            self._on_guess_failed()
 
     def _is_undecided(self, error: CefMp4ProcessorError) -> bool:
         """Return whether the file seems missing while the daemon drains; the next start decides, after a scan."""
@@ -509,7 +538,7 @@ class StreamProcessor:
         while check in {FileCheck.GONE, FileCheck.REPLACED} and not is_known:
             # It may have been renamed, and the event is not here yet.
             in_doubt = await self._until_scanned(path, trio.current_time(), identity, in_doubt)
-            if self.file_state.value.draining:
+            if self.file_state.value.draining or self.file_state.value.guessed_from is not None:
                 return False
             path, is_known = self.file_state.value.path, not in_doubt
             check = await self._check_file_once(upload)

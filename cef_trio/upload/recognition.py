@@ -23,6 +23,7 @@ from cef_trio.files import (
     looks_the_same,
     may_be,
     same_fs_id,
+    without_head,
 )
 from cef_trio.observability import read_fleet
 from cef_trio.s3 import crc64nvme
@@ -43,14 +44,19 @@ async def identify(recording: OpenRecording, stat: FileStat, head_bytes: int) ->
     return identity_of(stat, await recording.origin(), head_size_bytes=len(head), head_crc64nvme=crc64nvme(head))
 
 
-async def recognize(meta: StreamMeta, parts: Mapping[int, PartRecord], recording: OpenRecording) -> IdentityMatch:
+async def recognize(
+    meta: StreamMeta, parts: Mapping[int, PartRecord], recording: OpenRecording, *, by_head: bool = True
+) -> IdentityMatch:
     """Return whether an open file is the stream's; ``ASK_BYTES`` if that is ambiguous and no part was recorded.
+
+    ``by_head``: the first bytes may prove it, beside the numbers. They do not of a failed stream, as the next recording
+    may begin alike and must not be left out.
 
     Another file that has the bytes of the parts is the stream's too: a newer copy of the recording that took its place
     (``rsync`` without ``--inplace``, again and again while it grows). Its upload goes on with that file.
     """
-    recorded = meta.identity
-    observed = await identify(recording, await recording.stat(), recorded.head_size_bytes)
+    recorded = meta.identity if by_head and meta.status not in FAILED else without_head(meta.identity)
+    observed = await identify(recording, await recording.stat(), meta.identity.head_size_bytes)
     identity_match = compare_identity(recorded, observed)
     if identity_match is IdentityMatch.SAME or not parts:
         return identity_match
@@ -115,7 +121,7 @@ async def _by_numbers(recording: OpenRecording, meta: StreamMeta) -> bool | None
     return identity_match is IdentityMatch.SAME
 
 
-async def match_at(services: Services, meta: StreamMeta, path: str) -> IdentityMatch:
+async def match_at(services: Services, meta: StreamMeta, path: str, *, by_head: bool = True) -> IdentityMatch:
     """Return whether the file at a path is the stream's, as :func:`recognize`; load the parts if they are needed.
 
     Raises:
@@ -124,12 +130,33 @@ async def match_at(services: Services, meta: StreamMeta, path: str) -> IdentityM
         RedisOperationError, S3OperationError: the parts could not be loaded.
     """
     async with services.disk.open(path) as recording:
-        identity_match = await recognize(meta, {}, recording)
+        identity_match = await recognize(meta, {}, recording, by_head=by_head)
         if identity_match is IdentityMatch.ASK_BYTES or (
             identity_match is IdentityMatch.REPLACED and _may_be_taken_over(meta)
         ):
-            identity_match = await recognize(meta, await _load_parts(services, meta), recording)
+            parts = await _load_parts(services, meta)
+            identity_match = await recognize(meta, parts, recording, by_head=by_head)
     return identity_match
+
+
+async def is_found_at(services: Services, meta: StreamMeta, path: str) -> bool:
+    """Return whether the file at another path is certainly the stream's, renamed.
+
+    By its generation or birth time, or by a recorded part. An equal inode number proves nothing, as a deleted file's is
+    given to the next one, and equal first bytes do not either (P1). They are enough together as long as S3 has nothing
+    of the stream: its object is not named yet, and no bytes can be mixed.
+
+    Raises:
+        RecordingChangedError, ChunkProcessingError, RedisOperationError, S3OperationError: as :func:`match_at`.
+    """
+    identity_match = await match_at(services, meta, path, by_head=False)
+    may_be_in_s3 = meta.s3_upload_id is not None or meta.verified_size_bytes is not None
+    if identity_match is not IdentityMatch.ASK_BYTES or may_be_in_s3:
+        return identity_match is IdentityMatch.SAME
+    recorded = meta.identity
+    async with services.disk.open(path) as recording:
+        observed = await identify(recording, await recording.stat(), recorded.head_size_bytes)
+    return looks_the_same(recorded, observed, recorded.head_size_bytes)
 
 
 async def _load_parts(services: Services, meta: StreamMeta) -> Mapping[int, PartRecord]:
@@ -155,8 +182,9 @@ async def recognize_at(services: Services, meta: StreamMeta, path: str) -> Ident
         return IdentityMatch.SAME
     if meta.status in FAILED:
         async with services.disk.open(path) as recording:
-            observed = await identify(recording, await recording.stat(), meta.identity.head_size_bytes)
-        if looks_the_same(meta.identity, observed):
+            stat = await recording.stat()
+            observed = await identify(recording, stat, meta.identity.head_size_bytes)
+        if looks_the_same(meta.identity, observed, stat.size_bytes):
             return IdentityMatch.SAME
     return IdentityMatch.REPLACED
 

@@ -172,10 +172,11 @@ class StreamSupervisor:
         else:
             self.files.seen(path, stat, closed=closed)
 
-    def _moved(self, old_path: str, new_path: str, stat: FileStat) -> None:
+    def _moved(self, old_path: str, new_path: str, stat: FileStat, *, guessed: bool = False) -> None:
+        """Follow a rename. ``guessed``: only an equal inode number tells of it."""
         key = self._key_of(old_path, stat)
         if key is not None:
-            self._move_live(key, new_path, stat)
+            self._move_live(key, new_path, stat, guessed=guessed)
             return
         has_task = new_path in self._live
         was_closed = self.files.moved(old_path, new_path, stat, has_task=has_task)
@@ -193,14 +194,29 @@ class StreamSupervisor:
             return path
         return next(detached, path if live is not None and live.may_be_at(stat) else None)
 
-    def _move_live(self, key: str, new_path: str, stat: FileStat) -> None:
+    def _move_live(self, key: str, new_path: str, stat: FileStat, *, guessed: bool = False) -> None:
         """Follow the rename of a live stream's file; ``key``: its earlier path, or what replaced that."""
         live = self._live.pop(key)
         overwritten = self._live.pop(new_path, None)
         if overwritten is not None:
             self._detach(overwritten, new_path)
         self._live[new_path] = live
-        live.update(file_events.moved(live.file_state.value, new_path, stat))
+        event = file_events.guessed if guessed else file_events.moved
+        live.update(event(live.file_state.value, new_path, stat))
+
+    def _put_back(self, live: LiveStream) -> None:
+        """Undo a guess that failed: the other file is looked up, and the stream checks its own path."""
+        guess = live.file_state.value
+        key = next(key for key, other in self._live.items() if other is live)
+        del self._live[key]
+        live.update(file_events.guess_failed(guess))
+        if live.path in self._live:
+            self._live[f"{live.path}\0{id(live)}"] = live
+        else:
+            self._live[live.path] = live
+            self.files.forget(live.path)
+        if key == guess.path:  # else another stream has that path by now
+            self._seen(guess.path, guess.stat, closed=guess.ending is Ending.CLOSED)
 
     def _gone(self, path: str) -> None:
         self.files.forget(path)
@@ -229,9 +245,11 @@ class StreamSupervisor:
             }
             stats = {path: live.file_state.value.stat for path, live in {**missing, **replaced}.items()} | pending
             for path, stat in stats.items():
-                new_path = unclaimed.get(stat.inode)
+                live = self._live.get(path)
+                leads = live is None or not live.file_state.value.number_reused
+                new_path = unclaimed.get(stat.inode) if leads else None
                 if new_path is not None:
-                    self._moved(path, new_path, files[new_path])
+                    self._moved(path, new_path, files[new_path], guessed=True)
                 elif path in missing:  # a pending one may be younger than the scan
                     self._gone(path)
         self.files.forget_missing(is_missing)
@@ -677,7 +695,7 @@ class StreamSupervisor:
         path = meta.current_path
         if stat is None and meta.stream_id not in self._to_abort:
             if (renamed := self.files.pop_inode(meta.identity.inode)) is not None:
-                self._start(*renamed, meta.stream_id)
+                self._start(*renamed, meta.stream_id, guessed_from=meta.current_path)
                 return
             if not detached and self.files.may_be_pending(meta.identity):
                 return  # one of those files may be its own, renamed; only the bytes decide
@@ -697,11 +715,23 @@ class StreamSupervisor:
             if live.processor.stream_id in stream_ids:
                 live.processor.request_abort()
 
-    def _start(self, path: str, unknown: WaitingFile, stream_id: str | None, history: FileHistory = NO_HISTORY) -> None:
+    def _start(
+        self,
+        path: str,
+        unknown: WaitingFile,
+        stream_id: str | None,
+        history: FileHistory = NO_HISTORY,
+        *,
+        guessed_from: str | None = None,
+    ) -> None:
+        """Start the task of a file. ``guessed_from``: its stream's path, if only its inode number speaks for it."""
         if self._draining.value or path in self._live or (stream_id is not None and stream_id in self.live_ids):
             return
         ending = Ending.CLOSED if unknown.closed else Ending.NOT
-        self._launch(path, FileState(path, unknown.stat, ending), stream_id, history, seen_at=unknown.since)
+        state = FileState(path, unknown.stat, ending)
+        if guessed_from is not None:
+            state = file_events.guessed(replace(state, path=guessed_from), path, unknown.stat)
+        self._launch(path, state, stream_id, history, seen_at=unknown.since)
 
     def _launch(
         self,
@@ -716,7 +746,9 @@ class StreamSupervisor:
             seen_at = self.files.waiting_since(file_state.path, file_state.stat)
         self.files.begun(file_state.path)
         value = AsyncValue(file_state)
-        processor = StreamProcessor(self._services, self._lost_records, value, stream_id, history)
+        processor = StreamProcessor(
+            self._services, self._lost_records, value, stream_id, history, on_guess_failed=lambda: self._put_back(live)
+        )
         live = LiveStream(processor, value, trio.current_time())
         if seen_at is not None:
             live.first_seen = FirstSeenTimes(seen_at, file_state.stat.size_bytes)
@@ -752,7 +784,9 @@ class StreamSupervisor:
             self._services.shutdown_flush.unsaved.discard(live.processor.stream_id)
             self.files.recorded(live.file_state.value.stat)  # under a name that is no recording's it is not looked up
         upload = live.processor.upload
-        if upload is not None and upload.meta.current_path != live.path:  # renamed after the task's last check
+        is_guess = live.file_state.value.guessed_from is not None
+        if upload is not None and upload.meta.current_path != live.path and not is_guess:
+            # Renamed after the task's last check.
             self.files.queue_rename(upload.meta.current_path, live.path, live.file_state.value.stat)
         if outcome is Outcome.SET_ASIDE:
             file_state = live.file_state.value

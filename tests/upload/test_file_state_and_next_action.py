@@ -9,7 +9,7 @@ import pytest
 
 from cef_trio.checkpoint.model import FileIdentity
 from cef_trio.files.file_stat import FileStat
-from cef_trio.files.identity import IdentityMatch, compare_identity
+from cef_trio.files.identity import IdentityMatch, compare_identity, looks_the_same, without_head
 from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
 from cef_trio.upload.idle_rules import IdleCheckResult, check_idle
@@ -89,6 +89,32 @@ class TestNews:
         moved = file_events.gone(file_events.moved(NOW, "/w/b.mp4", STAT))
         assert file_events.confirmed(moved, "/w/a.mp4", grown(10)) == moved
 
+    def test_a_guess_that_fails_leaves_the_file_as_it_was_and_its_number_leads_nowhere(self) -> None:
+        guess = file_events.guessed(NOW, "/w/b.mp4", grown(900, mtime_ns=9))
+        written = file_events.closed(guess, grown(950, mtime_ns=10))
+        assert (written.path, written.needs_check, written.guessed_from) == ("/w/b.mp4", True, NOW)
+        failed = file_events.guess_failed(written)
+        assert failed == replace(NOW, needs_check=True, number_reused=True)
+        assert file_events.confirmed(failed, NOW.path, STAT) == NOW
+        assert file_events.confirmed(failed, NOW.path, grown(300)) == replace(NOW, stat=grown(300))
+
+    def test_a_guess_that_holds_is_a_rename(self) -> None:
+        guess = file_events.guessed(NOW, "/w/b.mp4", STAT)
+        assert file_events.guess_held(guess) == replace(NOW, path="/w/b.mp4", needs_check=True)
+
+    def test_a_later_guess_or_rename_of_a_guessed_file_is_a_guess_too(self) -> None:
+        guess = file_events.guessed(NOW, "/w/b.mp4", STAT)
+        for later in (file_events.guessed(guess, "/w/c.mp4", STAT), file_events.moved(guess, "/w/c.mp4", STAT)):
+            assert (later.path, later.guessed_from) == ("/w/c.mp4", NOW)
+
+    def test_a_check_of_the_earlier_path_decides_no_guess(self) -> None:
+        guess = file_events.guessed(NOW, "/w/b.mp4", grown(300))
+        for stat in (STAT, grown(300), grown(301)):
+            assert file_events.confirmed(guess, NOW.path, stat).guessed_from == NOW
+
+    def test_draining_survives_a_guess_that_fails(self) -> None:
+        assert file_events.guess_failed(file_events.draining(file_events.guessed(NOW, "/w/b.mp4", STAT))).draining
+
     def test_silence_ends_a_recording_only_if_nothing_else_did(self) -> None:
         assert file_events.idle(NOW).ending is Ending.IDLE
         closed = file_events.closed(NOW, STAT)
@@ -96,16 +122,19 @@ class TestNews:
 
 
 @pytest.mark.parametrize(
-    ("draining", "moved", "exists", "needs_check", "missing", "ending"),
-    list(product([False, True], [False, True], [False, True], [False, True], [1, 3], list(Ending))),
+    ("draining", "guessed", "moved", "exists", "needs_check", "missing", "ending"),
+    list(product([False, True], [False, True], [False, True], [False, True], [False, True], [1, 3], list(Ending))),
 )
 def test_the_rules_of_the_next_action_stand_in_their_order(  # noqa: PLR0917 - one parameter a rule
-    draining: bool, moved: bool, exists: bool, needs_check: bool, missing: int, ending: Ending
+    draining: bool, guessed: bool, moved: bool, exists: bool, needs_check: bool, missing: int, ending: Ending
 ) -> None:
     known = RecordedProgress(PLAN, missing, "/w/old.mp4" if moved else "/w/a.mp4", object_exists=exists)
-    action = next_action(known, FileState("/w/a.mp4", STAT, ending, needs_check, draining))
+    before = NOW if guessed else None
+    action = next_action(known, FileState("/w/a.mp4", STAT, ending, needs_check, draining, before))
     if draining:
         assert action is Action.PARK
+    elif guessed:
+        assert action is Action.COMPARE
     elif moved:
         assert action is Action.RENAME
     elif exists:
@@ -161,6 +190,7 @@ def test_the_cases_of_the_idle_checker(idle_seconds: float, found: FileStat | No
 
 
 IDENTITY = FileIdentity(1, 2, 4096, 77)
+ON_CIFS = replace(IDENTITY, fs_type="cifs")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +205,17 @@ IDENTITY = FileIdentity(1, 2, 4096, 77)
         (IDENTITY, replace(IDENTITY, file_ino=9), IdentityMatch.REPLACED),
         (IDENTITY, replace(IDENTITY, head_crc64nvme=1), IdentityMatch.ASK_BYTES),
         (IDENTITY, replace(IDENTITY, head_size_bytes=10), IdentityMatch.ASK_BYTES),
-        (FileIdentity(1, 2), FileIdentity(1, 2), IdentityMatch.SAME),
+        (FileIdentity(1, 2), FileIdentity(1, 2), IdentityMatch.ASK_BYTES),  # it was empty: so is each new one
+        (FileIdentity(1, 2, 32, 7), FileIdentity(1, 2, 32, 7), IdentityMatch.ASK_BYTES),  # the same first box
+        (without_head(IDENTITY), without_head(IDENTITY), IdentityMatch.ASK_BYTES),
+        (replace(IDENTITY, birth_ns=5), replace(IDENTITY, birth_ns=5, head_crc64nvme=1), IdentityMatch.SAME),
+        (replace(IDENTITY, birth_ns=5), replace(IDENTITY, birth_ns=6), IdentityMatch.REPLACED),
+        (replace(ON_CIFS, birth_ns=5), replace(ON_CIFS, birth_ns=5), IdentityMatch.SAME),
+        (replace(ON_CIFS, birth_ns=5), replace(ON_CIFS, birth_ns=6), IdentityMatch.ASK_BYTES),
+        (ON_CIFS, ON_CIFS, IdentityMatch.ASK_BYTES),
+        # NTFS gives a new file the creation time of the one that had its name seconds before.
+        (replace(ON_CIFS, birth_ns=5, head_size_bytes=32),) * 2 + (IdentityMatch.ASK_BYTES,),
+        (without_head(replace(ON_CIFS, birth_ns=5)),) * 2 + (IdentityMatch.ASK_BYTES,),
         (replace(IDENTITY, generation=7), replace(IDENTITY, generation=7, head_crc64nvme=1), IdentityMatch.SAME),
         (replace(IDENTITY, generation=7), replace(IDENTITY, generation=8), IdentityMatch.REPLACED),
         (replace(IDENTITY, generation=7), IDENTITY, IdentityMatch.SAME),
@@ -186,3 +226,16 @@ def test_who_a_file_is_is_judged_by_inode_and_first_bytes(
     recorded: FileIdentity, observed: FileIdentity, sameness: IdentityMatch
 ) -> None:
     assert compare_identity(recorded, observed) is sameness
+
+
+@pytest.mark.parametrize(
+    ("head_bytes", "size_bytes", "same"),
+    [(0, 0, True), (0, 1, False), (32, 32, True), (32, 33, False), (4096, 4096, True), (4096, 9999, True)],
+)
+def test_a_file_looks_the_same_by_its_first_bytes_only_if_they_are_all_of_its_first_bytes(
+    head_bytes: int, size_bytes: int, *, same: bool
+) -> None:
+    recorded = FileIdentity(1, 2, head_bytes, 77)
+    assert looks_the_same(recorded, recorded, size_bytes) is same
+    assert not looks_the_same(recorded, replace(recorded, head_crc64nvme=78), size_bytes)
+    assert not looks_the_same(recorded, replace(recorded, file_ino=3), size_bytes)

@@ -20,7 +20,16 @@ from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.resilience import outage, retry
 from cef_trio.resilience.best_effort import BestEffort
 from cef_trio.s3.response_origin import ResponseOrigin
-from cef_trio.upload import bucket_change, failures, file_triage, recognition, recovery, start_stream, supervisor
+from cef_trio.upload import (
+    bucket_change,
+    failures,
+    file_triage,
+    processor,
+    recognition,
+    recovery,
+    start_stream,
+    supervisor,
+)
 from cef_trio.upload.copy_from_previous import ContentMatch
 from cef_trio.upload.orphan_objects import OrphanObjects
 from cef_trio.upload.session import StreamUpload
@@ -53,6 +62,17 @@ def _inode_number_is_identity(stack: ExitStack) -> None:
         return False
 
     replace_in(stack, supervisor, "must_be_recognized", never)
+
+
+@mutation("unchecked: inode number under another name", "number-under-another-name", "P1", fault=None, kind="2")
+def _inode_number_is_a_rename(stack: ExitStack) -> None:
+    """A file that has the inode number of a missing recording under another name is taken for that one."""
+
+    async def always(_services: object, _meta: object, _path: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        return True
+
+    replace_in(stack, processor, "is_found_at", always)
 
 
 @mutation("unchecked: content of a touched recording", "touched-after-upload", "P2", fault=None, kind="3")

@@ -160,6 +160,36 @@ async def _inode_reused(context: ScenarioContext) -> None:
     await trio.sleep(8)
 
 
+async def _network_file_system(context: ScenarioContext) -> None:
+    """As NFS: a deleted file's number goes to the next one, nothing else tells them apart, and there are no events."""
+    await _reused_inode_numbers(context)
+    context.file_system.name, context.file_system.reports_events = "nfs", False
+    context.file_system.leases = Leases.NEVER
+    context.world.rescan_seconds = 2.0
+
+
+async def _number_under_another_name(context: ScenarioContext) -> None:
+    """A recording is deleted, and one of another name gets its inode number, between two scans."""
+    context.append(2 * PART + 10, "a.mp4")
+    await trio.sleep(4.5)
+    context.delete("a.mp4")
+    context.append(PART + 10, "b.mp4")
+    await trio.sleep(4)
+    context.append(PART, "b.mp4")
+    context.close("b.mp4")
+    await trio.sleep(45)
+
+
+def _each_has_its_own_object(context: ScenarioContext) -> list[str]:
+    """Return a violation if a recording's object has the name of another one, which numbers do not tell."""
+    streams = [one.meta for one in context.world.known() if one.meta.status is Status.COMPLETED]
+    return [
+        f"P1: the object {one.s3_key_prefix} has the bytes of {one.current_path}"
+        for one in streams
+        if one.s3_key_prefix.rpartition("/")[2] != one.current_path.rpartition("/")[2]
+    ]
+
+
 async def _unstable_inode_numbers(context: ScenarioContext) -> None:
     """As on sshfs, FAT, exFAT or CIFS: the client invents inode numbers, and there are no generations."""
     context.file_system.name, context.file_system.generations = "fuse.sshfs", False
@@ -410,6 +440,14 @@ SCENARIOS: Final = (
         _inode_reused,
         _reused_inode_numbers,
         may_end=_REPLACED | {Status.FAILED_S3_UPLOAD},
+    ),
+    Scenario(
+        "number-under-another-name",
+        "a recording is deleted, and one of another name gets its inode number between two scans",
+        _number_under_another_name,
+        _network_file_system,
+        may_end=GONE,
+        check_end=_each_has_its_own_object,
     ),
     Scenario("inodes-change", "every inode number changes", _inodes_change, _unstable_inode_numbers),
     Scenario(
