@@ -5,7 +5,7 @@ deleted again; without the permission to delete, it stays and is overwritten by 
 failed, one of a few bytes is completed under that key as well, since a policy may refuse these and allow PutObject.
 Another one is begun at a key that a recording could have (create, one part of a few bytes, abort), since those keys may
 be refused, and the probe's not. The next probe goes on with one that could be neither completed nor aborted, so that a
-long outage leaves one of each key at most; ``cef-trio gc`` aborts it.
+long outage leaves one of each key at most. ``upload/orphan_cleanup.py`` aborts what a killed daemon leaves.
 
 ``AccessDenied`` may be specific to the probe's key, if a policy allows the keys of recordings only. It is then tested
 with that upload at a recording's key, and a PutObject there under a condition that no object fulfils; these leave no
@@ -157,7 +157,7 @@ class StoreProbe:
             del self._left[key]
 
     async def _abort_listed(self, key: str) -> None:
-        """Abort the open uploads of a probe's key, as far as S3 lists them; `cef-trio gc` aborts others."""
+        """Abort the open uploads of a probe's key, as far as S3 lists them."""
         with suppress(S3OperationError):
             for upload in await self._s3.list_multipart_uploads(key):
                 if upload.key == key:

@@ -8,11 +8,14 @@ An upload whose stream Redis does not know is kept: it may belong to another pro
 
 Uploads that S3 did not abort when a stream wanted that are remembered by their ids, for as long as this process lives:
 a store that does not list uploads tells nobody of them.
+
+A daemon that is killed while it probes S3 leaves the probe's upload, which no record names. It is aborted when it has
+been listed for longer than a probe takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Final
@@ -23,6 +26,7 @@ import trio
 from cef_trio.checkpoint import ENDED, Status, StreamMeta
 from cef_trio.exceptions import CefMp4ProcessorError, RecordUnreadableError, S3OperationError
 from cef_trio.resilience import PAUSE_SECONDS
+from cef_trio.s3 import ListedUpload
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.lease_context import hold_lease
 
@@ -35,6 +39,8 @@ PERIOD_SECONDS: Final = 600.0
 """The pause between two cleanups, if none is requested."""
 _LIST: Final = "list_multipart_uploads"
 _KEPT: Final = frozenset(Status.failed(reason) for reason in KEEPS_ITS_UPLOAD)
+_PROBE_SECONDS: Final = 60.0
+"""How long an upload at a key of the probe is listed before it is aborted: a probe of another daemon may use it."""
 _MAX_LEFT: Final = 1000
 """Number of uploads that are remembered; more can only be listed (P7)."""
 
@@ -54,6 +60,8 @@ class OrphanCleanup:
     def __init__(self) -> None:
         self._due_at = -inf
         self._left: dict[OpenUpload, None] = {}
+        self._probes: dict[str, float] = {}
+        """When the uploads at the keys of the probe that S3 lists were first listed, by their ids."""
         self.refused = False
         """Whether S3 refused the last listing."""
 
@@ -77,13 +85,19 @@ class OrphanCleanup:
         """Forget an upload that S3 has aborted."""
         self._left.pop(upload, None)
 
+    def ended_probes(self, listed: Iterable[ListedUpload], keys: Collection[str]) -> list[ListedUpload]:
+        """Return the uploads at these keys of the probe that no probe uses any more."""
+        now, found = trio.current_time(), [upload for upload in listed if upload.key in keys]
+        self._probes = {upload.upload_id: self._probes.get(upload.upload_id, now) for upload in found}
+        return [upload for upload in found if now - self._probes[upload.upload_id] >= _PROBE_SECONDS]
+
     def request(self) -> None:
         """Make a cleanup due now: a stream's end could not list or abort its uploads."""
         self._due_at = -inf
 
     def done(self) -> None:
         """Note that a cleanup is done."""
-        self._due_at = trio.current_time() + PERIOD_SECONDS
+        self._due_at = trio.current_time() + (_PROBE_SECONDS if self._probes else PERIOD_SECONDS)
 
 
 def is_orphan(meta: StreamMeta, upload_id: str) -> bool:
@@ -125,6 +139,13 @@ async def _abort_all(services: Services) -> bool:
     if uploads is None:
         return False
     cleanup.refused = False
+    for upload in cleanup.ended_probes(uploads, {template.probe_key, template.probe_recording_key}):
+        try:
+            await services.s3.abort_multipart_upload(upload.key, upload.upload_id)
+        except S3OperationError as error:
+            log.warning("orphan_abort_failed", key=upload.key, upload_id=upload.upload_id, error=str(error))
+        else:
+            log.info("orphan_upload_aborted", key=upload.key, upload_id=upload.upload_id)
     # Redis is asked after S3, because a daemon records a stream before it creates its upload.
     await _abort_orphans_among(
         services,

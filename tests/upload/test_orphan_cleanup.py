@@ -51,6 +51,17 @@ async def test_p5_orphans_of_an_ended_daemon_are_aborted_by_the_next(world: Worl
     assert world.open_uploads() == []
 
 
+async def test_p5_what_a_daemon_that_was_killed_while_it_probed_left_open_is_aborted(world: World) -> None:
+    async with world.daemon() as daemon:
+        template = daemon.services.rules.key_template
+        for key in (template.probe_key, template.probe_recording_key):
+            await _created(world, key)
+        await trio.sleep(2 * PAUSE_SECONDS)
+        assert len(world.open_uploads()) == 2, "a probe of another daemon may use them"
+        await trio.sleep(2 * PAUSE_SECONDS)
+        assert world.open_uploads() == []
+
+
 async def test_p9_the_uploads_of_live_streams_and_of_those_that_redis_does_not_know_stay(world: World) -> None:
     unrelated = f"streams/{'0' * 8}-0000-4000-8000-{'0' * 12}/a.mp4"
     world.stream_timeout_seconds = 10 * ROUND
