@@ -18,6 +18,11 @@ from cef_trio.lab.writers import Writers
 from cef_trio.s3_endpoint import ArmedFault, CallInfo, Fault, Kind
 
 
+def no_probe(call: CallInfo) -> bool:
+    """Select the calls that are not the daemon's probes of S3."""
+    return PROBE not in (call.key or "")
+
+
 class ScenarioContext:
     """A world and the daemon that runs in it, if any."""
 
@@ -112,11 +117,7 @@ class ScenarioContext:
 
     def refuse_parts_over_quota(self) -> ArmedFault:
         """Make a quota refuse every part until the fault is disarmed; the probe's few bytes still find room."""
-
-        def is_large(call: CallInfo) -> bool:
-            return call.key is not None and PROBE not in call.key
-
-        return self.arm(Fault(Kind.ERROR, "UploadPart", times=None, code="QuotaExceeded", predicate=is_large))
+        return self.arm(Fault(Kind.ERROR, "UploadPart", times=None, code="QuotaExceeded", predicate=no_probe))
 
     def lose_part(self, number: int) -> None:
         """Remove an acknowledged part from every open upload."""

@@ -39,7 +39,7 @@ class Programs:
             self._running.end()
 
 
-programs: Final[ContextVar[Programs | None]] = ContextVar("programs", default=None)
+of_this_fetch: Final[ContextVar[Programs | None]] = ContextVar("of_this_fetch", default=None)
 """Those of this task's fetch; a worker thread has the context of its task."""
 
 
@@ -49,7 +49,7 @@ class CredentialProgram(subprocess.Popen[bytes]):
     def __init__(self, command: list[str], **pipes: Any) -> None:
         """Start the program."""
         super().__init__(command, stdin=subprocess.DEVNULL, start_new_session=True, **pipes)
-        if (fetch := programs.get()) is not None:
+        if (fetch := of_this_fetch.get()) is not None:
             fetch.started(self)
 
     def communicate(self, *_: Any, **__: Any) -> tuple[bytes, bytes]:

@@ -19,7 +19,7 @@ import trio
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import read_in_time, run_in_thread
-from cef_trio.s3.credential_program import CredentialProgram, Programs, programs
+from cef_trio.s3.credential_program import CredentialProgram, Programs, of_this_fetch
 from cef_trio.s3.signing import Credentials
 
 log = structlog.get_logger(__name__)
@@ -140,7 +140,7 @@ class ChainCredentials:
 
     async def _fetch_in_time(self) -> Credentials:
         started = Programs()
-        before = programs.set(started)  # for the thread, which has this task's context
+        before = of_this_fetch.set(started)  # for the thread, which has this task's context
         try:
             with trio.fail_after(_FETCH_SECONDS):
                 return await run_in_thread(self._fetch, abandon_on_cancel=True, limiter=self._limiter)
@@ -153,7 +153,7 @@ class ChainCredentials:
                 code="CredentialsTimeout",
             ) from error
         finally:  # without a checkpoint: also if this was cancelled
-            programs.reset(before)
+            of_this_fetch.reset(before)
             started.end()
 
     def rejected(self) -> bool:

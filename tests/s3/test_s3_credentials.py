@@ -369,12 +369,12 @@ async def test_p4_a_credential_process_is_killed_and_reaped_when_its_fetch_is_ca
 async def test_p4_a_program_that_starts_after_its_fetch_was_given_up_is_killed_at_once(hanging: HangingProgram) -> None:
     started = credential_program.Programs()
     started.end()
-    before = credential_program.programs.set(started)
+    before = credential_program.of_this_fetch.set(started)
     try:
         with credential_program.CredentialProgram([str(hanging.file)]) as program:
             assert program.wait(WAIT_SECONDS) < 0
     finally:
-        credential_program.programs.reset(before)
+        credential_program.of_this_fetch.reset(before)
     program.end()  # it is reaped: its number may be another's
 
 

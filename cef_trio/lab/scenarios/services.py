@@ -16,7 +16,7 @@ from cef_trio.checkpoint.redis.keys import Keys
 from cef_trio.lab.journal import Lane
 from cef_trio.lab.proxy import Interference, Rule
 from cef_trio.lab.redis_faults import RedisFaults
-from cef_trio.lab.scenario_context import ScenarioContext
+from cef_trio.lab.scenario_context import ScenarioContext, no_probe
 from cef_trio.lab.scenarios.model import GONE, Scenario
 from cef_trio.lab.scenarios.streams import interrupted_recording
 from cef_trio.lab.world import PART
@@ -244,9 +244,7 @@ async def _date_in_year_9999(context: ScenarioContext) -> None:
 
 async def _retry_after_in_year_9999(context: ScenarioContext) -> None:
     """S3 returns Retry-After with the year 9999 for both parts, and once to the last daemon."""
-    busy = "<Error><Code>SlowDown</Code></Error>"
-    rule = Rule(Interference.ANSWER, "UploadPart", 3, status=503, headers={"retry-after": _YEAR_9999}, body=busy)
-    context.world.proxy.add(rule)
+    context.arm(Fault(Kind.ERROR, "UploadPart", times=3, code="SlowDown", retry_after=_YEAR_9999, predicate=no_probe))
     context.append(2 * PART)
     await trio.sleep(0.5)
     context.close()
