@@ -26,8 +26,10 @@ from cef_trio.s3.rate_limiter import RateLimiter
 
 BLOCK_BYTES: Final = 512 * 1024
 WRITE_BYTES: Final = 64 * 1024
-"""The most bytes of one write to the socket, which ``S3_WRITE_TIMEOUT_SECONDS`` limits. A connection that needs longer for
-this many bytes never gets a part through; with four parts at once that is a line slower than 35 kbit/s."""
+"""The most bytes of one write to the socket, which ``S3_WRITE_TIMEOUT_SECONDS`` limits.
+
+A connection that needs longer for them never gets a part through: with four parts at once, on a line below 35 kbit/s.
+"""
 
 
 @dataclass(frozen=True, slots=True)
