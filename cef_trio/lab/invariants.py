@@ -27,7 +27,7 @@ from cef_trio.lab.scenarios import Scenario
 from cef_trio.lab.world import BUCKET, INACTIVE, NOT_OURS, OTHER_BUCKET, PART, PROBE, World
 from cef_trio.observability.at_risk import Risk
 from cef_trio.s3.checksums import crc64nvme, crc64nvme_to_base64
-from cef_trio.s3_endpoint.records import StoredPart
+from cef_trio.s3_endpoint.records import MultipartUpload, StoredPart
 from cef_trio.settings.after_upload import AfterUploadAction
 from cef_trio.upload.failures import KEEPS_ITS_UPLOAD
 from cef_trio.upload.object_key import metadata_key
@@ -168,18 +168,18 @@ def _unrecorded_acknowledgements(
 
 def open_uploads(world: World, buckets: Collection[str] = (BUCKET, OTHER_BUCKET)) -> dict[str, int]:
     """Return the open uploads: upload id → number of parts."""
-    return {upload_id: len(parts) for upload_id, parts in _listed_parts(world, buckets)}
+    return {upload.upload_id: len(parts) for upload, parts in _listed_parts(world, buckets)}
 
 
-def _listed_parts(world: World, buckets: Collection[str]) -> Iterator[tuple[str, Sequence[StoredPart]]]:
-    """Yield the id and the parts of each open upload."""
+def _listed_parts(world: World, buckets: Collection[str]) -> Iterator[tuple[MultipartUpload, Sequence[StoredPart]]]:
+    """Yield each open upload, and its parts."""
     model = world.endpoint.model
     for bucket in buckets:
         page = model.list_uploads(
             bucket, prefix=world.prefix, delimiter="", key_marker="", upload_id_marker="", limit=1000
         )
         for upload in page.uploads:
-            yield upload.upload_id, model.list_parts(bucket, upload.key, upload.upload_id, after=0, limit=1000).parts
+            yield upload, model.list_parts(bucket, upload.key, upload.upload_id, after=0, limit=1000).parts
 
 
 Recorded = Mapping[tuple[str, int], int]
@@ -203,8 +203,8 @@ def recorded_parts(world: World) -> Recorded:
 def _parts_held(world: World) -> dict[tuple[str, int], str]:
     """Return the parts of open uploads: (upload id, part number) → ETag."""
     return {
-        (upload_id, part.number): part.etag.strip('"')
-        for upload_id, parts in _listed_parts(world, (BUCKET, OTHER_BUCKET))
+        (upload.upload_id, part.number): part.etag.strip('"')
+        for upload, parts in _listed_parts(world, (BUCKET, OTHER_BUCKET))
         for part in parts
     }
 
@@ -464,6 +464,7 @@ def left_uploads(world: World, scenario: Scenario) -> list[str]:
     elsewhere = {one.meta.s3_upload_id for one in known if "do not lead" in (one.meta.failure_reason or "")}
     armed = [one.fault for one in world.endpoint.faults.armed()]
     never_listed = any(fault.operation == "ListMultipartUploads" and fault.times is None for fault in armed)
+    probes = {upload.upload_id for upload, _ in _listed_parts(world, [world.bucket]) if PROBE in upload.key}
     # Uploads in another bucket are not touched (P9); the log names them, and `cef-trio gc` aborts them there.
     for upload_id, parts in open_uploads(world, [world.bucket]).items():
         status_of = known_ids.get(upload_id)
@@ -471,7 +472,7 @@ def left_uploads(world: World, scenario: Scenario) -> list[str]:
             continue  # left when the bucket setting changed, and named in the log
         if status_of is None and not parts and never_listed:
             continue  # the process was killed before it recorded the id: `cef-trio gc`, once S3 lists uploads
-        if status_of is None and not parts and len(world.templates_used) > 1:
+        if status_of is None and (not parts or upload_id in probes) and len(world.templates_used) > 1:
             continue  # a lost creation below an earlier prefix: `cef-trio gc` with that template (operations.md)
         if status_of is None and world.redis_lost and (not parts or scenario.starts_over):
             continue  # it matches no file: P5 leaves it to `cef-trio gc`
