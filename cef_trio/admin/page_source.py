@@ -59,7 +59,7 @@ from cef_trio.observability import (
     read_fleet,
     rounded,
 )
-from cef_trio.resilience import Periodic
+from cef_trio.resilience import CircuitBreaker, Periodic
 from cef_trio.upload import Observer, Services, detail_of_record
 
 log = structlog.get_logger(__name__)
@@ -192,12 +192,17 @@ class DaemonSource:
         """See :class:`PageSource`."""
         return ReadyFacts(
             phase=self.phase,
-            redis_up=self.services.redis_breaker.outage is None,
-            s3_up=self.services.s3_breaker.outage is None,
+            redis_up=self._is_up(self.services.redis_breaker),
+            s3_up=self._is_up(self.services.s3_breaker),
             at_risk=self.observer.risks.judgement().risks if self.observer else (),
             now=self.services.utc_now().timestamp(),
             waits_for=self.waits_for,
         )
+
+    def _is_up(self, breaker: CircuitBreaker) -> bool | None:
+        """Return whether a service is up; ``None`` while the daemon starts and the service has not responded yet."""
+        has_responded = breaker.last_success_time > -inf
+        return None if breaker.outage is None and self.watcher is None and not has_responded else breaker.outage is None
 
     def fleet(self) -> str | None:
         """See :class:`PageSource`. Has it read again, but not for this response, which must not wait for Redis."""

@@ -138,6 +138,17 @@ async def test_a_daemons_start_and_its_shutdown_are_shown(world: World) -> None:
         assert all(fact.good for fact in judge_health(source.health()))  # the intake has ended, and should have
 
 
+async def test_a_start_does_not_call_a_service_reachable_that_has_not_responded(world: World) -> None:
+    async with world.services() as services:
+        source = DaemonSource(services, str(world.folder), lambda: False)
+        assert (source.ready().redis_up, source.ready().s3_up) == (None, None)
+        services.redis_breaker.note_success()
+        services.s3_breaker.trip(RedisOperationError("head_bucket", "no answer", transient=True))
+        assert (source.ready().redis_up, source.ready().s3_up) == (True, False)
+        source.watcher = IntakeTask(PeriodicTask(trio.current_time()), 60.0)
+        assert (source.ready().redis_up, source.ready().s3_up) == (True, False)
+
+
 @pytest.mark.parametrize("working", [True, False])
 @pytest.mark.parametrize("status", list(Status))
 def test_every_status_is_some_state(status: Status, working: bool) -> None:
