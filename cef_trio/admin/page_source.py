@@ -178,11 +178,16 @@ class DaemonSource:
         return Phase.STARTING if self.watcher is None else Phase.RUNNING
 
     def health(self) -> HealthFacts:
-        """See :class:`PageSource`. An idle checker that waits for Redis is excused until the end of the outage."""
+        """See :class:`PageSource`. An idle checker that waits for Redis is excused until the end of the outage.
+
+        A watcher whose scan takes long is not silent while it reads.
+        """
         leaving, redis = self.is_leaving(), self.services.redis_breaker
-        excused = -float("inf") if redis.outage is None else trio.current_time()
+        excused = -inf if redis.outage is None else trio.current_time()
+        scans = self.observer.risks.watcher if self.observer is not None else None
+        read_at = scans.read_at if scans is not None else -inf
         return HealthFacts(
-            watcher_silent_seconds=None if leaving else _silence(self.watcher),
+            watcher_silent_seconds=None if leaving else _silence(self.watcher, read_at),
             watcher_period_seconds=self.watcher.period_seconds if self.watcher else 0.0,
             checker_silent_seconds=None if leaving else _silence(self.checker, max(redis.up_since, excused)),
             checker_period_seconds=self.checker.period_seconds if self.checker else 0.0,

@@ -130,9 +130,9 @@ class RunningDaemon:
 
     def heartbeats(self) -> list[Heartbeat]:
         """Return the heartbeats of the supervising tasks. The idle checker is excused while Redis is down."""
-        redis_down = not self.services.redis_breaker.up.value
+        redis_down, watcher = not self.services.redis_breaker.up.value, self.watcher
         return [
-            Heartbeat("watcher", self.watcher.last_attempt, self.watcher.rescan_seconds),
+            Heartbeat("watcher", max(watcher.last_attempt, watcher.read_at), watcher.rescan_seconds),
             Heartbeat("idle checker", self.idle_checker.last_run, self.idle_checker.period_seconds, excused=redis_down),
         ]
 
@@ -383,6 +383,7 @@ async def _run_intake(
             reader=reader,
             links=settings.watch_dir_links,
         )
+        reader.on_progress = watcher.progressed
         await tasks.start(intake, lambda: tasks.watch(intake, watcher))
         intake.start_soon(status.run)
         intake.start_soon(survey_disks, services, lambda: watcher.mount_points)
