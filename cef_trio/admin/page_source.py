@@ -59,7 +59,7 @@ from cef_trio.observability import (
     read_fleet,
     rounded,
 )
-from cef_trio.resilience import Periodic
+from cef_trio.resilience import CircuitBreaker, Periodic
 from cef_trio.upload import Observer, Services, detail_of_record
 
 log = structlog.get_logger(__name__)
@@ -178,11 +178,16 @@ class DaemonSource:
         return Phase.STARTING if self.watcher is None else Phase.RUNNING
 
     def health(self) -> HealthFacts:
-        """See :class:`PageSource`. An idle checker that waits for Redis is excused until the end of the outage."""
+        """See :class:`PageSource`. An idle checker that waits for Redis is excused until the end of the outage.
+
+        A watcher whose scan takes long is not silent while it reads.
+        """
         leaving, redis = self.is_leaving(), self.services.redis_breaker
-        excused = -float("inf") if redis.outage is None else trio.current_time()
+        excused = -inf if redis.outage is None else trio.current_time()
+        scans = self.observer.risks.watcher if self.observer is not None else None
+        read_at = scans.read_at if scans is not None else -inf
         return HealthFacts(
-            watcher_silent_seconds=None if leaving else _silence(self.watcher),
+            watcher_silent_seconds=None if leaving else _silence(self.watcher, read_at),
             watcher_period_seconds=self.watcher.period_seconds if self.watcher else 0.0,
             checker_silent_seconds=None if leaving else _silence(self.checker, max(redis.up_since, excused)),
             checker_period_seconds=self.checker.period_seconds if self.checker else 0.0,
@@ -192,12 +197,17 @@ class DaemonSource:
         """See :class:`PageSource`."""
         return ReadyFacts(
             phase=self.phase,
-            redis_up=self.services.redis_breaker.outage is None,
-            s3_up=self.services.s3_breaker.outage is None,
+            redis_up=self._is_up(self.services.redis_breaker),
+            s3_up=self._is_up(self.services.s3_breaker),
             at_risk=self.observer.risks.judgement().risks if self.observer else (),
             now=self.services.utc_now().timestamp(),
             waits_for=self.waits_for,
         )
+
+    def _is_up(self, breaker: CircuitBreaker) -> bool | None:
+        """Return whether a service is up; ``None`` while the daemon starts and the service has not responded yet."""
+        has_responded = breaker.last_success_time > -inf
+        return None if breaker.outage is None and self.watcher is None and not has_responded else breaker.outage is None
 
     def fleet(self) -> str | None:
         """See :class:`PageSource`. Has it read again, but not for this response, which must not wait for Redis."""

@@ -3,9 +3,10 @@
 Totals are sizes of sets and sums of the daemons' reports, so that they cost the same for any number of streams. The
 most urgent ``MAX_SHOWN`` open streams are read and shown one by one; if these are all, totals come from the records.
 
-Throughput is the bytes that S3 acknowledged in the last minute, by the times in the parts' records. Lag is the bytes on
-disk that are not yet acknowledged: from the recording if this machine can see it, else from its daemon's report. The
-age of the oldest byte comes from that report only.
+Throughput is the bytes that S3 acknowledged in the last minute, by the times in the parts' records, or by the daemons'
+reports if that is more: they count recordings that are complete by now, which have no parts in Redis any more. Lag is
+the bytes on disk that are not yet acknowledged: from the recording if this machine can see it, else from its daemon's
+report. The age of the oldest byte comes from that report only.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Final
 
 from cef_trio.checkpoint import ENDED, Checkpoint, Status, StreamMeta, StreamSet, StreamSummary, VerificationTotals
 from cef_trio.files import FileStat, may_be
-from cef_trio.observability import Fleet, Lag, StreamState, lag_of, streams_by_state, upload_rate
+from cef_trio.observability import Fleet, Lag, StreamState, lag_of, streams_by_state, total_rate, upload_rate
 
 MAX_SHOWN: Final = 50
 """The most open streams that are read and shown one by one; ``cef-trio list`` shows all."""
@@ -162,7 +163,7 @@ def observe(found: Found, now: datetime) -> Overview:
         if checkpoint.meta.status not in ENDED
     ]
     left_out = len(found.open_ids) - len(found.checkpoints)
-    totals = _of_all(streams) if left_out <= 0 else _of_reports(own, now)
+    totals = _of_all(streams, own) if left_out <= 0 else _of_reports(own, now)
     return Overview(
         at_utc=now,
         counts={**dict.fromkeys(_COUNTED, 0), **found.counts, "retrying": totals.retrying},
@@ -187,11 +188,13 @@ class _Totals:
     retrying: int
 
 
-def _of_all(streams: Sequence[OpenStream]) -> _Totals:
+def _of_all(streams: Sequence[OpenStream], own: Fleet) -> _Totals:
     """Return the totals of all open streams."""
     lags = [stream.lag_bytes for stream in streams]
     return _Totals(
-        bytes_per_second=sum(stream.bytes_per_second for stream in streams),
+        bytes_per_second=total_rate(
+            (stream.bytes_per_second for stream in streams), sum(one.sent_per_second or 0 for one in own.living)
+        ),
         lag_bytes=None if None in lags else sum(lag for lag in lags if lag is not None),
         lag_seconds=max((stream.lag_seconds or 0.0 for stream in streams), default=0.0),
         retrying=sum(stream.meta.status is Status.RETRYING for stream in streams),

@@ -59,12 +59,12 @@ from cef_trio.daemon.start_checks import (
     warn_of_shared_folder,
     warn_of_unused_proxy,
 )
-from cef_trio.daemon.systemd import Heartbeat, ServiceNotifier
+from cef_trio.daemon.systemd import STATUS_SECONDS, Heartbeat, ServiceNotifier
 from cef_trio.daemon.watch_folder import enter_watch_folder
 from cef_trio.daemon.wiring import open_services
 from cef_trio.exit_codes import ExitCode
 from cef_trio.observability import Redactor, Waiting, lost_lines, recent_lines_of
-from cef_trio.resilience import ThreadedResolver
+from cef_trio.resilience import Periodic, ThreadedResolver
 from cef_trio.settings import Settings, secret_values, without_secrets
 from cef_trio.upload import (
     IdleChecker,
@@ -77,6 +77,8 @@ from cef_trio.upload import (
 from cef_trio.watch import PathMatcher, ThreadedReader, Watcher, WatchScope
 
 log = structlog.get_logger(__name__)
+
+_WAITS = "waiting for Redis and S3"
 
 
 @dataclass(eq=False, slots=True)
@@ -128,9 +130,9 @@ class RunningDaemon:
 
     def heartbeats(self) -> list[Heartbeat]:
         """Return the heartbeats of the supervising tasks. The idle checker is excused while Redis is down."""
-        redis_down = not self.services.redis_breaker.up.value
+        redis_down, watcher = not self.services.redis_breaker.up.value, self.watcher
         return [
-            Heartbeat("watcher", self.watcher.last_attempt, self.watcher.rescan_seconds),
+            Heartbeat("watcher", max(watcher.last_attempt, watcher.read_at), watcher.rescan_seconds),
             Heartbeat("idle checker", self.idle_checker.last_run, self.idle_checker.period_seconds, excused=redis_down),
         ]
 
@@ -181,7 +183,7 @@ async def run_daemon(
     shutdown = Shutdown(settings.shutdown_grace_seconds, settings.shutdown_save_seconds)
     notifier = ServiceNotifier.from_environment()
     shutdown.on_drain.append(notifier.stopping)
-    notifier.status("waiting for Redis and S3")
+    notifier.status(_WAITS)
     log.info("daemon_starting", version=__version__, pid=os.getpid(), **without_secrets(settings))
     if settings.s3_proxy_url is None:
         warn_of_unused_proxy()
@@ -357,8 +359,10 @@ async def _run_intake(
 ) -> ExitCode:
     status.observer = tasks.observer
     services = tasks.services
+    start, step = trio.CancelScope(), _WAITS
     async with trio.open_nursery() as intake:
         intake.start_soon(tasks.waiting.run)
+        intake.start_soon(_keep_status, start, notifier, lambda: _describe_start(tasks, status, step))
         try:
             await check_reachable(services, create_bucket=settings.s3_create_bucket)
             await _enter_namespace(tasks, partial(_report_wait, tasks, notifier, status))
@@ -367,6 +371,8 @@ async def _run_intake(
             intake.cancel_scope.cancel()
             return ExitCode.REFUSED
         status.waits_for, tasks.risks.not_started = "", None
+        step = "reading the watch folder"
+        notifier.status(_describe_start(tasks, status, step))
         folder, matches = os.fspath(settings.watch_dir), _scope(settings)
         reader = ThreadedReader(matches, services.mounts)
         watcher = Watcher(
@@ -377,6 +383,7 @@ async def _run_intake(
             reader=reader,
             links=settings.watch_dir_links,
         )
+        reader.on_progress = watcher.progressed
         await tasks.start(intake, lambda: tasks.watch(intake, watcher))
         intake.start_soon(status.run)
         intake.start_soon(survey_disks, services, lambda: watcher.mount_points)
@@ -385,17 +392,30 @@ async def _run_intake(
         status.checker = IntakeTask(tasks.idle_checker, tasks.idle_checker.period_seconds)
         daemon = RunningDaemon(services, tasks.supervisor, watcher, tasks.idle_checker, tasks.risks, shutdown)
         log.info("daemon_started", watch_dir=services.rules.described_folders)
+        start.cancel()
         notifier.ready(daemon.describe())
         intake.start_soon(notifier.watch, daemon.heartbeats, daemon.describe)
         task_status.started(daemon)
     return ExitCode.DONE
 
 
+async def _keep_status(scope: trio.CancelScope, notifier: ServiceNotifier, describe: Callable[[], str]) -> None:
+    """Keep the status line current while the daemon starts, which may take hours; then the notifier does it."""
+    with scope:
+        async for _ in Periodic(STATUS_SECONDS):
+            notifier.status(describe())
+
+
+def _describe_start(tasks: IntakeTasks, status: DaemonSource, step: str) -> str:
+    """Return the judgement, and what the start waits for, or its step."""
+    return f"{tasks.risks.judgement().describe()}; {status.waits_for or step}"
+
+
 def _report_wait(tasks: IntakeTasks, notifier: ServiceNotifier, status: DaemonSource, text: str) -> None:
-    notifier.status(text)
     before = tasks.risks.not_started
     status.waits_for = text
     tasks.risks.not_started = Waiting(before.since if before is not None else trio.current_time(), why=text)
+    notifier.status(_describe_start(tasks, status, text))
 
 
 async def _enter_namespace(tasks: IntakeTasks, report: Callable[[str], object]) -> None:

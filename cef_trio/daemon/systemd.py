@@ -34,7 +34,7 @@ SILENT_SECONDS: Final = 300.0
 _AGAIN_SECONDS: Final = 1.0
 """Delay before READY is sent again after a failure; without READY the start does not complete."""
 _MICROSECONDS: Final = 1_000_000
-_STATUS_SECONDS: Final = 15.0
+STATUS_SECONDS: Final = 15.0
 """How old the status line may be, as the daemon's report in Redis."""
 _MAX_STATUS: Final = 300
 
@@ -131,8 +131,8 @@ class ServiceNotifier:
             return
         excused_at: dict[str, float] = {}
         reported: list[str] = []
-        half = self.watchdog_seconds / 2 if self.watchdog_seconds is not None else _STATUS_SECONDS
-        async for _ in Periodic(min(half, _STATUS_SECONDS)):
+        half = self.watchdog_seconds / 2 if self.watchdog_seconds is not None else STATUS_SECONDS
+        async for _ in Periodic(min(half, STATUS_SECONDS)):
             if self.watchdog_seconds is None:
                 self.status(describe())
                 continue

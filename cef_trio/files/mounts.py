@@ -64,6 +64,7 @@ class _Call:
     last_progress_at: float
     """``trio.current_time()`` of its start or last progress."""
     bounded: bool
+    on_progress: Callable[[], object] = lambda: None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     probing: bool = False
     """Whether it began while its mount was hung."""
@@ -153,10 +154,16 @@ class Mounts:
         """
         return await self.run_long(path, lambda _beat: call())
 
-    async def run_long(self, path: str, call: Callable[[Callable[[], None]], T]) -> T:
-        """Like :meth:`run`, for a long call: it calls its argument on each progress, which restarts the time limit."""
+    async def run_long(
+        self, path: str, call: Callable[[Callable[[], None]], T], on_progress: Callable[[], object] = lambda: None
+    ) -> T:
+        """Like :meth:`run`, for a long call: it calls its argument on each progress, which restarts the time limit.
+
+        ``on_progress`` is called, in the loop, when it begins, and now and then while it has progress.
+        """
         mount = self.of(path)
         one = self._begin(path, mount, mount.reading, bounded=True)
+        one.on_progress = on_progress
         work = partial(self._in_thread, one, call, trio.lowlevel.current_trio_token())
         try:
             with one.scope:
@@ -249,6 +256,8 @@ class Mounts:
         one.last_progress_at = trio.current_time()
         if one.bounded:
             one.scope.deadline = one.last_progress_at + self.timeout_seconds
+        if not one.abandoned:
+            one.on_progress()
 
     def _stop_waiting(self, one: _Call) -> None:
         one.abandoned = True  # set first: the thread sets `returned` and then reads this

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     )
     from cef_trio.observability.history import PERIOD_SECONDS as HISTORY_PERIOD_SECONDS
     from cef_trio.observability.history import History, rounded
-    from cef_trio.observability.lag import RATE_WINDOW, FirstSeenTimes, Lag, lag_of, upload_rate
+    from cef_trio.observability.lag import RATE_WINDOW, FirstSeenTimes, Lag, lag_of, total_rate, upload_rate
     from cef_trio.observability.logs import (
         Redactor,
         configure,
@@ -135,5 +135,6 @@ __all__ = [
     "set_level",
     "streams_by_state",
     "survey_redis",
+    "total_rate",
     "upload_rate",
 ]

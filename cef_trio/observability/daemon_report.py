@@ -44,7 +44,7 @@ _TEXTS: Final = (
     "name_taken_by",
     "taken_on",
 )
-_NUMBERS: Final = ("schema", "newer_records", "completed", "failed", "upload_limit")
+_NUMBERS: Final = ("schema", "newer_records", "completed", "failed", "upload_limit", "sent_per_second")
 _TIMES: Final = ("watcher_at", "idle_checker_at")
 
 
@@ -105,6 +105,8 @@ class DaemonReport:
     behind: Lag = field(default_factory=Lag)
     """Of all its streams, and of files without one."""
     bytes_per_second: float = 0.0
+    sent_per_second: int | None = None
+    """Of that, what was sent in the last minute, also of recordings that are complete by now; ``None``: unknown."""
     upload_limit: int | None = None
     """``MAX_UPLOAD_RATE`` in force, in bytes a second; ``None``: no limit."""
     watcher_at: float | None = None
@@ -294,6 +296,7 @@ def stopped(report: DaemonReport, taken_by: tuple[str, str] | None = None) -> Da
         streams={},
         behind=Lag(),
         bytes_per_second=0.0,
+        sent_per_second=None,
     )
 
 

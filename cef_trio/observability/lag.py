@@ -61,6 +61,36 @@ def upload_rate(parts: Iterable[PartRecord], now: datetime, began: datetime) -> 
     return sum(part.size_bytes for part in parts if part.uploaded_at_utc >= since) / window.total_seconds()
 
 
+def total_rate(streams: Iterable[float], sent_per_second: float) -> float:
+    """Return the rate of all recordings: of the active streams, or what was sent in the last minute if that is more.
+
+    A recording that is smaller than a part is sent and complete at once, so it is never an active stream with a rate.
+    The rate of a young stream is of its own life, and parts may be copied within S3: then the streams' sum is more.
+    """
+    return max(sum(streams), sent_per_second)
+
+
+class RecentBytes:
+    """Bytes of the last ``RATE_WINDOW``, by seconds of one clock: as many numbers as it has seconds."""
+
+    def __init__(self) -> None:
+        self._by_second: dict[int, int] = {}
+
+    def add(self, at: float, size_bytes: int) -> None:
+        """Count bytes; no earlier than the last ones."""
+        self._forget(at)
+        self._by_second[int(at)] = self._by_second.get(int(at), 0) + size_bytes
+
+    def rate(self, now: float) -> float:
+        """Return the bytes per second."""
+        self._forget(now)
+        return sum(self._by_second.values()) / RATE_WINDOW.total_seconds()
+
+    def _forget(self, now: float) -> None:
+        for second in [one for one in self._by_second if one <= now - RATE_WINDOW.total_seconds()]:
+            del self._by_second[second]
+
+
 class FirstSeenTimes:
     """Sizes of one file and when each was first seen. Times are seconds of one clock.
 

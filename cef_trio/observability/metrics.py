@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from cef_trio import __version__
 from cef_trio.observability.at_risk import Risk, State
+from cef_trio.observability.lag import RecentBytes
 from cef_trio.observability.metric_families import BY_NAME, FAMILIES, Family, Kind
 from cef_trio.observability.metric_labels import OUTCOMES, REASONS, FreedBy, WebhookOutcome, error_label
 from cef_trio.observability.snapshot import RedisSurvey, Snapshot
@@ -59,6 +60,7 @@ class Metrics:
         self.last_part_at: float | None = None
         """When S3 last acknowledged a part, by ``trio.current_time()``."""
         self.last_completion_at: float | None = None
+        self._recent = RecentBytes()
         self._lost_log_lines: Callable[[], int] = lambda: 0
         self._uploaded_bytes = self._counter("uploaded_bytes_total")
         self._uploaded_parts = self._counter("uploaded_parts_total")
@@ -93,6 +95,7 @@ class Metrics:
         """Count a part that S3 acknowledged ``seconds`` after its first attempt."""
         stall.progressed()
         self.last_part_at = trio.current_time()
+        self._recent.add(self.last_part_at, size_bytes)
         self._uploaded_parts.inc()
         self._uploaded_bytes.inc(size_bytes)
         self._part_upload.observe(seconds)
@@ -142,6 +145,10 @@ class Metrics:
     def space_freed(self, size_bytes: int, cause: FreedBy) -> None:
         """Count the bytes on disk that a deletion or a move freed."""
         self._freed.labels(cause).inc(size_bytes)
+
+    def sent_per_second(self) -> float:
+        """Return what was sent in the last minute, of all recordings, in bytes a second."""
+        return self._recent.rate(trio.current_time())
 
     # -- how things are ------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from cef_trio.checkpoint import Status, VerificationTotals
 from cef_trio.observability.at_risk import NOT_JUDGED, Judgement, Risk
-from cef_trio.observability.lag import Lag, total
+from cef_trio.observability.lag import Lag, total, total_rate
 from cef_trio.observability.metric_labels import StreamState
 
 
@@ -156,6 +156,8 @@ class Snapshot:
     last_part_at: float | None = None
     """When S3 last acknowledged a part of this process; ``None``: none yet."""
     last_completion_at: float | None = None
+    sent_per_second: float = 0.0
+    """Bytes that were sent in the last minute, also of recordings that are complete by now."""
     failed_recordings: int = 0
     """Recordings in the folder whose streams failed for good."""
     limiters: Mapping[str, LimiterUse] = field(default_factory=dict)
@@ -185,8 +187,8 @@ class Snapshot:
 
     @property
     def bytes_per_second(self) -> float:
-        """Upload rate of all active streams."""
-        return sum(one.bytes_per_second for one in self.streams)
+        """Upload rate of the daemon, of which :func:`total_rate` is the rule."""
+        return total_rate((one.bytes_per_second for one in self.streams), self.sent_per_second)
 
     @property
     def active_streams(self) -> Mapping[StreamState, int]:

@@ -61,6 +61,7 @@ class Observer:
             },
             last_part_at=self._unix_time(services.metrics.last_part_at),
             last_completion_at=self._unix_time(services.metrics.last_completion_at),
+            sent_per_second=services.metrics.sent_per_second(),
             failed_recordings=len(supervisor.failed_files),
             limiters={"streams": _use(services.stream_slots), "parts": _use(services.part_slots)},
             upload_limit=services.rate_limiter.rate,

@@ -46,10 +46,12 @@ from cef_trio.files import (
     OpenRecording,
     identity_by_stat,
     is_same_mount,
+    is_verified_file,
     on_another_file_system,
 )
 from cef_trio.s3 import ListedPart
 from cef_trio.upload import bucket_change, webhook_events
+from cef_trio.upload.completed_parts import load_earlier
 from cef_trio.upload.failures import ResumeError
 from cef_trio.upload.file_state import FileState
 from cef_trio.upload.object_key import recording_start
@@ -105,12 +107,13 @@ async def begin(
     async with services.disk.open(path) as recording:
         stat = await recording.stat()
         identity = await identify(recording, stat, HEAD_BYTES)
+        after_ns = await _written_after(services, identity, stat, history, supersedes)
         adopted = await unknown.claim(path, recording) if unknown.may_fit(path) else None
     first_seen = [adopted.upload.initiated_at_utc] if adopted else []
     if supersedes:
         first_seen.append(supersedes.recording_began_at_utc or supersedes.started_at_utc)
     stream_id = adopted.stream_id if adopted else services.new_stream_id()
-    meta = new_record(services, stream_id, path, identity, stat, first_seen=first_seen)
+    meta = new_record(services, stream_id, path, identity, stat, first_seen=first_seen, after_ns=after_ns)
     parts = adopted.parts if adopted else ()
     if supersedes:
         # Parts can be copied only with equal boundaries; an object of one PutObject has none.
@@ -143,6 +146,24 @@ async def begin(
     else:
         log.info("stream_started", key=meta.s3_key_prefix, part_size=meta.part_size, supersedes=meta.supersedes_key)
     return upload
+
+
+async def _written_after(
+    services: Services, identity: FileIdentity, stat: FileStat, history: FileHistory, supersedes: StreamMeta | None
+) -> int:
+    """Return the modification time, in nanoseconds, of a completed recording that had this file; 0: there was none.
+
+    A file that was emptied and is written anew (``ffmpeg -y``) keeps its birth, which is that of the first recording.
+    If it is superseded while it is written, the date of the superseded recording is known. Of a file that is not empty,
+    and shares nothing with the recording as far as was compared, nothing shows that it is another recording.
+    """
+    earlier = supersedes
+    if earlier is None and stat.size_bytes == 0 and history.replaced_stream_id is not None:
+        found = await load_earlier(services, history.replaced_stream_id)
+        earlier = found.meta if found is not None and found.meta.status is Status.COMPLETED else None
+    if earlier is None or earlier.recording_began_at_utc is None or not is_verified_file(earlier.identity, identity):
+        return 0
+    return earlier.verified_mtime_ns or 0
 
 
 async def create_stream(
@@ -188,10 +209,15 @@ def new_record(
     stat: FileStat,
     *,
     first_seen: Iterable[datetime] = (),
+    after_ns: int = 0,
 ) -> StreamMeta:
-    """Return the record of a new stream; ``first_seen``: earlier times at which the file was there."""
+    """Return the record of a new stream.
+
+    ``first_seen``: earlier times at which the file was there. Its stamps up to ``after_ns`` are of another recording.
+    """
     settings, now = services.rules, services.utc_now()
-    began = recording_start(stat.birth_ns, stat.mtime_ns, min((now, *first_seen)))
+    birth_ns, mtime_ns = (ns if ns is not None and ns > after_ns else None for ns in (stat.birth_ns, stat.mtime_ns))
+    began = recording_start(birth_ns, mtime_ns, min((now, *first_seen)))
     return StreamMeta(
         stream_id=stream_id,
         original_path=path,

@@ -188,6 +188,7 @@ def make_report(
         failed=known.get(StreamSet.FAILED),
         behind=now.lag,
         bytes_per_second=now.bytes_per_second,
+        sent_per_second=round(now.sent_per_second) or None,
         upload_limit=now.upload_limit or None,
         watcher_at=watcher_at,
         idle_checker_at=idle_checker_at,

@@ -34,6 +34,8 @@ class WatchedFolder(Protocol):
 
     last_run: float
     """``trio.current_time()`` of the last scan."""
+    read_at: float
+    """``trio.current_time()`` when a scan last ended, or read something."""
     rescan_seconds: float
     trouble: tuple[float, str] | None
     """Since when the folder cannot be read, by ``trio.current_time()``, and why."""
@@ -155,8 +157,8 @@ class RiskObserver:
         if watcher.trouble is not None:
             since, why = watcher.trouble
             return Waiting(since, why=why)
-        overdue = watcher.last_run + _MISSED_SCANS * watcher.rescan_seconds
-        return Waiting(overdue, why="a scan does not end") if now > overdue else None
+        overdue = watcher.read_at + _MISSED_SCANS * watcher.rescan_seconds
+        return Waiting(overdue, why="a scan stands still") if now > overdue else None
 
     def _checker_silent(self, now: float) -> Waiting | None:
         redis = self.services.redis_breaker

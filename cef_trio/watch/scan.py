@@ -106,6 +106,8 @@ class ThreadedReader:
     def __init__(self, matches: PathMatcher, mounts: Mounts | None = None) -> None:
         self._scope = WatchScope.around(matches)
         self._mounts = mounts or Mounts()
+        self.on_progress: Callable[[], object] = lambda: None
+        """Called while a scan reads: a large folder of a NAS takes minutes."""
 
     async def scan(self, folder: str) -> Scan:
         """See :meth:`FolderReader.scan`."""
@@ -137,7 +139,7 @@ class ThreadedReader:
             current = waiting.pop()
             try:
                 read = partial(_read_one, current, scope, points=self._mounts.points)
-                one = await self._mounts.run_long(current, read)
+                one = await self._mounts.run_long(current, read, self.on_progress)
             except NotADirectoryError as error:
                 found.cannot_read(current, error)
                 if current not in found.tops and scope(current):  # a mount point that is a file

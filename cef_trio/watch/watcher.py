@@ -95,6 +95,8 @@ class Watcher:
         """The mount ids of the folders that were mount points at the last scan that could read them."""
         self.last_run = trio.current_time()
         """``trio.current_time()`` of the last successful scan, for the health check."""
+        self.read_at = self.last_run
+        """``trio.current_time()`` when a scan last read something; one of a large folder takes minutes."""
         self.trouble: tuple[float, str] | None = None
         """``trio.current_time()`` since when the folder cannot be read, and the reason."""
         self._unreadable: frozenset[str] = frozenset()
@@ -140,6 +142,10 @@ class Watcher:
     def rescan(self) -> None:
         """Request a scan; it begins after a running one."""
         self._rescan_wanted.value = True
+
+    def progressed(self) -> None:
+        """Note that the running scan reads."""
+        self.read_at = trio.current_time()
 
     def _note_unreadable(self, why: str) -> None:
         self.trouble = (trio.current_time() if self.trouble is None else self.trouble[0], why)
@@ -201,7 +207,7 @@ class Watcher:
             scan = await self._reader.scan(self._folder)
             await self._watch_new(scan)
         leads_elsewhere = await self._leads_elsewhere()
-        self.last_run = self.last_attempt = trio.current_time()
+        self.last_run = self.last_attempt = self.read_at = trio.current_time()
         if leads_elsewhere is None:
             self.trouble = None
         else:

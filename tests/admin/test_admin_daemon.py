@@ -67,6 +67,7 @@ async def test_a_daemon_that_still_waits_for_redis_is_healthy_and_not_ready(
         status, lines = await says(port, "/readyz")
         assert status == 503
         assert "NOT OK: the daemon is starting" in lines
+        assert not [line for line in lines if "reachable" in line and "not reachable" not in line]  # none has responded
     assert len(codes) == 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -136,6 +137,34 @@ async def test_a_daemons_start_and_its_shutdown_are_shown(world: World) -> None:
         await trio.sleep(1000)
         assert source.page().phase is Phase.DRAINING
         assert all(fact.good for fact in judge_health(source.health()))  # the intake has ended, and should have
+
+
+async def test_a_watcher_that_reads_a_large_folder_for_minutes_is_healthy(world: World) -> None:
+    async with world.daemon() as daemon:
+        source = source_of(world, daemon)
+        scan = SimpleNamespace(
+            last_run=trio.current_time(), read_at=trio.current_time(), rescan_seconds=60.0, trouble=None
+        )
+        assert source.observer is not None
+        source.observer.risks.watcher = scan
+        for _ in range(10):
+            scan.read_at = trio.current_time()
+            await trio.sleep(60)
+            source.checker = IntakeTask(PeriodicTask(trio.current_time()), 60.0)
+            assert all(fact.good for fact in judge_health(source.health()))
+        await trio.sleep(130)
+        assert "the watcher has been silent for 190 s" in [fact.says for fact in judge_health(source.health())]
+
+
+async def test_a_start_does_not_call_a_service_reachable_that_has_not_responded(world: World) -> None:
+    async with world.services() as services:
+        source = DaemonSource(services, str(world.folder), lambda: False)
+        assert (source.ready().redis_up, source.ready().s3_up) == (None, None)
+        services.redis_breaker.note_success()
+        services.s3_breaker.trip(RedisOperationError("head_bucket", "no answer", transient=True))
+        assert (source.ready().redis_up, source.ready().s3_up) == (True, False)
+        source.watcher = IntakeTask(PeriodicTask(trio.current_time()), 60.0)
+        assert (source.ready().redis_up, source.ready().s3_up) == (True, False)
 
 
 @pytest.mark.parametrize("working", [True, False])

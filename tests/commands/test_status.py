@@ -290,6 +290,29 @@ class Turn:
     last_run: float
 
 
+async def test_recordings_that_are_smaller_than_a_part_count_in_the_throughput_of_the_page_and_the_command(
+    world: World, context: CommandContext
+) -> None:
+    size_bytes, clips = 600, 40
+    async with world.daemon() as daemon:
+        source = DaemonSource(daemon.services, str(world.folder), lambda: False, observer=daemon.observer)
+        for number in range(clips):
+            world.append(size_bytes, f"clip-{number}.mp4")
+            daemon.closed(f"clip-{number}.mp4")
+            await trio.sleep(1)
+        await trio.sleep(PERIOD_SECONDS)
+        sent = pytest.approx(clips * size_bytes / 60, rel=0.01)
+        assert len(world.recordings()) == clips
+        assert source.page().totals.active_streams == 0
+        assert source.page().totals.bytes_per_second == sent
+        assert document(await StatusReader(context).read())["bytes_per_second"] == sent
+        (report,) = (await StatusReader(context).read()).own.living
+        assert report.bytes_per_second == sent
+        await trio.sleep(60 + PERIOD_SECONDS)
+        assert source.page().totals.bytes_per_second == 0
+        assert document(await StatusReader(context).read())["bytes_per_second"] == 0
+
+
 async def test_page_metrics_and_command_show_the_same_numbers_of_one_daemon(
     world: World, context: CommandContext
 ) -> None:

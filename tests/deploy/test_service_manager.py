@@ -61,7 +61,9 @@ def test_systemd_is_notified_of_the_start_the_life_and_the_end(
         assert until_notified(manager, "STATUS=") == ["STATUS=waiting for Redis and S3"]
         process.wait_for("waiting_for_service")
         valkey.thaw()
-        assert until_notified(manager, "=1")[0] == "READY=1"
+        *of_the_start, ready, _status = until_notified(manager, "=1")
+        assert ready == "READY=1"
+        assert "STATUS=starting; reading the watch folder" in of_the_start
         process.wait_for("daemon_started")  # a thread writes the log
         until_notified(manager, "WATCHDOG=1")
         valkey.freeze()  # an outage does not stop the beat, and is said

@@ -180,7 +180,10 @@ async def test_a_call_that_makes_progress_has_no_time_limit(table: Table, mock_c
             beat()  # type: ignore[operator]
         return "all of it"
 
-    assert await table.mounts.run_long(HUNG, long) == "all of it"
+    told: list[float] = []
+    assert await table.mounts.run_long(HUNG, long, lambda: told.append(trio.current_time())) == "all of it"
+    assert told[0] == 0.0
+    assert told[-1] > 2.0
 
 
 async def test_p8_a_change_is_never_abandoned_and_none_begins_on_a_hung_mount(

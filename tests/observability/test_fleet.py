@@ -255,6 +255,7 @@ def test_p10_a_report_with_a_number_that_is_none_is_set_aside_whichever_field_ha
     whole = a_daemon(
         1, risks=(risk,), lags={"s": Lag(7, NOW - 90, 3)}, behind=Lag(7, NOW - 90, 3), streams={"active": 2},
         completed=3, failed=4, schema=2, newer_records=1, watcher_at=NOW, idle_checker_at=NOW, bytes_per_second=5.0,
+        sent_per_second=5,
     )  # fmt: skip
     text = encode(whole)
     good = StoredReport(encode(a_daemon(2)), NOW)

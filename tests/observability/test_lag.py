@@ -9,7 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cef_trio.checkpoint.model import PartRecord
-from cef_trio.observability.lag import FirstSeenTimes, Lag, lag_of, total, upload_rate
+from cef_trio.observability.lag import FirstSeenTimes, Lag, RecentBytes, lag_of, total, total_rate, upload_rate
+
+
+def test_p7_what_was_sent_is_counted_for_a_minute_in_as_many_numbers_as_it_has_seconds() -> None:
+    sent = RecentBytes()
+    for tenth in range(36_000):
+        sent.add(tenth / 10, 6)
+    assert sent.rate(3600.0) == pytest.approx(60, rel=0.03)
+    assert len(sent._by_second) <= 61
+    assert 0 < sent.rate(3630.0) < 31
+    assert sent.rate(3661.0) == 0
+
+
+def test_the_rate_of_all_is_that_of_the_streams_or_what_was_sent_if_that_is_more() -> None:
+    assert total_rate([], 7.0) == 7.0
+    assert total_rate([3.0, 5.0], 7.0) == 8.0
 
 
 def test_the_oldest_byte_is_as_old_as_its_first_sight() -> None:

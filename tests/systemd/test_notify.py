@@ -6,12 +6,15 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import trio
 import trio.testing
 
+from cef_trio.daemon.main import RunningDaemon
 from cef_trio.daemon.systemd import SILENT_SECONDS, Heartbeat, ServiceNotifier, silent_tasks
 
 
@@ -138,6 +141,19 @@ class Tasks:
 
 def beats(manager: Manager) -> int:
     return sum("WATCHDOG=1" in message for message in manager.messages())
+
+
+async def test_a_scan_that_reads_for_minutes_is_not_silent_and_one_that_stands_still_is() -> None:
+    now = trio.current_time()
+    watcher: Any = SimpleNamespace(last_attempt=now - 3600, read_at=now - 1, rescan_seconds=30.0)
+    others: Any = SimpleNamespace(
+        redis_breaker=SimpleNamespace(up=SimpleNamespace(value=True)), last_run=now, period_seconds=5.0
+    )
+    daemon = RunningDaemon(others, others, watcher, others, others, others)
+    await trio.lowlevel.checkpoint()
+    assert silent_tasks(daemon.heartbeats(), now=now, excused_at={}) == []
+    watcher.read_at = now - 3600
+    assert silent_tasks(daemon.heartbeats(), now=now, excused_at={}) == ["watcher"]
 
 
 async def test_it_beats_at_half_the_watchdogs_time(manager: Manager, autojump_clock: trio.testing.MockClock) -> None:

@@ -6,6 +6,8 @@ Redis loses everything between two daemons, a day passes, files move between fol
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from waiting import completed, until
 
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.model import Checkpoint, Lease, StreamMeta
+from cef_trio.files import SECOND_NS, file_system, reader
 from cef_trio.lab.world import EPOCH, PART, World
 from cef_trio.resilience.best_effort import PAUSE_SECONDS
 from cef_trio.upload.object_key import metadata_key
@@ -216,6 +219,70 @@ async def test_a_recording_that_changes_after_its_completion_keeps_its_date(worl
         await trio.sleep(60)
     later = next(one.meta for one in world.known() if one.meta.supersedes_key is not None)
     assert later.s3_key_prefix == key(later, "cam1")
+
+
+@pytest.fixture
+def born_at_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (reader, file_system):
+        monkeypatch.setattr(module, "birth_ns", lambda *_: int(EPOCH.timestamp()) * SECOND_NS)
+
+
+async def completed_and_changed(
+    world: World, change: Callable[[str], object], *, grows_after_seconds: float = 1
+) -> StreamMeta:
+    """Complete a recording; change its file two hours later, and let it grow; return the record of that."""
+    world.stream_timeout_seconds = 30.0
+    async with world.daemon() as daemon:
+        world.append(3 * PART, "cam1/a.mp4")
+        daemon.closed("cam1/a.mp4")
+        (first,) = await completed(world)
+        await trio.sleep(LATER)
+        change(world.path("cam1/a.mp4"))
+        daemon.seen("cam1/a.mp4")
+        await trio.sleep(grows_after_seconds)
+        world.append(2 * PART, "cam1/a.mp4")
+        daemon.closed("cam1/a.mp4")
+        await trio.sleep(60)
+    assert first.meta.recording_began_at_utc == EPOCH
+    later = {
+        one.meta.verified_size_bytes: one.meta for one in world.known() if one.meta.stream_id != first.meta.stream_id
+    }
+    return later[Path(world.path("cam1/a.mp4")).stat().st_size]
+
+
+@pytest.mark.usefixtures("born_at_epoch")
+@pytest.mark.parametrize("empty_seconds", [1, 120])
+async def test_a_file_that_was_emptied_and_is_written_anew_has_the_date_of_that(
+    world: World, empty_seconds: float
+) -> None:
+    """As by ``ffmpeg -y``: the inode is that of the first recording, and so is its birth.
+
+    One that stays empty is completed as such; what is written then supersedes that.
+    """
+    later = await completed_and_changed(world, lambda path: os.truncate(path, 0), grows_after_seconds=empty_seconds)
+    began = later.recording_began_at_utc
+    assert began is not None
+    assert LATER <= (began - EPOCH).total_seconds() < LATER + 60
+    assert later.s3_key_prefix == f"x/cam1/{began:%Y-%m-%dT%H}/a-{later.stream_id}.mp4" != key(later, "cam1")
+
+
+@pytest.mark.usefixtures("born_at_epoch")
+@pytest.mark.parametrize("left_bytes", [PART, 10])
+async def test_a_file_that_was_cut_keeps_its_date(world: World, left_bytes: int) -> None:
+    """Of less than a part nothing shows whether its bytes are of the first recording."""
+    later = await completed_and_changed(world, lambda path: os.truncate(path, left_bytes))
+    assert later.recording_began_at_utc == EPOCH
+    assert later.s3_key_prefix == key(later, "cam1")
+
+
+@pytest.mark.usefixtures("born_at_epoch")
+async def test_another_file_of_the_same_name_keeps_its_birth(world: World) -> None:
+    def replace_it(path: str) -> None:
+        Path(f"{path}.new").touch()
+        Path(f"{path}.new").rename(path)
+
+    later = await completed_and_changed(world, replace_it)
+    assert later.recording_began_at_utc == EPOCH
 
 
 async def test_an_upload_that_s3_lost_is_begun_again_under_the_same_date(world: World) -> None:

@@ -15,11 +15,12 @@ import trio
 from waiting import until
 
 from cef_trio.checkpoint.memory import Moment
+from cef_trio.daemon import main as main_module
 from cef_trio.daemon import watch_folder
 from cef_trio.daemon.intake_tasks import IntakeRules, IntakeTasks
 from cef_trio.daemon.main import Shutdown, _run_intake, serve
 from cef_trio.daemon.owner_name import OwnerName, OwnerSource
-from cef_trio.exceptions import RedisOperationError
+from cef_trio.exceptions import RedisOperationError, S3OperationError
 from cef_trio.exit_codes import ExitCode
 from cef_trio.lab.world import World
 from cef_trio.observability import Fleet, Reason, fleet_document, judge_fleet, read_fleet
@@ -40,9 +41,12 @@ def shown(fleet: Fleet) -> list[tuple[str, list[str]]]:
 
 
 @asynccontextmanager
-async def starting(world: World, codes: list[ExitCode] | None = None) -> AsyncIterator[tuple[Services, Shutdown]]:
-    """A daemon that starts as the real one does; cancelled at the end."""
-    shutdown, quiet = Shutdown(6.0, 2.0), cast("Any", SimpleNamespace(status=lambda _text: None))
+async def starting(
+    world: World, codes: list[ExitCode] | None = None, told: list[str] | None = None
+) -> AsyncIterator[tuple[Services, Shutdown]]:
+    """A daemon that starts as the real one does; cancelled at the end. ``told``: its status lines."""
+    told = [] if told is None else told
+    shutdown, quiet = Shutdown(6.0, 2.0), cast("Any", SimpleNamespace(status=told.append, waits_for=""))
     settings = cast("Any", SimpleNamespace(s3_create_bucket=False))
 
     async def intake(tasks: IntakeTasks) -> ExitCode:
@@ -78,6 +82,74 @@ async def test_p10_a_start_that_waits_for_s3_is_at_risk_and_not_stopped(world: W
         assert fleet.judgement.waits_for == ("s3",)
         assert judge_fleet(fleet) == []
     assert shown(await fleet_of(world)) == [("stopped", [])], "it is removed when the start is cancelled"
+
+
+async def test_p10_a_start_that_waits_for_s3_tells_the_service_manager_its_judgement(world: World) -> None:
+    world.endpoint.faults.arm(S3_DOWN)
+    told = list[str]()
+    async with starting(world, told=told):
+        await trio.sleep(35)
+        assert told[0] == "starting; waiting for Redis and S3"
+        assert told[-1] == "waits for s3; waiting for Redis and S3"
+        await trio.sleep(60)
+        assert told[-1] == "at risk: S3 cannot be reached, or refuses everything; waiting for Redis and S3"
+
+
+class SlowWatcher:
+    """A watcher whose first scan takes a minute."""
+
+    def __init__(self, *_args: object, **_options: object) -> None:
+        self.last_run, self.rescan_seconds, self.trouble = trio.current_time(), 30.0, None
+        self.last_attempt = self.read_at = self.last_run
+
+    def rescan(self) -> None: ...
+
+    def progressed(self) -> None: ...
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        await trio.sleep(60)
+        task_status.started()
+
+
+async def for_ever(*_args: object) -> None:
+    await trio.sleep_forever()
+
+
+async def test_p10_a_start_that_reads_the_folder_for_minutes_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = list[str]()
+    service_manager: Any = SimpleNamespace(status=told.append, ready=told.append, watch=for_ever)
+    status: Any = SimpleNamespace(waits_for="", run=for_ever)
+    settings: Any = SimpleNamespace(
+        s3_create_bucket=False,
+        watch_dir=world.folder,
+        watch_dirs=(world.folder,),
+        watch_patterns=("*.mp4",),
+        watch_exclude=(),
+        watch_link_roots=(),
+        watch_dir_links={},
+        rescan_seconds=30.0,
+    )
+    shutdown = Shutdown(6.0, 2.0)
+    monkeypatch.setattr(main_module, "Watcher", SlowWatcher)
+    monkeypatch.setattr(main_module, "survey_disks", for_ever)
+
+    async def intake(tasks: IntakeTasks) -> ExitCode:
+        return await _run_intake(
+            settings, tasks, shutdown, notifier=service_manager, status=status, task_status=trio.TASK_STATUS_IGNORED
+        )
+
+    async with world.services() as services, trio.open_nursery() as nursery:
+        nursery.start_soon(serve, services, shutdown, lambda path: path.endswith(".mp4"), IntakeRules(), intake)
+        await until(lambda: told[-1:] == ["starting; reading the watch folder"])
+        services.s3_breaker.trip(S3OperationError("put_object", "no answer", transient=True))
+        world.endpoint.faults.arm(S3_DOWN)
+        await trio.sleep(31)
+        assert told[-1] == "waits for s3; reading the watch folder"
+        await trio.sleep(60)
+        assert told[-1] == "waits for s3; 0 open streams", "the last one is of the daemon that has started"
+        nursery.cancel_scope.cancel()
 
 
 async def test_p10_a_restart_within_a_minute_of_a_kill_is_no_second_daemon(world: World) -> None:

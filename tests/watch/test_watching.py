@@ -596,6 +596,26 @@ async def test_a_scan_has_its_start_time_and_a_requested_one_begins_later(folder
         nursery.cancel_scope.cancel()
 
 
+async def test_p10_a_scan_that_takes_long_tells_that_it_reads(folder: Path) -> None:
+    """Else it would count as one that stands still, and the service manager would end the daemon."""
+    for name in ("cam1", "cam2", "cam3"):
+        (folder / name).mkdir()
+    reader, listener, told = ThreadedReader(MATCHES), Listener(), list[float]()
+    watcher = Watcher(str(folder), MATCHES, listener, rescan_seconds=3600, reader=reader)
+
+    def progressed() -> None:
+        watcher.progressed()
+        told.append(watcher.read_at)
+        assert watcher.last_run == before, "the scan still runs"
+
+    before, reader.on_progress = watcher.last_run, progressed
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.run)
+        assert len(told) >= 4
+        assert before < told[0] <= told[-1] <= watcher.last_run == watcher.read_at
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_cancelled_watcher_leaves_no_descriptor_open(folder: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
