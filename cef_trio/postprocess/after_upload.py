@@ -22,7 +22,7 @@ once its file is gone.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from typing import Final, Protocol
@@ -85,11 +85,13 @@ class _Pending:
     failures: int = 0
     seen: Look | None = None
     """The file when the wait for silence began, where writers cannot be detected."""
+    refusal: str = ""
+    """Why the last try failed; empty: there was none."""
 
-    def failed(self) -> _Pending:
+    def failed(self, why: str = "") -> _Pending:
         """Return it as it is tried again, after a pause that grows with the failures."""
         pause = BACKOFF.ceiling_seconds(self.failures + 1)
-        return _Pending(self.stream_id, trio.current_time() + pause, self.failures + 1)
+        return _Pending(self.stream_id, trio.current_time() + pause, self.failures + 1, refusal=why)
 
 
 class AfterUpload:
@@ -115,7 +117,9 @@ class AfterUpload:
         self._changed = AsyncBool(False)
         self._kept = KeptRecordings(is_settled)
         self.free_space = (
-            FreeSpace(services, rule.min_free, self._kept, self._dispose_early, unverified) if rule.min_free else None
+            FreeSpace(services, rule.min_free, self._kept, self._dispose_early, unverified, refused=self._refused)
+            if rule.min_free
+            else None
         )
         """What keeps ``MIN_FREE_SPACE`` free; ``None``: not set."""
 
@@ -126,6 +130,10 @@ class AfterUpload:
                 self._kept.add(meta)
         else:
             self._queue(meta.current_path, meta.stream_id)
+
+    def _refused(self) -> Iterable[tuple[str, str]]:
+        """Return the paths that could not be handled, and why."""
+        return ((path, one.refusal) for path, one in self._pending.items() if one.refusal)
 
     def _queue(self, path: str, stream_id: str) -> None:
         before = self._pending.get(path)
@@ -203,7 +211,7 @@ class AfterUpload:
                     look = await self._verification.must_be_silent(path, pending.seen)
                     if look is not None:
                         due_at = trio.current_time() + self._services.rules.stream_timeout_seconds
-                        following = _Pending(pending.stream_id, due_at, pending.failures, look)
+                        following = replace(pending, due_at=due_at, seen=look)
                     else:
                         file = await self._verification.verified(pending.stream_id)
                         acted = await self._action.apply(file, lease, FreedBy.AFTER_UPLOAD)
@@ -211,18 +219,18 @@ class AfterUpload:
                             following = pending.failed()
                 else:  # another daemon does it; try again when its lease would have expired
                     ttl_seconds = self._services.lease.ttl_seconds
-                    following = _Pending(pending.stream_id, trio.current_time() + ttl_seconds, pending.failures)
+                    following = replace(pending, due_at=trio.current_time() + ttl_seconds, seen=None)
         except (NotAsVerifiedError, RecordingChangedError) as error:
             log.warning("after_upload_refused", stream_id=pending.stream_id, path=path, reason=str(error))
         except CefMp4ProcessorError as error:
-            following = pending.failed()
+            following = pending.failed(str(error))
             pause = BACKOFF.ceiling_seconds(following.failures)
             log.warning(
                 "after_upload_failed", stream_id=pending.stream_id, path=path, error=str(error), wait_seconds=pause
             )
         except Exception as error:  # a bug, or a record that no daemon wrote: it must not stop the others (P6)
             log.exception("after_upload_error", stream_id=pending.stream_id, path=path)
-            following = pending.failed() if is_shortage(error) else None
+            following = pending.failed(str(error)) if is_shortage(error) else None
         if self._pending.get(path) == pending:  # else the path is another recording's now
             del self._pending[path]
             if following is not None:

@@ -11,7 +11,8 @@ out.
 
 If a disk stays short because nothing more can go, that is a risk (promise P10) and an event, with the reason and the
 recordings that are not in S3. A recording that was refused (a folder that may not be written, a process that has it
-open) is kept with the reason: until it goes, what hinders it is why the disk stays short, not that none is left.
+open) is kept with the reason: until it goes, what hinders it is why the disk stays short, not that none is left. That
+holds also while others must be unchanged for a while before they are tried: those will be refused just so.
 
 Daemons that share the folder take turns by a lease.
 """
@@ -114,6 +115,8 @@ class _FileSystem:
     obstacle: str = ""
     """What hindered the last round, other than that nothing is left."""
     unknown: bool = False
+    refuses: bool = False
+    """Whether recordings were refused there since the last one went."""
 
 
 class FreeSpace:
@@ -126,13 +129,20 @@ class FreeSpace:
         kept: KeptRecordings,
         dispose: Dispose,
         unverified: Callable[[], Iterable[str]],
+        *,
+        refused: Callable[[], Iterable[tuple[str, str]]] = tuple,
     ) -> None:
-        """``unverified``: the paths of recordings that are not in S3."""
+        """``unverified``: the paths of recordings that are not in S3.
+
+        ``refused``: the paths of those whose time is over, which are not kept any more but could not be deleted, and
+        why.
+        """
         self._services = services
         self._rule = rule
         self._kept = kept
         self._dispose = dispose
         self._unverified = unverified
+        self._refused = refused
         self._verification = Verification(services)
         self._systems: dict[str, _FileSystem] = {}
         """By the folder where each is measured."""
@@ -191,11 +201,11 @@ class FreeSpace:
         mounted at folders. A file that is a mount point itself counts as its folder's; it cannot be unlinked (EBUSY).
         """
         one_of_each = {_parent(one.path): one.path for one in self._kept}
-        found = {}
-        for parent, path in one_of_each.items():
-            watched, point = self._services.rules.root_of(path), self._services.mounts.of(parent).point
-            found[parent] = point if is_below(point, watched) else watched
-        return found
+        return {parent: self._where_to_measure(path) for parent, path in one_of_each.items()}
+
+    def _where_to_measure(self, path: str) -> str:
+        watched, point = self._services.rules.root_of(path), self._services.mounts.of(_parent(path)).point
+        return point if is_below(point, watched) else watched
 
     # -- one file system -----------------------------------------------------------------------------------------------
 
@@ -247,7 +257,7 @@ class FreeSpace:
             )
         elif was_short and not system.short:
             log.info("disk_space_regained", folder=folder, free_bytes=free, total_bytes=total)
-            system.paused_until = float("-inf")
+            system.paused_until, system.refuses = float("-inf"), False
         if state in {SpaceState.TOO_MUCH_WANTED, SpaceState.UNKNOWN}:
             system.obstacle = state.value
         if state is SpaceState.UNKNOWN and not system.unknown:
@@ -280,12 +290,21 @@ class FreeSpace:
                 break
         if now_round.deleted_bytes:
             await self._settle(folder, system, now_round, lease)
-        acted = bool(now_round.deleted_bytes or now_round.waited_bytes)
-        if not acted:
-            # Those that were refused wait for their next try, so this round may have tried none.
-            refused = [one for one in tuple(self._kept) if one.refusal and await self._is_there(one, places)]
-            system.obstacle = next((one.refusal for one in oldest_first(refused, math.inf)), "")
-        return acted
+            system.refuses = False
+            return True
+        system.refuses = system.refuses or now_round.any_refused
+        if now_round.waited_bytes and not system.refuses:
+            return True
+        # Those that were refused wait for their next try, so this round may have tried none.
+        system.obstacle = await self._refusal(places)
+        return bool(now_round.waited_bytes and not system.obstacle)
+
+    async def _refusal(self, places: _Places) -> str:
+        """Return why the oldest recording that was refused on a file system was; empty: none was, or it is gone."""
+        refused = [one for one in tuple(self._kept) if one.refusal and await self._is_there(one, places)]
+        kept = (one.refusal for one in oldest_first(refused, math.inf))
+        over = (why for path, why in self._refused() if self._where_to_measure(path) in places)
+        return next(kept, None) or next(over, "")
 
     async def _is_there(self, recording: KeptRecording, places: _Places) -> bool:
         """Return whether a recording is on the file system that was measured, by its record or by the file itself.

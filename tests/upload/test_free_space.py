@@ -25,6 +25,7 @@ from cef_trio.lab.filesystem import FileSystem
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
 from cef_trio.lab.writers import Writers
 from cef_trio.observability.at_risk import Reason
+from cef_trio.postprocess import free_space
 from cef_trio.postprocess.free_space import Dispose, FreeSpace
 from cef_trio.postprocess.kept_recordings import KeptRecordings
 from cef_trio.resilience import RetryPolicy
@@ -63,6 +64,16 @@ def missing(daemon: WorldDaemon) -> dict[str, float]:
     families = daemon.services.metrics.registry.collect()
     samples = [one for family in families for one in family.samples]
     return {one.labels["folder"]: one.value for one in samples if one.name == "cef_trio_missing_free_space_bytes"}
+
+
+def without_leases(daemon: WorldDaemon) -> None:
+    """From now on writers cannot be detected, as on NFS."""
+
+    async def unknown(_path: str) -> bool | None:
+        await trio.lowlevel.checkpoint()
+        return None
+
+    object.__setattr__(daemon.services, "has_writer", unknown)
 
 
 async def complete(world: World, daemon: WorldDaemon, *recordings: str, size_bytes: int = 3 * PART) -> None:
@@ -370,6 +381,82 @@ async def test_p10_what_refuses_the_deletions_is_why_the_disk_stays_short(
     assert names(world) == ["b.mp4"]
 
 
+async def test_p10_where_writers_are_unknown_a_short_disk_is_told_as_soon_as_a_deletion_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with the unit as it is shipped, and on NFS: others that wait for their silence are refused after it too."""
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+
+    def refuse(path: str, *, dir_fd: int | None = None) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    async with world.daemon() as daemon:
+        for number in range(12):
+            world.append(100, f"{number}.mp4")
+            daemon.seen(f"{number}.mp4")
+            daemon.closed(f"{number}.mp4")
+        await until(lambda: len(world.recordings()) == 12, 600)
+        await completed(world)
+        without_leases(daemon)
+        monkeypatch.setattr(os, "unlink", refuse)
+        fill(world, 1.2)
+        await trio.sleep(daemon.services.rules.stream_timeout_seconds + 90)
+        for _ in range(20):
+            (risk,) = daemon.at_risk
+            assert risk.reason is Reason.DISK_SHORT
+            assert "Read-only file system" in risk.why
+            await quiet(world, 30)
+
+
+async def test_where_writers_are_unknown_one_refused_recording_is_no_alarm_while_others_go(
+    world: World, logged: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them waits for its silence before it goes."""
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    recordings = [f"{name}.mp4" for name in "abcdef"]
+    hours = RetryPolicy(initial_seconds=100_000.0, max_seconds=100_000.0)
+    monkeypatch.setattr(free_space, "BACKOFF", hours)  # as after many failures
+    async with world.daemon() as daemon:
+        await complete(world, daemon, *recordings)
+        [oldest] = [one.meta for one in world.known() if one.meta.current_path == world.path("a.mp4")]
+        world.endpoint.model.delete_object(BUCKET, oldest.s3_key_prefix)
+        without_leases(daemon)
+        fill(world, 1.2)
+        await until(lambda: "b.mp4" not in names(world), 300)
+        before = len(events(logged, "disk_space_cannot_be_freed"))
+        for _ in range(3):  # it fills up again
+            await quiet(world, 15)
+            fill(world, 1.1)
+            left = len(names(world))
+            await until(lambda left=left: len(names(world)) < left, 300)  # type: ignore[misc]
+        assert len(events(logged, "disk_space_cannot_be_freed")) == before
+        assert "a.mp4" in names(world)
+
+
+@pytest.mark.parametrize("keep_seconds", [0.0, DAY], ids=["at once", "days"])
+async def test_p10_a_recording_whose_time_is_over_and_that_is_refused_is_why_the_disk_stays_short(
+    world: World, monkeypatch: pytest.MonkeyPatch, keep_seconds: float
+) -> None:
+    world.after_upload = AfterUploadRule(AfterUploadAction.DELETE, keep_seconds=keep_seconds, min_free=FREE)
+
+    def refuse(path: str, *, dir_fd: int | None = None) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4", "b.mp4", "c.mp4")
+        await quiet(world, keep_seconds)
+        fill(world, 1.2)
+        await quiet(world)
+        (risk,) = daemon.at_risk
+        assert risk.reason is Reason.DISK_SHORT
+        assert "Read-only file system" in risk.why
+        without_leases(daemon)  # and while they wait for their silence before the next try
+        await quiet(world, 1000)
+        (risk,) = daemon.at_risk
+        assert "Read-only file system" in risk.why
+
+
 async def test_p10_a_refused_recording_that_is_gone_is_no_reason_any_more(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,12 +598,7 @@ async def test_p8_where_writers_are_unknown_a_recording_must_be_silent_anew(worl
     world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
     async with world.daemon() as daemon:
         await complete(world, daemon, "a.mp4", "b.mp4")
-
-        async def unknown(_path: str) -> bool | None:
-            await trio.lowlevel.checkpoint()
-            return None
-
-        object.__setattr__(daemon.services, "has_writer", unknown)
+        without_leases(daemon)
         fill(world, 1.2)
         began = trio.current_time()
         await until(lambda: names(world) == ["b.mp4"])
