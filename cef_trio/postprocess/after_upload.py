@@ -22,6 +22,7 @@ once its file is gone.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -50,6 +51,10 @@ from cef_trio.upload import HeldLease, Services, hold_lease
 log = structlog.get_logger(__name__)
 
 _JOB: Final = "after-upload"
+_ASK_SECONDS: Final = 10.0
+"""How often it is looked whether a move stands still."""
+_STILL_SECONDS: Final = 60.0
+"""How long a move may be without progress until its folder is asked: to sync a large copy takes a while, too."""
 _KEPT_SECONDS: Final = 60.0
 """How often the kept recordings are looked through for those whose time has come."""
 
@@ -94,6 +99,19 @@ class _Pending:
         return _Pending(self.stream_id, trio.current_time() + pause, self.failures + 1, refusal=why)
 
 
+class _NotedLease(HeldLease):
+    """A held lease that notes each time when it is asked to be renewed: after each step of a long action."""
+
+    def __init__(self, lease: HeldLease, note: Callable[[], None]) -> None:
+        self._held = lease
+        self._note = note
+
+    async def renew_if_due(self) -> None:
+        """See :meth:`HeldLease.renew_if_due`."""
+        self._note()
+        await self._held.renew_if_due()
+
+
 class AfterUpload:
     """Applies ``AFTER_UPLOAD`` to completed recordings, one at a time, so that uploads keep the disk's bandwidth."""
 
@@ -114,10 +132,20 @@ class AfterUpload:
         self._pending: dict[str, _Pending] = {}
         self._in_progress: set[str] = set()
         """Paths with a running task: one, those that wait for a hung mount, and one that goes for lack of space."""
+        self._progress_at = inf
+        """``trio.current_time()`` when an action last began or went on; ``inf``: none has begun."""
         self._changed = AsyncBool(False)
         self._kept = KeptRecordings(is_settled)
         self.free_space = (
-            FreeSpace(services, rule.min_free, self._kept, self._dispose_early, unverified, refused=self._refused)
+            FreeSpace(
+                services,
+                rule.min_free,
+                self._kept,
+                self._dispose_early,
+                unverified,
+                refused=self._refused,
+                hangs=self._on_hung_mount,
+            )
             if rule.min_free
             else None
         )
@@ -151,6 +179,8 @@ class AfterUpload:
         async with trio.open_nursery() as nursery:
             if self.free_space is not None:
                 nursery.start_soon(self.free_space.run)
+            if self._rule.folder:
+                nursery.start_soon(self._notice_hung_folder)
             if self._action is not None:
                 if self._rule.keep_seconds:
                     nursery.start_soon(self._queue_kept)
@@ -163,6 +193,23 @@ class AfterUpload:
             for one in over:
                 self._kept.drop(one)
                 self._queue(one.path, one.stream_id)
+
+    async def _notice_hung_folder(self) -> None:
+        """Ask the folder to which recordings are moved while a move stands still: a mount counts as hung only once
+        another call notices it, and nothing else may use that one."""
+        folder = self._rule.folder
+        async for _ in Periodic(_ASK_SECONDS):
+            stands_still = self._in_progress and trio.current_time() >= self._progress_at + _STILL_SECONDS
+            if stands_still or self._services.mounts.hangs(folder):
+                with suppress(CefMp4ProcessorError):
+                    await self._services.disk.space(folder)
+
+    async def _apply(self, action: Action, file: VerifiedFile, lease: HeldLease, cause: FreedBy) -> bool:
+        self._note_progress()
+        return await action.apply(file, _NotedLease(lease, self._note_progress), cause)
+
+    def _note_progress(self) -> None:
+        self._progress_at = trio.current_time()
 
     async def _run_pending(self, nursery: trio.Nursery) -> None:
         hung = self._services.mounts.hung
@@ -214,7 +261,7 @@ class AfterUpload:
                         following = replace(pending, due_at=due_at, seen=look)
                     else:
                         file = await self._verification.verified(pending.stream_id)
-                        acted = await self._action.apply(file, lease, FreedBy.AFTER_UPLOAD)
+                        acted = await self._apply(self._action, file, lease, FreedBy.AFTER_UPLOAD)
                         if not acted and self._is_settled(path):  # its disk is not mounted, or the news is on its way
                             following = pending.failed()
                 else:  # another daemon does it; try again when its lease would have expired
@@ -250,7 +297,7 @@ class AfterUpload:
                 file = await self._verification.verified(recording.stream_id)
                 if file.path != recording.path or not await go_on():
                     return False
-                acted = await action.apply(file, lease, FreedBy.MIN_FREE_SPACE)
+                acted = await self._apply(action, file, lease, FreedBy.MIN_FREE_SPACE)
             if acted:
                 self._kept.drop(recording)
             return acted

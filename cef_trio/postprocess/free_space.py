@@ -14,6 +14,9 @@ recordings that are not in S3. A recording that was refused (a folder that may n
 open) is kept with the reason: until it goes, what hinders it is why the disk stays short, not that none is left. That
 holds also while others must be unchanged for a while before they are tried: those will be refused just so.
 
+A call that hangs with its mount is never abandoned (``files/mounts.py``), but no other file system waits for it. One
+that stays short because the folder of ``AFTER_UPLOAD=move`` hangs is a risk with that reason.
+
 Daemons that share the folder take turns by a lease.
 """
 
@@ -21,12 +24,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
 import trio
-from trio_util import move_on_when
+from trio_util import AsyncBool, move_on_when, wait_any
 
 from cef_trio.checkpoint.redis import job_lock_name
 from cef_trio.exceptions import (
@@ -65,6 +70,7 @@ _OBSTACLES: Final = {
     "s3": "S3 cannot be asked for the objects of the recordings",
     "redis": "Redis cannot be asked for the records of the recordings",
 }
+_MOVE_HANGS: Final = "the folder of AFTER_UPLOAD=move does not respond"
 _MEASURE_SECONDS: Final = 1.0
 """How often a file system is measured after deletions that have freed nothing yet."""
 
@@ -131,11 +137,12 @@ class FreeSpace:
         unverified: Callable[[], Iterable[str]],
         *,
         refused: Callable[[], Iterable[tuple[str, str]]] = tuple,
+        hangs: Callable[[str], bool] = lambda _path: False,
     ) -> None:
         """``unverified``: the paths of recordings that are not in S3.
 
         ``refused``: the paths of those whose time is over, which are not kept any more but could not be deleted, and
-        why.
+        why. ``hangs``: whether a path, or the folder to which recordings are moved, is on a mount that hangs.
         """
         self._services = services
         self._rule = rule
@@ -143,9 +150,12 @@ class FreeSpace:
         self._dispose = dispose
         self._unverified = unverified
         self._refused = refused
+        self._hangs = hangs
         self._verification = Verification(services)
         self._systems: dict[str, _FileSystem] = {}
         """By the folder where each is measured."""
+        self._checks: dict[str, AsyncBool] = {}
+        """The running checks by that folder; each is true once it has ended."""
         self._measured_at: Mapping[str, str] = {}
         """Where to measure what is in a folder with kept recordings."""
         self._looks: dict[str, tuple[float, Look]] = {}
@@ -168,16 +178,41 @@ class FreeSpace:
 
     async def run(self) -> None:
         """Check every ten seconds. Never returns."""
-        async for _ in Periodic(PERIOD_SECONDS):
-            self._kept.drop_unsettled()
-            kept = {one.path for one in self._kept}
-            self._looks = {path: look for path, look in self._looks.items() if path in kept}
-            self._measured_at = self._find_folders()
-            groups = await self._file_systems()
-            self._systems = {folder: self._systems.get(folder, _FileSystem()) for folder in groups}
-            for folder, places in groups.items():
-                self._systems[folder].folders = tuple(places)
-                await self._check(folder, self._systems[folder], places)
+        async with trio.open_nursery() as nursery:
+            async for _ in Periodic(PERIOD_SECONDS):
+                self._kept.drop_unsettled()
+                kept = {one.path for one in self._kept}
+                self._looks = {path: look for path, look in self._looks.items() if path in kept}
+                self._measured_at = self._find_folders()
+                groups = await self._file_systems()
+                self._systems = {folder: self._systems.get(folder, _FileSystem()) for folder in groups}
+                for folder, places in groups.items():
+                    self._systems[folder].folders = tuple(places)
+                    await self._check_or_report(nursery, folder, places)
+
+    async def _check_or_report(self, nursery: trio.Nursery, folder: str, places: _Places) -> None:
+        """Check a file system; if a mount hangs, leave the check behind, and report why the file system stays short."""
+        system = self._systems[folder]
+        if folder not in self._checks and not self._hangs(folder):
+            self._checks[folder] = AsyncBool(False)
+            nursery.start_soon(self._check_and_notify, folder, system, places)
+        ended = self._checks.get(folder)
+        if ended is not None:
+            hung = self._services.mounts.hung
+            await wait_any(partial(ended.wait_value, True), partial(hung.wait_value, lambda _: self._hangs(folder)))
+            if ended.value:
+                return
+        if not self._services.mounts.hangs(folder):  # that one is a risk of its own
+            system.obstacle = _MOVE_HANGS
+            with suppress(CefMp4ProcessorError):
+                await self._measure(folder, system)
+            self._report(folder, system, acted=False)
+
+    async def _check_and_notify(self, folder: str, system: _FileSystem, places: _Places) -> None:
+        try:
+            await self._check(folder, system, places)
+        finally:
+            self._checks.pop(folder).value = True
 
     async def _file_systems(self) -> Mapping[str, _Places]:
         """Return the watched file systems that respond, each by the first folder where it is measured."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import trio
@@ -19,8 +20,10 @@ from waiting import completed, until
 from cef_trio.checkpoint.model import Checkpoint, Lease
 from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.checkpoint.states import Status
-from cef_trio.exceptions import RecordUnreadableError
+from cef_trio.exceptions import FileAccessError, RecordUnreadableError
+from cef_trio.files.disk_space import DiskSpace
 from cef_trio.files.mounts import Mount
+from cef_trio.lab.disk import CrashableDisk
 from cef_trio.lab.filesystem import FileSystem
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
 from cef_trio.lab.writers import Writers
@@ -630,6 +633,84 @@ async def test_with_move_the_oldest_are_moved_early(world: World, logged: list[E
     assert names(world) == ["b.mp4"]
     assert [entry.name for entry in folder.iterdir()] == ["a.mp4"]
     assert events(logged, "recording_moved_after_upload")[0]["cause"] == "min_free_space"
+
+
+@pytest.mark.parametrize("others_ask", [False, True], ids=["alone", "hung before"])
+async def test_p10_a_move_that_hangs_with_the_mount_of_its_folder_is_why_the_disk_stays_short(
+    world: World, monkeypatch: pytest.MonkeyPatch, others_ask: bool
+) -> None:
+    """No other call goes to that mount, so nothing else notices that it hangs."""
+    folder = world.folder.parent / "done"
+    world.after_upload = AfterUploadRule(AfterUploadAction.MOVE, str(folder), keep_seconds=30 * DAY, min_free=FREE)
+    change, space, responds, hung_calls = CrashableDisk.change, CrashableDisk.space, trio.Event(), list[str]()
+
+    async def hanging(self: CrashableDisk, call: Callable[[], Any], *, path: str = "/") -> Any:
+        if path.startswith(str(folder)):
+            hung_calls.append(path)
+            await responds.wait()
+        return await change(self, call, path=path)
+
+    async with world.daemon() as daemon:
+        mounts = daemon.services.mounts
+
+        async def asked(self: CrashableDisk, path: str) -> DiskSpace:
+            """As ``Mounts`` does with a call that finds another one silent."""
+            if path == str(folder) and not responds.is_set():
+                mounts.hung.value = {path: trio.current_time()}
+                raise FileAccessError("the mount does not respond")
+            return await space(self, path)
+
+        await complete(world, daemon, "a.mp4", "b.mp4")
+        with monkeypatch.context() as patch:
+            patch.setattr(CrashableDisk, "change", hanging)
+            patch.setattr(CrashableDisk, "space", asked)
+            if others_ask:
+                mounts.hung.value = {str(folder): trio.current_time()}
+            fill(world, 1.2)
+            await quiet(world, 180)
+            (risk,) = daemon.at_risk
+            assert risk.reason is Reason.DISK_SHORT
+            assert risk.why.endswith(f"{world.folder}: the folder of AFTER_UPLOAD=move does not respond")
+            assert len(hung_calls) == (0 if others_ask else 1)
+            responds.set()
+            mounts.hung.value = {}
+            await until(lambda: names(world) == ["b.mp4"], 120)
+            await quiet(world, 30)
+            assert daemon.at_risk == ()
+
+
+async def test_p8_a_deletion_that_hangs_with_its_disk_keeps_no_other_disk_full(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.watched_below = ("first", "second")
+    for name in world.watched_below:
+        Path(world.path(name)).mkdir()
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    change, measure, responds = CrashableDisk.change, CrashableDisk.space, trio.Event()
+
+    async def hanging(self: CrashableDisk, call: Callable[[], Any], *, path: str = "/") -> Any:
+        if "/first/" in path:
+            await responds.wait()
+        return await change(self, call, path=path)
+
+    async def two_disks(self: CrashableDisk, path: str) -> DiskSpace:
+        found = await measure(self, path)
+        number = found.place.file_dev + path.endswith("second")
+        return replace(found, place=replace(found.place, file_dev=number))
+
+    monkeypatch.setattr(CrashableDisk, "change", hanging)
+    monkeypatch.setattr(CrashableDisk, "space", two_disks)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "first/a.mp4", "second/b.mp4")
+        world.disk_bytes = BLOCK
+        await trio.sleep(30)
+        daemon.services.mounts.hung.value = {world.path("first"): trio.current_time()}
+        await until(lambda: not Path(world.path("second/b.mp4")).exists(), 60)
+        assert Path(world.path("first/a.mp4")).exists()
+        daemon.services.mounts.hung.value = {}
+        responds.set()
+        await until(lambda: not Path(world.path("first/a.mp4")).exists(), 60)
+    assert world.removed_unsaved == []
 
 
 async def test_p8_a_daemon_that_crashes_in_a_deletion_loses_nothing(world: World) -> None:
