@@ -103,6 +103,8 @@ class FolderFacts:
     """The mount points of ``/etc/fstab`` at, above or below the folder at which nothing is mounted."""
     not_writable: Sequence[str] = ()
     """The folders with recordings that may not be written; without any recording this folder stands for theirs."""
+    sticky: Sequence[str] = ()
+    """Those that may be written, but in which other users' recordings may not be deleted (``chmod +t``)."""
 
 
 def judge_folder(facts: FolderFacts) -> list[Finding]:
@@ -153,6 +155,9 @@ def judge_deletions(facts: FolderFacts, wishes: str, *, unit: str, read_only: Se
     if facts.not_writable:
         says = f"{wishes}: {user} may not write {_named(facts.not_writable)}, so nothing is deleted or moved there"
         return problem(subject, says, f"give {user} w and x on it, and mount it without `ro`")
+    if facts.sticky:
+        says = f"{wishes}: {user} may not delete or move other users' recordings in {_named(facts.sticky)} (sticky)"
+        return problem(subject, says, "`chmod -t` it, or have its recordings written by the daemon's user")
     if read_only:
         says = f"{wishes}: {unit} has ProtectSystem=strict, so its daemon may not write {_named(read_only)}"
         return problem(subject, says, f"`systemctl edit cef-trio`: [Service] ReadWritePaths={' '.join(read_only)}")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from stat import S_ISVTX
 from typing import Final
 from uuid import uuid4
 
@@ -51,6 +52,7 @@ from cef_trio.watch import WatchScope, scan_now
 _ABORT_SECONDS: Final = 5.0
 _INOTIFY: Final = Path("/proc/sys/fs/inotify")
 _STATUS: Final = Path("/proc/self/status")
+_CAP_FOWNER: Final = 3
 _CAP_LEASE: Final = 28
 """``capability.h``."""
 _FSTAB: Final = Path("/etc/fstab")
@@ -161,7 +163,33 @@ def folder_facts_now(
         max_user_watches=_limit("max_user_watches"),
         inotify_error=_watch_error(path),
         not_writable=[one for one in parents or [path] if not os.access(one, os.W_OK | os.X_OK)],
+        sticky=_keeping_others_files(scan.files),
     )
+
+
+def _keeping_others_files(recordings: Iterable[str]) -> list[str]:
+    """Return the sticky folders of recordings that this process may not delete: it owns neither folder nor file.
+
+    ``access(2)`` does not tell: the folder may be written.
+    """
+    with suppress(OSError):
+        if _effective_capabilities(_STATUS.read_text()) >> _CAP_FOWNER & 1:
+            return []
+    in_folders: dict[str, list[str]] = {}
+    for recording in recordings:
+        in_folders.setdefault(recording.rpartition("/")[0] or "/", []).append(recording)
+    return sorted(folder for folder, ones in in_folders.items() if _keeps_others_files(folder, ones))
+
+
+def _keeps_others_files(folder: str, recordings: Iterable[str]) -> bool:
+    user = os.geteuid()
+    try:
+        own = Path(folder).stat()
+        if not own.st_mode & S_ISVTX or own.st_uid == user:
+            return False
+        return any(Path(one).lstat().st_uid != user for one in recordings)
+    except OSError:  # gone meanwhile
+        return False
 
 
 def _unmounted(path: str) -> list[str]:
@@ -211,8 +239,11 @@ def _may_lease_all() -> bool:
 
 def has_cap_lease(status: str) -> bool:
     """Return whether ``/proc/self/status`` (proc(5)) has ``CAP_LEASE``, for leases on other users' files. Pure."""
-    effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
-    return bool(int(effective, 16) >> _CAP_LEASE & 1)
+    return bool(_effective_capabilities(status) >> _CAP_LEASE & 1)
+
+
+def _effective_capabilities(status: str) -> int:
+    return int(next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0"), 16)
 
 
 def _limit(name: str) -> int | None:

@@ -22,7 +22,8 @@ once its file is gone.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from typing import Final, Protocol
@@ -50,6 +51,10 @@ from cef_trio.upload import HeldLease, Services, hold_lease
 log = structlog.get_logger(__name__)
 
 _JOB: Final = "after-upload"
+_ASK_SECONDS: Final = 10.0
+"""How often it is looked whether a move stands still."""
+_STILL_SECONDS: Final = 60.0
+"""How long a move may be without progress until its folder is asked: to sync a large copy takes a while, too."""
 _KEPT_SECONDS: Final = 60.0
 """How often the kept recordings are looked through for those whose time has come."""
 
@@ -85,11 +90,26 @@ class _Pending:
     failures: int = 0
     seen: Look | None = None
     """The file when the wait for silence began, where writers cannot be detected."""
+    refusal: str = ""
+    """Why the last try failed; empty: there was none."""
 
-    def failed(self) -> _Pending:
+    def failed(self, why: str = "") -> _Pending:
         """Return it as it is tried again, after a pause that grows with the failures."""
         pause = BACKOFF.ceiling_seconds(self.failures + 1)
-        return _Pending(self.stream_id, trio.current_time() + pause, self.failures + 1)
+        return _Pending(self.stream_id, trio.current_time() + pause, self.failures + 1, refusal=why)
+
+
+class _NotedLease(HeldLease):
+    """A held lease that notes each time when it is asked to be renewed: after each step of a long action."""
+
+    def __init__(self, lease: HeldLease, note: Callable[[], None]) -> None:
+        self._held = lease
+        self._note = note
+
+    async def renew_if_due(self) -> None:
+        """See :meth:`HeldLease.renew_if_due`."""
+        self._note()
+        await self._held.renew_if_due()
 
 
 class AfterUpload:
@@ -112,10 +132,22 @@ class AfterUpload:
         self._pending: dict[str, _Pending] = {}
         self._in_progress: set[str] = set()
         """Paths with a running task: one, those that wait for a hung mount, and one that goes for lack of space."""
+        self._progress_at = inf
+        """``trio.current_time()`` when an action last began or went on; ``inf``: none has begun."""
         self._changed = AsyncBool(False)
         self._kept = KeptRecordings(is_settled)
         self.free_space = (
-            FreeSpace(services, rule.min_free, self._kept, self._dispose_early, unverified) if rule.min_free else None
+            FreeSpace(
+                services,
+                rule.min_free,
+                self._kept,
+                self._dispose_early,
+                unverified,
+                refused=self._refused,
+                hangs=self._on_hung_mount,
+            )
+            if rule.min_free
+            else None
         )
         """What keeps ``MIN_FREE_SPACE`` free; ``None``: not set."""
 
@@ -126,6 +158,10 @@ class AfterUpload:
                 self._kept.add(meta)
         else:
             self._queue(meta.current_path, meta.stream_id)
+
+    def _refused(self) -> Iterable[tuple[str, str]]:
+        """Return the paths that could not be handled, and why."""
+        return ((path, one.refusal) for path, one in self._pending.items() if one.refusal)
 
     def _queue(self, path: str, stream_id: str) -> None:
         before = self._pending.get(path)
@@ -143,6 +179,8 @@ class AfterUpload:
         async with trio.open_nursery() as nursery:
             if self.free_space is not None:
                 nursery.start_soon(self.free_space.run)
+            if self._rule.folder:
+                nursery.start_soon(self._notice_hung_folder)
             if self._action is not None:
                 if self._rule.keep_seconds:
                     nursery.start_soon(self._queue_kept)
@@ -155,6 +193,23 @@ class AfterUpload:
             for one in over:
                 self._kept.drop(one)
                 self._queue(one.path, one.stream_id)
+
+    async def _notice_hung_folder(self) -> None:
+        """Ask the folder to which recordings are moved while a move stands still: a mount counts as hung only once
+        another call notices it, and nothing else may use that one."""
+        folder = self._rule.folder
+        async for _ in Periodic(_ASK_SECONDS):
+            stands_still = self._in_progress and trio.current_time() >= self._progress_at + _STILL_SECONDS
+            if stands_still or self._services.mounts.hangs(folder):
+                with suppress(CefMp4ProcessorError):
+                    await self._services.disk.space(folder)
+
+    async def _apply(self, action: Action, file: VerifiedFile, lease: HeldLease, cause: FreedBy) -> bool:
+        self._note_progress()
+        return await action.apply(file, _NotedLease(lease, self._note_progress), cause)
+
+    def _note_progress(self) -> None:
+        self._progress_at = trio.current_time()
 
     async def _run_pending(self, nursery: trio.Nursery) -> None:
         hung = self._services.mounts.hung
@@ -203,26 +258,26 @@ class AfterUpload:
                     look = await self._verification.must_be_silent(path, pending.seen)
                     if look is not None:
                         due_at = trio.current_time() + self._services.rules.stream_timeout_seconds
-                        following = _Pending(pending.stream_id, due_at, pending.failures, look)
+                        following = replace(pending, due_at=due_at, seen=look)
                     else:
                         file = await self._verification.verified(pending.stream_id)
-                        acted = await self._action.apply(file, lease, FreedBy.AFTER_UPLOAD)
+                        acted = await self._apply(self._action, file, lease, FreedBy.AFTER_UPLOAD)
                         if not acted and self._is_settled(path):  # its disk is not mounted, or the news is on its way
                             following = pending.failed()
                 else:  # another daemon does it; try again when its lease would have expired
                     ttl_seconds = self._services.lease.ttl_seconds
-                    following = _Pending(pending.stream_id, trio.current_time() + ttl_seconds, pending.failures)
+                    following = replace(pending, due_at=trio.current_time() + ttl_seconds, seen=None)
         except (NotAsVerifiedError, RecordingChangedError) as error:
             log.warning("after_upload_refused", stream_id=pending.stream_id, path=path, reason=str(error))
         except CefMp4ProcessorError as error:
-            following = pending.failed()
+            following = pending.failed(str(error))
             pause = BACKOFF.ceiling_seconds(following.failures)
             log.warning(
                 "after_upload_failed", stream_id=pending.stream_id, path=path, error=str(error), wait_seconds=pause
             )
         except Exception as error:  # a bug, or a record that no daemon wrote: it must not stop the others (P6)
             log.exception("after_upload_error", stream_id=pending.stream_id, path=path)
-            following = pending.failed() if is_shortage(error) else None
+            following = pending.failed(str(error)) if is_shortage(error) else None
         if self._pending.get(path) == pending:  # else the path is another recording's now
             del self._pending[path]
             if following is not None:
@@ -242,7 +297,7 @@ class AfterUpload:
                 file = await self._verification.verified(recording.stream_id)
                 if file.path != recording.path or not await go_on():
                     return False
-                acted = await action.apply(file, lease, FreedBy.MIN_FREE_SPACE)
+                acted = await self._apply(action, file, lease, FreedBy.MIN_FREE_SPACE)
             if acted:
                 self._kept.drop(recording)
             return acted

@@ -11,7 +11,11 @@ out.
 
 If a disk stays short because nothing more can go, that is a risk (promise P10) and an event, with the reason and the
 recordings that are not in S3. A recording that was refused (a folder that may not be written, a process that has it
-open) is kept with the reason: until it goes, what hinders it is why the disk stays short, not that none is left.
+open) is kept with the reason: until it goes, what hinders it is why the disk stays short, not that none is left. That
+holds also while others must be unchanged for a while before they are tried: those will be refused just so.
+
+A call that hangs with its mount is never abandoned (``files/mounts.py``), but no other file system waits for it. One
+that stays short because the folder of ``AFTER_UPLOAD=move`` hangs is a risk with that reason.
 
 Daemons that share the folder take turns by a lease.
 """
@@ -20,12 +24,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
 import trio
-from trio_util import move_on_when
+from trio_util import AsyncBool, move_on_when, wait_any
 
 from cef_trio.checkpoint.redis import job_lock_name
 from cef_trio.exceptions import (
@@ -64,6 +70,7 @@ _OBSTACLES: Final = {
     "s3": "S3 cannot be asked for the objects of the recordings",
     "redis": "Redis cannot be asked for the records of the recordings",
 }
+_MOVE_HANGS: Final = "the folder of AFTER_UPLOAD=move does not respond"
 _MEASURE_SECONDS: Final = 1.0
 """How often a file system is measured after deletions that have freed nothing yet."""
 
@@ -114,6 +121,8 @@ class _FileSystem:
     obstacle: str = ""
     """What hindered the last round, other than that nothing is left."""
     unknown: bool = False
+    refuses: bool = False
+    """Whether recordings were refused there since the last one went."""
 
 
 class FreeSpace:
@@ -126,16 +135,27 @@ class FreeSpace:
         kept: KeptRecordings,
         dispose: Dispose,
         unverified: Callable[[], Iterable[str]],
+        *,
+        refused: Callable[[], Iterable[tuple[str, str]]] = tuple,
+        hangs: Callable[[str], bool] = lambda _path: False,
     ) -> None:
-        """``unverified``: the paths of recordings that are not in S3."""
+        """``unverified``: the paths of recordings that are not in S3.
+
+        ``refused``: the paths of those whose time is over, which are not kept any more but could not be deleted, and
+        why. ``hangs``: whether a path, or the folder to which recordings are moved, is on a mount that hangs.
+        """
         self._services = services
         self._rule = rule
         self._kept = kept
         self._dispose = dispose
         self._unverified = unverified
+        self._refused = refused
+        self._hangs = hangs
         self._verification = Verification(services)
         self._systems: dict[str, _FileSystem] = {}
         """By the folder where each is measured."""
+        self._checks: dict[str, AsyncBool] = {}
+        """The running checks by that folder; each is true once it has ended."""
         self._measured_at: Mapping[str, str] = {}
         """Where to measure what is in a folder with kept recordings."""
         self._looks: dict[str, tuple[float, Look]] = {}
@@ -158,16 +178,41 @@ class FreeSpace:
 
     async def run(self) -> None:
         """Check every ten seconds. Never returns."""
-        async for _ in Periodic(PERIOD_SECONDS):
-            self._kept.drop_unsettled()
-            kept = {one.path for one in self._kept}
-            self._looks = {path: look for path, look in self._looks.items() if path in kept}
-            self._measured_at = self._find_folders()
-            groups = await self._file_systems()
-            self._systems = {folder: self._systems.get(folder, _FileSystem()) for folder in groups}
-            for folder, places in groups.items():
-                self._systems[folder].folders = tuple(places)
-                await self._check(folder, self._systems[folder], places)
+        async with trio.open_nursery() as nursery:
+            async for _ in Periodic(PERIOD_SECONDS):
+                self._kept.drop_unsettled()
+                kept = {one.path for one in self._kept}
+                self._looks = {path: look for path, look in self._looks.items() if path in kept}
+                self._measured_at = self._find_folders()
+                groups = await self._file_systems()
+                self._systems = {folder: self._systems.get(folder, _FileSystem()) for folder in groups}
+                for folder, places in groups.items():
+                    self._systems[folder].folders = tuple(places)
+                    await self._check_or_report(nursery, folder, places)
+
+    async def _check_or_report(self, nursery: trio.Nursery, folder: str, places: _Places) -> None:
+        """Check a file system; if a mount hangs, leave the check behind, and report why the file system stays short."""
+        system = self._systems[folder]
+        if folder not in self._checks and not self._hangs(folder):
+            self._checks[folder] = AsyncBool(False)
+            nursery.start_soon(self._check_and_notify, folder, system, places)
+        ended = self._checks.get(folder)
+        if ended is not None:
+            hung = self._services.mounts.hung
+            await wait_any(partial(ended.wait_value, True), partial(hung.wait_value, lambda _: self._hangs(folder)))
+            if ended.value:
+                return
+        if not self._services.mounts.hangs(folder):  # that one is a risk of its own
+            system.obstacle = _MOVE_HANGS
+            with suppress(CefMp4ProcessorError):
+                await self._measure(folder, system)
+            self._report(folder, system, acted=False)
+
+    async def _check_and_notify(self, folder: str, system: _FileSystem, places: _Places) -> None:
+        try:
+            await self._check(folder, system, places)
+        finally:
+            self._checks.pop(folder).value = True
 
     async def _file_systems(self) -> Mapping[str, _Places]:
         """Return the watched file systems that respond, each by the first folder where it is measured."""
@@ -191,11 +236,11 @@ class FreeSpace:
         mounted at folders. A file that is a mount point itself counts as its folder's; it cannot be unlinked (EBUSY).
         """
         one_of_each = {_parent(one.path): one.path for one in self._kept}
-        found = {}
-        for parent, path in one_of_each.items():
-            watched, point = self._services.rules.root_of(path), self._services.mounts.of(parent).point
-            found[parent] = point if is_below(point, watched) else watched
-        return found
+        return {parent: self._where_to_measure(path) for parent, path in one_of_each.items()}
+
+    def _where_to_measure(self, path: str) -> str:
+        watched, point = self._services.rules.root_of(path), self._services.mounts.of(_parent(path)).point
+        return point if is_below(point, watched) else watched
 
     # -- one file system -----------------------------------------------------------------------------------------------
 
@@ -247,7 +292,7 @@ class FreeSpace:
             )
         elif was_short and not system.short:
             log.info("disk_space_regained", folder=folder, free_bytes=free, total_bytes=total)
-            system.paused_until = float("-inf")
+            system.paused_until, system.refuses = float("-inf"), False
         if state in {SpaceState.TOO_MUCH_WANTED, SpaceState.UNKNOWN}:
             system.obstacle = state.value
         if state is SpaceState.UNKNOWN and not system.unknown:
@@ -280,12 +325,21 @@ class FreeSpace:
                 break
         if now_round.deleted_bytes:
             await self._settle(folder, system, now_round, lease)
-        acted = bool(now_round.deleted_bytes or now_round.waited_bytes)
-        if not acted:
-            # Those that were refused wait for their next try, so this round may have tried none.
-            refused = [one for one in tuple(self._kept) if one.refusal and await self._is_there(one, places)]
-            system.obstacle = next((one.refusal for one in oldest_first(refused, math.inf)), "")
-        return acted
+            system.refuses = False
+            return True
+        system.refuses = system.refuses or now_round.any_refused
+        if now_round.waited_bytes and not system.refuses:
+            return True
+        # Those that were refused wait for their next try, so this round may have tried none.
+        system.obstacle = await self._refusal(places)
+        return bool(now_round.waited_bytes and not system.obstacle)
+
+    async def _refusal(self, places: _Places) -> str:
+        """Return why the oldest recording that was refused on a file system was; empty: none was, or it is gone."""
+        refused = [one for one in tuple(self._kept) if one.refusal and await self._is_there(one, places)]
+        kept = (one.refusal for one in oldest_first(refused, math.inf))
+        over = (why for path, why in self._refused() if self._where_to_measure(path) in places)
+        return next(kept, None) or next(over, "")
 
     async def _is_there(self, recording: KeptRecording, places: _Places) -> bool:
         """Return whether a recording is on the file system that was measured, by its record or by the file itself.

@@ -97,6 +97,8 @@ class Round:
     looked_at: int = 0
     refusals: int = 0
     """How many S3 refused since it last let one go."""
+    any_refused: bool = False
+    """Whether a recording could not be checked, or not be deleted."""
     freed: bool = False
     """Whether the free space rose."""
 
@@ -117,6 +119,7 @@ class Round:
     def refused(self, *, by_s3: bool) -> None:
         """Count a recording that could not be checked, or not be deleted."""
         self.refusals = self.refusals + 1 if by_s3 else 0
+        self.any_refused = True
 
     def measured(self, free_bytes: int) -> None:
         """Take a measurement."""

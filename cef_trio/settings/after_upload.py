@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os.path
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -14,6 +15,8 @@ from cef_trio.settings.values import size_in_bytes
 
 MOST_WANTED_PERCENT: Final = 90
 """The largest share of a file system that may be wanted free: more would delete nearly every recording at once."""
+_LEAST_WANTED_BYTES: Final = 1 << 20
+"""The smallest size that may be wanted free: a smaller one is a number whose unit was forgotten."""
 
 
 class AfterUploadAction(StrEnum):
@@ -94,13 +97,16 @@ def parse_min_free_space(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = value.strip()
-    try:
-        if not text.endswith("%"):
+    wanted: MinFreeSpace | None = None
+    with suppress(ValueError):
+        if text.endswith("%"):
+            percent = float(text.removesuffix("%"))
+            wanted = MinFreeSpace(percent=percent) if 0 < percent <= MOST_WANTED_PERCENT else None
+        else:
             size = size_in_bytes(text)
-            return MinFreeSpace(size) if isinstance(size, int) else size
-        percent = float(text.removesuffix("%"))
-    except ValueError:
-        percent = -1.0
-    if not 0 < percent <= MOST_WANTED_PERCENT:
-        raise ValueError(f"takes a size such as 20GiB, or a percentage of the disk up to {MOST_WANTED_PERCENT}%")
-    return MinFreeSpace(percent=percent)
+            wanted = MinFreeSpace(size) if isinstance(size, int) and (not size or size >= _LEAST_WANTED_BYTES) else None
+    if wanted is None:
+        raise ValueError(
+            f"takes a size of at least 1MiB, such as 20GiB, or a percentage of the disk up to {MOST_WANTED_PERCENT}%"
+        )
+    return wanted

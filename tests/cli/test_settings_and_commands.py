@@ -288,6 +288,21 @@ def test_a_size_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name
     assert line.startswith(f"{name}: takes ")
 
 
+@pytest.mark.parametrize(
+    ("text", "fits"), [("20", False), ("1023KiB", False), ("1MiB", True), ("0", True), ("20%", True)]
+)
+def test_a_free_space_whose_unit_was_forgotten_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, fits: bool
+) -> None:
+    """Of 20 bytes nobody would notice that nothing is kept free."""
+    if fits:
+        settings = load_settings(None, unneeded={"s3_bucket_name"}, watch_dir=tmp_path, min_free_space=text)
+        assert bool(settings.min_free_space) is (text != "0")
+    else:
+        (line,) = lines_of(tmp_path, monkeypatch, MIN_FREE_SPACE=text)
+        assert line.startswith("MIN_FREE_SPACE: takes a size of at least 1MiB, such as 20GiB, or a percentage")
+
+
 @pytest.mark.parametrize("region", ["é", "a b", "eu/x", "us-east-1\n", "…"])
 def test_a_region_that_cannot_be_signed_is_refused_and_no_outage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, region: str

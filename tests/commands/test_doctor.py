@@ -7,6 +7,7 @@ import shutil
 import socket
 import tempfile
 from pathlib import Path
+from pwd import getpwnam
 from typing import Any
 
 import pytest
@@ -315,6 +316,17 @@ def test_p10_a_folder_in_which_the_daemon_may_delete_nothing_is_a_problem(tmp_pa
             )
             assert [one.severity for one in found((str(folder),), **given)] == ["ok"]
             assert [one.severity for one in found(None, **given)] == ["ok"]
+            (folder / "cam").chmod(0o1777)
+            (finding,) = found(None, **given)
+            assert (
+                finding.severity,
+                f"the user nobody may not delete or move other users' recordings in '{folder}/cam'" in finding.says,
+            ) == ("problem", True)
+            assert finding.todo.startswith("`chmod -t` it")
+            os.chown(folder / "cam" / "a.mp4", getpwnam("nobody").pw_uid, -1)
+            assert [one.severity for one in found(None, **given)] == ["ok"]
+            os.chown(folder / "cam" / "a.mp4", 0, -1)
+            (folder / "cam").chmod(0o777)
         (finding,) = found((str(folder),), after_upload=f"move:{tmp_path}")
         assert finding.todo.endswith(f"ReadWritePaths={tmp_path}")
     finally:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import trio
@@ -19,12 +20,15 @@ from waiting import completed, until
 from cef_trio.checkpoint.model import Checkpoint, Lease
 from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.checkpoint.states import Status
-from cef_trio.exceptions import RecordUnreadableError
+from cef_trio.exceptions import FileAccessError, RecordUnreadableError
+from cef_trio.files.disk_space import DiskSpace
 from cef_trio.files.mounts import Mount
+from cef_trio.lab.disk import CrashableDisk
 from cef_trio.lab.filesystem import FileSystem
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
 from cef_trio.lab.writers import Writers
 from cef_trio.observability.at_risk import Reason
+from cef_trio.postprocess import free_space
 from cef_trio.postprocess.free_space import Dispose, FreeSpace
 from cef_trio.postprocess.kept_recordings import KeptRecordings
 from cef_trio.resilience import RetryPolicy
@@ -63,6 +67,16 @@ def missing(daemon: WorldDaemon) -> dict[str, float]:
     families = daemon.services.metrics.registry.collect()
     samples = [one for family in families for one in family.samples]
     return {one.labels["folder"]: one.value for one in samples if one.name == "cef_trio_missing_free_space_bytes"}
+
+
+def without_leases(daemon: WorldDaemon) -> None:
+    """From now on writers cannot be detected, as on NFS."""
+
+    async def unknown(_path: str) -> bool | None:
+        await trio.lowlevel.checkpoint()
+        return None
+
+    object.__setattr__(daemon.services, "has_writer", unknown)
 
 
 async def complete(world: World, daemon: WorldDaemon, *recordings: str, size_bytes: int = 3 * PART) -> None:
@@ -370,6 +384,82 @@ async def test_p10_what_refuses_the_deletions_is_why_the_disk_stays_short(
     assert names(world) == ["b.mp4"]
 
 
+async def test_p10_where_writers_are_unknown_a_short_disk_is_told_as_soon_as_a_deletion_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with the unit as it is shipped, and on NFS: others that wait for their silence are refused after it too."""
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+
+    def refuse(path: str, *, dir_fd: int | None = None) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    async with world.daemon() as daemon:
+        for number in range(12):
+            world.append(100, f"{number}.mp4")
+            daemon.seen(f"{number}.mp4")
+            daemon.closed(f"{number}.mp4")
+        await until(lambda: len(world.recordings()) == 12, 600)
+        await completed(world)
+        without_leases(daemon)
+        monkeypatch.setattr(os, "unlink", refuse)
+        fill(world, 1.2)
+        await trio.sleep(daemon.services.rules.stream_timeout_seconds + 90)
+        for _ in range(20):
+            (risk,) = daemon.at_risk
+            assert risk.reason is Reason.DISK_SHORT
+            assert "Read-only file system" in risk.why
+            await quiet(world, 30)
+
+
+async def test_where_writers_are_unknown_one_refused_recording_is_no_alarm_while_others_go(
+    world: World, logged: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them waits for its silence before it goes."""
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    recordings = [f"{name}.mp4" for name in "abcdef"]
+    hours = RetryPolicy(initial_seconds=100_000.0, max_seconds=100_000.0)
+    monkeypatch.setattr(free_space, "BACKOFF", hours)  # as after many failures
+    async with world.daemon() as daemon:
+        await complete(world, daemon, *recordings)
+        [oldest] = [one.meta for one in world.known() if one.meta.current_path == world.path("a.mp4")]
+        world.endpoint.model.delete_object(BUCKET, oldest.s3_key_prefix)
+        without_leases(daemon)
+        fill(world, 1.2)
+        await until(lambda: "b.mp4" not in names(world), 300)
+        before = len(events(logged, "disk_space_cannot_be_freed"))
+        for _ in range(3):  # it fills up again
+            await quiet(world, 15)
+            fill(world, 1.1)
+            left = len(names(world))
+            await until(lambda left=left: len(names(world)) < left, 300)  # type: ignore[misc]
+        assert len(events(logged, "disk_space_cannot_be_freed")) == before
+        assert "a.mp4" in names(world)
+
+
+@pytest.mark.parametrize("keep_seconds", [0.0, DAY], ids=["at once", "days"])
+async def test_p10_a_recording_whose_time_is_over_and_that_is_refused_is_why_the_disk_stays_short(
+    world: World, monkeypatch: pytest.MonkeyPatch, keep_seconds: float
+) -> None:
+    world.after_upload = AfterUploadRule(AfterUploadAction.DELETE, keep_seconds=keep_seconds, min_free=FREE)
+
+    def refuse(path: str, *, dir_fd: int | None = None) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "a.mp4", "b.mp4", "c.mp4")
+        await quiet(world, keep_seconds)
+        fill(world, 1.2)
+        await quiet(world)
+        (risk,) = daemon.at_risk
+        assert risk.reason is Reason.DISK_SHORT
+        assert "Read-only file system" in risk.why
+        without_leases(daemon)  # and while they wait for their silence before the next try
+        await quiet(world, 1000)
+        (risk,) = daemon.at_risk
+        assert "Read-only file system" in risk.why
+
+
 async def test_p10_a_refused_recording_that_is_gone_is_no_reason_any_more(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,12 +601,7 @@ async def test_p8_where_writers_are_unknown_a_recording_must_be_silent_anew(worl
     world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
     async with world.daemon() as daemon:
         await complete(world, daemon, "a.mp4", "b.mp4")
-
-        async def unknown(_path: str) -> bool | None:
-            await trio.lowlevel.checkpoint()
-            return None
-
-        object.__setattr__(daemon.services, "has_writer", unknown)
+        without_leases(daemon)
         fill(world, 1.2)
         began = trio.current_time()
         await until(lambda: names(world) == ["b.mp4"])
@@ -548,6 +633,84 @@ async def test_with_move_the_oldest_are_moved_early(world: World, logged: list[E
     assert names(world) == ["b.mp4"]
     assert [entry.name for entry in folder.iterdir()] == ["a.mp4"]
     assert events(logged, "recording_moved_after_upload")[0]["cause"] == "min_free_space"
+
+
+@pytest.mark.parametrize("others_ask", [False, True], ids=["alone", "hung before"])
+async def test_p10_a_move_that_hangs_with_the_mount_of_its_folder_is_why_the_disk_stays_short(
+    world: World, monkeypatch: pytest.MonkeyPatch, others_ask: bool
+) -> None:
+    """No other call goes to that mount, so nothing else notices that it hangs."""
+    folder = world.folder.parent / "done"
+    world.after_upload = AfterUploadRule(AfterUploadAction.MOVE, str(folder), keep_seconds=30 * DAY, min_free=FREE)
+    change, space, responds, hung_calls = CrashableDisk.change, CrashableDisk.space, trio.Event(), list[str]()
+
+    async def hanging(self: CrashableDisk, call: Callable[[], Any], *, path: str = "/") -> Any:
+        if path.startswith(str(folder)):
+            hung_calls.append(path)
+            await responds.wait()
+        return await change(self, call, path=path)
+
+    async with world.daemon() as daemon:
+        mounts = daemon.services.mounts
+
+        async def asked(self: CrashableDisk, path: str) -> DiskSpace:
+            """As ``Mounts`` does with a call that finds another one silent."""
+            if path == str(folder) and not responds.is_set():
+                mounts.hung.value = {path: trio.current_time()}
+                raise FileAccessError("the mount does not respond")
+            return await space(self, path)
+
+        await complete(world, daemon, "a.mp4", "b.mp4")
+        with monkeypatch.context() as patch:
+            patch.setattr(CrashableDisk, "change", hanging)
+            patch.setattr(CrashableDisk, "space", asked)
+            if others_ask:
+                mounts.hung.value = {str(folder): trio.current_time()}
+            fill(world, 1.2)
+            await quiet(world, 180)
+            (risk,) = daemon.at_risk
+            assert risk.reason is Reason.DISK_SHORT
+            assert risk.why.endswith(f"{world.folder}: the folder of AFTER_UPLOAD=move does not respond")
+            assert len(hung_calls) == (0 if others_ask else 1)
+            responds.set()
+            mounts.hung.value = {}
+            await until(lambda: names(world) == ["b.mp4"], 120)
+            await quiet(world, 30)
+            assert daemon.at_risk == ()
+
+
+async def test_p8_a_deletion_that_hangs_with_its_disk_keeps_no_other_disk_full(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.watched_below = ("first", "second")
+    for name in world.watched_below:
+        Path(world.path(name)).mkdir()
+    world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
+    change, measure, responds = CrashableDisk.change, CrashableDisk.space, trio.Event()
+
+    async def hanging(self: CrashableDisk, call: Callable[[], Any], *, path: str = "/") -> Any:
+        if "/first/" in path:
+            await responds.wait()
+        return await change(self, call, path=path)
+
+    async def two_disks(self: CrashableDisk, path: str) -> DiskSpace:
+        found = await measure(self, path)
+        number = found.place.file_dev + path.endswith("second")
+        return replace(found, place=replace(found.place, file_dev=number))
+
+    monkeypatch.setattr(CrashableDisk, "change", hanging)
+    monkeypatch.setattr(CrashableDisk, "space", two_disks)
+    async with world.daemon() as daemon:
+        await complete(world, daemon, "first/a.mp4", "second/b.mp4")
+        world.disk_bytes = BLOCK
+        await trio.sleep(30)
+        daemon.services.mounts.hung.value = {world.path("first"): trio.current_time()}
+        await until(lambda: not Path(world.path("second/b.mp4")).exists(), 60)
+        assert Path(world.path("first/a.mp4")).exists()
+        daemon.services.mounts.hung.value = {}
+        responds.set()
+        await until(lambda: not Path(world.path("first/a.mp4")).exists(), 60)
+    assert world.removed_unsaved == []
 
 
 async def test_p8_a_daemon_that_crashes_in_a_deletion_loses_nothing(world: World) -> None:
