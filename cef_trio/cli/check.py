@@ -69,7 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     looked_into = trio.run(_look_into_folders, settings) if settings is not None and not errors else []
     folders = [one for one in looked_into if one.is_folder and one.readable]
     warnings = _warnings(arguments.env_file) + [
-        f"WATCH_DIR: {one.path!r} is missing, or this user may not read it: `cef-trio run` waits for it"
+        f"WATCH_DIR: {one.path!r} is missing, or this user may not read it: `cef-trio run` starts without it, and "
+        "watches it once it can be read"
         for one in looked_into
         if one not in folders
     ]

@@ -128,7 +128,7 @@ def folder_facts_now(
     folder = Path(watched)
     path = str(folder)
     try:
-        path = str(folder.resolve())
+        path = os.path.realpath(folder)
         is_folder = folder.is_dir()
     except OSError:
         is_folder = False

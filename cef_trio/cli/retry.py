@@ -137,7 +137,10 @@ async def find_file(context: CommandContext, checkpoint: Checkpoint) -> tuple[Pr
             observed = await identify(recording, stat, meta.identity.head_size_bytes)
             identity_match = await recognize(meta, checkpoint.parts, recording)
     except RecordingChangedError:
-        place = await context.disk.mount_around(path, within=root_of(path, context.folders) or "")
+        folder = root_of(path, context.folders)
+        if folder is None:  # whether the folder that it was in is there, or not mounted, cannot be told
+            return Presence.NOT_SEEN, None
+        place = await context.disk.mount_around(path, within=folder)
         gone = place is not None and is_same_mount(meta.identity, place)
         return (Presence.GONE if gone else Presence.NOT_SEEN), None
     except ChunkProcessingError:

@@ -108,7 +108,7 @@ async def open_context(settings: Settings) -> AsyncIterator[CommandContext]:
 
 async def _folders(settings: Settings) -> Sequence[str]:
     """Return the folders that recordings may be in, as a daemon names them."""
-    resolved = [settings.watch_dir]
+    resolved = _folders_by_text(settings)
     with trio.move_on_after(_FOLDER_SECONDS):
         # May be abandoned: it only reads, and the mount of the folder may hang.
         resolved = await run_in_thread(partial(_all_folders, settings), abandon_on_cancel=True)
@@ -123,9 +123,16 @@ async def _ownership(disk: Disk, folders: Sequence[str]) -> Ownership:
     return ownership if there else Ownership()
 
 
+def _folders_by_text(settings: Settings) -> list[Path]:
+    """Return the folders as the settings name them, for a mount that does not respond. Blocks on no disk."""
+    parts = os.fspath(settings.watch_dir).split(":")
+    return [*(Path(part).absolute() for part in parts if part), *settings.watch_link_roots]
+
+
 def _all_folders(settings: Settings) -> list[Path]:
     """See :func:`_folders`. Blocks."""
-    return [folder.resolve() for folder in (*split_watch_dir(settings.watch_dir), *settings.watch_link_roots)]
+    folders = (*split_watch_dir(settings.watch_dir), *settings.watch_link_roots)
+    return [Path(os.path.realpath(folder)) for folder in folders]  # a circle of links comes later, as for a daemon
 
 
 def command_lease(ttl_seconds: float) -> Lease:

@@ -14,7 +14,7 @@ import trio
 
 from cef_trio.checkpoint import schema
 from cef_trio.exceptions import CefMp4ProcessorError, OperationError, S3OperationError
-from cef_trio.resilience import CircuitBreaker, ProbeKind
+from cef_trio.resilience import CircuitBreaker
 from cef_trio.s3 import S3Client
 from cef_trio.settings import world_readable_secrets
 from cef_trio.upload import Services, names_a_server
@@ -29,7 +29,7 @@ _SHARED: Final = (
 )
 _NOT_FOUND = 404
 _FORBIDDEN = 403
-_NOT_SURE: Final = frozenset({401, _NOT_FOUND})
+_SAYS_TOO_LITTLE: Final = frozenset({401, _NOT_FOUND})
 _NOT_OFFERED: Final = frozenset({405, 501})
 
 
@@ -132,12 +132,11 @@ async def _reach_bucket(services: Services, *, create_bucket: bool) -> None:
         await s3.head_bucket()
     except S3OperationError as error:
         if error.transient or error.status in _NOT_OFFERED:
-            # No upload needs HEAD: what it could not show, a write does.
-            if await services.s3_breaker.affects_all_calls(error, ProbeKind.READ):
-                raise
+            # No upload needs HEAD: what it could not show, a write does. So the write's error is the one to judge.
+            await services.s3_breaker.probe_write()
             log.warning("bucket_check_failed", error=str(error))
-        elif error.status in _NOT_SURE:
-            why = await _why_not_there(s3, error)
+        elif error.status in _SAYS_TOO_LITTLE:
+            why = await _error_of_get(s3, error)
             if why is None:
                 log.warning("bucket_check_failed", error=str(error))
             elif create_bucket and why.status == _NOT_FOUND and not why.transient:
@@ -151,8 +150,8 @@ async def _reach_bucket(services: Services, *, create_bucket: bool) -> None:
             raise
 
 
-async def _why_not_there(s3: S3Client, error: S3OperationError) -> S3OperationError | None:
-    """Return the error of a GET after such a HEAD, whose response has no body; ``None`` if the bucket is there.
+async def _error_of_get(s3: S3Client, error: S3OperationError) -> S3OperationError | None:
+    """Return what a GET says after such a HEAD, whose response has no body; ``None`` if the bucket is there.
 
     A proxy without a backend says 404 as well (Envoy's has not even a content type): its body tells.
     """

@@ -44,7 +44,7 @@ MAX_DATA_BYTES: Final = 320 * 1024 * 1024
 MAX_AT_ONCE: Final = 2
 _at_once: Final = trio.CapacityLimiter(MAX_AT_ONCE)
 _reading: Final = trio.CapacityLimiter(MAX_AT_ONCE)
-"""Threads of their own: those that a hung disk keeps are not missing elsewhere, as for the names of S3 and Redis."""
+"""Threads of their own, so a hung disk leaves threads for other work, such as looking up host names."""
 _START_RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 4.0)
 _KILL_SECONDS: Final = 0.5
 """How long to wait for a killed ffprobe before it is abandoned."""

@@ -97,7 +97,8 @@ RISK_ADVICE: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.RECORD_NEWER: "upgrade this daemon, or start the newer one again",
         Reason.FOLDER_UNREADABLE: (
             "let the daemon's user read and enter the folder, or leave it out by `WATCH_EXCLUDE`; if it is one of "
-            "`WATCH_DIR`, mount it; for a single file check its disk (`dmesg`)"
+            "`WATCH_DIR`, mount it, or leave it out if it is another one by a second name (the event's `same_as`); "
+            "for a single file check its disk (`dmesg`)"
         ),
         Reason.FOLDER_LOST: (
             "check the disk or the mount of `WATCH_DIR`; the daemon continues by itself when the folder is back. If "

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -272,12 +273,26 @@ class CircuitBreaker:
         async with self._probe_lock:
             if not self.up.value or self._proved_at[kind] >= called_at:
                 return not self.up.value
-            try:
-                await self._run_probe(kind)
-            except CefMp4ProcessorError as found:
-                if found.transient or is_rejected(found):
-                    self.trip(found, kind)
+            with suppress(CefMp4ProcessorError):
+                await self._probe_or_trip(kind)
             return not self.up.value
+
+    async def probe_write(self) -> None:
+        """Probe by a write, also while the breaker is open. Safe to cancel.
+
+        Raises:
+            CefMp4ProcessorError: the probe's own error; if it affects all calls, the breaker is open.
+        """
+        async with self._probe_lock:
+            await self._probe_or_trip(ProbeKind.WRITE)
+
+    async def _probe_or_trip(self, kind: ProbeKind) -> None:
+        try:
+            await self._run_probe(kind)
+        except CefMp4ProcessorError as found:
+            if found.transient or is_rejected(found):
+                self.trip(found, kind)
+            raise
 
     async def run(self) -> None:
         """Probe while the breaker is open, until it closes; probe occasionally while the service is idle."""

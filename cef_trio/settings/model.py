@@ -472,7 +472,7 @@ def check_folders(settings: Settings) -> Settings:
     """
     given = split_watch_dir(settings.watch_dir)
     first, *others = [Path(os.path.realpath(folder)) for folder in given]
-    roots = tuple(root.resolve() for root in settings.watch_link_roots)
+    roots = tuple(Path(os.path.realpath(root)) for root in settings.watch_link_roots)
     found = settings.model_copy(update={"watch_dir": first, "watch_link_roots": roots})
     found._more_watch_dirs = tuple(others)  # noqa: SLF001 - of this module's class
     unfit = {folder: line for folder in given if (line := _unfit_folder(folder)) is not None}
@@ -585,7 +585,7 @@ def _unfit_target(settings: Settings) -> str | None:
         overlapping = [
             f"{variable} {str(resolved)!r}"
             for variable, folder in watched
-            if _overlap(target, nearest, resolved := folder.resolve())
+            if _overlap(target, nearest, resolved := Path(os.path.realpath(folder)))
         ]
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         return f"AFTER_UPLOAD: the folder {name!r} cannot be checked ({error})"

@@ -19,7 +19,7 @@ import os
 import stat as stat_module
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -30,6 +30,7 @@ from cef_trio.files import (
     MountHungError,
     Mounts,
     follow_link,
+    is_on,
     open_nofollow,
     regular_file_stat,
     root_of,
@@ -70,6 +71,23 @@ class Scan:
     """The folders that are mount points, with their mount ids."""
     unreadable_entries: frozenset[str] = frozenset()
     """Entries of readable folders whose status cannot be read: recordings, and what may be a folder."""
+
+    def set_aside(self, top: str) -> Scan:
+        """Return the scan with one of several watch folders as an unreadable one."""
+
+        def elsewhere(paths: Iterable[str]) -> frozenset[str]:
+            return frozenset(path for path in paths if not is_on(path, top))
+
+        return replace(
+            self,
+            files={path: self.files[path] for path in elsewhere(self.files)},
+            folders=elsewhere(self.folders),
+            unreadable=elsewhere(self.unreadable) | {top},
+            roots={folder: self.roots[folder] for folder in self.roots if folder != top},
+            links=elsewhere(self.links),
+            mounts={folder: self.mounts[folder] for folder in elsewhere(self.mounts)},
+            unreadable_entries=elsewhere(self.unreadable_entries),
+        )
 
 
 class FolderReader(Protocol):

@@ -91,6 +91,12 @@ class Watcher:
         self._watches: FolderWatches | None = None
         self._roots: dict[str, tuple[int, int]] = {}
         """Device and inode of each watched folder at the last scan that could read it."""
+        self._names: dict[tuple[int, int], str] = {}
+        """By device and inode, the watch folder by whose name it was read first."""
+        self._same_as: dict[str, str] = {}
+        """Watch folders that the last scan set aside, and of which other one each is a second name."""
+        self._logged_same_as: dict[str, str] = {}
+        """Those of them that were logged."""
         self._mounts: Mapping[str, int] = {}
         """The mount ids of the folders that were mount points at the last scan that could read them."""
         self.last_run = trio.current_time()
@@ -198,13 +204,13 @@ class Watcher:
             OSError: the folder cannot be read, or was replaced.
         """
         began_at = trio.current_time()
-        scan = await self._reader.scan(self._folder)
+        scan = self._with_each_folder_once(await self._reader.scan(self._folder))
         self._note_roots(scan)
         self._note_mounts(scan)
         if await self._watch_new(scan):
             # Files may have been created before their folder was watched.
             began_at = trio.current_time()
-            scan = await self._reader.scan(self._folder)
+            scan = self._with_each_folder_once(await self._reader.scan(self._folder))
             await self._watch_new(scan)
         leads_elsewhere = await self._leads_elsewhere()
         self.last_run = self.last_attempt = self.read_at = trio.current_time()
@@ -259,6 +265,23 @@ class Watcher:
             rest += target.split("/")[::-1]
         return found or "/"
 
+    def _with_each_folder_once(self, scan: Scan) -> Scan:
+        """Set aside a watch folder that is another one by its inode: a bind mount that came after the start.
+
+        Each recording would have two paths, and could be uploaded twice. The start refuses it, while both are there.
+        The name that was read first stays, as its paths are on record.
+        """
+        self._same_as = {}
+        for top, root in scan.roots.items():
+            name = self._names.setdefault(root, top)
+            if name != top and scan.roots.get(name) == root:
+                self._same_as[top] = name
+            else:
+                self._names[root] = top
+        for top in self._same_as:
+            scan = scan.set_aside(top)
+        return scan
+
     def _note_roots(self, scan: Scan) -> None:
         """Note which folders were read.
 
@@ -289,13 +312,14 @@ class Watcher:
         self._mounts = before | mounts
 
     def _log_unreadable(self, scan: Scan) -> None:
-        """Log what cannot be read, once each."""
+        """Log what cannot be read, once each, and which watch folder is a second name."""
         new = scan.unreadable - self._unreadable
-        for folder in sorted(new - scan.unreadable_entries):
-            log.warning("folder_unreadable", folder=folder)
+        second_names = dict(self._same_as.items() - self._logged_same_as.items())
+        for folder in sorted((new - scan.unreadable_entries) | second_names.keys()):
+            log.warning("folder_unreadable", folder=folder, same_as=second_names.get(folder))
         if entries := sorted(new & scan.unreadable_entries):
             log.warning("entries_unreadable", entries=len(scan.unreadable_entries), new=entries[:_MAX_LOGGED])
-        self._unreadable = scan.unreadable
+        self._unreadable, self._logged_same_as = scan.unreadable, self._same_as
 
     def _log_links(self, links: frozenset[str]) -> None:
         """Log links that are not followed, once each."""

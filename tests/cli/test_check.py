@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from servers.command import answer, command
 
-from cef_trio.settings.model import Settings
+from cef_trio.cli import session
+from cef_trio.settings.model import Settings, read_settings
 from cef_trio.settings.sources import given_settings, masked
 
 pytestmark = pytest.mark.real
@@ -116,10 +117,23 @@ def test_one_of_several_folders_that_is_missing_is_a_warning_as_the_daemon_start
     (tmp_path / "a").mkdir()
     settings = {"WATCH_DIR": f"{tmp_path}/none:{tmp_path}/a", "S3_BUCKET_NAME": "recordings", "OWNER_NAME": "x"}
     document = answer("check", settings=settings)
-    assert document["warnings"] == [
-        f"WATCH_DIR: '{tmp_path}/none' is missing, or this user may not read it: `cef-trio run` waits for it"
-    ]
+    [warning] = document["warnings"]
+    assert warning.startswith(f"WATCH_DIR: '{tmp_path}/none' is missing, or this user may not read it: ")
+    assert warning.endswith("`cef-trio run` starts without it, and watches it once it can be read")
     assert [one["path"] for one in document["folders"]] == [f"{tmp_path}/a"]
+
+
+def test_a_circle_of_links_as_one_of_several_folders_is_one_that_is_missing(tmp_path: Path) -> None:
+    """The daemon starts without it; ``check`` ended in a traceback, and with a folder to move to nothing started."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    settings = {"WATCH_DIR": f"{tmp_path}/a:{tmp_path}/loop", "S3_BUCKET_NAME": "recordings", "OWNER_NAME": "x"}
+    settings |= {"AFTER_UPLOAD": f"move:{tmp_path}/done", "WATCH_LINK_ROOTS": f"{tmp_path}/loop"}
+    document = answer("check", settings=settings)
+    assert "loop' is missing" in document["warnings"][0]
+    assert [one["path"] for one in document["folders"]] == [f"{tmp_path}/a"]
+    of_a_command = read_settings(None, watch_dir=settings["WATCH_DIR"], s3_bucket_name="recordings")
+    assert session._all_folders(of_a_command) == [tmp_path / "a", tmp_path / "loop"]
 
 
 def test_examples_are_of_the_first_folder_also_if_another_one_is_unfit(tmp_path: Path) -> None:

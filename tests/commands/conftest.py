@@ -33,6 +33,7 @@ async def context(world: World) -> AsyncIterator[CommandContext]:
             store=world.store,
             s3=s3,
             disk=InlineDisk(),
+            folders=[str(world.folder)],
             lease=command_lease(30.0),
             bucket=BUCKET,
             owner_name="",

@@ -21,6 +21,8 @@ from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import Checkpoint
 from cef_trio.checkpoint.states import ENDED, FAILED, FailureReason, History, Status, StreamSet
+from cef_trio.cli import session
+from cef_trio.cli.arguments import NO_FOLDER
 from cef_trio.cli.forget import End, Wanted, end_of, forget_streams, why_not
 from cef_trio.cli.list_selection import State, in_state
 from cef_trio.cli.redis_session import RedisContext
@@ -34,6 +36,7 @@ from cef_trio.lab.disk import InlineDisk
 from cef_trio.lab.world import BUCKET, PART, World, WorldDaemon
 from cef_trio.observability.redis_survey import survey_redis
 from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.settings import load_settings
 from cef_trio.upload.file_triage import FILE_WAS_GONE
 from cef_trio.upload.ownership import Ownership
 from cef_trio.upload.ownership_rules import Claim
@@ -116,10 +119,27 @@ async def test_the_record_of_a_stream_whose_watch_folder_is_missing_is_kept(
     async with world.daemon() as daemon:
         await fails(world, daemon)
     away = world.folder.rename(world.folder.with_name("away"))
-    assert await forget(replace(context, folders=[str(world.folder)]), wanted=ALL_FAILED) is ExitCode.DONE
+    assert await forget(context, wanted=ALL_FAILED) is ExitCode.DONE
     (kept,) = await world.checkpoints()
     assert kept.meta.let_go_at_utc is not None
     away.rename(world.folder)
+
+
+async def test_the_record_of_a_stream_in_no_known_folder_is_kept(world: World, context: CommandContext) -> None:
+    """Its folder may be one that is not mounted: what is above it tells nothing."""
+    async with world.daemon() as daemon:
+        failed = await fails(world, daemon)
+    Path(failed.meta.current_path).unlink()
+    assert await forget(replace(context, folders=["/srv/other"]), wanted=ALL_FAILED) is ExitCode.DONE
+    (kept,) = await world.checkpoints()
+    assert kept.meta.let_go_at_utc is not None
+
+
+async def test_several_folders_of_which_a_mount_hangs_are_still_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_FOLDER_SECONDS", 0)
+    folders = {"watch_dir": "/srv/a:/srv/b", "watch_link_roots": "/srv/c"}
+    settings = load_settings(None, unneeded=NO_FOLDER, s3_bucket_name="recordings", **folders)
+    assert await session._folders(settings) == ["/srv/a", "/srv/b", "/srv/c"]
 
 
 async def test_the_record_of_a_stream_without_its_file_is_removed(world: World, context: CommandContext) -> None:

@@ -100,6 +100,14 @@ def test_p9_a_machine_without_descriptors_is_no_other_one(monkeypatch: pytest.Mo
             with pytest.raises(OSError, match="Too many open files"):
                 (machine.machine_id if name == "_MOUNTS" else machine.boot_id)()
 
+    def unopenable(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(owner_name, "machine_id", lambda: None)
+    monkeypatch.setattr(os, "open", unopenable)
+    with pytest.raises(OSError, match="Too many open files"):
+        owner_of(settings("/", instance_id="cam-3"))
+
 
 def settings(folder: Path | str, **more: Any) -> Settings:
     return load_settings(None, watch_dir=folder, s3_bucket_name="recordings", **more)

@@ -272,6 +272,41 @@ async def test_a_start_does_not_need_to_look_at_a_bucket_that_takes_writes(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(
+    ("head", "write", "why"),
+    [
+        ({"code": "MethodNotAllowed", "status": 405}, {"code": "InternalError"}, None),
+        (
+            {"code": "MethodNotAllowed", "status": 405},
+            {"code": "InvalidAccessKeyId", "status": 403},
+            "InvalidAccessKey",
+        ),
+        ({"code": "ServiceUnavailable", "status": 503}, {"code": "InvalidAccessKeyId", "status": 403}, "InvalidAccess"),
+        ({"code": "ServiceUnavailable", "status": 503}, {"code": "InvalidRequest", "status": 400}, "InvalidRequest"),
+    ],
+)
+async def test_where_head_tells_nothing_the_write_tells_whether_a_start_waits_or_ends_and_why(
+    world: World, head: dict[str, object], write: dict[str, object], why: str | None
+) -> None:
+    """HEAD's error was judged: a write that a 503 refused ended the start, one that a wrong key refused did not."""
+    fail(world, "HeadBucket", {"kind": Kind.ERROR, **head})
+    fail(world, "PutObject", {"kind": Kind.ERROR, **write})
+    async with world.services() as services, trio.open_nursery() as nursery:
+        nursery.start_soon(services.s3_breaker.run)
+        if why is not None:
+            with trio.fail_after(120), pytest.raises(RefusedAtStartError, match=f"put_object.*{why}"):
+                await check_reachable(services, create_bucket=False)
+        else:
+            with trio.move_on_after(30) as waited:
+                await check_reachable(services, create_bucket=False)
+            assert waited.cancelled_caught
+            assert services.s3_breaker.outage is not None, "what it waits for is told"
+            world.endpoint.faults.clear()
+            with trio.fail_after(60):
+                await check_reachable(services, create_bucket=False)
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("create_bucket", [False, True])
 async def test_a_start_waits_while_a_proxy_says_404_to_head_in_words_that_could_be_the_stores(
     world: World, create_bucket: bool

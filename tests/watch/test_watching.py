@@ -17,11 +17,13 @@ from trio_util import AsyncValue
 from waiting import WAIT_SECONDS, until
 from watch.listener import MATCHES, Listener, of, watching
 
-from cef_trio.files import mounts
+from cef_trio.files import mounts, nofollow
 from cef_trio.files.file_stat import FileStat
+from cef_trio.watch import scan
 from cef_trio.watch import watcher as watcher_module
 from cef_trio.watch.events import Closed, FileEvent, Gone, Moved, Scanned, Seen
 from cef_trio.watch.inotify import Change, ChangeKind, FolderWatches, final_paths, translate
+from cef_trio.watch.patterns import WatchScope
 from cef_trio.watch.scan import Scan, ThreadedReader
 from cef_trio.watch.watcher import Watcher
 
@@ -486,6 +488,35 @@ async def test_p10_of_two_links_that_lead_elsewhere_each_is_logged_once(folder: 
             await until(lambda: len(listener.scans) > 3)
             nursery.cancel_scope.cancel()
     assert sorted(entry["folder"] for entry in logs if entry["event"] == "watch_folder_lost") == sorted(links)
+
+
+async def test_p2_a_folder_that_is_mounted_at_a_second_name_later_is_read_by_its_first_one_only(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each recording would have two paths, and could be uploaded twice. The start refuses it, where both are there."""
+    second, own = tmp_path / "second", nofollow.stat_nofollow
+    # As by a bind mount: the inodes are equal.
+    monkeypatch.setattr(scan, "stat_nofollow", lambda path: own(str(folder) if path == str(second) else path))
+    (folder / "a.mp4").write_bytes(b"1")
+    scope = WatchScope.of([str(second), str(folder)], ["*.mp4"])
+    reader = ThreadedReader(scope)
+    watcher = Watcher(str(second), scope, listener := Listener(), rescan_seconds=0.01, reader=reader)
+    with capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watcher.run)
+            assert [one["same_as"] for one in logs if one["event"] == "folder_unreadable"] == [None]
+            (away := tmp_path / "away").mkdir()
+            os.link(folder / "a.mp4", away / "a.mp4")
+            away.rename(second)
+            before = len(listener.scans)
+            await until(lambda: len(listener.scans) > before + 3)
+            for found in listener.scans:
+                assert (set(found.files), found.unreadable) == ({str(folder / "a.mp4")}, frozenset([str(second)]))
+            assert [(one["folder"], one["same_as"]) for one in logs if one["event"] == "folder_unreadable"] == [
+                (str(second), None),
+                (str(second), str(folder)),
+            ]
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_folder_that_goes_away_is_an_error_and_never_an_empty_folder(folder: Path, tmp_path: Path) -> None:

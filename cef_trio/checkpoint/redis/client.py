@@ -23,8 +23,8 @@ next call resolves the name and connects again. Sentinels are asked for the prim
 nodes at each such renewal.
 
 So a call lasts at most one connect (its name's resolution and all its addresses included) and one reply. Each is
-bounded by the time-out; a reply that comes slowly, by some time-outs (``connection.py``). For sentinels there is one
-such pair for every one that has to be asked, for a cluster for as many as are asked in three time-outs.
+bounded by the time-out; a reply that comes slowly, by three for each 16 KiB (``connection.py``). For sentinels there
+is one such pair for every one that has to be asked, for a cluster for as many as are asked in three time-outs.
 """
 
 from __future__ import annotations

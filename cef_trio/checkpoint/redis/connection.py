@@ -100,7 +100,7 @@ class BoundedSocket:
             self._socket.settimeout(timeout)
 
 
-class _InTime(AbstractConnection):
+class _BoundedReplies(AbstractConnection):
     """A connection whose replies come in time. The first of the base classes: TLS wraps the socket before it does."""
 
     def _connect(self) -> Any:
@@ -144,23 +144,23 @@ class _TcpConnection(Connection):
         return opened
 
 
-class BoundedConnection(_InTime, _TcpConnection):
+class BoundedConnection(_BoundedReplies, _TcpConnection):
     """A TCP connection with all bounds."""
 
 
-class BoundedTlsConnection(_InTime, SSLConnection, _TcpConnection):
+class BoundedTlsConnection(_BoundedReplies, SSLConnection, _TcpConnection):
     """A :class:`BoundedConnection` with TLS."""
 
 
-class BoundedSentinelConnection(_InTime, SentinelManagedConnection, _TcpConnection):
+class BoundedSentinelConnection(_BoundedReplies, SentinelManagedConnection, _TcpConnection):
     """A :class:`BoundedConnection` to the master that a sentinel names."""
 
 
-class BoundedSentinelTlsConnection(_InTime, SentinelManagedSSLConnection, _TcpConnection):
+class BoundedSentinelTlsConnection(_BoundedReplies, SentinelManagedSSLConnection, _TcpConnection):
     """A :class:`BoundedSentinelConnection` with TLS."""
 
 
-class BoundedUnixConnection(_InTime, UnixDomainSocketConnection):
+class BoundedUnixConnection(_BoundedReplies, UnixDomainSocketConnection):
     """A connection to a unix socket whose replies come in time."""
 
 
