@@ -27,6 +27,7 @@ from typing import Final
 import trio
 
 from cef_trio.daemon.machine import machine_id
+from cef_trio.exceptions import is_shortage
 from cef_trio.files import RECENT, lasting_id
 from cef_trio.resilience import run_in_thread
 from cef_trio.settings import STAND_INS, Settings, SettingsError, is_owner_name, split_watch_dir
@@ -119,6 +120,8 @@ def _file_system(settings: Settings) -> str | None:
     try:
         return lasting_id(first)
     except OSError as error:
+        if is_shortage(error):  # it passes, and another name than before would be an owner without streams
+            raise
         if others:
             raise SettingsError([_FIRST_IS_MISSING.format(os.fspath(first))]) from error
         return None
