@@ -15,6 +15,7 @@ from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.claim_wait import RENEWALS, Claimant, ClaimWait, Vacancy
 from cef_trio.checkpoint.commit import Change, ExitState
 from cef_trio.checkpoint.model import (
+    ENDING_MS,
     NAMELESS,
     SHARED,
     Checkpoint,
@@ -26,7 +27,6 @@ from cef_trio.checkpoint.model import (
     WebhookEvent,
 )
 from cef_trio.checkpoint.protocols import (
-    ENDING_MS,
     Beat,
     CheckpointStore,
     DaemonRegistry,

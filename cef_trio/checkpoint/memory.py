@@ -26,7 +26,6 @@ from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState
 from cef_trio.checkpoint.model import Checkpoint, Lease, Owner, PartRecord, StreamMeta, WebhookEvent
 from cef_trio.checkpoint.protocols import (
-    ENDING_MS,
     Beat,
     BeatReply,
     Expired,
@@ -264,7 +263,9 @@ class MemoryCheckpointStore(StreamWrites):
         def effect() -> BeatReply:
             return BeatReply(
                 lost=self._renew(beat.renewed_ids, beat.lease) if beat.renewed_ids else None,
-                expired=self._expired(beat.expired_since_ms) if beat.expired_since_ms is not None else None,
+                expired=self._expired(beat.expired_since_ms, beat.lease.ending_ms)
+                if beat.expired_since_ms is not None
+                else None,
                 reports=self._report(*beat.report) if beat.report is not None else None,
             )
 
@@ -280,15 +281,15 @@ class MemoryCheckpointStore(StreamWrites):
 
         await self._call("release", effect)
 
-    async def expired(self, since_ms: int) -> Expired:
+    async def expired(self, since_ms: int, ahead_ms: int = 0) -> Expired:
         """See :meth:`LeaseStore.expired`."""
-        return await self._call("expired", lambda: self._expired(since_ms))
+        return await self._call("expired", lambda: self._expired(since_ms, ahead_ms))
 
-    def _expired(self, since_ms: int) -> Expired:
+    def _expired(self, since_ms: int, ahead_ms: int) -> Expired:
         now = self._now_ms()
         if not self._is_readable(self._keys.leases):
             return Expired({}, now, frozenset(self._abort_requests))
-        ends = {key: end for key, end in self._lease_ends.items() if since_ms <= end <= now + ENDING_MS}
+        ends = {key: end for key, end in self._lease_ends.items() if since_ms <= end <= now + ahead_ms}
         return Expired(ends, now, frozenset(self._abort_requests))
 
     async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:

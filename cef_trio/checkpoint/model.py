@@ -173,6 +173,10 @@ class Checkpoint:
     """Without those of a completed stream, which are in its metadata JSON (``upload/completed_parts.py``)."""
 
 
+ENDING_MS: Final = 10_000
+"""How long before its end a lease that lasts long enough counts as not renewed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The lease value of one daemon process.
@@ -196,3 +200,12 @@ class Lease:
     def holder(self) -> str:
         """The part of the value that earlier processes of the same daemon share."""
         return f"{self.instance}@{self.host}" if self.host else self.instance
+
+    @property
+    def ending_ms(self) -> int:
+        """How long before the end of a lease like this one its daemon is taken for one that does not renew it.
+
+        0: leases are too short for that. They are renewed when a third is over, so those of a working daemon come that
+        near to their ends too.
+        """
+        return ENDING_MS if self.ttl_seconds * 1000 * 2 / 3 > ENDING_MS else 0

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Change, Commit, ExitState
@@ -72,7 +72,7 @@ class Expired:
     """Open streams whose leases expired or were released, and when the store looked, in ms by its own clock."""
 
     ends_ms: Mapping[str, int]
-    """When their leases ended, and when those end that do so in less than ``ENDING_MS`` if they are not renewed."""
+    """When their leases ended, and when those end that do so in the time that was asked for, if not renewed before."""
     at_ms: int
     abort_requests: frozenset[str] = frozenset()
     """See :meth:`AbortRequests.abort_requests`."""
@@ -81,10 +81,6 @@ class Expired:
     def stream_ids(self) -> frozenset[str]:
         """The streams whose leases have ended."""
         return frozenset(stream_id for stream_id, end in self.ends_ms.items() if end <= self.at_ms)
-
-
-ENDING_MS: Final = 10_000
-"""How long before the end of a lease it is reported. One of 30 seconds is renewed before that."""
 
 
 class StreamWrites(Protocol):
@@ -347,8 +343,11 @@ class LeaseStore(Protocol):
         """
         ...
 
-    async def expired(self, since_ms: int) -> Expired:
+    async def expired(self, since_ms: int, ahead_ms: int = 0) -> Expired:
         """Return the open streams whose lease expired or was released since ``since_ms``, and has no holder now.
+
+        Also those whose lease ends within ``ahead_ms``: pass :attr:`Lease.ending_ms`, as each held lease that comes so
+        near to its end is one of them.
 
         A hint, which costs what it returns. Pass ``at_ms`` of the last call, less a margin for servers whose clocks
         differ; 0: all open streams without a lease.
@@ -456,7 +455,7 @@ class Beat:
     renewed_ids: Collection[str] = ()
     """For :meth:`LeaseStore.renew`."""
     expired_since_ms: int | None = None
-    """For :meth:`LeaseStore.expired`."""
+    """For :meth:`LeaseStore.expired`, ahead by :attr:`Lease.ending_ms`."""
     report: tuple[str, str, str] | None = None
     """Name, text and beginning, for :meth:`DaemonRegistry.report`."""
 

@@ -120,7 +120,7 @@ def _file_system(settings: Settings) -> str | None:
     try:
         return lasting_id(first)
     except OSError as error:
-        if is_shortage(error):  # another name than it has would be an owner without streams
+        if is_shortage(error):  # it passes, and another name than before would be an owner without streams
             raise
         if others:
             raise SettingsError([_FIRST_IS_MISSING.format(os.fspath(first))]) from error

@@ -13,7 +13,7 @@ hung mounts; `disk_space.py` for free space; `writers.py` for "does a process ha
 from cef_trio.files import file_system
 from cef_trio.files.disk_space import Allocation, DiskSpace, allocation_in
 from cef_trio.files.file_stat import SECOND_NS, FileStat
-from cef_trio.files.file_system import RECENT, FolderMount, file_system_named, lasting_id, origin_of
+from cef_trio.files.file_system import RECENT, FolderMount, file_system_named, lasting_id, look_up_anew, origin_of
 from cef_trio.files.identity import (
     HEAD_BYTES,
     IdentityMatch,
@@ -69,6 +69,7 @@ __all__ = [
     "is_verified_file",
     "knows_writers",
     "lasting_id",
+    "look_up_anew",
     "looks_the_same",
     "may_be",
     "mount_points",

@@ -265,6 +265,18 @@ def birth_ns(descriptor: int, name: str = "") -> int | None:
     return (seconds * SECOND_NS + int.from_bytes(raw[at + 8 : at + 12], sys.byteorder)) or None
 
 
+def look_up_anew(folder: int) -> None:
+    """Have the names in an open folder looked up at its server, if it has changed since its mount cached them.
+
+    NFS asks for the attributes of a folder only when those it has cached are old (``acdirmax``, a minute; ``actimeo``).
+    Until then a name leads to the file that had it, even to its open handle, whatever file has the name now.
+
+    Raises:
+        OSError: the server does not respond, or has no such folder.
+    """
+    birth_ns(folder)
+
+
 def _fs_id(descriptor: int, system: FileSystem, fsid: bytes) -> str | None:
     return _uuid(descriptor) or (f"fsid:{fsid.hex()}" if system.own_fsid and any(fsid) else None)
 

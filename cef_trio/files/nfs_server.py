@@ -11,9 +11,12 @@ is often exported at a bind mount.
 
 Both are of one network namespace. A server in another one (the host's, if the daemon is in a container, or one in a
 container) shows only in the number of users of the kernel's module ``nfsd``: each namespace that serves has mounted a
-``/proc/fs/nfsd`` of its own, which counts as one. What it exports is unknown, so no lease is believed. Not seen are a
-server in another namespace if ``nfsd`` is built into the kernel, or was started without that mount (by netlink, since
-Linux 6.10), and one that is no ``nfsd`` (unfs3).
+``/proc/fs/nfsd`` of its own, which counts as one. What it exports is unknown, so no lease is believed.
+
+A running server counts as more than its mount: ``rpc.mountd`` has files of the module open, and in older kernels each
+thread is a user. So beside a server of our own that exports nothing, no lease is believed: its users cannot be told
+from another one's. If ours exports another folder, one in another namespace is not seen. Nor is it if ``nfsd`` is built
+into the kernel, or was started without that mount (by netlink, since Linux 6.10), nor one that is no ``nfsd`` (unfs3).
 """
 
 from __future__ import annotations
@@ -56,7 +59,10 @@ def is_exported(descriptor: int) -> bool:
 
 
 def _is_used(*, by_us: int) -> bool:
-    """Return whether ``nfsd`` has more users than ``by_us``, so that a server may run in another network namespace."""
+    """Return whether ``nfsd`` has more users than ``by_us``, so that a server may run in another network namespace.
+
+    More may be our own server's; then the answer is true as well.
+    """
     try:
         return int(_USERS.read_text()) > by_us
     except (OSError, ValueError) as error:  # it is not loaded, or does not count; or nothing can be opened now

@@ -7,7 +7,8 @@ looked up in the open folder (``dir_fd``), so a folder that is replaced by a sym
 
 Without leases (network file systems; files of other users without CAP_LEASE) only the comparison protects the file.
 ``docs/operations.md`` has the writers that are not noticed then. Linux has no call that unlinks a name only if it still
-refers to a given file, so a file that takes the name in the microseconds after the comparison is deleted instead.
+refers to a given file, so a file that takes the name in the microseconds after the comparison is deleted instead; on a
+network file system in the time of some requests to its server.
 
 ``rename_file.py`` renames without replacing; ``copy_file.py`` copies to another file system.
 """
@@ -26,6 +27,7 @@ from cef_trio.files import (
     WriterState,
     allocation_in,
     identity_of,
+    look_up_anew,
     origin_of,
     regular_file_stat,
     take_lease,
@@ -180,6 +182,7 @@ def _rename_to(file: VerifiedFile, opened: _OpenFile, folder: int, name: str) ->
 
 def _refers_to(folder: int, name: str, descriptor: int) -> bool:
     """Return whether a name refers to the open file, by device and inode as both are now."""
+    look_up_anew(folder)  # a server unlinks and renames by name, whichever file its client believes to have it
     try:
         return os.path.samestat(os.stat(name, dir_fd=folder, follow_symlinks=False), os.fstat(descriptor))
     except FileNotFoundError:

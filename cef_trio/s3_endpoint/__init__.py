@@ -9,8 +9,8 @@ Open `endpoint.py` for one request from end to end and for a full disk; `call.py
 `routing.py` for the table of operations; `bucket_operations.py`, `object_operations.py`, `multipart_operations.py` and
 `copy_operations.py` for HTTP to model; `model.py`, `multipart.py`, `conditions.py`, `checksums.py` and `options.py` for
 the rules; `errors.py` and `documents.py` for codes and XML; `auth.py` for signatures; `receiving.py` and `chunked.py`
-for bodies; `storage.py`, `disk.py` and `records.py` for blobs and records; `faults.py`, `calls.py` and `control.py` for
-tests; `server.py` and `transport.py` for the two ways in.
+for bodies; `decimals.py` for numbers in requests; `storage.py`, `disk.py` and `records.py` for blobs
+and records; `faults.py`, `calls.py` and `control.py` for tests; `server.py` and `transport.py` for the two ways in.
 
 ::
 

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
+from cef_trio.s3_endpoint.decimals import decimal
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.request import EndpointRequest, Headers, parse_query
 
@@ -190,8 +191,8 @@ def _given_in_query(headers: Headers, query: Mapping[str, str]) -> _SignatureFie
             "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, "
             "X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters.",
         )
-    expires = query["X-Amz-Expires"]
-    if not expires.isascii() or not expires.isdigit() or not 0 < int(expires) <= MAX_EXPIRES_SECONDS:
+    expires_seconds = decimal(query["X-Amz-Expires"])
+    if expires_seconds is None or not 0 < expires_seconds <= MAX_EXPIRES_SECONDS:
         raise S3Error(
             "AuthorizationQueryParametersError",
             "X-Amz-Expires must be a number of seconds, at least 1 and less than a week",
@@ -207,7 +208,7 @@ def _given_in_query(headers: Headers, query: Mapping[str, str]) -> _SignatureFie
         payload=_known_payload(
             headers.get("x-amz-content-sha256") or query.get("X-Amz-Content-Sha256") or "UNSIGNED-PAYLOAD"
         ),
-        expires_seconds=int(expires),
+        expires_seconds=expires_seconds,
     )
 
 

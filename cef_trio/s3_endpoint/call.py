@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from cef_trio.s3_endpoint.auth import Authorization
 from cef_trio.s3_endpoint.calls import CallLog, LoggedCall
 from cef_trio.s3_endpoint.checksums import Algorithm
+from cef_trio.s3_endpoint.decimals import decimal
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.faults import CallFaults, Kind
 from cef_trio.s3_endpoint.model import PAGE, S3Model
@@ -72,13 +73,14 @@ class S3Request:
         text = self.query(name)
         if not text:
             return default
-        if not text.isascii() or not text.isdigit() or int(text) >= 2**31:
+        number = decimal(text)
+        if number is None or number >= 2**31:
             raise S3Error(
                 "InvalidArgument",
                 f"Argument {name} must be an integer between 0 and 2147483647",
                 details={"ArgumentName": name, "ArgumentValue": text},
             )
-        return int(text)
+        return number
 
     def declared_body(self) -> DeclaredBody:
         """Return what the request declares about its body.

@@ -19,6 +19,7 @@ import trio
 from cef_trio.http import parse_http_date
 from cef_trio.s3_endpoint.call import S3Request
 from cef_trio.s3_endpoint.checksums import Algorithm
+from cef_trio.s3_endpoint.decimals import decimal
 from cef_trio.s3_endpoint.documents import Node, document, iso_time, quoted
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.multipart import MAX_PART_BYTES, parse_part_number
@@ -152,20 +153,21 @@ def _range(text: str | None, size_bytes: int) -> tuple[int, int]:
     if text is None:
         return 0, size_bytes
     match = _RANGE.fullmatch(text)
-    if match is None or not int(match[1]) <= int(match[2]):
+    first, last = (decimal(digits) for digits in match.groups()) if match is not None else (None, None)
+    if first is None or last is None or first > last:
         raise S3Error(
             "InvalidArgument",
             "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are the "
             "zero-based offsets of the first and last bytes to copy",
             details={"ArgumentName": f"{SOURCE}-range", "ArgumentValue": text},
         )
-    if int(match[2]) >= size_bytes:
+    if last >= size_bytes:
         raise S3Error(
             "InvalidArgument",
             f"Range specified is not valid for source object of size: {size_bytes}",
             details={"ArgumentName": f"{SOURCE}-range", "ArgumentValue": text},
         )
-    return int(match[1]), int(match[2]) + 1
+    return first, last + 1
 
 
 def _copied_headers(call: S3Request, source: StoredObject) -> tuple[dict[str, str], bool]:

@@ -15,6 +15,7 @@ from urllib.parse import quote_plus
 
 from cef_trio.s3 import Element, XmlError, parse_xml
 from cef_trio.s3_endpoint.checksums import Algorithm
+from cef_trio.s3_endpoint.decimals import decimal
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.multipart import MAX_PARTS, RequestedPart
 
@@ -145,12 +146,12 @@ def _read(body: bytes, name: str) -> Element:
 
 
 def _requested_part(element: Element) -> RequestedPart:
-    number, etag = element.text_of("PartNumber"), element.text_of("ETag")
-    if number is None or not number.strip().isdigit() or etag is None:
+    number, etag = decimal((element.text_of("PartNumber") or "").strip()), element.text_of("ETag")
+    if number is None or etag is None:
         raise S3Error("MalformedXML")
     given = {algorithm: element.text_of(algorithm.element) for algorithm in Algorithm}
     return RequestedPart(
-        number=int(number),
+        number=number,
         etag=etag.strip().strip('"'),
         checksums={algorithm: text for algorithm, text in given.items() if text is not None},
     )

@@ -19,6 +19,7 @@ from cef_trio.s3_endpoint.auth import Account, verify
 from cef_trio.s3_endpoint.call import S3Request
 from cef_trio.s3_endpoint.calls import CallLog, LoggedCall
 from cef_trio.s3_endpoint.conditions import refuse_unsupported
+from cef_trio.s3_endpoint.decimals import decimal
 from cef_trio.s3_endpoint.documents import error_document, http_time
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.faults import CallFaults, CallInfo, FaultTable, Kind, Moment
@@ -184,13 +185,12 @@ class S3Endpoint:
 
 
 def _call_info(name: str, target: Target) -> CallInfo:
-    number = target.query.get("partNumber", "")
     return CallInfo(
         operation=name,
         bucket=target.bucket,
         key=target.key,
         upload_id=target.query.get("uploadId"),
-        part_number=int(number) if number.isascii() and number.isdigit() else None,
+        part_number=decimal(target.query.get("partNumber", "")),
     )
 
 

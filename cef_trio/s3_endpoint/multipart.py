@@ -13,6 +13,7 @@ from typing import Final
 
 from cef_trio.s3_endpoint import checksums
 from cef_trio.s3_endpoint.checksums import Algorithm, ChecksumType
+from cef_trio.s3_endpoint.decimals import decimal
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.records import MultipartUpload, StoredPart
 
@@ -47,13 +48,14 @@ def parse_part_number(text: str | None) -> int:
     Raises:
         S3Error: ``InvalidArgument``, it is not in 1 to 10,000.
     """
-    if text is None or not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_PARTS:
+    number = decimal(text or "")
+    if number is None or not 1 <= number <= MAX_PARTS:
         raise S3Error(
             "InvalidArgument",
             f"Part number must be an integer between 1 and {MAX_PARTS}, inclusive",
             details={"ArgumentName": "partNumber", "ArgumentValue": text or ""},
         )
-    return int(text)
+    return number
 
 
 def choose_parts(

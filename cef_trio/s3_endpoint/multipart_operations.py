@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from cef_trio.s3_endpoint.call import S3Request
 from cef_trio.s3_endpoint.checksums import Algorithm, ChecksumType
+from cef_trio.s3_endpoint.decimals import decimal
 from cef_trio.s3_endpoint.documents import Node, document, iso_time, quoted, read_complete, url_encoded
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.faults import Kind
@@ -222,9 +223,10 @@ def _checksum_type(text: str | None) -> ChecksumType | None:
 def _size(text: str | None) -> int | None:
     if text is None:
         return None
-    if not text.isascii() or not text.isdigit():
+    size_bytes = decimal(text)
+    if size_bytes is None:
         raise S3Error("InvalidRequest", "Value for x-amz-mp-object-size header is invalid.")
-    return int(text)
+    return size_bytes
 
 
 def _bool(value: bool) -> str:

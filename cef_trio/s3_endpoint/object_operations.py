@@ -12,6 +12,7 @@ from typing import Final
 
 from cef_trio.s3_endpoint.call import S3Request
 from cef_trio.s3_endpoint.conditions import READ_CONDITIONS, check_read
+from cef_trio.s3_endpoint.decimals import decimal
 from cef_trio.s3_endpoint.documents import Node, document, grant, http_time, quoted, read_delete
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.multipart import MAX_PART_BYTES
@@ -194,13 +195,15 @@ def byte_range(header: str | None, size_bytes: int) -> tuple[int, int] | None:
     match = _RANGE.fullmatch(header.strip()) if header is not None else None
     if match is None or match[0] == "bytes=-":
         return None
-    first, last = match[1], match[2]
-    if not first:
-        start, end = max(0, size_bytes - int(last)), size_bytes
-    else:
-        start, end = int(first), min(size_bytes, int(last) + 1) if last else size_bytes
-        if last and int(last) < start:
+    first, last = decimal(match[1]), decimal(match[2])
+    if (first is None and match[1]) or (last is None and match[2]):
+        return None
+    if first is not None:
+        start, end = first, size_bytes if last is None else min(size_bytes, last + 1)
+        if last is not None and last < start:
             return None
+    else:
+        start, end = max(0, size_bytes - (last or 0)), size_bytes
     if start >= end:
         raise S3Error("InvalidRange", details={"RangeRequested": header or "", "ActualObjectSize": str(size_bytes)})
     return start, end

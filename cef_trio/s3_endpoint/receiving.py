@@ -19,6 +19,7 @@ from cef_trio.s3_endpoint import checksums
 from cef_trio.s3_endpoint.auth import Authorization, ChunkSignatures
 from cef_trio.s3_endpoint.checksums import Algorithm
 from cef_trio.s3_endpoint.chunked import ChunkedDecoder
+from cef_trio.s3_endpoint.decimals import decimal
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.request import Headers
 
@@ -97,7 +98,8 @@ def declared_body(headers: Headers, authorization: Authorization, *, checksums_o
     size = headers.get("x-amz-decoded-content-length" if streaming else "content-length")
     if size is None and not streaming and "transfer-encoding" not in headers:
         size = "0"
-    if size is None or not size.isascii() or not size.isdigit():
+    size_bytes = None if size is None else decimal(size)
+    if size_bytes is None:
         raise S3Error("MissingContentLength")
     decoder = trailer = None
     if streaming:
@@ -114,7 +116,7 @@ def declared_body(headers: Headers, authorization: Authorization, *, checksums_o
         if not checksums.is_valid(algorithm, text):
             raise S3Error("InvalidRequest", f"Value for {algorithm.header} header is invalid.")
     return DeclaredBody(
-        size_bytes=int(size),
+        size_bytes=size_bytes,
         sha256=authorization.payload if not streaming and authorization.payload != "UNSIGNED-PAYLOAD" else None,
         md5=_md5(headers.get("content-md5")),
         checksums=given,

@@ -94,7 +94,7 @@ async def _serve_connection(endpoint: S3Endpoint, ssl_context: ssl.SSLContext | 
             pass
     except ConnectionDropped:
         tcp.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
-    except (NotHttpError, ValueError):  # the latter: a number that int() refuses, such as one of 5,000 digits
+    except NotHttpError:
         await connection.refuse(400)
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         # The client closed the connection; an incomplete body was not stored.

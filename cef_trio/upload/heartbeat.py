@@ -57,4 +57,4 @@ class Heartbeat:
                     self._reporter.reported(reply.reports)
                 if reply.expired is not None:
                     return reply.expired
-        return await store.expired(since_ms)
+        return await store.expired(since_ms, lease.ending_ms)

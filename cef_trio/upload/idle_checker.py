@@ -58,7 +58,7 @@ class IdleChecker:
     ) -> None:
         """``ask_expired`` asks Redis for expired leases (:meth:`Heartbeat.expired`); by default, only that."""
         self._services = services
-        self._ask_expired = services.store.expired if ask_expired is None else ask_expired
+        self._ask_expired = self._ask_store if ask_expired is None else ask_expired
         self._supervisor = supervisor
         self._timeout_seconds = timeout_seconds
         self.period_seconds = period_seconds
@@ -103,7 +103,7 @@ class IdleChecker:
         while self._takeover.look_at < self.last_run + self.period_seconds:
             await trio.sleep_until(self._takeover.look_at)
             try:
-                await self._resume(frozenset(), await self._without_lease(self._services.store.expired))
+                await self._resume(frozenset(), await self._without_lease(self._ask_store))
             except CefMp4ProcessorError as error:
                 log.debug("takeover_check_failed", error=str(error))
                 return  # the next round tells
@@ -202,6 +202,9 @@ class IdleChecker:
         ended = {stream_id for stream_id in without_task - known.keys() if stream_id not in known.unreadable}
         ended |= {stream_id for stream_id, one in known.items() if one.meta.status in ENDED}
         await self._services.store.withdraw_aborts(ended)
+
+    async def _ask_store(self, since_ms: int) -> Expired:
+        return await self._services.store.expired(since_ms, self._services.lease.ending_ms)
 
     async def _without_lease(self, ask_expired: Callable[[int], Awaitable[Expired]]) -> tuple[frozenset[str], Expired]:
         """Return the open streams whose leases ended since the last call; now and then all, whatever their leases.

@@ -51,8 +51,8 @@ class Takeover:
     def _divides(self) -> bool:
         """Whether other daemons are known, and leases last so long that those of a working one never come near."""
         services = self._services
-        peers, ttl_ms = services.peers.living(trio.current_time()), services.lease.ttl_seconds * 1000
-        return bool(peers) and services.shares_folder and ttl_ms * 2 / 3 > ENDING_MS
+        peers = services.peers.living(trio.current_time())
+        return bool(peers) and services.shares_folder and services.lease.ending_ms > 0
 
     async def note(self, expired: Expired) -> None:
         """Note who does not renew its leases, and look again when the first of these ends.

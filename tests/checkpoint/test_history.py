@@ -14,8 +14,8 @@ from waiting import until
 
 from cef_trio.checkpoint import rules
 from cef_trio.checkpoint.commit import Change, ExitState
-from cef_trio.checkpoint.model import FileIdentity, Lease, Owner
-from cef_trio.checkpoint.protocols import ENDING_MS, Beat, CheckpointStore, StreamSummary
+from cef_trio.checkpoint.model import ENDING_MS, FileIdentity, Lease, Owner
+from cef_trio.checkpoint.protocols import Beat, CheckpointStore, StreamSummary
 from cef_trio.checkpoint.pruning import MAX_KEPT, OldStreams
 from cef_trio.checkpoint.redis import codec, indexes
 from cef_trio.checkpoint.redis.keys import Keys, job_lock_name
@@ -256,11 +256,36 @@ async def test_a_lease_that_is_to_end_soon_is_told_before_it_ends_and_one_that_i
     await store.create(meta("free"), OURS)
     await store.release(["free"], OURS)
     subject.wait(0.005)
-    for expired in (await store.expired(0), (await store.beat(Beat(lease=OURS, expired_since_ms=0))).expired):
+    assert (await store.expired(0)).ends_ms.keys() == {"free"}
+    beat = Beat(lease=OURS, expired_since_ms=0)
+    for expired in (await store.expired(0, OURS.ending_ms), (await store.beat(beat)).expired):
         assert expired is not None
         assert expired.stream_ids == {"free"}
         assert expired.ends_ms.keys() == {"free", "dying"}
         assert expired.ends_ms["free"] <= expired.at_ms < expired.ends_ms["dying"] <= expired.at_ms + ENDING_MS
+
+
+@pytest.mark.parametrize("ttl_seconds", [3, 10, 15])
+async def test_p7_leases_that_are_short_are_not_told_before_they_end_as_those_of_a_working_daemon_would_be(
+    subject: Subject, ttl_seconds: float
+) -> None:
+    """Each question would return all open streams of the owner."""
+    store, short = subject.store, Lease("host-a", "1", ttl_seconds)
+    for number in range(3):
+        await store.create(meta(f"s{number}"), short)
+    for expired in (
+        await store.expired(0, short.ending_ms),
+        (await store.beat(Beat(lease=short, expired_since_ms=0))).expired,
+    ):
+        assert expired is not None
+        assert expired.ends_ms == {}
+
+
+@pytest.mark.parametrize("ttl_seconds", [3, 10, 15, 15.1, 30, 120])
+def test_a_working_daemon_renews_its_leases_before_they_count_as_ending(ttl_seconds: float) -> None:
+    lease = Lease("host-a", "1", ttl_seconds)
+    assert lease.ending_ms < ttl_seconds * 1000 * 2 / 3
+    assert (lease.ending_ms > 0) is (ttl_seconds > 15)
 
 
 # ---- indexes that are not whole (real) -------------------------------------------------------------------------------

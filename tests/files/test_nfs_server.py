@@ -148,7 +148,7 @@ def test_p8_a_server_is_not_taken_for_absent_where_no_descriptor_is_left_to_look
         ("0", "1", WriterState.NONE),  # our own /proc/fs/nfsd alone
         ("0", "2", WriterState.UNKNOWN),  # as a host sees the server of a container
         ("0", "no number", WriterState.NONE),
-        ("8", "3", WriterState.NONE),  # our own server; it exports another folder
+        ("8", "3", WriterState.NONE),  # our own server, which exports another folder; no other one is noticed then
     ],
 )
 def test_p8_a_server_in_another_network_namespace_is_noticed_by_the_kernels_module(
@@ -159,6 +159,17 @@ def test_p8_a_server_in_another_network_namespace_is_noticed_by_the_kernels_modu
         (server / "threads").write_text(f"{threads}\n")
     (server / "refcnt").write_text(f"{users}\n")
     assert writer_state_now(str(recording)) is expected
+
+
+def test_p8_beside_a_server_of_our_own_that_exports_nothing_its_users_cannot_be_told_from_another_ones(
+    server: Path, recording: Path
+) -> None:
+    (server / "threads").write_text("8\n")
+    (server / "etab").write_text("")
+    (server / "refcnt").write_text("1\n")
+    assert writer_state_now(str(recording)) is WriterState.NONE, "our own /proc/fs/nfsd alone"
+    (server / "refcnt").write_text("3\n")  # also the channels that rpc.mountd has open, or two of another server
+    assert writer_state_now(str(recording)) is WriterState.UNKNOWN
 
 
 def test_p8_where_only_root_may_ask_a_server_elsewhere_is_noticed_if_this_one_exports_nothing(

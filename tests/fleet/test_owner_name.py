@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,22 @@ def test_p9_a_machine_without_descriptors_is_no_other_one(monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "open", unopenable)
     with pytest.raises(OSError, match="Too many open files"):
         owner_of(settings("/", instance_id="cam-3"))
+
+
+@pytest.mark.parametrize("more_folders", ["", ":/srv/other"], ids=["one folder", "the first of several"])
+@pytest.mark.parametrize("number", [errno.ENFILE, errno.EMFILE, errno.ENOMEM])
+def test_p9_a_watch_folder_that_no_descriptor_is_left_for_makes_no_other_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, more_folders: str
+) -> None:
+    """Else the name would be the container's ``INSTANCE_ID``, and no stream found under it."""
+
+    def lacking(_folder: Path) -> str:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(owner_name, "machine_id", lambda: None)
+    monkeypatch.setattr(owner_name, "lasting_id", lacking)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        owner_of(settings(f"{tmp_path}{more_folders}", instance_id="cam-3"))
 
 
 def settings(folder: Path | str, **more: Any) -> Settings:

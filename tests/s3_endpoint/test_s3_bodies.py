@@ -6,7 +6,9 @@ import base64
 import hashlib
 import io
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from itertools import pairwise
+from urllib.parse import quote
 
 import botocore.httpchecksum
 import httpx
@@ -14,15 +16,16 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from servers.s3_signing import element, send
 from waiting import WAIT_SECONDS
 
-from cef_trio.s3_endpoint import S3Endpoint, checksums, serve
+from cef_trio.s3_endpoint import InProcessTransport, S3Endpoint, checksums, serve
 from cef_trio.s3_endpoint.auth import Account, ChunkSignatures, verify
 from cef_trio.s3_endpoint.checksums import Algorithm
 from cef_trio.s3_endpoint.chunked import ChunkedDecoder
 from cef_trio.s3_endpoint.errors import S3Error
 from cef_trio.s3_endpoint.object_operations import byte_range
-from cef_trio.s3_endpoint.request import EndpointRequest, Headers
+from cef_trio.s3_endpoint.request import EndpointRequest, Headers, Reply
 
 # The worked example of https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html
 EXAMPLE_AT = 1369353600.0
@@ -175,19 +178,70 @@ PRESIGNED = "&".join(
 )
 
 
+LONG = "9" * 5000
+"""Digits that int() refuses by a ValueError: it takes 4,300."""
+
+
 @pytest.mark.parametrize(
-    "target",
+    ("target", "status"),
     [
-        f"/abc/k?uploadId=u&partNumber={'9' * 5000}",
-        f"/abc/k?{PRESIGNED}&X-Amz-Expires={'9' * 5000}",
+        (f"/abc/k?uploadId=u&partNumber={LONG}", 403),
+        (f"/abc/k?{PRESIGNED}&X-Amz-Expires={LONG}", 400),
     ],
     ids=["part number", "expiry"],
 )
-async def test_a_number_of_thousands_of_digits_ends_its_own_connection_alone(target: str) -> None:
-    """Unsigned, it ended the daemon of ``run --local``: int() refuses more than 4,300 digits by a ValueError."""
+async def test_a_number_of_thousands_of_digits_is_refused_and_ends_no_endpoint(target: str, status: int) -> None:
+    """Unsigned, it ended the daemon of ``run --local``."""
     async with trio.open_nursery() as nursery:
         url = await nursery.start(serve, S3Endpoint(buckets=["abc"]))
         async with httpx.AsyncClient(trust_env=False, timeout=WAIT_SECONDS) as client:
-            assert (await client.put(f"{url}{target}")).status_code == 400
+            refused = await client.put(f"{url}{target}")
+            assert refused.status_code == status
+            assert element(refused, "Code")
             assert (await client.get(f"{url}/abc")).status_code == 403
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("number", [LONG, "\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT TWO}"])
+async def test_what_is_no_number_is_refused_by_the_error_of_its_place(number: str) -> None:
+    transport = InProcessTransport(S3Endpoint(buckets=["abc"], minimum_part_size_bytes=1))
+    async with httpx.AsyncClient(transport=transport, base_url="http://s3.test") as client:
+        upload = element(await send(client, "POST", "/abc/k?uploads="), "UploadId")
+        part = f"/abc/k?partNumber=1&uploadId={upload}"
+        etag = (await send(client, "PUT", part, b"x")).headers["etag"]
+        listed = f"<Part><PartNumber>{{}}</PartNumber><ETag>{etag}</ETag></Part>"
+        request = f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>"
+        end, quoted = f"/abc/k?uploadId={upload}", quote(number)
+        codes = [
+            element(await send(client, "PUT", f"/abc/k?partNumber={quoted}&uploadId={upload}", b"x"), "Code"),
+            element(await send(client, "GET", f"{end}&max-parts={quoted}"), "Code"),
+            element(await send(client, "POST", end, request.format(number).encode()), "Code"),
+        ]
+        assert codes == ["InvalidArgument", "InvalidArgument", "MalformedXML"]
+        if number.isascii():  # httpx sends no other header
+            await send(client, "PUT", "/abc/source", b"whole")
+            copied = {"x-amz-copy-source": "/abc/source", "x-amz-copy-source-range": f"bytes=0-{number}"}
+            size = {"x-amz-mp-object-size": number}
+            codes = [
+                element(await send(client, "PUT", part, headers=copied), "Code"),
+                element(await send(client, "POST", end, request.format(1).encode(), headers=size), "Code"),
+            ]
+            assert codes == ["InvalidArgument", "InvalidRequest"]
+            for first, last in [("0", number), (number, ""), ("", number)]:
+                found = await send(client, "GET", "/abc/source", headers={"Range": f"bytes={first}-{last}"})
+                assert (found.status_code, found.content) == (200, b"whole"), "a range that is none is ignored"
+
+
+async def test_a_defect_of_the_endpoint_is_not_the_clients_error() -> None:
+    class Defective(S3Endpoint):
+        async def respond(self, request: EndpointRequest) -> Reply:
+            await trio.lowlevel.checkpoint()
+            raise ValueError("a defect")
+
+    with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="a defect"), flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            url = await nursery.start(serve, Defective())
+            async with httpx.AsyncClient(trust_env=False, timeout=WAIT_SECONDS) as client:
+                with suppress(httpx.TransportError):  # it may see the end of the connection first
+                    await client.get(f"{url}/abc")
+            nursery.cancel_scope.cancel()

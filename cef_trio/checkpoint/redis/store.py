@@ -23,7 +23,6 @@ from cef_trio.checkpoint import rules, schema
 from cef_trio.checkpoint.commit import Commit, ExitState, not_allowed
 from cef_trio.checkpoint.model import Checkpoint, Lease, PartRecord, StreamMeta, WebhookEvent
 from cef_trio.checkpoint.protocols import (
-    ENDING_MS,
     Beat,
     BeatReply,
     Expired,
@@ -409,7 +408,7 @@ class RedisCheckpointStore(StreamWrites):
         batches = list(_batches(beat.renewed_ids))
         calls = [self._renewal(batch, beat.lease) for batch in batches]
         if beat.expired_since_ms is not None:
-            calls.append(self._question(beat.expired_since_ms))
+            calls.append(self._question(beat.expired_since_ms, beat.lease.ending_ms))
         # In a cluster the registry may be on another node, which must not delay the rest.
         if beat.report is not None and self.address.topology is not Topology.CLUSTER:
             calls.append(self._report(*beat.report))
@@ -435,9 +434,9 @@ class RedisCheckpointStore(StreamWrites):
         keys = [self.keys.leases, *map(self.keys.lease, batch)]
         return scripts.RENEW, keys, [lease.value, arguments.milliseconds(lease), *batch]
 
-    def _question(self, since_ms: int) -> _Call:
+    def _question(self, since_ms: int, ahead_ms: int) -> _Call:
         opened = [self.keys.set(StreamSet.ACTIVE), self.keys.set(StreamSet.PENDING_COMPLETION)]
-        return scripts.EXPIRED, [self.keys.leases, *opened, self.keys.abort_requests], [since_ms, ENDING_MS]
+        return scripts.EXPIRED, [self.keys.leases, *opened, self.keys.abort_requests], [since_ms, ahead_ms]
 
     def _expired(self, client: Client, reply: Sequence[Any]) -> Expired:
         _, at_ms, ends, strays, aborts = reply
@@ -457,10 +456,10 @@ class RedisCheckpointStore(StreamWrites):
 
         await self._redis.call("release", work)
 
-    async def expired(self, since_ms: int) -> Expired:
+    async def expired(self, since_ms: int, ahead_ms: int = 0) -> Expired:
         """See :meth:`LeaseStore.expired`."""
         return await self._redis.call(
-            "expired", lambda client: self._expired(client, run_script(client, *self._question(since_ms)))
+            "expired", lambda client: self._expired(client, run_script(client, *self._question(since_ms, ahead_ms)))
         )
 
     async def holders(self, stream_ids: Collection[str]) -> Mapping[str, str]:
