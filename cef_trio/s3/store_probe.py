@@ -4,9 +4,9 @@ Each probe uses a new connection and makes one attempt. A write is tested with a
 deleted again; without the permission to delete, it stays and is overwritten by the next probe. If a multipart upload
 failed, one of a few bytes is completed under that key as well, since a policy may refuse these and allow PutObject.
 Another one is begun at a key that a recording could have (create, one part of a few bytes, abort), since those keys may
-be refused, and the probe's not. The next probe goes on with one that could be neither completed nor aborted, so that not
-every probe of an outage leaves one. But the outage may have broken that upload for good, so its error shows nothing about
-uploads: a new one decides, every ``_FRESH_SECONDS`` at most. ``upload/orphan_cleanup.py`` aborts what is left.
+be refused, and the probe's not. The next probe goes on with one that could be neither completed nor aborted, so that
+not every probe of an outage leaves one. But the outage may have broken that upload for good, so its error shows nothing
+about uploads: a new one decides, every ``_FRESH_SECONDS`` at most. ``upload/orphan_cleanup.py`` aborts what is left.
 
 ``AccessDenied`` may be specific to the probe's key, if a policy allows the keys of recordings only. It is then tested
 with that upload at a recording's key, and a PutObject there under a condition that no object fulfils; these leave no
@@ -35,8 +35,8 @@ log = structlog.get_logger(__name__)
 
 _ABORT_SECONDS: Final = 2.0
 _FRESH_SECONDS: Final = 30.0
-"""How long one that was left keeps a new one from being begun: as long may an outage last after its end, and in a long
-one as often an upload is left."""
+"""How long an upload that was left keeps a new one from being begun: so much later may the end of an outage be seen,
+and so often may one be left."""
 _CONTENT: Final = b"cef-trio was here\n"
 _STREAM_ID: Final = "probe"
 _NO_ETAG: Final = "0" * 32
