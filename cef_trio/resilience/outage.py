@@ -232,6 +232,7 @@ class CircuitBreaker:
         """Number of probes since the start, idle ones included."""
         self.probe_failures = 0
         self._probe_lock = trio.Lock()
+        """Held during a probe, except reads of an idle service: two at once would go on with the same upload."""
         self._proved_at = dict.fromkeys(ProbeKind, -float("inf"))
         """Start time of the last probe of each kind that succeeded."""
 
@@ -268,6 +269,7 @@ class CircuitBreaker:
         """
         if got_no_response(error) and kind is not ProbeKind.READ:
             self.trip(error, kind)
+        if not self.up.value:
             return True
         called_at, kind = trio.current_time(), max(kind, ProbeKind.WRITE)
         async with self._probe_lock:
@@ -317,9 +319,10 @@ class CircuitBreaker:
             attempt += 1
             policy = self._refused_policy if outage.refused else self._policy
             await trio.sleep(policy.equal_jitter_seconds(attempt, self._random))
-            outage = self.outage or outage
             try:
-                await self._run_probe(outage.kind)
+                async with self._probe_lock:
+                    outage = self.outage or outage
+                    await self._run_probe(outage.kind)
             except CefMp4ProcessorError as error:
                 log.info("outage_probe_failed", service=self.service, probes=attempt, error=str(error))
                 refused = is_rejected(error)

@@ -4,8 +4,9 @@ Each probe uses a new connection and makes one attempt. A write is tested with a
 deleted again; without the permission to delete, it stays and is overwritten by the next probe. If a multipart upload
 failed, one of a few bytes is completed under that key as well, since a policy may refuse these and allow PutObject.
 Another one is begun at a key that a recording could have (create, one part of a few bytes, abort), since those keys may
-be refused, and the probe's not. The next probe goes on with one that could be neither completed nor aborted, so that a
-long outage leaves one of each key at most. ``upload/orphan_cleanup.py`` aborts what a killed daemon leaves.
+be refused, and the probe's not. The next probe goes on with one that could be neither completed nor aborted, so that
+not every probe of an outage leaves one. But the outage may have broken that upload for good, so its error shows nothing
+about uploads: a new one decides, every ``_FRESH_SECONDS`` at most. ``upload/orphan_cleanup.py`` aborts what is left.
 
 ``AccessDenied`` may be specific to the probe's key, if a policy allows the keys of recordings only. It is then tested
 with that upload at a recording's key, and a PutObject there under a condition that no object fulfils; these leave no
@@ -19,6 +20,7 @@ from contextlib import suppress
 from typing import Final
 
 import structlog
+import trio
 
 from cef_trio.exceptions import S3OperationError
 from cef_trio.resilience import ProbeKind, shielded
@@ -32,6 +34,9 @@ from cef_trio.s3.model import CreatedUpload, PartToComplete
 log = structlog.get_logger(__name__)
 
 _ABORT_SECONDS: Final = 2.0
+_FRESH_SECONDS: Final = 30.0
+"""How long an upload that was left keeps a new one from being begun: so much later may the end of an outage be seen,
+and so often may one be left."""
 _CONTENT: Final = b"cef-trio was here\n"
 _STREAM_ID: Final = "probe"
 _NO_ETAG: Final = "0" * 32
@@ -49,6 +54,8 @@ class StoreProbe:
         self._may_delete = True
         self._left: dict[str, CreatedUpload] = {}
         """By key, the upload that could not be aborted."""
+        self._begun_at: dict[str, float] = {}
+        """By key, when an upload was last begun, or S3 was asked for it."""
         self._warned = False
 
     async def __call__(self, kind: ProbeKind) -> None:
@@ -108,17 +115,20 @@ class StoreProbe:
 
     async def _upload(self, key: str, *, complete: bool) -> None:
         """Upload a few bytes as a part, and complete the upload or abort it; after an error it is aborted too."""
-        left = self._left.pop(key, None)
+        left = self._left.get(key)
         if left is not None:
             try:
                 await self._send(key, left, complete=complete)
             except S3OperationError as error:
-                if error.code not in NO_SUCH_UPLOAD:
+                # If it is gone, its abort took effect, and had no response.
+                is_gone = error.code in NO_SUCH_UPLOAD
+                if not is_gone and trio.current_time() < self._begun_at[key] + _FRESH_SECONDS:
                     raise
-                # Its abort took effect, and had no response. That shows nothing about uploads.
             else:
                 return
-        await self._send(key, await self._create(key), complete=complete)
+        created = await self._create(key)
+        self._left.pop(key, None)  # the cleanup's from now on; it may be broken, so no later probe may depend on it
+        await self._send(key, created, complete=complete)
 
     async def _send(self, key: str, created: CreatedUpload, *, complete: bool) -> None:
         s3 = self._s3
@@ -129,6 +139,7 @@ class StoreProbe:
                 await s3.complete_multipart_upload(
                     key, created.upload_id, [sent], checksum=created.checksum, stream_id=_STREAM_ID
                 )
+                self._forget(key, created)
                 return
         except BaseException:
             await self._abort(key, created)
@@ -137,6 +148,7 @@ class StoreProbe:
 
     async def _create(self, key: str) -> CreatedUpload:
         options = self._s3.options
+        self._begun_at[key] = trio.current_time()
         try:
             return await self._s3.create_multipart_upload(
                 key,
@@ -154,6 +166,10 @@ class StoreProbe:
         self._left[key] = created
         with shielded(_ABORT_SECONDS, saving="probe's abort"), suppress(S3OperationError):
             await self._s3.abort_multipart_upload(key, created.upload_id)
+            self._forget(key, created)
+
+    def _forget(self, key: str, ended: CreatedUpload) -> None:
+        if self._left.get(key) is ended:  # not one that was left meanwhile
             del self._left[key]
 
     async def _abort_listed(self, key: str) -> None:

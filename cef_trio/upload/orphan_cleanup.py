@@ -11,6 +11,9 @@ a store that does not list uploads tells nobody of them.
 
 A daemon that is killed while it probes S3 leaves the probe's upload, which no record names. It is aborted when it has
 been listed for longer than a probe takes.
+
+What S3 does not abort is told once, and tried again in each round, after all others; a few failures end the round, so
+that neither they nor time-outs keep the next listing waiting.
 """
 
 from __future__ import annotations
@@ -38,11 +41,14 @@ log = structlog.get_logger(__name__)
 PERIOD_SECONDS: Final = 600.0
 """The pause between two cleanups, if none is requested."""
 _LIST: Final = "list_multipart_uploads"
+_ABORT: Final = "abort_multipart_upload"
 _KEPT: Final = frozenset(Status.failed(reason) for reason in KEEPS_ITS_UPLOAD)
 _PROBE_SECONDS: Final = 60.0
 """How long an upload at a key of the probe is listed before it is aborted: a probe of another daemon may use it."""
 _MAX_LEFT: Final = 1000
 """Number of uploads that are remembered; more can only be listed (P7)."""
+_MAX_FAILURES: Final = 20
+"""Number of failed aborts that end a round; each may take half a lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class OpenUpload:
     """An open upload under a stream's key."""
 
     stream_id: str
+    """Empty for one at a key of the probe."""
     key: str
     upload_id: str
 
@@ -62,6 +69,10 @@ class OrphanCleanup:
         self._left: dict[OpenUpload, None] = {}
         self._probes: dict[str, float] = {}
         """When the uploads at the keys of the probe that S3 lists were first listed, by their ids."""
+        self._young_probes = False
+        """Whether some of them were too young to be aborted."""
+        self._failed_at: dict[str, float] = {}
+        """When S3 last failed to abort an upload, by its id; the latest last."""
         self.refused = False
         """Whether S3 refused the last listing."""
 
@@ -84,12 +95,29 @@ class OrphanCleanup:
     def aborted(self, upload: OpenUpload) -> None:
         """Forget an upload that S3 has aborted."""
         self._left.pop(upload, None)
+        self._failed_at.pop(upload.upload_id, None)
 
-    def ended_probes(self, listed: Iterable[ListedUpload], keys: Collection[str]) -> list[ListedUpload]:
+    def failed(self, upload: OpenUpload) -> bool:
+        """Note that a round could not abort an upload; return whether one had failed before."""
+        before = self._failed_at.pop(upload.upload_id, None)
+        self._failed_at[upload.upload_id] = trio.current_time()
+        if len(self._failed_at) > _MAX_LEFT:
+            del self._failed_at[next(iter(self._failed_at))]
+        if upload.stream_id:
+            self.leave(upload)
+        return before is not None
+
+    def failed_at(self, upload: OpenUpload) -> float:
+        """Return when a round last failed to abort an upload: those of long ago have the next turn."""
+        return self._failed_at.get(upload.upload_id, -inf)
+
+    def ended_probes(self, listed: Iterable[ListedUpload], keys: Collection[str]) -> list[OpenUpload]:
         """Return the uploads at these keys of the probe that no probe uses any more."""
         now, found = trio.current_time(), [upload for upload in listed if upload.key in keys]
         self._probes = {upload.upload_id: self._probes.get(upload.upload_id, now) for upload in found}
-        return [upload for upload in found if now - self._probes[upload.upload_id] >= _PROBE_SECONDS]
+        ended = [upload for upload in found if now - self._probes[upload.upload_id] >= _PROBE_SECONDS]
+        self._young_probes = len(ended) < len(found)
+        return [OpenUpload("", upload.key, upload.upload_id) for upload in ended]
 
     def request(self) -> None:
         """Make a cleanup due now: a stream's end could not list or abort its uploads."""
@@ -97,7 +125,7 @@ class OrphanCleanup:
 
     def done(self) -> None:
         """Note that a cleanup is done."""
-        self._due_at = trio.current_time() + (_PROBE_SECONDS if self._probes else PERIOD_SECONDS)
+        self._due_at = trio.current_time() + (_PROBE_SECONDS if self._young_probes else PERIOD_SECONDS)
 
 
 def is_orphan(meta: StreamMeta, upload_id: str) -> bool:
@@ -124,67 +152,68 @@ async def abort_orphan_uploads(services: Services, allowed: Callable[[], bool]) 
 
 
 async def _abort_all(services: Services) -> bool:
-    """Abort the orphans that were left or that S3 lists; return false if listing should be tried again soon."""
+    """Abort the orphans that S3 lists or that were left; return false if that should be tried again soon."""
     template, cleanup = services.rules.key_template, services.orphan_cleanup
-    await _abort_orphans_among(services, cleanup.left)
+    listed: Sequence[ListedUpload] | None = ()
     try:
-        uploads = await services.attempt(_LIST, lambda: services.s3.list_multipart_uploads(template.prefix))
+        listed = await services.attempt(_LIST, lambda: services.s3.list_multipart_uploads(template.prefix))
     except S3OperationError as error:
         if error.transient:
             raise
         if not cleanup.refused:
             log.warning("orphan_listing_failed", error=str(error))  # `cef-trio gc` reports it too
         cleanup.refused = True
-        return True
-    if uploads is None:
-        return False
-    cleanup.refused = False
-    for upload in cleanup.ended_probes(uploads, {template.probe_key, template.probe_recording_key}):
-        try:
-            await services.s3.abort_multipart_upload(upload.key, upload.upload_id)
-        except S3OperationError as error:
-            log.warning("orphan_abort_failed", key=upload.key, upload_id=upload.upload_id, error=str(error))
-        else:
-            log.info("orphan_upload_aborted", key=upload.key, upload_id=upload.upload_id)
+    else:
+        if listed is not None:
+            cleanup.refused = False
+    if listed is not None:
+        ended = cleanup.ended_probes(listed, {template.probe_key, template.probe_recording_key})
+        if not await _abort_each(services, ended):
+            return False
     # Redis is asked after S3, because a daemon records a stream before it creates its upload.
-    await _abort_orphans_among(
-        services,
-        [
-            OpenUpload(proposed.stream_id, upload.key, upload.upload_id)
-            for upload in uploads
-            if (proposed := template.parse(upload.key))
-        ],
-    )
-    return True
+    uploads = {
+        OpenUpload(proposed.stream_id, upload.key, upload.upload_id): None
+        for upload in listed or ()
+        if (proposed := template.parse(upload.key))
+    }
+    orphans = await _orphans_among(services, uploads | dict.fromkeys(cleanup.left))
+    if listed is None:  # this round is one of many, a minute apart: only what would have its turn without a listing
+        orphans = [upload for upload in orphans if cleanup.failed_at(upload) <= trio.current_time() - PERIOD_SECONDS]
+    return await _abort_each(services, orphans) and listed is not None
 
 
-async def _abort_orphans_among(services: Services, uploads: Sequence[OpenUpload]) -> None:
-    """Abort those that are orphans. One that S3 does not abort keeps no other one.
-
-    Raises:
-        S3OperationError: S3 is down. Raised once for each upload: S3 may not answer to its abort alone.
-    """
+async def _orphans_among(services: Services, uploads: Collection[OpenUpload]) -> list[OpenUpload]:
     if not uploads:
-        return
+        return []
     known = await services.store.load_metas({upload.stream_id for upload in uploads})
-    for upload in uploads:
-        if upload.stream_id not in known or not services.ownership.is_ours(known[upload.stream_id].meta):
-            continue
-        if is_orphan(known[upload.stream_id].meta, upload.upload_id):
-            was_left = upload in services.orphan_cleanup.left
-            try:
-                await _abort(services, upload)
-            except S3OperationError as error:
-                services.orphan_cleanup.leave(upload)
-                if not services.s3_breaker.up.value and not was_left:
-                    raise
+    ours = [u for u in uploads if u.stream_id in known and services.ownership.is_ours(known[u.stream_id].meta)]
+    return [upload for upload in ours if is_orphan(known[upload.stream_id].meta, upload.upload_id)]
+
+
+async def _abort_each(services: Services, uploads: Iterable[OpenUpload]) -> bool:
+    """Abort these; return false if S3 is down. One that S3 does not abort keeps no other one.
+
+    False once for each upload: S3 may not answer to its abort alone.
+    """
+    cleanup, failures = services.orphan_cleanup, 0
+    for upload in sorted(uploads, key=cleanup.failed_at):
+        try:
+            await (_abort(services, upload) if upload.stream_id else _abort_in_time(services, upload))
+        except S3OperationError as error:
+            failures += 1
+            if not cleanup.failed(upload):
                 log.warning(
                     "orphan_abort_failed",
-                    stream_id=upload.stream_id,
+                    stream_id=upload.stream_id or None,
                     key=upload.key,
                     upload_id=upload.upload_id,
                     error=str(error),
                 )
+                if not services.s3_breaker.up.value:
+                    return False
+            if failures == _MAX_FAILURES:
+                break
+    return True
 
 
 async def _abort(services: Services, upload: OpenUpload) -> None:
@@ -194,7 +223,7 @@ async def _abort(services: Services, upload: OpenUpload) -> None:
     """
     store, stream_id = services.store, upload.stream_id
     lease = replace(services.lease, instance=f"{services.lease.instance}/orphan-cleanup")
-    abort_before = trio.current_time() + lease.ttl_seconds / 2
+    acquired_after = trio.current_time()
     async with hold_lease(store, stream_id, lease) as held:
         if held is None:
             return
@@ -202,10 +231,20 @@ async def _abort(services: Services, upload: OpenUpload) -> None:
             checkpoint = await store.load(stream_id)
         except RecordUnreadableError:
             return  # a stream whose record cannot be read keeps its upload
-        if checkpoint is None or not is_orphan(checkpoint.meta, upload.upload_id):
-            return
-        with trio.move_on_at(abort_before) as scope:
-            await services.s3.abort_multipart_upload(upload.key, upload.upload_id)
-        if not scope.cancelled_caught:
-            services.orphan_cleanup.aborted(upload)
-            log.info("orphan_upload_aborted", stream_id=stream_id, key=upload.key, upload_id=upload.upload_id)
+        if checkpoint is not None and is_orphan(checkpoint.meta, upload.upload_id):
+            await _abort_in_time(services, upload, acquired_after)
+
+
+async def _abort_in_time(services: Services, upload: OpenUpload, since: float | None = None) -> None:
+    """Abort an upload within half a lease, which began at ``since`` at the earliest.
+
+    Raises:
+        S3OperationError: S3 refused, or it took longer.
+    """
+    seconds = services.lease.ttl_seconds / 2
+    with trio.move_on_at((trio.current_time() if since is None else since) + seconds) as scope:
+        await services.s3.abort_multipart_upload(upload.key, upload.upload_id)
+    if scope.cancelled_caught:
+        raise S3OperationError(_ABORT, f"it was not done within {seconds:g} seconds", transient=True)
+    services.orphan_cleanup.aborted(upload)
+    log.info("orphan_upload_aborted", stream_id=upload.stream_id or None, key=upload.key, upload_id=upload.upload_id)

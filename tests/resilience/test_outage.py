@@ -283,6 +283,35 @@ async def _refused_once(service: Service) -> None:
         await service.retrier.call("upload_part", service.write)
 
 
+async def test_p6_the_breakers_own_probe_waits_for_one_that_judges_an_error(
+    service: Service, nursery: trio.Nursery
+) -> None:
+    """Two at once took each other's upload away."""
+    running: list[ProbeKind] = []
+    at_once: list[int] = []
+    probe = service.breaker._probe
+
+    async def slow(kind: ProbeKind) -> None:
+        running.append(kind)
+        at_once.append(len(running))
+        await trio.sleep(5)
+        running.remove(kind)
+        await probe(kind)
+
+    service.breaker._probe = slow
+    nursery.start_soon(service.breaker.run)
+    nursery.start_soon(service.breaker.affects_all_calls, server_error(), ProbeKind.UPLOAD)
+    await trio.sleep(1)
+    assert await service.breaker.affects_all_calls(silent(), ProbeKind.UPLOAD)
+    await trio.sleep(5)
+    with trio.fail_after(1):
+        assert await service.breaker.affects_all_calls(server_error(), ProbeKind.UPLOAD), "known, without waiting"
+    with trio.fail_after(10):
+        await service.breaker.wait_up()
+    assert at_once == [1, 1]
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_probe_that_is_not_permitted_holds_up_the_others_for_a_minute_at_most(
     service: Service, nursery: trio.Nursery
 ) -> None:

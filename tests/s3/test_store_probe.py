@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from cef_trio.exceptions import S3OperationError
-from cef_trio.resilience import ProbeKind
+from cef_trio.resilience import CircuitBreaker, ProbeKind, RetryPolicy
 from cef_trio.s3.store_probe import StoreProbe
 
 
@@ -191,3 +191,111 @@ async def test_p5_a_probe_whose_upload_could_not_be_aborted_goes_on_with_it_unle
     store.denied_at = ""
     await probing(ProbeKind.UPLOAD)
     assert not store.open
+
+
+def unavailable(operation: str) -> S3OperationError:
+    return S3OperationError(operation, "no quorum", code="SlowDownWrite", status=503, transient=True)
+
+
+class Quorum(Store):
+    """A store that lost its quorum: it begins uploads, and fails all else of them, even afterwards."""
+
+    aborts_broken = False
+
+    def __init__(self, *, abort_seconds: float = 0.0) -> None:
+        super().__init__()
+        self.has_quorum = False
+        self.broken: set[str] = set()
+        self.created = 0
+        self.abort_seconds = abort_seconds
+
+    async def put_object(self, *_arguments: Any, **_options: Any) -> None:
+        await trio.sleep(0.01)
+
+    async def delete_object(self, _key: str) -> None:
+        await trio.sleep(0.01)
+
+    async def create_multipart_upload(self, key: str, **_options: Any) -> Any:
+        await trio.sleep(0.01)
+        self.created += 1
+        upload_id = f"{key} {self.created}"
+        self.open.add(upload_id)
+        if not self.has_quorum:
+            self.broken.add(upload_id)
+        return SimpleNamespace(upload_id=upload_id, checksum=None)
+
+    async def upload_part(self, _key: str, upload_id: str, *_arguments: Any) -> Any:
+        await trio.sleep(0.01)
+        if upload_id in self.broken:
+            raise unavailable("upload_part")
+        if upload_id not in self.open:
+            raise S3OperationError("upload_part", "gone", code="NoSuchUpload", status=404, transient=False)
+        return SimpleNamespace(etag="e", size_bytes=1, crc64nvme=None, checksum=None)
+
+    async def complete_multipart_upload(self, _key: str, upload_id: str, *_arguments: Any, **_options: Any) -> None:
+        await trio.sleep(0.01)
+        self.open.remove(upload_id)
+
+    async def abort_multipart_upload(self, _key: str, upload_id: str) -> None:
+        await trio.sleep(self.abort_seconds)
+        if upload_id in self.broken and not self.aborts_broken:
+            raise unavailable("abort_multipart_upload")
+        self.open.discard(upload_id)
+
+
+POLICY = RetryPolicy(attempts=3, initial_seconds=1.0, max_seconds=300.0)
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_p6_an_upload_of_the_probe_that_an_outage_broke_for_good_does_not_keep_it_open() -> None:
+    """Every probe went on with the upload that was left, so all calls waited until a restart."""
+    store = Quorum()
+    breaker = CircuitBreaker("s3", probe(store), POLICY)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(breaker.run)
+        breaker.trip(unavailable("upload_part"), ProbeKind.UPLOAD)
+        await trio.sleep(3600)
+        assert not breaker.up.value
+        assert store.created <= 3600 / 30 + 1, "P5: an outage leaves few"
+        store.has_quorum = True
+        with trio.fail_after(35):
+            await breaker.wait_up()
+        assert not store.open - store.broken
+        with trio.fail_after(1):  # the next trouble is not judged by what was left either
+            assert not await breaker.affects_all_calls(unavailable("upload_part"), ProbeKind.UPLOAD)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_p6_a_probe_during_the_slow_abort_of_another_ends_nothing() -> None:
+    """One of them had removed what the other one was about to remove: KeyError."""
+    store = Quorum(abort_seconds=1.0)
+    store.has_quorum = True
+    probing = probe(store)
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(probing, ProbeKind.UPLOAD)
+            await trio.sleep(0.2)
+    assert not store.open
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_p6_a_stream_that_gets_no_response_while_another_ones_error_is_probed_ends_no_daemon() -> None:
+    class FirstIsBroken(Quorum):
+        aborts_broken = True
+
+        async def create_multipart_upload(self, key: str, **options: Any) -> Any:
+            created = await super().create_multipart_upload(key, **options)
+            self.has_quorum = True
+            return created
+
+    breaker = CircuitBreaker("s3", probe(FirstIsBroken(abort_seconds=1.0)), POLICY)
+    silent = S3OperationError("upload_part", "no response", transient=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(breaker.run)
+        nursery.start_soon(breaker.affects_all_calls, unavailable("upload_part"), ProbeKind.UPLOAD)
+        await trio.sleep(0.03)
+        assert await breaker.affects_all_calls(silent, ProbeKind.UPLOAD)
+        with trio.fail_after(60):
+            await breaker.wait_up()
+        nursery.cancel_scope.cancel()

@@ -13,10 +13,10 @@ from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.model import Lease
 from cef_trio.checkpoint.states import Status
-from cef_trio.lab.world import PART, World
+from cef_trio.lab.world import PART, World, WorldDaemon
 from cef_trio.resilience.best_effort import PAUSE_SECONDS
 from cef_trio.s3_endpoint import CallInfo, Fault, Kind
-from cef_trio.upload.orphan_cleanup import PERIOD_SECONDS
+from cef_trio.upload.orphan_cleanup import PERIOD_SECONDS, OpenUpload
 
 ROUND = PAUSE_SECONDS + PERIOD_SECONDS
 ANOTHER = Lease("another", "token", 30.0)
@@ -165,3 +165,88 @@ async def test_an_outage_ends_the_cleanup_and_it_is_tried_again_soon_after(world
         world.endpoint.faults.disarm(down)
         await trio.sleep(3 * PAUSE_SECONDS)
     assert world.open_uploads() == []
+
+
+async def _probe_uploads(world: World, daemon: WorldDaemon, count: int = 1) -> None:
+    """Uploads that killed daemons left while they probed."""
+    for _ in range(count):
+        await _created(world, daemon.services.rules.key_template.probe_key)
+
+
+@pytest.mark.parametrize("how", [{"kind": Kind.ERROR, "code": "AccessDenied"}, {"kind": Kind.RESET}])
+async def test_an_upload_of_a_probe_that_s3_does_not_abort_is_tried_once_a_period_and_told_once(
+    world: World, how: dict[str, Any]
+) -> None:
+    """It was listed and tried every minute for ever."""
+    hours = 1
+    with capture_logs() as lines:
+        async with world.daemon() as daemon:
+            await _probe_uploads(world, daemon)
+            stuck = world.endpoint.faults.arm(Fault(operation="AbortMultipartUpload", times=None, **how))
+            await trio.sleep(3 * PAUSE_SECONDS)
+            listed = world.endpoint.log.calls["ListMultipartUploads"]
+            await trio.sleep(hours * 3600)
+            assert world.endpoint.log.calls["ListMultipartUploads"] - listed <= hours * 3600 / PERIOD_SECONDS
+            world.endpoint.faults.disarm(stuck)
+            await trio.sleep(ROUND)
+    assert world.open_uploads() == []
+    assert [line["event"] for line in lines].count("orphan_abort_failed") == 1
+
+
+async def test_an_upload_left_that_s3_does_not_abort_is_tried_once_a_period_though_listings_are_tried_each_minute(
+    world: World,
+) -> None:
+    keys = await _two_orphans(world)
+    (stream_id,) = [one.meta.stream_id for one in world.known() if one.meta.s3_key_prefix == keys[0]]
+    world.endpoint.faults.arm(Fault(Kind.RESET, "ListMultipartUploads", times=None))
+    refused = world.endpoint.faults.arm(Fault(Kind.ERROR, "AbortMultipartUpload", times=None, code="NotImplemented"))
+    async with world.daemon() as daemon:
+        daemon.services.orphan_cleanup.leave(OpenUpload(stream_id, keys[0], "some id"))
+        await trio.sleep(2 * PAUSE_SECONDS)
+        before = refused.hits
+        assert before
+        await trio.sleep(3600)
+        assert refused.hits - before <= before * 3600 / PERIOD_SECONDS
+
+
+async def test_an_outage_that_begins_with_the_abort_of_a_probes_upload_ends_the_round(world: World) -> None:
+    aborts = 0
+
+    def from_the_first_abort_on(call: CallInfo) -> bool:
+        nonlocal aborts
+        aborts += call.operation == "AbortMultipartUpload"
+        return aborts > 0
+
+    with capture_logs() as lines:
+        async with world.daemon() as daemon:
+            await _probe_uploads(world, daemon, 3)
+            down = world.endpoint.faults.arm(Fault(Kind.RESET, times=None, predicate=from_the_first_abort_on))
+            await until(lambda: aborts, 5 * PAUSE_SECONDS)
+            await trio.sleep(30)
+            world.endpoint.faults.disarm(down)
+            await trio.sleep(3 * PAUSE_SECONDS)
+    assert world.open_uploads() == []
+    assert [line["event"] for line in lines].count("orphan_abort_failed") == 1
+
+
+async def test_p5_uploads_left_that_get_no_answer_do_not_keep_what_s3_lists(world: World) -> None:
+    """They were tried before the listing, each for half a lease, and a time-out was not told."""
+    keys = await _two_orphans(world)
+    stream_id = next(one.meta.stream_id for one in world.known() if one.meta.s3_key_prefix == keys[0])
+    world.endpoint.faults.arm(
+        Fault(Kind.FREEZE, "AbortMultipartUpload", times=None, predicate=lambda call: call.key == "left")
+    )
+    with capture_logs() as lines:
+        async with world.daemon() as daemon:
+            for number in range(100):
+                daemon.services.orphan_cleanup.leave(OpenUpload(stream_id, "left", str(number)))
+            await trio.sleep(2 * PAUSE_SECONDS)
+            assert world.open_uploads() == []
+            await trio.sleep(PERIOD_SECONDS)
+            later = await _created(world, keys[0])
+            assert later
+            await trio.sleep(2 * ROUND)
+            assert world.open_uploads() == []
+            await trio.sleep(8 * ROUND)
+    told = [line["upload_id"] for line in lines if line["event"] == "orphan_abort_failed"]
+    assert sorted(told, key=int) == [str(number) for number in range(100)], "each had its turn, and is told once"
