@@ -13,7 +13,7 @@ Guarantees, whatever is raised at whichever await:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -353,7 +353,7 @@ class StreamProcessor:
 
     async def _resume(self, stream_id: str) -> StreamUpload:
         scanned_for: str | None = None
-        in_doubt = frozenset[str]()
+        in_doubt: Mapping[str, FileStat] = {}
         while True:
             if self.file_state.value.guessed_from is not None:
                 found = await self._services.store.load_metas([stream_id])
@@ -377,7 +377,8 @@ class StreamProcessor:
                 in_doubt = await self._until_scanned(path, missed_at, identity, in_doubt)
                 if self._is_draining():
                     raise
-                scanned_for = None if in_doubt else path
+                # At another path, which a scan may only propose, nothing was decided.
+                scanned_for = None if in_doubt or self.file_state.value.path != path else path
             else:
                 self._hold_if_in_vain(upload)
                 return upload
@@ -416,8 +417,8 @@ class StreamProcessor:
         return self._is_draining() and isinstance(error, StreamFailedError) and error.reason in _MISPLACED
 
     async def _until_scanned(
-        self, path: str, missed_at: float, identity: FileIdentity | None, in_doubt: frozenset[str]
-    ) -> frozenset[str]:
+        self, path: str, missed_at: float, identity: FileIdentity | None, in_doubt: Mapping[str, FileStat]
+    ) -> Mapping[str, FileStat]:
         """Wait until it is known whether a missing file was renamed.
 
         Returns after a rename event, after a scan that began after ``missed_at``, or when the daemon drains. Returns
@@ -428,8 +429,8 @@ class StreamProcessor:
         moved_on = partial(self.file_state.wait_value, lambda now: now.path != path or now.draining)
         with trio.move_on_after(_GONE_GRACE_SECONDS):  # a rename event is cheaper than a scan
             await moved_on()
-            return frozenset()
-        left = frozenset[str]()
+            return {}
+        left: Mapping[str, FileStat] = {}
 
         def is_possible(stat: FileStat) -> bool:
             return identity is None or may_be(identity, stat)
@@ -534,13 +535,15 @@ class StreamProcessor:
             await self._pause(self._services.rules.retry.ceiling_seconds(self._mismatches - 1))
         path, identity = self.file_state.value.path, upload.meta.identity
         check = await self._check_file_once(upload)
-        in_doubt, is_known = frozenset[str](), False
+        in_doubt: Mapping[str, FileStat] = {}
+        is_known = False
         while check in {FileCheck.GONE, FileCheck.REPLACED} and not is_known:
             # It may have been renamed, and the event is not here yet.
             in_doubt = await self._until_scanned(path, trio.current_time(), identity, in_doubt)
             if self.file_state.value.draining or self.file_state.value.guessed_from is not None:
                 return False
-            path, is_known = self.file_state.value.path, not in_doubt
+            is_known = not in_doubt and self.file_state.value.path == path  # else a rename came, and no scan decided
+            path = self.file_state.value.path
             check = await self._check_file_once(upload)
         match check:
             case FileCheck.SAME:
