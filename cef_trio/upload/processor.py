@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import structlog
 import trio
@@ -298,7 +298,7 @@ class StreamProcessor:
                 case Action.WRITE_METADATA:
                     began = self._finalizing_began()
                     async with self._services.stream_slots:
-                        await finish(self._services, upload, self.file_state.value.path)
+                        await finish(self._services, upload, (file_state.guessed_from or file_state).path)
                     self._services.metrics.finalized(trio.current_time() - began)
                     return Outcome.COMPLETED
             self._step_done()
@@ -357,7 +357,7 @@ class StreamProcessor:
         while True:
             if self.file_state.value.guessed_from is not None:
                 found = await self._services.store.load_metas([stream_id])
-                if stream_id in found:
+                if stream_id in found and found[stream_id].meta.object_etag is None:  # else no file is needed
                     await self._compare(found[stream_id].meta)
                     continue
             path = self.file_state.value.path
@@ -486,6 +486,8 @@ class StreamProcessor:
         await upload.ensure_open()
         ready = self._ready(upload, recording)
         sent = await send_all(self._services, upload, recording, ready, stop=self._is_draining)
+        if sent:
+            self._over_quota = None  # the store has not aborted the upload: if it is gone later, it is lost
         return sent or not upload.changing
 
     async def _ready(self, upload: StreamUpload, recording: OpenRecording) -> AsyncGenerator[Part, None]:
@@ -655,6 +657,8 @@ class StreamProcessor:
         self._attempts += 1
         self.progress.failed(error)
         seconds = self._retry_seconds(error)
+        if _is_completion_over_quota(error) and error is not self._no_room:
+            self._over_quota, self._refused_at = error, trio.current_time()
         log.warning("stream_retrying", error=str(error), wait_seconds=seconds, attempt=self._attempts)
         upload = self.upload
         if upload is not None and self._services.redis_breaker.up.value:
@@ -671,14 +675,12 @@ class StreamProcessor:
         await wait_any(self._until_draining, self._until_services_up)
 
     def _retry_seconds(self, error: CefMp4ProcessorError) -> float:
-        """Return how long to wait after an error; note one after which the upload may be gone."""
+        """Return how long to wait after an error."""
         retry = self._services.rules.retry
         if error is self._no_room:
             return replace(retry, initial_seconds=retry.max_seconds, max_seconds=_MAX_HOLD_SECONDS).ceiling_seconds(
                 self._sent_in_vain
             )
-        if isinstance(error, S3OperationError) and error.over_quota and error.operation == "complete_multipart_upload":
-            self._over_quota, self._refused_at = error, trio.current_time()
         seconds = retry.ceiling_seconds(self._attempts)
         return min(seconds, _TOUCHED_SECONDS) if isinstance(error, RecordingTouchedError) else seconds
 
@@ -820,3 +822,8 @@ class StreamProcessor:
             return f"Its upload is left in S3: {error}"
         await recovery.is_stored(self._services, upload)
         return ""
+
+
+def _is_completion_over_quota(error: CefMp4ProcessorError) -> TypeGuard[S3OperationError]:
+    """Return whether a quota refused to complete an upload: some stores abort it then."""
+    return isinstance(error, S3OperationError) and error.over_quota and error.operation == "complete_multipart_upload"
