@@ -69,7 +69,8 @@ class IdleChecker:
         self._logged_errors: list[str] = []
         """The errors of the round before, which are logged already."""
         self._waiting: frozenset[str] = frozenset()
-        """Streams of this folder without a task that could not be resumed yet."""
+        """Streams of this folder without a task that could not be resumed yet; until :meth:`_resume` has ended, all
+        that were found."""
         self._had_task: frozenset[str] = frozenset()
         """The streams that had a task in the last round: the lease of one that failed to save its end is still ours."""
         self._expired_at_ms = 0
@@ -103,7 +104,7 @@ class IdleChecker:
         while self._takeover.look_at < self.last_run + self.period_seconds:
             await trio.sleep_until(self._takeover.look_at)
             try:
-                await self._resume(frozenset(), await self._without_lease(self._ask_store))
+                await self._resume(frozenset(), await self._find_without_lease(self._ask_store))
             except CefMp4ProcessorError as error:
                 log.debug("takeover_check_failed", error=str(error))
                 return  # the next round tells
@@ -161,15 +162,18 @@ class IdleChecker:
         await self._supervisor.retry_held()
         await self._supervisor.review_failed()
         had_task, self._had_task = self._had_task, self._supervisor.live_ids
-        await self._resume(had_task, await self._without_lease(self._ask_expired))
+        self._waiting |= had_task
+        await self._resume(had_task, await self._find_without_lease(self._ask_expired))
         await self._withdraw_aborts()
 
-    async def _resume(self, had_task: frozenset[str], found: tuple[frozenset[str], Expired]) -> None:
-        """Resume those of these streams that no daemon works on, of several daemons our share."""
+    async def _resume(self, had_task: frozenset[str], expired: Expired) -> None:
+        """Resume those of the waiting streams that no daemon works on, of several daemons our share.
+
+        ``had_task``: those that had one here. If a call fails, all of them wait on.
+        """
         store = self._services.store
-        without_lease, expired = found
         self._supervisor.abort(self._to_abort)
-        without_task = (without_lease | self._waiting | had_task | self._to_abort) - self._supervisor.live_ids
+        without_task = (self._waiting | self._to_abort) - self._supervisor.live_ids
         without_task -= frozenset(store.unreadable.newer_ids)
         # Only a hint: the stream's task acquires the lease and checks again. A lease acquired here would block
         # `cef-trio abort` if no task began.
@@ -206,20 +210,22 @@ class IdleChecker:
     async def _ask_store(self, since_ms: int) -> Expired:
         return await self._services.store.expired(since_ms, self._services.lease.ending_ms)
 
-    async def _without_lease(self, ask_expired: Callable[[int], Awaitable[Expired]]) -> tuple[frozenset[str], Expired]:
-        """Return the open streams whose leases ended since the last call; now and then all, whatever their leases.
+    async def _find_without_lease(self, ask_expired: Callable[[int], Awaitable[Expired]]) -> Expired:
+        """Let the open streams wait whose leases ended since the last call; now and then all, whatever their leases.
 
         All at first too, as those of an earlier process of this daemon have leases that are ours.
         """
-        store, up_since, ids = self._services.store, self._services.redis_breaker.up_since, frozenset[str]()
+        store, up_since = self._services.store, self._services.redis_breaker.up_since
         if trio.current_time() >= self._all_due_at or up_since != self._redis_up_since:
             ids = await store.members(StreamSet.ACTIVE) | await store.members(StreamSet.PENDING_COMPLETION)
+            self._waiting |= ids  # before another call, which may fail: they are not asked for again soon
             self._all_due_at, self._redis_up_since = trio.current_time() + _ALL_SECONDS, up_since
         expired = await ask_expired(max(0, self._expired_at_ms - _CLOCKS_APART_MS))
         if expired.at_ms < self._expired_at_ms:
             # The clock was set back: a lease that was released before that ends in the future, by the index.
             self._all_due_at = -inf
+        self._waiting |= expired.stream_ids
         self._expired_at_ms = expired.at_ms
         self._to_abort = expired.abort_requests
         await self._takeover.note(expired)
-        return ids | expired.stream_ids, expired
+        return expired

@@ -1,10 +1,10 @@
 """Decide the next action of a stream. Pure; tests enumerate all cases.
 
 ``processor.py`` calls ``next_action`` after every step and every event, and performs the action. The rules are in order
-of priority: a path that only an inode number led to is compared before its use; a completed object needs only its
-metadata; a needed check of the file comes before its use; ready bytes are sent before the end of the recording is
-considered. Not here: the grace after a close, and writers that still have
-the file open (``processor.py``: ``_has_ended``).
+of priority: a completed object needs only its metadata, and no file, but a certain new name is recorded first; a path
+that only an inode number led to is compared before its use; a needed check of the file comes before its use; ready
+bytes are sent before the end of the recording is considered. Not here: the grace after a close, and writers that still
+have the file open (``processor.py``: ``_has_ended``).
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def next_action(known: RecordedProgress, state: FileState) -> Action:  # noqa: P
     """Return the next action. The caller waits for the grace period before it acts on ``FINALIZE``."""
     if state.draining:
         return Action.PARK
-    if state.guessed_from is not None:
-        return Action.COMPARE
+    if state.guessed_from is not None:  # the file at that path may be another one, which can never be read
+        return Action.WRITE_METADATA if known.object_exists else Action.COMPARE
     if known.path != state.path:
         return Action.RENAME
     if known.object_exists:

@@ -13,14 +13,14 @@ Guarantees, whatever is raised at whichever await:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import structlog
 import trio
@@ -298,7 +298,7 @@ class StreamProcessor:
                 case Action.WRITE_METADATA:
                     began = self._finalizing_began()
                     async with self._services.stream_slots:
-                        await finish(self._services, upload, self.file_state.value.path)
+                        await finish(self._services, upload, (file_state.guessed_from or file_state).path)
                     self._services.metrics.finalized(trio.current_time() - began)
                     return Outcome.COMPLETED
             self._step_done()
@@ -353,11 +353,11 @@ class StreamProcessor:
 
     async def _resume(self, stream_id: str) -> StreamUpload:
         scanned_for: str | None = None
-        in_doubt = frozenset[str]()
+        in_doubt: Mapping[str, FileStat] = {}
         while True:
             if self.file_state.value.guessed_from is not None:
                 found = await self._services.store.load_metas([stream_id])
-                if stream_id in found:
+                if stream_id in found and found[stream_id].meta.object_etag is None:  # else no file is needed
                     await self._compare(found[stream_id].meta)
                     continue
             path = self.file_state.value.path
@@ -377,7 +377,8 @@ class StreamProcessor:
                 in_doubt = await self._until_scanned(path, missed_at, identity, in_doubt)
                 if self._is_draining():
                     raise
-                scanned_for = None if in_doubt else path
+                # At another path, which a scan may only propose, nothing was decided.
+                scanned_for = None if in_doubt or self.file_state.value.path != path else path
             else:
                 self._hold_if_in_vain(upload)
                 return upload
@@ -416,8 +417,8 @@ class StreamProcessor:
         return self._is_draining() and isinstance(error, StreamFailedError) and error.reason in _MISPLACED
 
     async def _until_scanned(
-        self, path: str, missed_at: float, identity: FileIdentity | None, in_doubt: frozenset[str]
-    ) -> frozenset[str]:
+        self, path: str, missed_at: float, identity: FileIdentity | None, in_doubt: Mapping[str, FileStat]
+    ) -> Mapping[str, FileStat]:
         """Wait until it is known whether a missing file was renamed.
 
         Returns after a rename event, after a scan that began after ``missed_at``, or when the daemon drains. Returns
@@ -428,8 +429,8 @@ class StreamProcessor:
         moved_on = partial(self.file_state.wait_value, lambda now: now.path != path or now.draining)
         with trio.move_on_after(_GONE_GRACE_SECONDS):  # a rename event is cheaper than a scan
             await moved_on()
-            return frozenset()
-        left = frozenset[str]()
+            return {}
+        left: Mapping[str, FileStat] = {}
 
         def is_possible(stat: FileStat) -> bool:
             return identity is None or may_be(identity, stat)
@@ -485,6 +486,8 @@ class StreamProcessor:
         await upload.ensure_open()
         ready = self._ready(upload, recording)
         sent = await send_all(self._services, upload, recording, ready, stop=self._is_draining)
+        if sent:
+            self._over_quota = None  # the store has not aborted the upload: if it is gone later, it is lost
         return sent or not upload.changing
 
     async def _ready(self, upload: StreamUpload, recording: OpenRecording) -> AsyncGenerator[Part, None]:
@@ -534,13 +537,15 @@ class StreamProcessor:
             await self._pause(self._services.rules.retry.ceiling_seconds(self._mismatches - 1))
         path, identity = self.file_state.value.path, upload.meta.identity
         check = await self._check_file_once(upload)
-        in_doubt, is_known = frozenset[str](), False
+        in_doubt: Mapping[str, FileStat] = {}
+        is_known = False
         while check in {FileCheck.GONE, FileCheck.REPLACED} and not is_known:
             # It may have been renamed, and the event is not here yet.
             in_doubt = await self._until_scanned(path, trio.current_time(), identity, in_doubt)
             if self.file_state.value.draining or self.file_state.value.guessed_from is not None:
                 return False
-            path, is_known = self.file_state.value.path, not in_doubt
+            is_known = not in_doubt and self.file_state.value.path == path  # else a rename came, and no scan decided
+            path = self.file_state.value.path
             check = await self._check_file_once(upload)
         match check:
             case FileCheck.SAME:
@@ -652,6 +657,8 @@ class StreamProcessor:
         self._attempts += 1
         self.progress.failed(error)
         seconds = self._retry_seconds(error)
+        if _is_completion_over_quota(error) and error is not self._no_room:
+            self._over_quota, self._refused_at = error, trio.current_time()
         log.warning("stream_retrying", error=str(error), wait_seconds=seconds, attempt=self._attempts)
         upload = self.upload
         if upload is not None and self._services.redis_breaker.up.value:
@@ -668,14 +675,12 @@ class StreamProcessor:
         await wait_any(self._until_draining, self._until_services_up)
 
     def _retry_seconds(self, error: CefMp4ProcessorError) -> float:
-        """Return how long to wait after an error; note one after which the upload may be gone."""
+        """Return how long to wait after an error."""
         retry = self._services.rules.retry
         if error is self._no_room:
             return replace(retry, initial_seconds=retry.max_seconds, max_seconds=_MAX_HOLD_SECONDS).ceiling_seconds(
                 self._sent_in_vain
             )
-        if isinstance(error, S3OperationError) and error.over_quota and error.operation == "complete_multipart_upload":
-            self._over_quota, self._refused_at = error, trio.current_time()
         seconds = retry.ceiling_seconds(self._attempts)
         return min(seconds, _TOUCHED_SECONDS) if isinstance(error, RecordingTouchedError) else seconds
 
@@ -817,3 +822,8 @@ class StreamProcessor:
             return f"Its upload is left in S3: {error}"
         await recovery.is_stored(self._services, upload)
         return ""
+
+
+def _is_completion_over_quota(error: CefMp4ProcessorError) -> TypeGuard[S3OperationError]:
+    """Return whether a quota refused to complete an upload: some stores abort it then."""
+    return isinstance(error, S3OperationError) and error.over_quota and error.operation == "complete_multipart_upload"

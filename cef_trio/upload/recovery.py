@@ -435,7 +435,9 @@ async def _find_upload(services: Services, upload: StreamUpload, recording: Open
         log.warning("uploads_not_listed", error=str(error))
         return
     # If none is listed, a new upload is created; others of this key are aborted at the completion.
-    found = [candidate for candidate in uploads or () if candidate.key == key]
+    # One that S3 did not abort is no find: it is left because it is broken, or because another one is to be begun.
+    left = {one.upload_id for one in services.orphan_cleanup.left}
+    found = [candidate for candidate in uploads or () if candidate.key == key and candidate.upload_id not in left]
     if not found:
         return
     *others, newest = sorted(found, key=lambda candidate: candidate.initiated_at_utc)

@@ -8,7 +8,8 @@ is no scan, so the wait continues.
 A scan counts once those of the files that it found without a known record were looked up, and compared where that is
 needed, that may be the missing one: it may have another name, and only its bytes tell. So a file that can never be read
 keeps the decision open for the streams alone whose file it may be, by its numbers (``files/identity.py``: ``may_be``),
-as renamed recordings are searched for (``missed_renames.py``).
+as renamed recordings are searched for (``missed_renames.py``). After such a wait one more scan decides, as the file may
+have been renamed before it was compared.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 
+import trio
 from trio_util import AsyncValue, wait_any
 
 from cef_trio.files import FileStat, is_on
@@ -45,19 +47,19 @@ class ScanHistory:
 
     def __init__(self) -> None:
         self.last: AsyncValue[LastScan] = AsyncValue(LastScan())
-        self._undecided: AsyncValue[frozenset[str]] = AsyncValue(frozenset())
+        self._undecided: AsyncValue[Mapping[str, FileStat]] = AsyncValue({})
         """The files that may be any stream's now."""
         self.request_scan: Callable[[], object] | None = None
         """Request a scan of the watcher; ``None``: there is no watcher, so no wait."""
 
     def completed(self, scan: Scanned, undecided: Mapping[str, FileStat] | None = None) -> None:
         """Note a scan whose events have reached every stream. ``undecided``: the files that may be any stream's."""
-        self.looked_up(undecided or ())
+        self.looked_up(undecided or {})
         self.last.value = LastScan(scan.began_at, scan.unreadable, dict(undecided or {}))
 
-    def looked_up(self, undecided: Collection[str]) -> None:
+    def looked_up(self, undecided: Mapping[str, FileStat]) -> None:
         """Note that files were looked up. ``undecided``: those that may still be any stream's."""
-        self._undecided.value = frozenset(undecided)
+        self._undecided.value = dict(undecided)
 
     async def wait_for_scan(
         self,
@@ -65,8 +67,8 @@ class ScanHistory:
         missed_at: float,
         may_be: Callable[[FileStat], bool],
         on_doubt: Callable[[Collection[str]], object],
-        in_doubt: frozenset[str] = frozenset(),
-    ) -> frozenset[str]:
+        in_doubt: Mapping[str, FileStat] | None = None,
+    ) -> Mapping[str, FileStat]:
         """Wait until a scan decides whether a file missed at that time is gone, without end if none can.
 
         ``may_be``: whether a file that the scan found may be the missing one, by its numbers. ``on_doubt`` is called
@@ -74,18 +76,42 @@ class ScanHistory:
         and nothing once it is decided. ``in_doubt``: what was returned the last time.
         """
         if self.request_scan is None:
-            return frozenset()
+            return {}
         if not in_doubt:
-            if not self.last.value.counts_for(path, missed_at):
-                self.request_scan()
-            scan = await self.last.wait_value(lambda scan: scan.counts_for(path, missed_at))
-            in_doubt = frozenset(found for found, stat in scan.undecided.items() if may_be(stat))
-        left: frozenset[str] = in_doubt & self._undecided.value
-        if left:
+            scan = await self._scan_after(path, missed_at)
+            in_doubt = {found: stat for found, stat in scan.undecided.items() if may_be(stat)}
+        while in_doubt:
+            if left := await self._until_compared(in_doubt, on_doubt):
+                return left
+            # One that was renamed meanwhile was not compared: nothing was found at its path. A later scan has it under
+            # its new name. Files that others begin meanwhile have other numbers, and keep nothing undecided.
+            scan = await self._scan_after(path, trio.current_time())
+            renamed = _those_of(in_doubt, scan.undecided)
+            in_doubt = {found: stat for found, stat in renamed.items() if found not in in_doubt}
+        return {}
+
+    async def _until_compared(
+        self, doubted: Mapping[str, FileStat], on_doubt: Callable[[Collection[str]], object]
+    ) -> Mapping[str, FileStat]:
+        """Wait until these files are compared, or another scan ends; return those that are not compared yet."""
+        if left := _those_of(doubted, self._undecided.value):
             on_doubt(left)
             last = self.last.value
             await wait_any(
-                partial(self._undecided.wait_value, left.isdisjoint),
+                partial(self._undecided.wait_value, lambda now: not _those_of(doubted, now)),
                 partial(self.last.wait_value, lambda scan: scan is not last),
             )
-        return left.intersection(self._undecided.value)
+            left = _those_of(doubted, self._undecided.value)
+        return left
+
+    async def _scan_after(self, path: str, missed_at: float) -> LastScan:
+        if self.request_scan is not None and not self.last.value.counts_for(path, missed_at):
+            self.request_scan()
+        scan: LastScan = await self.last.wait_value(lambda scan: scan.counts_for(path, missed_at))
+        return scan
+
+
+def _those_of(doubted: Mapping[str, FileStat], undecided: Mapping[str, FileStat]) -> Mapping[str, FileStat]:
+    """Return the undecided files that are among the doubted ones, by their paths or, renamed, by their numbers."""
+    numbers = {stat.inode for stat in doubted.values()}
+    return {path: stat for path, stat in undecided.items() if path in doubted or stat.inode in numbers}

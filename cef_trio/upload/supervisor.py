@@ -98,6 +98,8 @@ class StreamSupervisor:
         """Paths of ended tasks that wait for their recheck: one each, however many tasks ended."""
         self._renaming: str | None = None
         """The stream whose rename is being recorded under a temporary lease; its task must not start meanwhile."""
+        self._devices_below: set[int] = set()
+        """The devices of files that were looked for in vain among those of the watch folders."""
         self._work = AsyncBool(False)
         self._renewed_at = -inf
         """When the last renewal of the leases began, by ``trio.current_time()``."""
@@ -376,10 +378,14 @@ class StreamSupervisor:
     async def _know_places_of(self, files: Iterable[WaitingFile]) -> None:
         """Look where the watch folders are, if a file is on a file system that was mounted since.
 
-        Hosts may share that one; their recordings would count as new ones.
+        Hosts may share that one; their recordings would count as new ones. A device that is no folder's then (a mount
+        or a subvolume below one) is not asked for again here, as the idle checker asks all the time.
         """
-        if not all(self._services.ownership.knows_device(one.stat.file_dev) for one in files):
+        knows = self._services.ownership.knows_device
+        unknown = {one.stat.file_dev for one in files if not knows(one.stat.file_dev)} - self._devices_below
+        if unknown:
             await self._services.determine_owner()
+            self._devices_below.update(device for device in unknown if not knows(device))
 
     async def _resume_free(self, recorded: Mapping[str, str], asked: Mapping[str, WaitingFile]) -> None:
         """Start the tasks of files with open streams; a stream that another daemon works on is left to it.

@@ -243,6 +243,28 @@ async def test_p6_a_quota_that_has_the_upload_aborted_does_not_have_all_sent_aga
     assert world.open_uploads() == []
 
 
+async def test_p6_an_upload_that_is_lost_long_after_a_quota_refused_it_is_sent_again_at_once(world: World) -> None:
+    """The store keeps an upload whose completion a quota refuses, and the recording goes on."""
+    refused = Fault(Kind.ERROR, "CompleteMultipartUpload", code="QuotaExceeded", status=403, times=None)
+    world.endpoint.faults.arm(replace(refused, predicate=lambda call: PROBE not in (call.key or "")))
+    world.stream_timeout_seconds = 1e6
+    async with world.daemon() as daemon:
+        world.append(3 * PART)
+        daemon.closed()
+        await trio.sleep(3)
+        world.endpoint.faults.clear()
+        world.append(2 * PART)
+        daemon.seen()
+        await trio.sleep(300)
+        assert rounds_of(world, 5 * PART) == 1
+        world.endpoint.model._uploads.clear()
+        world.append(2 * PART)
+        daemon.closed()
+        (checkpoint,) = await completed(world, seconds=60)
+    assert checkpoint.meta.uploads_restarted == 1
+    assert world.recordings() == [world.content()]
+
+
 async def test_p6_after_a_quota_without_any_room_the_recording_is_sent_as_soon_as_the_outage_is_over(
     world: World,
 ) -> None:

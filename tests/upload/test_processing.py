@@ -14,10 +14,11 @@ from waiting import completed, until, until_idle
 from cef_trio.checkpoint.states import Status, StreamSet
 from cef_trio.exceptions import ChunkProcessingError
 from cef_trio.files.file_stat import FileStat
+from cef_trio.files.reader import regular_file_stat
 from cef_trio.lab.disk import InlineDisk
 from cef_trio.lab.world import PART, World
 from cef_trio.s3_endpoint import Fault, Kind
-from cef_trio.watch.events import Scanned
+from cef_trio.watch.events import Moved, Scanned
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, PART - 1, PART, PART + 1, 7 * PART + 123])
@@ -240,6 +241,30 @@ async def test_p2_a_recording_that_moved_within_a_big_tree_does_not_count_as_del
     assert checkpoint.meta.current_path == world.path("b.mp4")
     assert world.endpoint.log.calls["CreateMultipartUpload"] == 1
     assert world.endpoint.log.calls["UploadPart"] == 3
+
+
+async def test_p2_a_recording_that_is_renamed_twice_while_a_scan_is_waited_for_does_not_count_as_deleted(
+    world: World,
+) -> None:
+    """The event of its second rename is lost."""
+    world.append(2 * PART)
+    async with world.daemon() as daemon:
+        await trio.sleep(1)
+        Path(world.path()).rename(world.path("c.mp4"))
+        daemon.services.scans.request_scan = lambda: None
+        daemon.gone()
+        await trio.sleep(10)
+        stat = regular_file_stat(Path(world.path("c.mp4")).stat())
+        assert stat is not None
+        daemon.supervisor.handle_event(Moved(world.path(), world.path("b.mp4"), stat))
+        await trio.sleep(30)
+        (checkpoint,) = world.known()
+        assert checkpoint.stream_set is StreamSet.ACTIVE, "no scan began since it was missed"
+        daemon.supervisor.handle_event(world.scan())
+        await trio.sleep(1)
+        daemon.closed("c.mp4")
+        await completed(world)
+    assert world.endpoint.log.calls["UploadPart"] == 2
 
 
 async def test_p3_a_stream_whose_file_is_missing_at_a_start_waits_for_a_scan_of_it_all(world: World) -> None:

@@ -234,6 +234,29 @@ async def test_p6_an_upload_that_is_never_completed_is_begun_again(world: World,
     assert world.open_uploads() == []
 
 
+async def test_p6_an_upload_that_is_never_completed_nor_aborted_is_not_found_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The creation of the next one fails at first, so the stream resumes without one, and S3 lists the left one."""
+    monkeypatch.setattr("cef_trio.upload.processor.LOST_COMPLETIONS", DOUBTED_COMPLETIONS + 1)
+
+    def of_a_recording(call: CallInfo) -> bool:
+        return PROBE not in (call.key or "")
+
+    with capture_logs() as logs:
+        async with world.daemon() as daemon:
+            await _complete_fails(world, daemon, {"kind": Kind.ERROR, "code": "InternalError"})
+            (left,) = world.endpoint.model._uploads
+            for operation, times in (("AbortMultipartUpload", None), ("CreateMultipartUpload", 3)):
+                fault = Fault(Kind.ERROR, operation, code="InternalError", times=times, predicate=of_a_recording)
+                world.endpoint.faults.arm(fault)
+            (checkpoint,) = await completed(world, seconds=600)
+            assert left in world.endpoint.model._uploads
+    assert checkpoint.meta.uploads_restarted == 1
+    assert world.recordings() == [world.content(NAME)]
+    assert "parts_adopted" not in [line["event"] for line in logs]
+
+
 async def test_p6_a_store_that_completes_nothing_fails_no_stream_and_gets_the_bytes_ever_more_seldom(
     world: World,
 ) -> None:

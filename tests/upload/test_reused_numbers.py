@@ -300,6 +300,61 @@ async def test_p1_a_stream_that_is_resumed_while_lookups_wait_has_an_object_of_i
     assert there.keys() == {name: there.content(name)}
 
 
+@pytest.mark.parametrize("while_running", [True, False])
+async def test_p3_a_stream_whose_object_is_complete_does_not_wait_for_another_file(
+    tmp_path: Path, autojump_clock: MockClock, *, while_running: bool
+) -> None:
+    """Only its metadata is missing when the recording is deleted, and a file that cannot be read has its number."""
+    there = place(tmp_path, NFS())
+
+    async def reuse() -> None:
+        await number_goes_to(there, "a.mp4", "b.mp4")
+        there.writers.inode("b.mp4").denied = True
+
+    down = there.world.endpoint.faults.arm(Fault(Kind.ERROR, "PutObject", times=None, code="ServiceUnavailable"))
+    async with there.world.daemon():
+        there.writers.append(3 * PART + 10, "a.mp4")
+        await trio.sleep(30)
+        assert there.keys() == {"a.mp4": there.content("a.mp4")}
+        assert there.streams() == [("a.mp4", Status.RETRYING)]
+        if while_running:
+            await reuse()
+            await trio.sleep(30)
+            there.world.endpoint.faults.disarm(down)
+            await trio.sleep(60)
+    if not while_running:
+        await reuse()
+        there.world.endpoint.faults.disarm(down)
+        async with there.world.daemon():
+            await trio.sleep(60)
+    assert dict(there.streams())["a.mp4"] is Status.COMPLETED
+
+
+@pytest.mark.parametrize("while_running", [True, False])
+async def test_p2_a_recording_that_a_scan_finds_renamed_when_its_object_is_complete_is_known_under_its_new_name(
+    tmp_path: Path, autojump_clock: MockClock, *, while_running: bool
+) -> None:
+    there = place(tmp_path, NFS())
+    down = there.world.endpoint.faults.arm(Fault(Kind.ERROR, "PutObject", times=None, code="ServiceUnavailable"))
+    async with there.world.daemon():
+        there.writers.append(3 * PART + 10, "a.mp4")
+        await trio.sleep(30)
+        assert there.keys() == {"a.mp4": there.content("a.mp4")}
+        assert there.streams() == [("a.mp4", Status.RETRYING)]
+        if while_running:
+            there.writers.move("a.mp4", "b.mp4")
+            await trio.sleep(30)
+            there.world.endpoint.faults.disarm(down)
+            await trio.sleep(60)
+    if not while_running:
+        there.writers.move("a.mp4", "b.mp4")
+        there.world.endpoint.faults.disarm(down)
+        async with there.world.daemon():
+            await trio.sleep(60)
+    assert there.streams() == [("b.mp4", Status.COMPLETED)]
+    assert there.world.received_bytes() == 3 * PART + 10
+
+
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
 async def test_p3_a_daemon_that_ends_while_it_compares_records_no_rename(
     tmp_path: Path, autojump_clock: MockClock, moment: Moment

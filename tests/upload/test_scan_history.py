@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import trio
 import trio.testing
@@ -10,7 +12,12 @@ from cef_trio.files import FileStat
 from cef_trio.upload.scan_history import ScanHistory
 from cef_trio.watch import Scanned
 
-B, C = FileStat(1, 8, 10, 0), FileStat(1, 9, 10, 0)
+B, C, NEW = FileStat(1, 8, 10, 0), FileStat(1, 9, 10, 0), FileStat(1, 10, 10, 0)
+
+
+def now() -> float:
+    """Return when a scan begins that is requested by now; the others here, of the first seconds, began earlier."""
+    return trio.current_time() + 1
 
 
 class Missing:
@@ -26,7 +33,8 @@ class Missing:
         """How often it was to look at its path again."""
 
     async def wait(self) -> None:
-        left, path = frozenset[str](), "/rec/a.mp4"
+        left: Mapping[str, FileStat] = {}
+        path = "/rec/a.mp4"
         while not self.gone:
             left = await self._history.wait_for_scan(
                 path, self._missed_at, lambda stat: stat.file_ino in self._numbers, self.in_doubt.extend, left
@@ -51,14 +59,41 @@ async def test_p2_a_scan_counts_once_what_it_found_was_looked_up(history: ScanHi
         history.completed(Scanned({}, began_at=2.0), {"/rec/b.mp4": B, "/rec/c.mp4": C})
         await trio.testing.wait_all_tasks_blocked()
         assert sorted(missing.in_doubt) == ["/rec/b.mp4", "/rec/c.mp4"]
-        history.looked_up({"/rec/c.mp4", "/rec/later.mp4"})
+        history.looked_up({"/rec/c.mp4": C, "/rec/later.mp4": NEW})
         await trio.testing.wait_all_tasks_blocked()
         assert not missing.gone
-        history.looked_up({"/rec/later.mp4"})
+        history.looked_up({"/rec/later.mp4": NEW})
+        await trio.testing.wait_all_tasks_blocked()
+        assert not missing.gone, "one of them may have been renamed before it was looked up"
+        assert later.in_doubt == [], "the scan began no later than that file was missed"
+        history.completed(Scanned({}, began_at=now()), {"/rec/d.mp4": NEW, "/rec/b.mp4": B})
+        await trio.testing.wait_all_tasks_blocked()
+        assert missing.gone, "what others begin meanwhile, or was looked up, is none of them renamed"
+        nursery.cancel_scope.cancel()
+
+
+async def test_p2_a_file_that_is_renamed_before_it_was_compared_is_in_doubt_still(history: ScanHistory) -> None:
+    async with trio.open_nursery() as nursery:
+        missing = Missing(history, 1.0, 8)
+        nursery.start_soon(missing.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        history.completed(Scanned({}, began_at=2.0), {"/rec/b.mp4": B})
+        await trio.testing.wait_all_tasks_blocked()
+        history.looked_up({"/rec/c.mp4": B})  # an event told of the rename
+        await trio.testing.wait_all_tasks_blocked()
+        assert (missing.gone, missing.looked) == (False, 0)
+        history.looked_up({})  # no event told of the next one, and nothing was found at its path
+        await trio.testing.wait_all_tasks_blocked()
+        assert not missing.gone
+        history.completed(Scanned({}, began_at=now()), {"/rec/d.mp4": B})
+        await trio.testing.wait_all_tasks_blocked()
+        assert not missing.gone
+        assert missing.in_doubt == ["/rec/b.mp4", "/rec/d.mp4"]
+        history.looked_up({})
+        await trio.testing.wait_all_tasks_blocked()
+        history.completed(Scanned({}, began_at=now()))
         await trio.testing.wait_all_tasks_blocked()
         assert missing.gone
-        assert not later.gone, "it began no later than the file was missed"
-        nursery.cancel_scope.cancel()
 
 
 async def test_p6_an_earlier_scan_is_not_kept_waiting_by_what_later_ones_found(history: ScanHistory) -> None:
@@ -69,11 +104,13 @@ async def test_p6_an_earlier_scan_is_not_kept_waiting_by_what_later_ones_found(h
         history.completed(Scanned({}, began_at=2.0), {"/rec/b.mp4": B})
         for number in range(3, 10):
             await trio.testing.wait_all_tasks_blocked()
-            history.completed(Scanned({}, began_at=float(number)), {"/rec/b.mp4": B, f"/rec/{number}.mp4": B})
+            history.completed(Scanned({}, began_at=float(number)), {"/rec/b.mp4": B, f"/rec/{number}.mp4": NEW})
         await trio.testing.wait_all_tasks_blocked()
         assert not missing.gone
         assert missing.looked == 7, "after each scan, as its file may be back"
-        history.looked_up({"/rec/9.mp4"})
+        history.looked_up({"/rec/9.mp4": NEW})
+        await trio.testing.wait_all_tasks_blocked()
+        history.completed(Scanned({}, began_at=now()), {"/rec/10.mp4": NEW})
         await trio.testing.wait_all_tasks_blocked()
         assert missing.gone
 

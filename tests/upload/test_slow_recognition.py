@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
@@ -16,7 +17,7 @@ from waiting import completed, until, until_idle
 from cef_trio.checkpoint import ENDED, Lease
 from cef_trio.checkpoint.memory import Moment
 from cef_trio.checkpoint.states import Status
-from cef_trio.exceptions import FileAccessError, RedisOperationError
+from cef_trio.exceptions import FileAccessError, RecordingChangedError, RedisOperationError
 from cef_trio.files.file_system import Origin, file_system_named
 from cef_trio.lab.disk import InlineRecording
 from cef_trio.lab.world import PART, World, WorldDaemon
@@ -277,6 +278,74 @@ async def test_p2_a_renamed_recording_is_not_missing_before_its_new_name_was_com
         await until(lambda: reused.content() in reused.recordings())
     assert Status.FAILED_FILE_MISSING_ON_RESUME not in {one.meta.status for one in reused.known()}
     assert reused.received_bytes() == sent == 22 * PART
+
+
+async def renamed_while_down(world: World, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Leave an open recording that was renamed to a.mp4, which is read slowly; return its number before, and bytes."""
+    monkeypatch.setattr(Ownership, "shares_any", True)
+    Path(world.path()).unlink()
+    world.stream_timeout_seconds = 1e6
+    world.append(20 * PART, "grows.mp4")
+    number = Path(world.path("grows.mp4")).stat().st_ino
+    async with world.daemon() as daemon:
+        daemon.seen("grows.mp4")
+        await trio.sleep(10)
+    Path(world.path("grows.mp4")).rename(world.path())
+    renumber(world.path())
+    world.read_seconds = SLOW_SECONDS
+    return number, world.received_bytes()
+
+
+async def test_p2_a_new_recording_with_the_earlier_number_of_a_renamed_one_decides_nothing(
+    reused: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan proposes the new one, and its bytes say no, while the other one is still being compared."""
+    number, sent = await renamed_while_down(reused, monkeypatch)
+    async with reused.daemon() as daemon:
+        await rescanned(daemon, 31)
+        reused.read_seconds = 0.0  # of later reads
+        reused.append(PART // 2, "new.mp4")
+        scan, path = reused.scan(), reused.path("new.mp4")
+        files = {**scan.files, path: replace(scan.files[path], file_ino=number)}
+        daemon.supervisor.handle_event(replace(scan, files=files))
+        await trio.sleep(25)
+        await rescanned(daemon, 660)
+        daemon.closed()
+        await until(lambda: reused.content() in reused.recordings())
+    assert Status.FAILED_FILE_MISSING_ON_RESUME not in {one.meta.status for one in reused.known()}
+    assert reused.received_bytes() == sent
+
+
+@pytest.mark.parametrize("reads_on", [True, False])
+async def test_p2_a_recording_that_is_renamed_again_before_it_was_compared_keeps_its_stream(
+    reused: World, monkeypatch: pytest.MonkeyPatch, *, reads_on: bool
+) -> None:
+    """No event tells. ``reads_on``: its comparison goes on in the open file; else it finds none at the path."""
+    _, sent = await renamed_while_down(reused, monkeypatch)
+    if not reads_on:
+        monkeypatch.setattr("cef_trio.lab.disk.InlineRecording.read", _until_renamed(reused))
+    async with reused.daemon() as daemon:
+        await rescanned(daemon, 60)
+        Path(reused.path()).rename(reused.path("third.mp4"))
+        await rescanned(daemon, 600)
+        reused.read_seconds = 0.0
+        await rescanned(daemon, 600)
+        daemon.closed("third.mp4")
+        await until(lambda: reused.content("third.mp4") in reused.recordings())
+    assert Status.FAILED_FILE_MISSING_ON_RESUME not in {one.meta.status for one in reused.known()}
+    assert reused.received_bytes() == sent
+
+
+def _until_renamed(world: World) -> Callable[[InlineRecording, int, int], Awaitable[bytes]]:
+    read = InlineRecording.read
+
+    async def vanished(recording: InlineRecording, offset: int, size_bytes: int) -> bytes:
+        found = await read(recording, offset, size_bytes)
+        if not Path(world.path()).exists() and recording._path == world.path():
+            raise RecordingChangedError("it has no name any more")
+        return found
+
+    return vanished
 
 
 async def unreadable_and_missing(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
