@@ -168,6 +168,35 @@ def judge_deletions(facts: FolderFacts, wishes: str, *, unit: str, read_only: Se
     return ok(subject, f"{wishes}: {user} may write where the recordings are; {unseen}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessFacts:
+    """What the daemon's user may not use of what the settings name."""
+
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """The files, and why."""
+    not_writable: str | None = None
+    """The folder that keeps it from writing to ``DIR`` of ``AFTER_UPLOAD=move:DIR``: that one, or one above it."""
+
+
+def judge_access(facts: AccessFacts, variables: Mapping[str, str], user: str) -> list[Finding]:
+    """Report what ends the daemon's start at once, again and again, although root may use all of it.
+
+    ``variables``: the settings that name the files, by file.
+    """
+    found = [
+        problem(
+            "settings",
+            f"{variables[file]}: the user {user} may not read {file!r} ({why}), so its daemon does not start",
+            f"give {user} r on it, and x on the folders above it",
+        )
+        for file, why in facts.unreadable.items()
+    ]
+    if facts.not_writable is not None:
+        says = f"AFTER_UPLOAD: the user {user} may not write {facts.not_writable!r}, so its daemon does not start"
+        found.append(problem("after upload", says, f"give {user} w and x on it"))
+    return found
+
+
 def _named(folders: Sequence[str]) -> str:
     more = f" and {len(folders) - _SHOWN_FOLDERS} more" if len(folders) > _SHOWN_FOLDERS else ""
     return ", ".join(map(repr, folders[:_SHOWN_FOLDERS])) + more
@@ -281,6 +310,8 @@ class StreamFacts:
     """The number of open streams without a lease."""
     starting: Collection[str] = ()
     """The daemons of their owner that run, and have not begun to work."""
+    stopped: Sequence[str] = ()
+    """If no daemon of their owner runs: those that were stopped."""
     failed: int
     """The number of failed streams, without those that ``cef-trio abort`` aborted."""
     without_record: int = 0
@@ -357,6 +388,10 @@ def judge_streams(facts: StreamFacts) -> list[Finding]:
             says += f"; {', '.join(sorted(facts.starting))} is still starting"
             todo = "it resumes them once it has started; what it waits for is `at risk` after a minute, and in its log"
         found = [warning("daemon", says, todo)]
+    elif facts.stopped and not facts.daemons:
+        more = f" and {len(facts.stopped) - _MOST_RECORDS} more" if len(facts.stopped) > _MOST_RECORDS else ""
+        says = f"stopped, so that nothing is uploaded: {', '.join(facts.stopped[:_MOST_RECORDS])}{more}"
+        found = [warning("daemon", says, "start it; of a host that is gone for good, `cef-trio fleet retire OWNER`")]
     else:
         found = [
             ok("daemon", names or "no stream is open; `cef-trio health` on a daemon's machine shows whether it runs")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from cef_trio.cli.arguments import add_common, add_owner, owner_override
 from cef_trio.cli.checks import (
     Finding,
     Severity,
+    judge_access,
     judge_checksum,
     judge_claimant,
     judge_clock,
@@ -49,11 +50,13 @@ from cef_trio.cli.installed_service import InstalledService
 from cef_trio.cli.probes import (
     ClockSkewTransport,
     NoSuchUserError,
+    access_facts,
     claimant,
     folder_facts,
     legacy_facts,
     stream_facts,
     try_upload,
+    unfit_folders,
     utc_now,
     watch_folders,
 )
@@ -70,6 +73,7 @@ from cef_trio.settings import (
     AfterUploadAction,
     Settings,
     SettingsError,
+    given_settings,
     load_settings,
     secret_values,
     world_readable_secrets,
@@ -113,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         with output.waiting_message(
             f"asking the folder, Redis, S3 and ffprobe, for {CHECK_SECONDS:.0f} seconds at most …"
         ):
-            found = await run_checks(checks_for(settings, owner, service))
+            found = await run_checks(checks_for(settings, owner, service, arguments.env_file))
         return show([*findings, *about_owner, *found], as_json=arguments.json)
 
     return run_cancellable(work)
@@ -146,7 +150,7 @@ async def determine_owner(settings: Settings) -> tuple[OwnerName | None, list[Fi
 
 
 def checks_for(
-    settings: Settings, owner: OwnerName | None, service: InstalledService | None
+    settings: Settings, owner: OwnerName | None, service: InstalledService | None, env_file: Path
 ) -> list[tuple[str, Check]]:
     """Return the checks, by subject, in the order of the output. Redis and S3 are not checked without an owner."""
     of_owner = (
@@ -158,6 +162,7 @@ def checks_for(
         ]
     )
     return [
+        ("settings", partial(_check_start, settings, service, env_file)),
         ("watch folder", partial(_check_folder, settings, service)),
         *of_owner,
         ("ffprobe", partial(_check_ffprobe, settings)),
@@ -185,6 +190,41 @@ async def _bounded(subject: str, check: Check, add_finding: AddFinding, timeout_
             )
     if scope.cancelled_caught:
         add_finding(problem(subject, f"did not answer within {timeout_seconds:g} seconds", "check whether it hangs"))
+
+
+async def _check_start(
+    settings: Settings, service: InstalledService | None, env_file: Path, add_finding: AddFinding
+) -> None:
+    """Check what else the daemon's start would refuse: its folders, and what its user may not use, though root may."""
+    if settings.watch_dir == STAND_INS["watch_dir"]:
+        return
+    for line in await unfit_folders(settings):
+        if not line.startswith("WATCH_DIR must "):  # told of each folder, with more to it
+            add_finding(problem("settings", line, "docs/settings.md lists all settings"))
+    if service is None or service.user == "root" or os.geteuid() != 0:
+        return
+    files = {file: name for file, name in _named_files(settings, env_file).items() if file not in service.credentials}
+    if env_file == service.settings_file:
+        files[os.fspath(env_file)] = "the settings file"
+    with suppress(NoSuchUserError):  # told of the watch folder
+        facts = await access_facts(files, settings.after_upload.folder or "", service)
+        for finding in judge_access(facts, files, service.user):
+            add_finding(finding)
+
+
+def _named_files(settings: Settings, env_file: Path) -> dict[str, str]:
+    """Return the files of certificates and secrets, each with the variable that names it."""
+    certificates = {
+        "S3_CA_FILE": settings.s3_ca_file,
+        "REDIS_CA_FILE": settings.redis_ca_file,
+        "WEBHOOK_CA_FILE": settings.webhook_ca_file,
+    }
+    found = {os.fspath(file): name for name, file in certificates.items() if file is not None}
+    for one in given_settings(env_file):
+        name, _, file = one.says.partition("=")
+        if file:
+            found[file] = name
+    return found
 
 
 async def _check_folder(settings: Settings, service: InstalledService | None, add_finding: AddFinding) -> None:

@@ -4,7 +4,8 @@ Both read the registry in Redis (``observability/fleet.py``), whatever the numbe
 refuses an owner with a running daemon or with open streams. The registry alone does not tell that: it may have lost a
 report. So the claim of the name and the leases count as well. It removes the owner's reports, and with
 ``--forget-history`` the records of its ended streams; recordings and objects are never touched. Repeating it is safe.
-Of an owner whose other daemons run, as those of a shared folder, ``--instance`` removes one that is gone.
+Of an owner whose other daemons run, as those of a shared folder, ``--instance`` removes one that is gone, also while
+another one of the same INSTANCE_ID runs.
 """
 
 from __future__ import annotations
@@ -188,23 +189,30 @@ async def retire(context: RedisContext, *, forget_history: bool, as_json: bool) 
 
 
 async def retire_one(context: RedisContext, instance: str, *, as_json: bool) -> ExitCode:
-    """Remove one daemon of the context's owner from the registry, if it is gone and others of the owner run."""
+    """Remove one daemon of the context's owner from the registry, if it is gone and others of the owner run.
+
+    Several may have that INSTANCE_ID, each with a folder of its own, or one had another folder before: those that run
+    stay.
+    """
     store, owner = context.store, context.owner_name
     with Report(as_json=as_json) as report:
         own = read_fleet(await store.reports()).of_owner(owner)
-        gone = [one for one in own.reports if one.instance_id == instance]
-        if not gone:
+        same = [one for one in own.reports if one.instance_id == instance]
+        gone = [one for one in same if not one.lives(own.now)]
+        if not same:
             refusal = "no daemon of that INSTANCE_ID has reported; `cef-trio fleet` shows them"
-        elif runs := [one for one in gone if one.lives(own.now)]:
-            refusal = f"it runs, stop it first: {_names(runs)}"
+        elif not gone:
+            refusal = f"it runs, stop it first: {_names(same)}"
         elif held := await _held_by(store, gone):
             refusal = f"it runs, stop it first: {output.count(held, 'lease')} held by it; {_KILLED}"
         elif not own.living:
             refusal = f"no other daemon of {owner} runs, so retire the owner: `cef-trio fleet retire {owner}`"
         else:
             await store.forget_reports([one.instance for one in gone])
+            folders = _named(sorted({one.folder for one in gone}))
             says = (
-                f"{instance} retired: {output.count(len(gone), 'report')} removed; of {owner} run {_names(own.living)}"
+                f"{instance} retired: {output.count(len(gone), 'report')} removed, of {folders}; of {owner} run "
+                f"{_names(own.living)}"
             )
             report.add(owner, says, reports=len(gone))
             return report.code

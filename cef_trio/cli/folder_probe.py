@@ -1,8 +1,8 @@
-"""The facts about the watch folder as another user sees them: ``python -m cef_trio.cli.folder_probe ASKED UID GID…``.
+"""Facts as another user sees them: ``python -m cef_trio.cli.folder_probe QUESTION ASKED UID GID…``.
 
-``doctor``, run by root, starts it for the user of the installed service (``probes.py``: ``folder_facts``). It
-becomes that user only after it has been loaded, since that user may not be able to read this program. The first group
-is the primary one.
+``doctor``, run by root, starts it for the user of the installed service, to ask about the watch folder and about what
+else the settings name (``probes.py``: ``folder_facts``, ``access_facts``). It becomes that user only after it has been
+loaded, since that user may not be able to read this program. The first group is the primary one.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import os
 import sys
 from dataclasses import asdict
 
-from cef_trio.cli.probes import folder_facts_now
+from cef_trio.cli.probes import QUESTIONS
 
 if __name__ == "__main__":
-    asked, user, *groups = sys.argv[1:]
+    question, asked, user, *groups = sys.argv[1:]
     os.setgroups([int(group) for group in groups])
     os.setgid(int(groups[0]))
     os.setuid(int(user))
-    json.dump(asdict(folder_facts_now(*json.loads(asked))), sys.stdout)
+    json.dump(asdict(QUESTIONS[question](*json.loads(asked))), sys.stdout)

@@ -3,8 +3,8 @@
 Without this each command would need the unit's environment by hand: ``EnvironmentFile=``, the ``*_FILE`` variables of
 its credentials, ``--env-file``. The unit is read with its drop-ins, as systemd.unit(5) merges them, as far as it
 concerns settings and rights: ``Environment=``, ``EnvironmentFile=``, ``LoadCredential=``, ``WorkingDirectory=``,
-``User=``, ``SupplementaryGroups=``, ``AmbientCapabilities=``, ``ProtectSystem=``, ``ReadWritePaths=``. Standard
-library only, unless a unit is found, because ``cef-trio health`` imports this.
+``User=``, ``Group=``, ``SupplementaryGroups=``, ``AmbientCapabilities=``, ``ProtectSystem=``, ``ReadWritePaths=``.
+Standard library only, unless a unit is found, because ``cef-trio health`` imports this.
 """
 
 from __future__ import annotations
@@ -56,10 +56,13 @@ class InstalledService:
     """``.env`` in its working directory, if there is one."""
     user: str = "root"
     groups: tuple[str, ...] = ()
+    """``Group=`` and ``SupplementaryGroups=``, beside those of the user."""
     may_lease_all: bool = False
     """Whether the daemon has ``CAP_LEASE``."""
     writable: tuple[str, ...] | None = None
     """With ``ProtectSystem=strict`` the folders of ``ReadWritePaths=``: all others are read-only to the daemon."""
+    credentials: tuple[str, ...] = ()
+    """The files of ``LoadCredential=``, which systemd reads as root."""
     unreadable: tuple[Path, ...] = ()
     """The environment files that this user may not read."""
 
@@ -177,9 +180,14 @@ def _service(unit: Path, found: Mapping[str, list[str]], root: Path) -> Installe
         environment_files=tuple(files),
         settings_file=settings_file if "WorkingDirectory" in found and os.access(settings_file, os.R_OK) else None,
         user=_last(found, "User", "root"),
-        groups=tuple(name for text in found.get("SupplementaryGroups", ()) for name in text.split()),
+        groups=tuple(
+            name
+            for text in (*found.get("Group", ())[-1:], *found.get("SupplementaryGroups", ()))
+            for name in text.split()
+        ),
         may_lease_all="CAP_LEASE" in _last(found, "AmbientCapabilities", "").split(),
         writable=_writable(found) if _last(found, "ProtectSystem", "") == "strict" else None,
+        credentials=tuple(str(root / source.lstrip("/")) for source in credentials.values() if source),
         unreadable=tuple(unreadable),
     )
 

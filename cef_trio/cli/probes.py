@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from stat import S_ISVTX
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 from uuid import uuid4
 
 import httpx
@@ -27,7 +28,7 @@ from inotify_simple import INotify, flags
 
 from cef_trio.checkpoint import FAILED, Claimant, History, Lease, Owner, Status, StreamMeta, StreamSet, ended_streams
 from cef_trio.checkpoint.redis import LegacyPlace, RedisCheckpointStore
-from cef_trio.cli.checks import FolderFacts, StreamFacts
+from cef_trio.cli.checks import AccessFacts, FolderFacts, StreamFacts
 from cef_trio.cli.installed_service import InstalledService
 from cef_trio.cli.status_model import instance_of
 from cef_trio.daemon import boot_id, machine_id, owner_of_machine
@@ -45,7 +46,7 @@ from cef_trio.http import parse_http_date
 from cef_trio.observability import read_fleet
 from cef_trio.resilience import run_in_thread, shielded
 from cef_trio.s3 import BytesSource, ChecksumAlgorithm, S3Client
-from cef_trio.settings import split_watch_dir
+from cef_trio.settings import Settings, SettingsError, check_folders, split_watch_dir
 from cef_trio.upload import KeyTemplate, Ownership
 from cef_trio.watch import WatchScope, scan_now
 
@@ -77,6 +78,15 @@ async def watch_folders(watch_dir: Path) -> tuple[Path, ...]:
     return await run_in_thread(partial(split_watch_dir, watch_dir), abandon_on_cancel=True)
 
 
+async def unfit_folders(settings: Settings) -> list[str]:
+    """Return a line for each folder of the settings that the daemon's start would refuse."""
+    try:
+        await run_in_thread(partial(check_folders, settings), abandon_on_cancel=True)
+    except SettingsError as error:
+        return error.lines
+    return []
+
+
 async def folder_facts(
     folder: Path,
     patterns: Sequence[str] = (),
@@ -96,13 +106,23 @@ async def folder_facts(
     """
     asked = (os.fspath(folder), list(patterns), list(exclude), list(map(os.fspath, link_roots)), least_bytes)
     if service is not None and service.user != "root":
-        facts = await _facts_of_another(service, json.dumps(asked))
+        facts = FolderFacts(**await _ask_as_user_of(service, "folder", asked))
         return replace(facts, user=service.user, may_lease_all=service.may_lease_all)
     found = await run_in_thread(partial(folder_facts_now, *asked), abandon_on_cancel=True)
     return replace(found, user="root") if os.geteuid() == 0 else found
 
 
-async def _facts_of_another(service: InstalledService, asked: str) -> FolderFacts:
+async def access_facts(files: Iterable[str], target: str, service: InstalledService) -> AccessFacts:
+    """Return what the user of the service may not use of these files, and of ``DIR`` (empty: none); only root may ask.
+
+    Raises:
+        NoSuchUserError: that user could not be asked.
+    """
+    return AccessFacts(**await _ask_as_user_of(service, "access", (list(files), target)))
+
+
+async def _ask_as_user_of(service: InstalledService, question: str, asked: Sequence[object]) -> dict[str, Any]:
+    """Return the fields of the answer to one of ``QUESTIONS``."""
     try:
         user = pwd.getpwnam(service.user)
         groups = [*os.getgrouplist(user.pw_name, user.pw_gid), *(grp.getgrnam(name).gr_gid for name in service.groups)]
@@ -110,7 +130,7 @@ async def _facts_of_another(service: InstalledService, asked: str) -> FolderFact
         raise NoSuchUserError(f"{service.unit} is to run as a user or group that does not exist: {error}") from error
     numbers = [user.pw_uid, *dict.fromkeys([user.pw_gid, *groups])]
     done = await trio.run_process(
-        [sys.executable, "-m", "cef_trio.cli.folder_probe", asked, *map(str, numbers)],
+        [sys.executable, "-m", "cef_trio.cli.folder_probe", question, json.dumps(asked), *map(str, numbers)],
         capture_stdout=True,
         capture_stderr=True,
         check=False,
@@ -118,7 +138,8 @@ async def _facts_of_another(service: InstalledService, asked: str) -> FolderFact
     if done.returncode != 0:
         why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise NoSuchUserError(f"the user {service.user} could not be asked: {why}")
-    return FolderFacts(**json.loads(done.stdout))
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def folder_facts_now(
@@ -190,6 +211,39 @@ def _keeps_others_files(folder: str, recordings: Iterable[str]) -> bool:
         return any(Path(one).lstat().st_uid != user for one in recordings)
     except OSError:  # gone meanwhile
         return False
+
+
+def access_facts_now(files: Iterable[str], target: str) -> AccessFacts:
+    """Return what this process may not use: of the files, and of ``target``, a folder that may be missing. Blocks."""
+    unreadable = {file: why for file in files if (why := _read_error(file)) is not None}
+    return AccessFacts(unreadable=unreadable, not_writable=_not_writable(target) if target else None)
+
+
+def _read_error(file: str) -> str | None:
+    try:
+        with open(file, "rb"):  # noqa: PTH123 - a name of the settings
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _not_writable(target: str) -> str | None:
+    """Return the folder that keeps this process from writing to ``target``, or from making it: the nearest one there.
+
+    As the daemon's start does (``settings/model.py``).
+    """
+    path = Path(os.path.realpath(target))
+    for folder in (path, *path.parents):
+        with suppress(PermissionError):  # below a folder that this user may not enter, which is asked next
+            if folder.exists():
+                return None if os.access(folder, os.W_OK | os.X_OK) else os.fspath(folder)
+    return None
+
+
+QUESTIONS: Final[Mapping[str, Callable[..., FolderFacts | AccessFacts]]] = MappingProxyType(
+    {"folder": folder_facts_now, "access": access_facts_now}
+)
+"""What ``folder_probe.py`` may be asked."""
 
 
 def _unmounted(path: str) -> list[str]:
@@ -347,6 +401,7 @@ async def stream_facts(store: RedisCheckpointStore, folder: Path | None = None) 
         if error.transient or store.keys.by_path not in store.unreadable.known:
             raise
     fleet = read_fleet(await store.reports())
+    own = fleet.of_owner(store.keys.owner)
     ownership = Ownership(machine_id())
     if folder is not None:
         await ownership.determine(KernelDisk(), [os.fspath(folder)])
@@ -358,7 +413,11 @@ async def stream_facts(store: RedisCheckpointStore, folder: Path | None = None) 
         ),
         daemons=daemons,
         without_task=sum(store.unreadable.why_of(stream_id) is None for stream_id in without_task),
-        starting={one.instance_id for one in fleet.of_owner(store.keys.owner).living if one.starting},
+        starting={one.instance_id for one in own.living if one.starting},
+        # One that lost its name is a problem of the fleet, with a remedy of its own.
+        stopped=[f"{one.instance_id} on {one.host or 'a host'}" for one in own.shown if not one.name_taken_by]
+        if own.state == "stopped"
+        else [],
         failed=failed,
         without_record=len(ids) - len(opened) - len(opened.unreadable),
         unreadable={**store.unreadable.known, **{why: why for why in fleet.unreadable}},

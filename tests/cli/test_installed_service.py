@@ -50,6 +50,7 @@ def test_the_environment_of_the_unit_is_found_with_its_credentials(machine: Path
         "S3_BUCKET_NAME": "recordings",
     }
     assert (service.settings_file, service.unreadable, service.may_lease_all) == (None, (), False)
+    assert set(service.credentials) == {value for name, value in service.variables.items() if name.endswith("_FILE")}
 
 
 def test_drop_ins_change_the_unit_as_systemd_merges_them(machine: Path) -> None:
@@ -65,7 +66,7 @@ def test_drop_ins_change_the_unit_as_systemd_merges_them(machine: Path) -> None:
     (vendor / "zz.conf").write_text("[Service]\nUser=masked\n")
     service = find_installed_service(machine)
     assert service is not None
-    assert (service.user, service.groups, service.may_lease_all) == ("recorder", ("video", "audio"), True)
+    assert (service.user, service.groups, service.may_lease_all) == ("recorder", ("cef-trio", "video", "audio"), True)
     assert service.variables["S3_TAGS"] == "a=b c"
     assert service.variables["LOG_LEVEL"] == "DEBUG"
     assert not {"APP_ENV", "NOT_OF", "S3_ACCESS_KEY_ID_FILE"} & service.variables.keys()

@@ -237,6 +237,16 @@ def test_a_daemon_whose_start_waits_need_not_be_started() -> None:
     assert found.todo.startswith("it resumes them once it has started")
 
 
+@pytest.mark.parametrize(("without_task", "daemons"), [(0, {}), (1, {}), (0, {"cam": 1})])
+def test_p10_daemons_that_were_stopped_are_a_warning_unless_one_holds_a_lease(
+    without_task: int, daemons: dict[str, int]
+) -> None:
+    stopped = [f"cam-{number} on desk" for number in range(7)]
+    found = judge_streams(StreamFacts(daemons=daemons, without_task=without_task, failed=0, stopped=stopped))
+    assert worst(found) is (OK if daemons else WARNING)
+    assert ("cam-4 on desk and 2 more" in found[0].says) is (not without_task and not daemons)
+
+
 def test_kind9_records_that_cannot_be_read_are_problems_and_names_without_a_record_a_warning() -> None:
     unreadable = {f"stream:{number}:meta": f"stream:{number}:meta is no hash" for number in range(7)}
     found = judge_streams(

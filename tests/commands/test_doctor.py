@@ -6,6 +6,8 @@ import os
 import shutil
 import socket
 import tempfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from pwd import getpwnam
 from typing import Any
@@ -13,12 +15,13 @@ from typing import Any
 import pytest
 import redis
 import trio
+from servers.authority import Authority
 from servers.command import answer, command
 from servers.endpoints import Endpoint
-from servers.valkey import valkey_server
+from servers.valkey import ValkeyServer, valkey_server
 from trio.testing import MockClock
 
-from cef_trio.checkpoint.redis import Keys
+from cef_trio.checkpoint.redis import Keys, RedisCheckpointStore
 from cef_trio.cli import doctor
 from cef_trio.cli.checks import Finding, Severity, ok
 from cef_trio.cli.doctor import AddFinding, run_checks
@@ -27,6 +30,8 @@ from cef_trio.cli.probes import try_upload
 from cef_trio.cli.session import CommandContext
 from cef_trio.exceptions import S3OperationError
 from cef_trio.lab.world import World
+from cef_trio.observability import daemon_report
+from cef_trio.observability.daemon_report import DaemonReport
 from cef_trio.s3_endpoint import CallInfo, Fault, Kind, Moment
 from cef_trio.settings import load_settings
 from cef_trio.settings.object_options import ObjectOptions
@@ -331,6 +336,82 @@ def test_p10_a_folder_in_which_the_daemon_may_delete_nothing_is_a_problem(tmp_pa
         assert finding.todo.endswith(f"ReadWritePaths={tmp_path}")
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.mark.real
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may ask as another user")
+def test_what_the_services_user_may_not_use_is_a_problem_although_root_may(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its daemon ends with exit code 2 every ten seconds."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        folder.chmod(0o755)
+        (folder / "rec").mkdir(mode=0o755)
+        archive, secret, certificates = folder / "archive", folder / "secret", Authority(folder).file
+        archive.mkdir(mode=0o700)
+        secret.write_text("only-a-test")
+        secret.chmod(0o600)
+        certificates.chmod(0o600)
+        live = folder / ".env"
+        live.write_text("LOG_LEVEL=INFO\n")
+        live.chmod(0o600)
+        monkeypatch.setenv("S3_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("S3_SECRET_ACCESS_KEY_FILE", str(secret))
+        given = load_settings(
+            live,
+            unneeded={"s3_bucket_name"},
+            watch_dir=folder / "rec",
+            after_upload=f"move:{archive}/a/b",
+            s3_ca_file=certificates,
+        )
+
+        def found(*credentials: Path) -> list[Finding]:
+            findings: list[Finding] = []
+            unit = tmp_path / "cef-trio.service"
+            loaded = tuple(map(str, credentials))
+            service = InstalledService(unit, user="nobody", settings_file=live, credentials=loaded)
+            trio.run(doctor._check_start, given, service, live, findings.append)
+            assert {one.severity for one in findings} <= {Severity.PROBLEM}
+            return findings
+
+        says = "the user nobody may not read {!r} (Permission denied), so its daemon does not start"
+        assert [one.says for one in found()] == [
+            f"S3_CA_FILE: {says.format(str(certificates))}",
+            f"S3_SECRET_ACCESS_KEY_FILE: {says.format(str(secret))}",
+            f"the settings file: {says.format(str(live))}",
+            f"AFTER_UPLOAD: the user nobody may not write '{archive}', so its daemon does not start",
+        ]
+        certificates.chmod(0o644)
+        live.chmod(0o644)
+        archive.chmod(0o777)
+        assert found(secret) == [], "systemd reads it as root"
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.real
+def test_folders_that_the_daemons_start_refuses_are_a_problem(settings: dict[str, str], tmp_path: Path) -> None:
+    given = {**settings, "AFTER_UPLOAD": f"move:{tmp_path}/done"}
+    findings = answer("doctor", settings=given, code=5)["findings"]
+    (said,) = [one["says"] for one in findings if one["severity"] == "problem"]
+    assert said.startswith("AFTER_UPLOAD: recordings cannot be moved to")
+
+
+@pytest.mark.real
+async def test_p10_a_daemon_that_was_stopped_is_a_warning(settings: dict[str, str], valkey: ValkeyServer) -> None:
+    async def said() -> tuple[str, str]:
+        ask = partial(answer, "doctor", settings={**settings, "OWNER_NAME": "room-1"})
+        return by_subject(await trio.to_thread.run_sync(ask))["daemon"]
+
+    async with RedisCheckpointStore(valkey.url, owner="room-1", socket_timeout_seconds=10) as store:
+        assert (await said())[0] == "ok"
+        now = (await store.reports()).now
+        one = DaemonReport(instance="room-1/cam", owner="room-1", name="cam", host="desk", at=now, folder="/rec")
+        await store.report(one.instance, daemon_report.encode(daemon_report.stopped(one)), beginning="")
+        assert await said() == ("warning", "stopped, so that nothing is uploaded: cam on desk")
+        await store.report(one.instance, daemon_report.encode(replace(one, at=now + 1)), beginning="")
+        assert (await said())[0] == "ok"
 
 
 @pytest.mark.real

@@ -161,10 +161,38 @@ async def test_one_daemon_of_a_shared_folder_that_is_gone_is_retired_while_the_o
     text, _ = await shown(context, capsys, ExitCode.ANSWER_IS_NO)
     todo = "`cef-trio fleet retire room-1`, with `--instance cam-1` while others of the owner run"
     assert todo in " ".join(text.split())
-    assert "cam-1 retired: 1 report removed; of room-1 run cam-2 on host-2" in await attempt("cam-1", ok=True)
+    said = await attempt("cam-1", ok=True)
+    assert "cam-1 retired: 1 report removed, of /srv/rec; of room-1 run cam-2 on host-2" in said
     assert set((await world.store.reports()).reports) == {"room-2/cam-2"}
     await shown(context, capsys, ExitCode.DONE)
     assert "no daemon of that INSTANCE_ID has reported" in await attempt("cam-1", ok=False)
+
+
+async def test_p10_a_killed_daemon_is_retired_while_another_of_its_instance_id_runs_on_another_folder(
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a power cut and a new WATCH_DIR, or of two daemons of one machine: both have the host's name."""
+
+    async def attempt(*, ok: bool) -> str:
+        code = await retire_one(context, "cam-1", as_json=False)
+        assert code is (ExitCode.DONE if ok else ExitCode.ANSWER_IS_NO)
+        return capsys.readouterr().out
+
+    await reports(world, 1, instance="room-1/cam-1@old", folder="/srv/old", process=DAEMON.token)
+    await world.store.create(a_stream(1, "/srv/old/1.mp4", status=Status.ACTIVE), DAEMON)
+    await trio.sleep(50)
+    assert await world.store.acquire(stream_id(1), DAEMON)
+    await trio.sleep(20)
+    await reports(world, 1, instance="room-1/cam-1@new", folder="/srv/new")
+    text, _ = await shown(context, capsys, ExitCode.ANSWER_IS_NO)
+    assert "`cef-trio fleet retire room-1`, with `--instance cam-1`" in " ".join(text.split())
+    assert "1 lease held by it" in await attempt(ok=False), "it may be alive, and only its report be lost"
+    await world.store.release([stream_id(1)], DAEMON)
+    said = await attempt(ok=True)
+    assert "cam-1 retired: 1 report removed, of /srv/old; of room-1 run cam-1 on host-1" in said
+    assert set((await world.store.reports()).reports) == {"room-1/cam-1@new"}
+    await shown(context, capsys, ExitCode.DONE)
+    assert "cam-1 not retired: it runs, stop it first: cam-1 on host-1" in await attempt(ok=False)
 
 
 @pytest.mark.parametrize("reported", [False, True])
