@@ -288,7 +288,7 @@ def _is_taken_for_it(world: World, checkpoint: Checkpoint, file: Path) -> bool:
 
     Without inode generations, that is a later file with the same name and inode number; without stable inode numbers,
     any file with the same name. The object of a completed stream must have the file's bytes, so two files are never
-    mixed; the file of an aborted stream must begin as the stream's did, or have all parts that were sent.
+    mixed; the file of an aborted stream must begin as the stream's did, or have a part that was sent.
     """
     meta, inode = checkpoint.meta, world.kernel.inode(file)
     lasting_inodes = file_system_named(inode.file_system.name).lasting_inodes
@@ -298,7 +298,7 @@ def _is_taken_for_it(world: World, checkpoint: Checkpoint, file: Path) -> bool:
         return False
     content = file.read_bytes()
     if meta.status is Status.FAILED_ABORTED:
-        return _begins_alike(checkpoint, content) or _has_all_parts(checkpoint, content)
+        return _begins_alike(checkpoint, content) or _has_a_part(checkpoint, content)
     return (meta.status is Status.COMPLETED or _lacks_only_metadata(checkpoint)) and _holds(world, checkpoint, content)
 
 
@@ -308,9 +308,9 @@ def _begins_alike(checkpoint: Checkpoint, content: bytes) -> bool:
     return len(head) == identity.head_size_bytes > 0 and crc64nvme(head) == identity.head_crc64nvme
 
 
-def _has_all_parts(checkpoint: Checkpoint, content: bytes) -> bool:
+def _has_a_part(checkpoint: Checkpoint, content: bytes) -> bool:
     offsets = {number: PartPlan.of(checkpoint.meta).part(number).offset for number in checkpoint.parts}
-    return bool(offsets) and all(
+    return any(
         crc64nvme(content[offsets[number] : offsets[number] + part.size_bytes]) == part.crc64nvme
         for number, part in checkpoint.parts.items()
     )
