@@ -84,7 +84,7 @@ async def test_p6_a_failure_that_cannot_be_recorded_yet_is_logged_once_and_recor
     monkeypatch.setattr(MemoryCheckpointStore, "transition", down_for_failures)
     with capture_logs() as logs:
         async with world.daemon() as daemon:
-            await refuse("UploadPart", "EntityTooLarge")(Scene(world, daemon, monkeypatch))
+            await refuse("UploadPart", "KeyTooLongError")(Scene(world, daemon, monkeypatch))
             await ended(world, Status.FAILED_S3_UPLOAD, BAD)
     assert refusals == 5
     assert [entry["event"] for entry in logs].count("stream_failed") == 1
@@ -152,7 +152,7 @@ async def test_a_deleted_recording_does_not_count_as_replaced_by_a_file_that_reu
         daemon.closed(GOOD)
         failed = await ended(world, Status.FAILED_FILE_MISSING_ON_RESUME, BAD)
         await ended(world, Status.COMPLETED, GOOD)
-    assert world.path(GOOD) in (failed.meta.failure_reason or "")
+    assert world.path(BAD) in (failed.meta.failure_reason or ""), "not the other file"
     assert world.recordings() == [world.content(GOOD)]
     assert world.open_uploads() == []
 
