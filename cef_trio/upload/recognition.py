@@ -20,6 +20,7 @@ from cef_trio.files import (
     compare_identity,
     head_of,
     identity_of,
+    inodes_last,
     looks_the_same,
     may_be,
     same_fs_id,
@@ -143,8 +144,8 @@ async def is_found_at(services: Services, meta: StreamMeta, path: str) -> bool:
     """Return whether the file at another path is certainly the stream's, renamed.
 
     By its generation or birth time, or by a recorded part. An equal inode number proves nothing, as a deleted file's is
-    given to the next one, and equal first bytes do not either (P1). They are enough together as long as S3 has nothing
-    of the stream: its object is not named yet, and no bytes can be mixed.
+    given to the next one, and equal first bytes do not either (P1). As long as S3 has nothing of the stream, one of
+    them is enough, the number where numbers last: its object is not named yet, and no bytes can be mixed.
 
     Raises:
         RecordingChangedError, ChunkProcessingError, RedisOperationError, S3OperationError: as :func:`match_at`.
@@ -156,6 +157,8 @@ async def is_found_at(services: Services, meta: StreamMeta, path: str) -> bool:
     recorded = meta.identity
     async with services.disk.open(path) as recording:
         observed = await identify(recording, await recording.stat(), recorded.head_size_bytes)
+    if inodes_last(observed.fs_type) and recorded.file_ino == observed.file_ino:
+        return True
     return looks_the_same(recorded, observed, recorded.head_size_bytes)
 
 
