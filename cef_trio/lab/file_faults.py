@@ -130,15 +130,23 @@ recorded parts, or whose parts were all overwritten while no daemon ran, is take
 FileFault = Callable[[ScenarioContext, Random], AbstractAsyncContextManager[None]]
 
 
+def _choose(what: str, context: ScenarioContext, random: Random) -> str | None:
+    """Return the name of a recording that a fault strikes, and count it; ``None``: there is none."""
+    names = context.names()
+    if not names:
+        return None
+    context.hits[f"world: {what}"] += 1
+    return random.choice(names)
+
+
 def _change_one(what: str, change: Callable[[ScenarioContext, str, Random], None]) -> FileFault:
     """Return a fault that changes one of the existing recordings."""
 
     @asynccontextmanager
     async def applied(context: ScenarioContext, random: Random) -> AsyncIterator[None]:
-        names = context.names()
-        if names:
-            context.hits[f"world: {what}"] += 1
-            change(context, random.choice(names), random)
+        name = _choose(what, context, random)
+        if name is not None:
+            change(context, name, random)
         yield
 
     return applied
@@ -146,12 +154,10 @@ def _change_one(what: str, change: Callable[[ScenarioContext, str, Random], None
 
 @asynccontextmanager
 async def _denied(context: ScenarioContext, random: Random) -> AsyncIterator[None]:
-    names = context.names()
-    if not names:
+    name = _choose("denied", context, random)
+    if name is None:
         yield
         return
-    context.hits["world: denied"] += 1
-    name = random.choice(names)
     inode = context.writers.inode(name)
     context.writers.permit(name, permitted=False)
     yield
@@ -163,12 +169,10 @@ async def _denied(context: ScenarioContext, random: Random) -> AsyncIterator[Non
 
 @asynccontextmanager
 async def _damaged(context: ScenarioContext, random: Random) -> AsyncIterator[None]:
-    names = context.names()
-    if not names:
+    name = _choose("damaged", context, random)
+    if name is None:
         yield
         return
-    context.hits["world: damaged"] += 1
-    name = random.choice(names)
     inode = context.writers.inode(name)
     context.writers.damage(name, damaged=True)
     yield
