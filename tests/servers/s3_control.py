@@ -10,6 +10,8 @@ import httpx
 from servers.endpoints import Endpoint
 from waiting import wait_until
 
+from cef_trio.lab.world import PROBE
+
 SECONDS = 60.0
 """httpx waits 5 s; on a busy machine the endpoint may not get to its answer in that time."""
 _OF_UPLOADS = frozenset({"CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload"})
@@ -43,7 +45,7 @@ def calls(endpoint: Endpoint) -> dict[str, int]:
     """Return how often each operation was asked for, without the uploads of the daemon's probes."""
     log = call_log(endpoint)
     uploads = (call for call in log["journal"] if call["operation"] in _OF_UPLOADS)
-    probed = Counter(call["operation"] for call in uploads if "cef-trio-probe" in call["key"])
+    probed = Counter(call["operation"] for call in uploads if PROBE in call["key"])
     return Counter(log["calls"]) - probed
 
 

@@ -95,6 +95,11 @@ def fill(world: World, times: float = 1.0) -> None:
     world.disk_bytes = int(2 * used(world) / times)
 
 
+def refuse_to_unlink(path: str, *, dir_fd: int | None = None) -> None:
+    """Stand in for ``os.unlink`` on a read-only file system."""
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
 async def quiet(world: World, seconds: float = 120) -> None:
     await trio.sleep(seconds)
     assert world.removed_unsaved == []
@@ -390,9 +395,6 @@ async def test_p10_where_writers_are_unknown_a_short_disk_is_told_as_soon_as_a_d
     """As with the unit as it is shipped, and on NFS: others that wait for their silence are refused after it too."""
     world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
 
-    def refuse(path: str, *, dir_fd: int | None = None) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
     async with world.daemon() as daemon:
         for number in range(12):
             world.append(100, f"{number}.mp4")
@@ -401,7 +403,7 @@ async def test_p10_where_writers_are_unknown_a_short_disk_is_told_as_soon_as_a_d
         await until(lambda: len(world.recordings()) == 12, 600)
         await completed(world)
         without_leases(daemon)
-        monkeypatch.setattr(os, "unlink", refuse)
+        monkeypatch.setattr(os, "unlink", refuse_to_unlink)
         fill(world, 1.2)
         await trio.sleep(daemon.services.rules.stream_timeout_seconds + 90)
         for _ in range(20):
@@ -442,10 +444,7 @@ async def test_p10_a_recording_whose_time_is_over_and_that_is_refused_is_why_the
 ) -> None:
     world.after_upload = AfterUploadRule(AfterUploadAction.DELETE, keep_seconds=keep_seconds, min_free=FREE)
 
-    def refuse(path: str, *, dir_fd: int | None = None) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.setattr(os, "unlink", refuse_to_unlink)
     async with world.daemon() as daemon:
         await complete(world, daemon, "a.mp4", "b.mp4", "c.mp4")
         await quiet(world, keep_seconds)
@@ -465,9 +464,6 @@ async def test_p10_a_refused_recording_that_is_gone_is_no_reason_any_more(
 ) -> None:
     world.after_upload = replace(KEEP_RECORDING, min_free=FREE)
 
-    def refuse(path: str, *, dir_fd: int | None = None) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
     async with world.daemon() as daemon:
         await complete(world, daemon, "a.mp4")
         world.append(3 * BLOCK - 100, "live.mp4")
@@ -480,7 +476,7 @@ async def test_p10_a_refused_recording_that_is_gone_is_no_reason_any_more(
                 await trio.sleep(10)
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, "unlink", refuse)
+            patch.setattr(os, "unlink", refuse_to_unlink)
             world.disk_bytes = 9 * BLOCK // 2
             await write_for(100)
         (risk,) = [one for one in daemon.at_risk if one.reason is Reason.DISK_SHORT]

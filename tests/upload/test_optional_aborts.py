@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from failing_calls import FAILS, fail
 from provoked_failures import BAD, ended
 from waiting import completed, until_idle
 
@@ -19,20 +20,9 @@ from cef_trio.upload.orphan_cleanup import PERIOD_SECONDS
 ROUND = PAUSE_SECONDS + PERIOD_SECONDS
 GONE = (Status.DELETED_LOCALLY, Status.FAILED_FILE_MISSING_ON_RESUME)
 """How a stream ends whose recording is deleted; the second if S3 was down meanwhile."""
-NOT_ABORTED = [
-    pytest.param({"kind": Kind.ERROR, "code": "InternalError"}, id="500 for ever"),
-    pytest.param({"kind": Kind.ERROR, "code": "NotImplemented"}, id="501"),
-    pytest.param({"kind": Kind.ERROR, "code": "AccessDenied"}, id="403"),
-    pytest.param({"kind": Kind.FREEZE}, id="no answer"),
-    pytest.param({"kind": Kind.RESET}, id="reset"),
-]
 
 
-def fail(world: World, operation: str, how: dict[str, object]) -> None:
-    world.endpoint.faults.arm(Fault(operation=operation, times=None, **how))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("how", NOT_ABORTED)
+@pytest.mark.parametrize("how", FAILS)
 async def test_p5_an_upload_whose_id_was_lost_keeps_no_recording_and_is_aborted_later(
     world: World, how: dict[str, object]
 ) -> None:
@@ -49,7 +39,7 @@ async def test_p5_an_upload_whose_id_was_lost_keeps_no_recording_and_is_aborted_
     assert world.open_uploads() == []
 
 
-@pytest.mark.parametrize("how", NOT_ABORTED)
+@pytest.mark.parametrize("how", FAILS)
 async def test_an_upload_that_s3_lost_is_begun_again_though_it_is_not_aborted(
     world: World, how: dict[str, object]
 ) -> None:
@@ -83,7 +73,7 @@ async def deleted(world: World, how: dict[str, object], *, seconds: float = 1800
     return checkpoint
 
 
-@pytest.mark.parametrize("how", NOT_ABORTED)
+@pytest.mark.parametrize("how", FAILS)
 @pytest.mark.parametrize("listed", [True, False])
 async def test_p5_a_deleted_recording_ends_though_its_upload_is_not_aborted_and_that_is_done_later(
     world: World, how: dict[str, object], *, listed: bool

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from failing_calls import FAILS, fail
 from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 from waiting import completed
@@ -28,17 +29,6 @@ from cef_trio.watch.events import Seen
 
 WAY_IN_SECONDS = TRIES * (TRY_SECONDS + 1) + 10
 """How long at most a new recording may wait for what it does not need."""
-LISTING_FAILS = [
-    pytest.param({"kind": Kind.ERROR, "code": "InternalError"}, id="500 for ever"),
-    pytest.param({"kind": Kind.ERROR, "code": "NotImplemented"}, id="501"),
-    pytest.param({"kind": Kind.ERROR, "code": "AccessDenied"}, id="403"),
-    pytest.param({"kind": Kind.FREEZE}, id="no answer"),
-    pytest.param({"kind": Kind.RESET}, id="reset"),
-]
-
-
-def fail(world: World, operation: str, how: dict[str, object]) -> None:
-    world.endpoint.faults.arm(Fault(operation=operation, times=None, **how))  # type: ignore[arg-type]
 
 
 async def interrupted(world: World, size_bytes: int = 3 * PART + 10) -> str:
@@ -51,7 +41,7 @@ async def interrupted(world: World, size_bytes: int = 3 * PART + 10) -> str:
     return checkpoint.meta.stream_id
 
 
-@pytest.mark.parametrize("how", LISTING_FAILS)
+@pytest.mark.parametrize("how", FAILS)
 async def test_a_new_recording_is_uploaded_where_uploads_are_not_listed(world: World, how: dict[str, object]) -> None:
     fail(world, "ListMultipartUploads", how)
     async with world.daemon() as daemon:
@@ -69,7 +59,7 @@ async def test_a_new_recording_is_uploaded_where_uploads_are_not_listed(world: W
     assert sorted(world.recordings()) == sorted(world.content(name) for name in ("a.mp4", "b.mp4"))
 
 
-@pytest.mark.parametrize("how", [*LISTING_FAILS, {"kind": Kind.ERROR, "code": "MethodNotAllowed"}])
+@pytest.mark.parametrize("how", [*FAILS, {"kind": Kind.ERROR, "code": "MethodNotAllowed"}])
 async def test_p2_a_stream_goes_on_from_its_records_in_redis_where_parts_are_not_listed(
     world: World, how: dict[str, object]
 ) -> None:
@@ -83,7 +73,7 @@ async def test_p2_a_stream_goes_on_from_its_records_in_redis_where_parts_are_not
     assert world.open_uploads() == []
 
 
-@pytest.mark.parametrize("how", LISTING_FAILS)
+@pytest.mark.parametrize("how", FAILS)
 async def test_an_upload_that_s3_lost_is_begun_again_where_parts_are_not_listed(
     world: World, how: dict[str, object]
 ) -> None:
@@ -226,7 +216,7 @@ async def test_p10_a_call_that_is_reset_alone_is_no_outage(world: World, operati
     assert world.content() in world.recordings()
 
 
-@pytest.mark.parametrize("how", LISTING_FAILS)
+@pytest.mark.parametrize("how", FAILS)
 async def test_a_recording_is_uploaded_where_the_bucket_is_neither_listed_nor_looked_at(
     world: World, how: dict[str, object]
 ) -> None:
