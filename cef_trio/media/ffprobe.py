@@ -42,8 +42,8 @@ MAX_OUTPUT_BYTES: Final = 1024 * 1024
 _STDERR_BYTES: Final = 500
 MAX_DATA_BYTES: Final = 320 * 1024 * 1024
 MAX_AT_ONCE: Final = 2
-_at_once: Final = trio.CapacityLimiter(MAX_AT_ONCE)
-_reading: Final = trio.CapacityLimiter(MAX_AT_ONCE)
+_programs: Final = trio.lowlevel.RunVar[trio.CapacityLimiter]("ffprobes that run")
+_readers: Final = trio.lowlevel.RunVar[trio.CapacityLimiter]("threads that read recordings")
 """Threads of their own, so a hung disk leaves threads for other work, such as looking up host names."""
 _START_RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 4.0)
 _KILL_SECONDS: Final = 0.5
@@ -75,7 +75,7 @@ async def probe(path: str, *, ffprobe_path: str, timeout_seconds: float) -> Medi
         *("-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS, "-i", f"file:{path}"),
     ]
     try:
-        async with _at_once:
+        async with _limiter(_programs):
             with trio.fail_after(timeout_seconds):
                 exit_code, output, stderr = await _run(command, timeout_seconds)
     except trio.TooSlowError as error:
@@ -98,10 +98,23 @@ async def _why_broken(media: MediaInfo, path: str, timeout_seconds: float) -> st
         return None  # Matroska and others need no duration while they are written
     cut_off = None
     with trio.move_on_after(timeout_seconds), suppress(OSError):
-        cut_off = await run_in_thread(partial(why_truncated, path), abandon_on_cancel=True, limiter=_reading)
+        read = partial(why_truncated, path)
+        cut_off = await run_in_thread(read, abandon_on_cancel=True, limiter=_limiter(_readers))
     if cut_off is None and not media.duration_seconds:
         return "its duration is zero, or unknown: it has an index and no media"
     return cut_off
+
+
+def _limiter(of_run: trio.lowlevel.RunVar[trio.CapacityLimiter]) -> trio.CapacityLimiter:
+    """Return this run's limiter of ``MAX_AT_ONCE``.
+
+    One per trio run: a thread that is abandoned when its run ends never gives its place back.
+    """
+    try:
+        return of_run.get()
+    except LookupError:
+        of_run.set(limiter := trio.CapacityLimiter(MAX_AT_ONCE))
+        return limiter
 
 
 async def version(ffprobe_path: str, timeout_seconds: float) -> str:

@@ -64,6 +64,18 @@ def test_each_library_is_called_at_its_edge_and_nowhere_else() -> None:
     assert dict(users) == EDGES
 
 
+def test_no_module_keeps_a_limiter_or_lock_that_outlives_a_run() -> None:
+    """A thread that is abandoned when a trio run ends never gives its place back: the next run would wait for it."""
+    found = {
+        f"{name}:{node.lineno}"
+        for name, source in SOURCES.items()
+        for statement in ast.parse(source).body
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and isinstance(node := statement.value, ast.Call)
+        if ast.unparse(node.func) in {"trio.CapacityLimiter", "trio.Semaphore", "trio.Lock", "trio.Condition"}
+    }
+    assert found == set()
+
+
 THREADS = {"cli/slow_files.py", "daemon/exit_watchdog.py", "observability/log_writer.py"}
 """What is to work while the loop does not."""
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -22,6 +23,7 @@ from waiting import until
 
 from cef_trio.exceptions import BrokenRecordingError, FFprobeError
 from cef_trio.media import ffprobe
+from cef_trio.media.boxes import why_truncated
 from cef_trio.media.ffprobe import MAX_AT_ONCE, MAX_DATA_BYTES, MAX_OUTPUT_BYTES, probe
 from cef_trio.media.metadata import MediaInfo
 
@@ -422,3 +424,31 @@ async def test_a_failure_of_ffprobe_itself_does_not_make_a_recording_broken(scri
     with pytest.raises(FFprobeError) as caught:
         await probe("/rec/a.mp4", ffprobe_path=script(ends), timeout_seconds=LONG)
     assert not isinstance(caught.value, BrokenRecordingError)
+
+
+def test_p4_a_read_that_hung_at_the_end_of_one_run_takes_no_place_of_the_next(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = made(recording, tmp_path / "whole.mp4", *KINDS["index first"])
+    mended, begun = threading.Event(), threading.Semaphore(0)
+
+    def hung(path: str) -> str | None:
+        begun.release()
+        mended.wait(LONG)
+        return why_truncated(path)
+
+    async def ends_while_the_disk_hangs() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(MAX_AT_ONCE):
+                nursery.start_soon(partial(probe, str(whole), ffprobe_path="ffprobe", timeout_seconds=LONG))
+            for _ in range(MAX_AT_ONCE):
+                await trio.to_thread.run_sync(begun.acquire)
+            nursery.cancel_scope.cancel()
+
+    monkeypatch.setattr(ffprobe, "why_truncated", hung)
+    trio.run(ends_while_the_disk_hangs)
+    mended.set()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    found = trio.run(partial(probe, str(cut), ffprobe_path="ffprobe", timeout_seconds=LONG))
+    assert (found.broken or "").startswith("it is cut off: ")

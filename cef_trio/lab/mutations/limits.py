@@ -104,7 +104,11 @@ def _ffprobe_without_limits(stack: ExitStack) -> None:
 @mutation("unbounded: number of ffprobe processes", "ffprobe-concurrency", "P7", fault=None, kind="16")
 def _ffprobe_without_concurrency_limit(stack: ExitStack) -> None:
     """Any number of ffprobe processes run at once."""
-    replace_in(stack, ffprobe, "_at_once", trio.CapacityLimiter(1000))
+
+    def unlimited(_of_run: object) -> trio.CapacityLimiter:
+        return trio.CapacityLimiter(1000)
+
+    replace_in(stack, ffprobe, "_limiter", unlimited)
 
 
 @mutation("unbounded: idle admin connections", "idle-clients", "P10", fault=None, kind="16")
