@@ -10,7 +10,16 @@ from typing import Any, Final
 from cef_trio.checkpoint import ENDED, StreamSummary
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, add_common, add_owner, moment, number, pattern
-from cef_trio.cli.list_selection import Listed, Selection, Sort, State, advice_about, folders_of, relative_path
+from cef_trio.cli.list_selection import (
+    Listed,
+    Selection,
+    Sort,
+    State,
+    advice_about,
+    folders_of,
+    hindrances,
+    relative_path,
+)
 from cef_trio.cli.output import Column, Row
 from cef_trio.cli.redis_session import RedisContext, command_settings, run_on_redis
 from cef_trio.exit_codes import ExitCode
@@ -46,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--at-risk",
         action="store_true",
-        help="only those whose bytes are not getting to S3: failed, retrying, or open without a daemon",
+        help="only those whose bytes are not getting to S3: failed, retrying, open without a daemon, or in an outage",
     )
     parser.add_argument(
         "--broken", action="store_true", help="only completed recordings that cannot be played, or not to their end"
@@ -145,20 +154,20 @@ async def read_streams(context: RedisContext, selection: Selection, folder: str 
     for stream_set in selection.sets:
         ids |= await store.members(stream_set)
     known = (await store.load_metas(ids)).values()
-    folders = folders_of([folder] if folder else await _reported_folders(context))
-    opened = [one.meta.stream_id for one in known if one.meta.status not in ENDED]
-    holders = await store.holders(opened) if selection.at_risk else opened
-    matching = [one for one in known if selection.matches(one, folders, holders)]
+    folders, hindered = folders_of([folder] if folder else ()), dict[str, str]()
+    if selection.at_risk or not folder:
+        from cef_trio.observability import read_fleet  # only if it is needed: the judgement of daemons is large
+
+        fleet = read_fleet(await store.reports()).of_owner(context.owner_name)
+        folders = folders or folders_of(one.folder for one in fleet.reports)
+        if selection.at_risk:
+            opened = [one.meta.stream_id for one in known if one.meta.status not in ENDED]
+            hindered = hindrances(await store.holders(opened), opened, fleet)
+    matching = [one for one in known if selection.matches(one, folders, hindered)]
     chosen = selection.order(matching)
     return Listed(
-        known=len(known), streams=chosen, holders=holders, left_out=len(matching) - len(chosen), folders=folders
+        known=len(known), streams=chosen, hindered=hindered, left_out=len(matching) - len(chosen), folders=folders
     )
-
-
-async def _reported_folders(context: RedisContext) -> list[str]:
-    from cef_trio.observability import read_fleet  # only without WATCH_DIR: the judgement of daemons is large
-
-    return [one.folder for one in read_fleet(await context.store.reports()).of_owner(context.owner_name).reports]
 
 
 def summary(known: StreamSummary, listed: Listed) -> dict[str, Any]:
@@ -169,7 +178,7 @@ def summary(known: StreamSummary, listed: Listed) -> dict[str, Any]:
         "state": known.stream_set.value,
         "status": meta.status.value,
         "failure_reason": meta.failure_reason,
-        "advice": advice_about(meta, has_daemon=meta.stream_id in listed.holders),
+        "advice": advice_about(meta, listed.hindered),
         "path": meta.current_path,
         "relative_path": relative_path(meta.current_path, listed.folders),
         "s3_key": meta.s3_key_prefix,
@@ -195,7 +204,7 @@ _COLUMNS: Final = (
 
 def _row(one: StreamSummary, now: datetime, listed: Listed, *, keys: bool) -> Row:
     note = one.meta.failure_reason or (f"BROKEN: {one.meta.broken}" if one.meta.broken else None)
-    advice = advice_about(one.meta, has_daemon=one.meta.stream_id in listed.holders)
+    advice = advice_about(one.meta, listed.hindered)
     return Row(
         (
             output.short_id(one.meta.stream_id),

@@ -9,10 +9,13 @@ from datetime import datetime
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cef_trio.checkpoint import ENDED, FAILED, Status, StreamMeta, StreamSet, StreamSummary, advice_on
 from cef_trio.observability import RISK_ADVICE, Reason
+
+if TYPE_CHECKING:
+    from cef_trio.observability import Fleet
 
 
 class State(StrEnum):
@@ -95,28 +98,49 @@ def in_state(known: StreamSummary, state: State | None) -> bool:
     return known.stream_set.value == state.value if statuses is None else known.meta.status in statuses
 
 
-def is_at_risk(known: StreamSummary, *, has_daemon: bool) -> bool:
-    """Return whether bytes of the recording are not getting to S3, as far as its record and its lease show.
+def hindrances(holders: Mapping[str, str], stream_ids: Iterable[str], fleet: Fleet) -> dict[str, str]:
+    """Return the open streams whose bytes get to S3 by no daemon now, and what to do about it.
 
-    It failed (and was neither aborted nor let go), waits after an error, or is open and no daemon works on it.
+    No daemon holds the stream's lease, or the one that does reports that S3 or Redis is down for more than a minute.
+    ``holders``: lease values by stream id.
+    """
+    down: dict[str, str] = {}
+    for report in fleet.living:
+        for risk in report.risks:
+            if risk.reason in _OUTAGES:
+                down.setdefault(report.process, risk.advice)
+    found = {}
+    for stream_id in stream_ids:
+        holder = holders.get(stream_id)
+        advice = _START_A_DAEMON if holder is None else down.get(holder.rpartition("/")[2])
+        if advice is not None:
+            found[stream_id] = advice
+    return found
+
+
+def is_at_risk(known: StreamSummary, hindered: Collection[str]) -> bool:
+    """Return whether bytes of the recording are not getting to S3, as far as records, leases and reports show.
+
+    It failed (and was neither aborted nor let go), waits after an error, or is open and one of the ``hindered``.
     """
     status = known.meta.status
     if known.meta.let_go_at_utc is not None:
         return False
     if status in FAILED:
         return status is not Status.FAILED_ABORTED
-    return status not in ENDED and (status is Status.RETRYING or not has_daemon)
+    return status not in ENDED and (status is Status.RETRYING or known.meta.stream_id in hindered)
 
 
-def advice_about(meta: StreamMeta, *, has_daemon: bool) -> str | None:
-    """Return what to do about a stream that failed, waits after an error, or is open without a daemon."""
+def advice_about(meta: StreamMeta, hindered: Mapping[str, str]) -> str | None:
+    """Return what to do about a stream that failed, waits after an error, or is open and one of the ``hindered``."""
     if meta.status in FAILED:
         return advice_on(meta.status)
-    if meta.status in ENDED or (has_daemon and meta.status is not Status.RETRYING):
+    if meta.status in ENDED:
         return None
-    return RISK_ADVICE[Reason.NOT_MOVING] if has_daemon else _START_A_DAEMON
+    return hindered.get(meta.stream_id) or (RISK_ADVICE[Reason.NOT_MOVING] if meta.status is Status.RETRYING else None)
 
 
+_OUTAGES: Final = frozenset({Reason.S3_DOWN, Reason.REDIS_DOWN})
 _START_A_DAEMON: Final = "no daemon works on it: start its daemon, or look at its log; `cef-trio fleet` shows all"
 
 
@@ -145,8 +169,8 @@ class Selection:
         wanted &= frozenset({StreamSet.COMPLETED}) if self.broken else wanted
         return wanted & AT_RISK_SETS if self.at_risk else wanted
 
-    def matches(self, known: StreamSummary, folders: Collection[str], holders: Collection[str]) -> bool:
-        """Return whether a stream is shown; ``holders``: the streams that a daemon works on."""
+    def matches(self, known: StreamSummary, folders: Collection[str], hindered: Collection[str]) -> bool:
+        """Return whether a stream is shown; ``hindered``: the keys of :func:`hindrances`."""
         meta, at = known.meta, known.meta.last_activity_at_utc
         return (
             in_state(known, self.state)
@@ -154,7 +178,7 @@ class Selection:
             and (self.since is None or at >= self.since)
             and (self.before is None or at < self.before)
             and (self.name is None or _is_named(meta.current_path, self.name, folders))
-            and (not self.at_risk or is_at_risk(known, has_daemon=meta.stream_id in holders))
+            and (not self.at_risk or is_at_risk(known, hindered))
         )
 
     def order(self, streams: Iterable[StreamSummary]) -> list[StreamSummary]:
@@ -173,8 +197,8 @@ class Listed:
     """What ``list`` shows."""
 
     streams: Sequence[StreamSummary] = ()
-    holders: Collection[str] = ()
-    """The open ones among them that a daemon works on, as far as that was asked for; else all."""
+    hindered: Mapping[str, str] = field(default_factory=dict)
+    """The open ones whose bytes get to S3 by no daemon now, as far as that was asked for, and what to do about it."""
     known: int = 0
     """Streams that were read, also those that do not match."""
     left_out: int = 0

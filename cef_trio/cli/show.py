@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -12,10 +13,11 @@ from rich.text import Text
 from cef_trio.checkpoint import Checkpoint, Status, StreamMeta
 from cef_trio.cli import output
 from cef_trio.cli.arguments import REDIS_ONLY, STREAM_ID_HELP, add_common, add_owner
-from cef_trio.cli.list_selection import advice_about
+from cef_trio.cli.list_selection import advice_about, hindrances
 from cef_trio.cli.redis_session import RedisContext, command_settings, run_on_redis
 from cef_trio.cli.stream_selection import NoSuchStreamError, select_all
 from cef_trio.exit_codes import ExitCode
+from cef_trio.observability import read_fleet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,13 +50,15 @@ async def show_stream(context: RedisContext, given: str, *, as_json: bool) -> Ex
     if checkpoint is None:
         raise NoSuchStreamError(f"stream {stream_id} has just been deleted")
     holder = (await context.store.holders([stream_id])).get(stream_id)
+    fleet = read_fleet(await context.store.reports()).of_owner(context.owner_name)
+    hindered = hindrances({} if holder is None else {stream_id: holder}, [stream_id], fleet)
     webhook_pending = stream_id in await context.store.pending_webhooks()
     to_abort = stream_id in await context.store.abort_requests()
     if as_json:
         more = {"webhook_owed": webhook_pending, "abort_requested": to_abort}
-        output.print_json({**details(checkpoint, holder), **more})
+        output.print_json({**details(checkpoint, holder, hindered), **more})
     else:
-        facts = _facts(checkpoint, holder, context.utc_now())
+        facts = _facts(checkpoint, holder, hindered, context.utc_now())
         if to_abort:
             facts.append(("abort", "requested: its daemon does it, or the next one"))
         if webhook_pending:
@@ -63,14 +67,14 @@ async def show_stream(context: RedisContext, given: str, *, as_json: bool) -> Ex
     return ExitCode.DONE
 
 
-def details(checkpoint: Checkpoint, holder: str | None) -> dict[str, Any]:
+def details(checkpoint: Checkpoint, holder: str | None, hindered: Mapping[str, str]) -> dict[str, Any]:
     """Return one stream with all fields, for ``--json``. Checksums are base64, as in S3's headers."""
     document = asdict(checkpoint.meta)
     document["status"] = checkpoint.meta.status.value
     document["state"] = checkpoint.stream_set.value
     document["object_crc64nvme"] = _checksum(checkpoint.meta.object_crc64nvme)
     document["lease"] = holder
-    document["advice"] = advice_about(checkpoint.meta, has_daemon=holder is not None)
+    document["advice"] = advice_about(checkpoint.meta, hindered)
     document["parts"] = [
         {**asdict(part), "crc64nvme": _checksum(part.crc64nvme)} for _, part in sorted(checkpoint.parts.items())
     ]
@@ -83,7 +87,9 @@ def _checksum(value: int | None) -> str | None:
     return None if value is None else crc64nvme_to_base64(value)
 
 
-def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tuple[str, Text | str]]:
+def _facts(
+    checkpoint: Checkpoint, holder: str | None, hindered: Mapping[str, str], now: datetime
+) -> list[tuple[str, Text | str]]:
     meta = checkpoint.meta
     completed = meta.status is Status.COMPLETED and not checkpoint.parts  # then its metadata JSON has the parts
     size_bytes = sum(part.size_bytes for part in checkpoint.parts.values())
@@ -94,7 +100,7 @@ def _facts(checkpoint: Checkpoint, holder: str | None, now: datetime) -> list[tu
         ("stream", meta.stream_id),
         ("status", output.status(meta.status, checkpoint.stream_set)),
         ("why", meta.failure_reason),
-        ("what to do", advice_about(meta, has_daemon=holder is not None)),
+        ("what to do", advice_about(meta, hindered)),
         ("file", meta.current_path),
         ("was", meta.original_path if meta.original_path != meta.current_path else None),
         ("object", f"{meta.s3_bucket}/{meta.s3_key_prefix}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,7 @@ from cef_trio.cli.list_selection import (
     Sort,
     State,
     advice_about,
+    hindrances,
     in_state,
     is_at_risk,
     relative_path,
@@ -39,6 +41,8 @@ from cef_trio.cli.list_selection import (
 from cef_trio.cli.output import Column, ProgressLine, Row, duration, facts, safe, size, table
 from cef_trio.cli.show import details
 from cef_trio.cli.stream_selection import NoSuchStreamError, select
+from cef_trio.observability import RISK_ADVICE, DaemonReport, Fleet, Reason, Risk
+from cef_trio.observability.daemon_report import encode
 from cef_trio.safe_text import printable
 
 OWNER = "under-test"
@@ -87,6 +91,29 @@ def test_p7_the_ids_of_a_long_history_are_read_in_many_small_calls() -> None:
     assert (len(found["streams"]), found["left_out"]) == (2, 1)
     assert calls["cmdstat_sscan"] >= 20
     assert calls["cmdstat_smembers"] == 2, "the open ones, in one step each"
+
+
+@pytest.mark.real
+def test_p10_list_and_show_name_the_streams_whose_daemon_reports_an_outage() -> None:
+    async def report_an_outage(url: str) -> None:
+        async with RedisCheckpointStore(url, owner=OWNER, socket_timeout_seconds=10) as store:
+            risk = Risk(Reason.S3_DOWN, time.time() - 70, 5, 1, "no response")
+            report = DaemonReport(
+                instance="o/cam", at=time.time(), folder="/rec", owner=OWNER, process=DAEMON.token, risks=(risk,)
+            )
+            await store.report("o/cam", encode(report), beginning="o/")
+
+    with valkey_server(tcp=True) as server:
+        trio.run(fill, server.url)
+        settings = {"REDIS_URL": server.url, "OWNER_NAME": OWNER}
+        before = answer("list", "--at-risk", settings=settings)["streams"]
+        trio.run(report_an_outage, server.url)
+        during = answer("list", "--at-risk", settings=settings)["streams"]
+        shown = answer("show", "0000abc1", settings=settings)
+    assert [one["status"] for one in before] == ["failed_unexpected"]
+    assert sorted(one["status"] for one in during) == ["active", "failed_unexpected"]
+    assert shown["advice"] == RISK_ADVICE[Reason.S3_DOWN]
+    assert {one["advice"] for one in during if one["status"] == "active"} == {shown["advice"]}
 
 
 @pytest.mark.real
@@ -191,9 +218,9 @@ MANY = [
 ]
 
 
-def chosen(folders: Collection[str] = ("/rec",), holders: Collection[str] = (), **arguments: Any) -> list[int]:
+def chosen(folders: Collection[str] = ("/rec",), hindered: Collection[str] = (), **arguments: Any) -> list[int]:
     selection = Selection(**arguments)
-    matching = [one for one in MANY if one.stream_set in selection.sets and selection.matches(one, folders, holders)]
+    matching = [one for one in MANY if one.stream_set in selection.sets and selection.matches(one, folders, hindered)]
     return [int(one.meta.stream_id[:8], 16) for one in selection.order(matching)]
 
 
@@ -217,8 +244,8 @@ def chosen(folders: Collection[str] = ("/rec",), holders: Collection[str] = (), 
         ({"before": NOW - timedelta(hours=5)}, [2]),
         ({"state": State.FAILED}, [6, 5]),
         ({"state": State.OPEN}, [4, 3]),
-        ({"at_risk": True}, [5, 4, 3]),
-        ({"at_risk": True, "holders": {stream_id(3)}}, [5, 4]),
+        ({"at_risk": True, "hindered": {stream_id(3)}}, [5, 4, 3]),
+        ({"at_risk": True}, [5, 4]),
         ({"at_risk": True, "state": State.COMPLETED}, []),
     ],
 )
@@ -232,7 +259,7 @@ def test_the_sets_that_are_read_hold_whatever_a_state_lists(state: State | None,
     known = listed(1, "/rec/a.mp4", status)
     if in_state(known, state):
         assert known.stream_set in Selection(state=state).sets
-        if is_at_risk(known, has_daemon=False):
+        if is_at_risk(known, {known.meta.stream_id}):
             assert known.stream_set in Selection(state=state, at_risk=True).sets
 
 
@@ -381,7 +408,7 @@ def test_p10_each_failed_stream_is_listed_with_the_advice_that_show_has(capsys: 
     listed = Listed(streams=known)
     for one, reason in zip(known, FailureReason, strict=True):
         assert summary(one, listed)["advice"] == ADVICE[reason]
-        assert details(Checkpoint(one.meta, one.stream_set), None)["advice"] == ADVICE[reason]
+        assert details(Checkpoint(one.meta, one.stream_set), None, {})["advice"] == ADVICE[reason]
         [_, line] = lines_of([one], 1_000_000)
         assert line.endswith(f"why → {ADVICE[reason]}"), "in a pipe on its own line, whole"
         [_, _, note, *advice] = lines_of([one], 70)
@@ -401,11 +428,33 @@ def test_an_advice_is_shown_once_below_the_streams_that_it_is_for() -> None:
 
 
 @pytest.mark.parametrize("status", sorted(frozenset(Status) - FAILED))
-@pytest.mark.parametrize("has_daemon", [True, False])
-def test_p10_an_open_stream_that_is_at_risk_has_advice_and_no_other_has(status: Status, has_daemon: bool) -> None:
+@pytest.mark.parametrize("is_hindered", [True, False])
+def test_p10_an_open_stream_that_is_at_risk_has_advice_and_no_other_has(status: Status, is_hindered: bool) -> None:
     known = StreamSummary(a_stream(status=status), StreamSet.ACTIVE)
-    advice = advice_about(known.meta, has_daemon=has_daemon)
-    assert (advice is not None) == is_at_risk(known, has_daemon=has_daemon)
+    hindered = {known.meta.stream_id: "do this"} if is_hindered else {}
+    assert (advice_about(known.meta, hindered) is not None) == is_at_risk(known, hindered)
+
+
+def test_p10_a_stream_is_hindered_without_a_daemon_and_while_its_daemon_reports_an_outage() -> None:
+    def report(process: str, *risks: Reason, **more: Any) -> DaemonReport:
+        of = tuple(Risk(reason, 1.0, 5, 1, "why") for reason in risks)
+        return DaemonReport(instance=process, at=1000.0, folder="/rec", process=process, risks=of, **more)
+
+    reports = (
+        report("well"),
+        report("no-s3", Reason.S3_DOWN),
+        report("no-redis", Reason.FAILED, Reason.REDIS_DOWN),
+        report("full", Reason.DISK_SHORT),
+        report("was", Reason.S3_DOWN, stopped=True),
+    )
+    ids = {stream_id(number): process for number, process in enumerate(["well", "no-s3", "no-redis", "full", "was"])}
+    holders = {one: f"cam-1@0123456789ab/{process}" for one, process in ids.items()}
+    found = hindrances(holders, [*ids, stream_id(9)], Fleet(reports, 1000.0))
+    assert {ids.get(one): advice for one, advice in found.items()} == {
+        "no-s3": RISK_ADVICE[Reason.S3_DOWN],
+        "no-redis": RISK_ADVICE[Reason.REDIS_DOWN],
+        None: "no daemon works on it: start its daemon, or look at its log; `cef-trio fleet` shows all",
+    }
 
 
 def lines_of(known: list[StreamSummary], width: int) -> list[str]:
