@@ -222,5 +222,8 @@ async def _abort(context: CommandContext, meta: StreamMeta, deadline: float, *, 
     if meta.verified_size_bytes is not None:  # Complete may have succeeded without being recorded
         stored = await context.s3.head_object(meta.s3_key_prefix)
         if stored is not None and stored.metadata.get(STREAM_ID_METADATA) == meta.stream_id:
-            return f"{aborted}; its object was already complete, and is kept: {meta.s3_key_prefix}"
+            whole = stored.size_bytes == meta.verified_size_bytes
+            whole = whole and stored.crc64nvme in {None, meta.verified_crc64nvme}
+            says = "its object was already complete, and is kept" if whole else "an object without its bytes is left"
+            return f"{aborted}; {says}: {meta.s3_key_prefix}"
     return f"{aborted}; {_RETRY}"

@@ -508,10 +508,18 @@ def _identity(context: ScenarioContext, checkpoint: Checkpoint, objects: Mapping
 
 
 def orphan_objects(world: World) -> list[str]:
-    """Return the recordings in S3 that are no recorded object of a stream (P5), unless Redis lost data."""
+    """Return the recordings in S3 that are no recorded object of a stream (P5), unless Redis lost data.
+
+    An ended stream may name one that a store damaged: the daemon needs no permission to delete objects.
+    """
     if world.redis_lost:
         return []
-    keys = {one.meta.s3_key_prefix for one in world.known() if one.meta.object_etag is not None}
+    keys = {
+        one.meta.s3_key_prefix
+        for one in world.known()
+        if one.meta.object_etag is not None
+        or f"may be deleted: {one.meta.s3_key_prefix}" in (one.meta.failure_reason or "")
+    }
     # Of the bucket of earlier settings, which is set again: its upload was left there, and named in the log, when a
     # process had died in CompleteMultipartUpload.
     may_be_left = [one.meta.stream_id for one in world.known()] if len(world.buckets_used) > 1 else []

@@ -590,11 +590,19 @@ class StreamProcessor:
     async def _end_deleted(self, upload: StreamUpload) -> bool:
         log.warning("recording_deleted", parts=len(upload.parts))
         status = Status.DELETED_LOCALLY if upload.parts else Status.ABORTED_NO_PARTS
-        says, left = "The recording was deleted before its upload was complete.", await upload.abort_or_leave()
+        says, left = "The recording was deleted before its upload was complete.", await self._leave(upload)
         await upload.transition(status, failure_reason=f"{says} {left}".rstrip())
         await self._services.store.release([upload.stream_id], self._services.lease)
         self._services.metrics.stream_failed(status.value)
         return True
+
+    async def _leave(self, upload: StreamUpload, *, keep_upload: bool = False) -> str:
+        """Abort the upload of a stream that ends without an object; return what is left in S3 all the same, and why."""
+        if not keep_upload and (left := await upload.abort_or_leave()):
+            return left
+        with suppress(S3OperationError):
+            return await upload.left_object()
+        return ""
 
     async def _mark_closed_if_unwritten(self) -> None:
         """Mark a file without a writer as closed: no close event follows for a file that was there before."""
@@ -761,7 +769,7 @@ class StreamProcessor:
             upload = self.upload = await recovery.record_refused(
                 self._services, self.file_state.value, on_stream_id=self._set_stream_id, history=self._history
             )
-        left = "" if reason in KEEPS_ITS_UPLOAD else await upload.abort_or_leave()
+        left = await self._leave(upload, keep_upload=reason in KEEPS_ITS_UPLOAD)
         event = None
         if self._services.failure_webhook is not None:
             event = webhook_events.failed(upload.meta, reason, error, self._failed_at or self._services.utc_now())
@@ -805,7 +813,7 @@ class StreamProcessor:
         return Outcome.FAILED
 
     async def _abort_upload(self, upload: StreamUpload) -> str:
-        """Abort what S3 has of a stream, unless its object is complete; return why the upload is left, if it is.
+        """Abort what S3 has of a stream, unless its object is complete; return what is left in S3, and why.
 
         An operator wants it gone from S3, so it is left only if S3 refuses the abort for good.
         """
@@ -820,8 +828,14 @@ class StreamProcessor:
             if error.transient:
                 raise
             return f"Its upload is left in S3: {error}"
-        await recovery.is_stored(self._services, upload)
-        return ""
+        if await recovery.is_stored(self._services, upload):
+            return ""
+        try:
+            return await upload.left_object()
+        except S3OperationError as error:
+            if error.transient:
+                raise
+            return ""
 
 
 def _is_completion_over_quota(error: CefMp4ProcessorError) -> TypeGuard[S3OperationError]:

@@ -562,6 +562,23 @@ class StreamUpload:
             await self.record_object(stored)
         return stored
 
+    async def left_object(self) -> str:
+        """Return a sentence on an object that a PutObject of this stream left without the recording's bytes, or "".
+
+        A store that ignores checksums may damage what it stores. The daemon needs no permission to delete objects
+        (docs/correctness.md), so a stream that ends without an object names it.
+
+        Raises:
+            S3OperationError: S3 refused, or did not respond.
+        """
+        meta = self.meta
+        if meta.object_etag is not None or meta.verified_crc64nvme is None or meta.s3_upload_id is not None:
+            return ""
+        stored = await self._services.s3.head_object(meta.s3_key_prefix)
+        if stored is None or stored.metadata.get(STREAM_ID_METADATA) != self.stream_id:
+            return ""
+        return f"An object without its bytes is left in S3; it may be deleted: {meta.s3_key_prefix}"
+
     async def record_object(self, stored: StoredObject) -> None:
         """Record that the object is complete; only its metadata is left to write.
 

@@ -118,3 +118,7 @@ def test_an_object_stored_without_a_record_stays_that_of_its_file_though_another
 def test_an_aborted_recording_stays_and_leaves_no_upload_in_reach(seed: int) -> None:
     """Also where recordings are deleted after their upload, and where the key template changes after the abort."""
     assert run_plan(Plan(SIMULATED, injections_of(seed), seed)).violations == []
+
+
+def test_an_object_that_a_store_damaged_is_named_by_the_stream_that_ends_without_one() -> None:
+    assert run_plan(Plan(SIMULATED, injections_of(870136), 870136)).violations == []

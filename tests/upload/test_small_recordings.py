@@ -11,12 +11,13 @@ from store_faults import KilledAt
 from trio.testing import MockClock
 from waiting import completed, until, until_idle, uploaded
 
-from cef_trio.checkpoint.states import Status
+from cef_trio.checkpoint.states import ENDED, Status
 from cef_trio.lab.file_faults import SYSTEMS
-from cef_trio.lab.world import BUCKET, PART, World
+from cef_trio.lab.invariants import orphan_objects
+from cef_trio.lab.world import BUCKET, PART, PROBE, World
 from cef_trio.lab.writers import Writers
 from cef_trio.s3.config import ChecksumMode
-from cef_trio.s3_endpoint import Fault, Kind, Moment
+from cef_trio.s3_endpoint import CallInfo, Fault, Kind, Moment
 from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
 from cef_trio.settings.object_options import ObjectOptions
 from cef_trio.upload.object_key import metadata_key
@@ -296,3 +297,29 @@ async def test_p2_a_recording_that_grows_while_its_put_waits_for_a_slot_is_not_s
         await completed(world)
     assert puts(world) == len(world.recordings()) == 5
     assert world.content("4.mp4") in world.recordings()
+
+
+@pytest.mark.parametrize("end", ["aborted", "deleted", "failed"])
+async def test_p5_a_stream_that_ends_while_s3_has_a_damaged_object_of_it_names_it(world: World, end: str) -> None:
+    """A store that ignores checksums keeps what it damaged (world 870136); nothing may take it for the recording."""
+    world.append(SIZE)
+    world.endpoint.faults.arm(Fault(Kind.DAMAGE, "PutObject", times=None, predicate=_is_recording))
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: bool(world.recordings()))
+        (stream,) = world.known()
+        if end == "aborted":
+            await world.store.request_abort([stream.meta.stream_id])
+        elif end == "deleted":
+            Path(world.path("a.mp4")).unlink()
+            daemon.gone()
+        await trio.sleep(3600)
+    (ended,) = world.known()
+    assert ended.meta.status in ENDED
+    assert len(world.recordings()) == 1
+    assert f"it may be deleted: {ended.meta.s3_key_prefix}" in (ended.meta.failure_reason or "")
+    assert orphan_objects(world) == []
+
+
+def _is_recording(call: CallInfo) -> bool:
+    return (call.key or "").endswith(".mp4") and PROBE not in (call.key or "")
