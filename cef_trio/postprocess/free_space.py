@@ -73,7 +73,8 @@ _OBSTACLES: Final = {
 _MOVE_HANGS: Final = "the folder of AFTER_UPLOAD=move does not respond"
 _MEASURE_SECONDS: Final = 1.0
 """How often a file system is measured after deletions that have freed nothing yet."""
-
+_ABSENT_SECONDS: Final = 60.0
+"""How often a recording is looked for that is not on the file system where it should be: each look opens its file."""
 
 _Places = Mapping[str, FolderMount]
 """The folders of one file system where recordings are, and the mount of each when it was measured."""
@@ -316,8 +317,12 @@ class FreeSpace:
         for recording in oldest_first(self._kept, trio.current_time()):
             if not now_round.may_go_on:
                 break
+            if self._place_of(recording, places) is None:
+                continue
             await lease.renew_if_due()
-            if not await self._is_there(recording, places):
+            if not await self._is_there(recording, places):  # as while its disk is not mounted
+                again_at = trio.current_time() + _ABSENT_SECONDS
+                self._kept.put_back(replace(recording, again_at=again_at))
                 continue
             now_round.looked_at += 1
             await self._let_go(recording, now_round, still_short)
@@ -336,10 +341,14 @@ class FreeSpace:
 
     async def _refusal(self, places: _Places) -> str:
         """Return why the oldest recording that was refused on a file system was; empty: none was, or it is gone."""
-        refused = [one for one in tuple(self._kept) if one.refusal and await self._is_there(one, places)]
-        kept = (one.refusal for one in oldest_first(refused, math.inf))
-        over = (why for path, why in self._refused() if self._where_to_measure(path) in places)
-        return next(kept, None) or next(over, "")
+        for one in oldest_first((one for one in self._kept if one.refusal), math.inf):
+            if await self._is_there(one, places):
+                return one.refusal
+        return next((why for path, why in self._refused() if self._where_to_measure(path) in places), "")
+
+    def _place_of(self, recording: KeptRecording, places: _Places) -> FolderMount | None:
+        """Return where a recording's folder was measured; ``None``: not on this file system."""
+        return places.get(self._measured_at.get(_parent(recording.path), ""))
 
     async def _is_there(self, recording: KeptRecording, places: _Places) -> bool:
         """Return whether a recording is on the file system that was measured, by its record or by the file itself.
@@ -347,7 +356,7 @@ class FreeSpace:
         It may have been copied to another disk, or its disk may have another number now. Then all its bytes are
         compared before it goes (``verification.py``).
         """
-        place = places.get(self._measured_at.get(_parent(recording.path), ""))
+        place = self._place_of(recording, places)
         if place is None:
             return False
         if is_same_mount(recording.identity, place):

@@ -17,7 +17,7 @@ from structlog.typing import EventDict
 from trio.testing import MockClock
 from waiting import completed, until
 
-from cef_trio.checkpoint.model import Checkpoint, Lease
+from cef_trio.checkpoint.model import Checkpoint, FileIdentity, Lease
 from cef_trio.checkpoint.redis.keys import job_lock_name
 from cef_trio.checkpoint.states import Status
 from cef_trio.exceptions import FileAccessError, RecordUnreadableError
@@ -31,6 +31,7 @@ from cef_trio.observability.at_risk import Reason
 from cef_trio.postprocess import free_space
 from cef_trio.postprocess.free_space import Dispose, FreeSpace
 from cef_trio.postprocess.kept_recordings import KeptRecordings
+from cef_trio.postprocess.verification import Verification
 from cef_trio.resilience import RetryPolicy
 from cef_trio.s3_endpoint import Fault, Kind
 from cef_trio.settings.after_upload import KEEP_RECORDING, AfterUploadAction, AfterUploadRule, MinFreeSpace
@@ -555,9 +556,17 @@ async def test_p8_a_folder_on_another_mount_than_the_recordings_is_not_measured_
         measure = world._measure_disk
         elsewhere = lambda real: replace(measure(real), place=replace(real.place, mount="/other /", fs_id="uuid:0"))  # noqa: E731
         monkeypatch.setattr(daemon.services.disk, "_measure", elsewhere)
+        looks, numbers_at = list[str](), Verification.numbers_at
+
+        async def counted(self: Verification, path: str) -> FileIdentity:
+            looks.append(path)
+            return await numbers_at(self, path)
+
+        monkeypatch.setattr(Verification, "numbers_at", counted)
         world.disk_bytes = BLOCK
         await quiet(world, 600)
         assert names(world) == ["a.mp4"]
+        assert 0 < len(looks) <= 11, "it is not opened in every round"
         monkeypatch.setattr(daemon.services.disk, "_measure", measure)
         await until(lambda: names(world) == [])
 
