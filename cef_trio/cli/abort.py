@@ -31,6 +31,7 @@ from cef_trio.cli.status_model import instance_of
 from cef_trio.cli.stream_selection import select_all
 from cef_trio.exceptions import RecordUnreadableError, S3OperationError
 from cef_trio.exit_codes import ExitCode
+from cef_trio.s3 import StoredObject
 from cef_trio.upload import STREAM_ID_METADATA, abort_uploads, aborted_because
 
 _HALF_ABORTED: Final = (
@@ -222,8 +223,13 @@ async def _abort(context: CommandContext, meta: StreamMeta, deadline: float, *, 
     if meta.verified_size_bytes is not None:  # Complete may have succeeded without being recorded
         stored = await context.s3.head_object(meta.s3_key_prefix)
         if stored is not None and stored.metadata.get(STREAM_ID_METADATA) == meta.stream_id:
-            whole = stored.size_bytes == meta.verified_size_bytes
-            whole = whole and stored.crc64nvme in {None, meta.verified_crc64nvme}
-            says = "its object was already complete, and is kept" if whole else "an object without its bytes is left"
-            return f"{aborted}; {says}: {meta.s3_key_prefix}"
+            if _has_its_bytes(stored, meta):
+                return f"{aborted}; its object was already complete, and is kept: {meta.s3_key_prefix}"
+            return f"{aborted}; an object without its bytes is left, and may be deleted: {meta.s3_key_prefix}"
     return f"{aborted}; {_RETRY}"
+
+
+def _has_its_bytes(stored: StoredObject, meta: StreamMeta) -> bool:
+    """Return whether an object is the verified recording, as far as sizes and checksums show."""
+    checksums = {stored.crc64nvme, meta.verified_crc64nvme} - {None}
+    return stored.size_bytes == meta.verified_size_bytes and len(checksums) <= 1

@@ -8,7 +8,7 @@ import pytest
 import trio
 from servers.stream_records import DAEMON, a_stream, stream_id
 from store_faults import CancelledAt
-from waiting import begun, completed
+from waiting import begun, completed, until
 
 from cef_trio.checkpoint.commit import Change
 from cef_trio.checkpoint.memory import Moment
@@ -296,6 +296,21 @@ async def test_an_object_that_was_completed_unknown_to_redis_is_left_and_named(
     assert await abort(context, checkpoint.meta.stream_id, as_json=False) is ExitCode.DONE
     assert "was already complete" in capsys.readouterr().out
     assert world.recordings() == [world.content()]
+
+
+async def test_an_object_that_a_store_damaged_is_not_called_complete(
+    world: World, context: CommandContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.append(PART - 10)
+    world.endpoint.faults.arm(Fault(Kind.DAMAGE, "PutObject", times=None))
+    async with world.daemon() as daemon:
+        daemon.closed()
+        await until(lambda: bool(world.recordings()))
+    await trio.sleep(60)
+    (checkpoint,) = await world.checkpoints()
+    assert await abort(context, checkpoint.meta.stream_id, as_json=False) is ExitCode.DONE
+    out = capsys.readouterr().out
+    assert f"an object without its bytes is left, and may be deleted: {checkpoint.meta.s3_key_prefix}" in out
 
 
 @pytest.mark.parametrize("operation", ["acquire", "load", "transition", "update", "release"])
