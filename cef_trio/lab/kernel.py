@@ -215,6 +215,10 @@ class Kernel:
             },
         )
 
+    def _number(self, real: os.stat_result) -> int:
+        inode = self.inodes.by_key.get(_key(real))
+        return real.st_ino if inode is None else inode.number
+
     def _stat(self, path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
         return self._simulated(_stat(self._real(path, dir_fd), dir_fd=dir_fd, follow_symlinks=follow_symlinks))
 
@@ -239,7 +243,7 @@ class Kernel:
         return _open(path, flags, mode, dir_fd=dir_fd)
 
     def _scandir(self, path: Any) -> Any:
-        return _Entries(_scandir(self._real(path, None)), self._simulated)
+        return _Entries(_scandir(self._real(path, None)), self._simulated, self._number)
 
     def _pread(self, descriptor: int, size_bytes: int, offset: int) -> bytes:
         inode = self.inodes.by_key.get(_key(_fstat(descriptor)))
@@ -291,12 +295,16 @@ class Kernel:
         return 0
 
 
+Simulate = Callable[[os.stat_result], os.stat_result]
+
+
 class _Entries:
     """The iterator that ``os.scandir`` returns, with simulated stat results."""
 
-    def __init__(self, entries: Any, simulated: Callable[[os.stat_result], os.stat_result]) -> None:
+    def __init__(self, entries: Any, simulated: Simulate, number: Callable[[os.stat_result], int]) -> None:
         self._entries = entries
         self._simulated = simulated
+        self._number = number
 
     def __enter__(self) -> Self:
         return self
@@ -306,7 +314,7 @@ class _Entries:
 
     def __iter__(self) -> Iterator[_Entry]:
         # Sorted, since the order of a real folder is not reproducible.
-        return iter([_Entry(entry, self._simulated) for entry in sorted(self._entries, key=_name)])
+        return iter([_Entry(entry, self._simulated, self._number) for entry in sorted(self._entries, key=_name)])
 
     def close(self) -> None:
         """Close the real iterator."""
@@ -314,15 +322,20 @@ class _Entries:
 
 
 class _Entry:
-    def __init__(self, entry: Any, simulated: Callable[[os.stat_result], os.stat_result]) -> None:
+    def __init__(self, entry: Any, simulated: Simulate, number: Callable[[os.stat_result], int]) -> None:
         self._entry = entry
         self._simulated = simulated
+        self._number = number
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._entry, name)
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
         return self._simulated(self._entry.stat(follow_symlinks=follow_symlinks))
+
+    def inode(self) -> int:
+        """Return the number that the folder has: that of a damaged inode can be read too."""
+        return self._number(self._entry.stat(follow_symlinks=False))
 
 
 def _name(entry: Any) -> str:

@@ -8,8 +8,9 @@ is no scan, so the wait continues.
 A scan counts once those of the files that it found without a known record were looked up, and compared where that is
 needed, that may be the missing one: it may have another name, and only its bytes tell. So a file that can never be read
 keeps the decision open for the streams alone whose file it may be, by its numbers (``files/identity.py``: ``may_be``),
-as renamed recordings are searched for (``missed_renames.py``). After such a wait one more scan decides, as the file may
-have been renamed before it was compared.
+as renamed recordings are searched for (``missed_renames.py``). So does an entry whose status cannot be read (EIO of a
+network file system, a damaged inode), until it can be, or is gone: its folder tells its number. After such a wait one
+more scan decides, as the file may have been renamed before it was compared.
 """
 
 from __future__ import annotations
@@ -49,17 +50,20 @@ class ScanHistory:
         self.last: AsyncValue[LastScan] = AsyncValue(LastScan())
         self._undecided: AsyncValue[Mapping[str, FileStat]] = AsyncValue({})
         """The files that may be any stream's now."""
+        self._unreadable: Mapping[str, FileStat] = {}
+        """The entries that the last scan could not read, which may be any stream's too."""
         self.request_scan: Callable[[], object] | None = None
         """Request a scan of the watcher; ``None``: there is no watcher, so no wait."""
 
     def completed(self, scan: Scanned, undecided: Mapping[str, FileStat] | None = None) -> None:
         """Note a scan whose events have reached every stream. ``undecided``: the files that may be any stream's."""
+        self._unreadable = scan.unreadable_entries
         self.looked_up(undecided or {})
-        self.last.value = LastScan(scan.began_at, scan.unreadable, dict(undecided or {}))
+        self.last.value = LastScan(scan.began_at, scan.unreadable, self._undecided.value)
 
     def looked_up(self, undecided: Mapping[str, FileStat]) -> None:
         """Note that files were looked up. ``undecided``: those that may still be any stream's."""
-        self._undecided.value = dict(undecided)
+        self._undecided.value = {**undecided, **self._unreadable}
 
     async def wait_for_scan(
         self,

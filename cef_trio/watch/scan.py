@@ -40,6 +40,7 @@ from cef_trio.watch.patterns import PathMatcher, WatchScope
 
 T = TypeVar("T")
 
+_NO_NUMBERS: Final = FileStat(0, 0, 0, 0)
 EVERYTHING: Final = WatchScope.around(lambda _: True)
 
 
@@ -69,8 +70,11 @@ class Scan:
     """Symbolic links that are not followed, except those that ``WATCH_EXCLUDE`` leaves out."""
     mounts: Mapping[str, int] = field(default_factory=dict)
     """The folders that are mount points, with their mount ids."""
-    unreadable_entries: frozenset[str] = frozenset()
-    """Entries of readable folders whose status cannot be read: recordings, and what may be a folder."""
+    unreadable_entries: Mapping[str, FileStat] = field(default_factory=dict)
+    """Entries of readable folders whose status cannot be read: recordings, and what may be a folder.
+
+    Of a stat they have the device and inode number alone, which their folder tells; 0: not told.
+    """
 
     def set_aside(self, top: str) -> Scan:
         """Return the scan with one of several watch folders as an unreadable one."""
@@ -86,7 +90,7 @@ class Scan:
             roots={folder: self.roots[folder] for folder in self.roots if folder != top},
             links=elsewhere(self.links),
             mounts={folder: self.mounts[folder] for folder in elsewhere(self.mounts)},
-            unreadable_entries=elsewhere(self.unreadable_entries),
+            unreadable_entries={path: self.unreadable_entries[path] for path in elsewhere(self.unreadable_entries)},
         )
 
 
@@ -227,7 +231,7 @@ class _OneFolder:
     excluded_folders: int = 0
     excluded_files: int = 0
     links: list[_Link] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
+    unreadable: dict[str, FileStat] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +260,7 @@ class _Found:
         self._files: dict[str, FileStat] = {}
         self._folders: set[str] = set()
         self._unreadable: set[str] = set()
-        self._unreadable_entries: set[str] = set()
+        self._unreadable_entries: dict[str, FileStat] = {}
         self._excluded = Excluded()
         self._links: set[str] = set()
         self._mounts: dict[str, int] = {}
@@ -304,7 +308,7 @@ class _Found:
         if is_gone or not (target in scope.link_roots or root_of(target, scope.link_roots)):
             self.follow(link, None, scope)
         else:
-            self._unreadable_entries.add(target)
+            self._unreadable_entries[target] = _NO_NUMBERS
 
     def cannot_read(self, folder: str, error: OSError, *, is_entry: bool = False) -> None:
         """Add an unreadable folder, or an entry of one.
@@ -315,7 +319,10 @@ class _Found:
             self._refused[folder] = error
             self._unreadable.add(folder)
         elif not isinstance(error, FileNotFoundError | NotADirectoryError):
-            (self._unreadable_entries if is_entry else self._unreadable).add(folder)
+            if is_entry:
+                self._unreadable_entries[folder] = _NO_NUMBERS
+            else:
+                self._unreadable.add(folder)
 
     def scan(self) -> Scan:
         """Return the result.
@@ -330,12 +337,12 @@ class _Found:
             next(iter(roots.values())),
             self._files,
             frozenset(self._folders),
-            frozenset(self._unreadable | self._unreadable_entries),
+            frozenset(self._unreadable | self._unreadable_entries.keys()),
             self._excluded,
             roots,
             frozenset(self._links),
             self._mounts,
-            frozenset(self._unreadable_entries),
+            self._unreadable_entries,
         )
 
 
@@ -398,9 +405,11 @@ def _read_one(
                 except FileNotFoundError:
                     continue
                 except OSError:
-                    os.stat(os.curdir, dir_fd=descriptor)  # raises if the folder is the trouble, or may not be entered
+                    own = os.stat(
+                        os.curdir, dir_fd=descriptor
+                    )  # raises if the folder is the trouble, or may not be entered
                     if scope(path) or not scope.excludes_folder(path):
-                        found.unreadable.append(path)
+                        found.unreadable[path] = FileStat(own.st_dev, entry.inode(), 0, 0)
     finally:
         os.close(descriptor)
     return found

@@ -221,7 +221,9 @@ class Watcher:
         self._log_unreadable(scan)
         self._log_links(scan.links)
         self._forget_folders(scan)
-        self._listener.handle_event(Scanned(scan.files, scan.unreadable, len(scan.links), began_at=began_at))
+        self._listener.handle_event(
+            Scanned(scan.files, scan.unreadable, scan.unreadable_entries, len(scan.links), began_at=began_at)
+        )
 
     async def _leads_elsewhere(self) -> str | None:
         """Return why new recordings may be missed: the watch folder's own name leads to another folder now.
@@ -315,9 +317,9 @@ class Watcher:
         """Log what cannot be read, once each, and which watch folder is a second name."""
         new = scan.unreadable - self._unreadable
         second_names = dict(self._same_as.items() - self._logged_same_as.items())
-        for folder in sorted((new - scan.unreadable_entries) | second_names.keys()):
+        for folder in sorted((new - scan.unreadable_entries.keys()) | second_names.keys()):
             log.warning("folder_unreadable", folder=folder, same_as=second_names.get(folder))
-        if entries := sorted(new & scan.unreadable_entries):
+        if entries := sorted(new & scan.unreadable_entries.keys()):
             log.warning("entries_unreadable", entries=len(scan.unreadable_entries), new=entries[:_MAX_LOGGED])
         self._unreadable, self._logged_same_as = scan.unreadable, self._same_as
 

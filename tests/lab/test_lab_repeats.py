@@ -122,3 +122,8 @@ def test_an_aborted_recording_stays_and_leaves_no_upload_in_reach(seed: int) -> 
 
 def test_an_object_that_a_store_damaged_is_named_by_the_stream_that_ends_without_one() -> None:
     assert run_plan(Plan(SIMULATED, injections_of(870136), 870136)).violations == []
+
+
+@pytest.mark.parametrize("seed", [1000266, 1001759])
+def test_a_recording_that_was_renamed_while_its_status_could_not_be_read_is_not_taken_for_deleted(seed: int) -> None:
+    assert run_plan(Plan(SIMULATED, injections_of(seed), seed)).violations == []

@@ -130,6 +130,31 @@ async def test_p6_a_file_that_is_never_decided_keeps_those_streams_waiting_whose
         nursery.cancel_scope.cancel()
 
 
+async def test_p2_an_entry_that_cannot_be_read_may_be_the_missing_file_of_its_number(history: ScanHistory) -> None:
+    """On a network file system (EIO) a renamed recording was taken for deleted, and sent again (world 1000266)."""
+    bad, other = {"/rec/bad.mp4": B}, {"/rec/other.mp4": C}
+
+    def scanned(entries: Mapping[str, FileStat]) -> Scanned:
+        return Scanned({}, frozenset(entries), entries, began_at=now())
+
+    async with trio.open_nursery() as nursery:
+        one, missing = Missing(history, 1.0, 7), Missing(history, 1.0, 8)
+        nursery.start_soon(one.wait)
+        nursery.start_soon(missing.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(3):
+            history.completed(scanned(bad | other))
+            await trio.testing.wait_all_tasks_blocked()
+            history.looked_up({})
+            await trio.testing.wait_all_tasks_blocked()
+        assert (one.gone, one.in_doubt) == (True, [])
+        assert (missing.gone, set(missing.in_doubt)) == (False, {"/rec/bad.mp4"})
+        for _ in range(2):  # it can be read, and is another one's, or is gone
+            history.completed(scanned(other))
+            await trio.testing.wait_all_tasks_blocked()
+        assert missing.gone
+
+
 async def test_a_scan_that_found_nothing_new_decides_at_once(history: ScanHistory) -> None:
     history.completed(Scanned({}, began_at=2.0))
     await Missing(history, 1.0, 7).wait()

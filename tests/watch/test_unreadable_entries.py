@@ -47,6 +47,9 @@ class Entry:
         del follow_symlinks
         raise OSError(self._number, os.strerror(self._number), self.name)
 
+    def inode(self) -> int:
+        return self._real.inode()
+
     def _kind(self, tell: Callable[..., bool], follow_symlinks: bool) -> bool:
         if not self._knows_kind:
             self.stat()
@@ -100,7 +103,9 @@ async def test_p6_an_entry_whose_status_cannot_be_read_is_unreadable_alone(
         async with watching(watch_dir) as listener:
             [scanned] = listener.scans
             assert names(scanned.files) == {"good.mp4", "a.mp4"}
-            assert scanned.unreadable == {str(watch_dir / "bad.mp4")}
+            bad = str(watch_dir / "bad.mp4")
+            assert scanned.unreadable == {bad}
+            assert scanned.unreadable_entries[bad].file_ino == Path(bad).stat().st_ino, "its folder tells it"
             assert listener.watcher.trouble is None
             (watch_dir / "later.mp4").write_bytes(b"1")
             await listener.wait_for(of(watch_dir / "later.mp4", Closed))
@@ -188,7 +193,7 @@ async def test_p10_what_a_link_leads_to_and_cannot_be_read_is_unreadable(
     monkeypatch.undo()
     for scan in scans:
         assert not scan.files
-        assert scan.unreadable == scan.unreadable_entries == ({str(root / name)} if unreadable else set())
+        assert scan.unreadable == set(scan.unreadable_entries) == ({str(root / name)} if unreadable else set())
         assert names(scan.links) == ({"other"} if unreadable else {"other", "link"})
 
 
@@ -246,7 +251,7 @@ async def test_p3_a_recording_that_is_a_mount_point_and_cannot_be_read_is_unread
     scan: Scan = await ThreadedReader(MATCHES, Mounts(read_mountinfo=lambda: text)).scan(str(watch_dir))
     monkeypatch.undo()
     assert not scan.files
-    assert scan.unreadable == scan.unreadable_entries == {str(path)}
+    assert scan.unreadable == set(scan.unreadable_entries) == {str(path)}
 
 
 async def test_p6_a_bind_mounted_recording_is_found_and_followed_by_scans(watch_dir: Path, tmp_path: Path) -> None:
