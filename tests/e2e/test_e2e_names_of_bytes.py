@@ -8,8 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from servers.command import ROOT, answer
+from servers.command import answer, run
 from servers.daemon import DaemonProcess, daemon, settings_for
 from servers.store import Store
 from servers.valkey import ValkeyServer
@@ -84,16 +82,9 @@ def read_pages(process: DaemonProcess) -> None:
 
 
 def printed(settings: Mapping[str, str], *arguments: str | bytes) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "cef_trio", *arguments],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", **settings},
-        capture_output=True,
-        timeout=60,
-        check=False,
-        cwd="/",
-    )
-    assert (done.returncode, done.stderr) == (0, b""), done
-    return done.stdout.decode()  # UTF-8, whatever the names are
+    done = run(*arguments, settings=settings)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout  # UTF-8, whatever the names are
 
 
 def path_in(metadata: Mapping[str, Any], field: str = "original_file_path") -> str:

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,6 +18,7 @@ from typing import Any
 import pytest
 from security.hostile import MARK, NAMES
 from servers.chromium import PROGRAM, chromium
+from servers.command import run
 from servers.daemon import OWNER, DaemonProcess, daemon, settings_for
 from servers.store import Store
 from servers.valkey import ValkeyServer
@@ -77,17 +76,10 @@ def snapshot(port: int) -> Any:
 
 
 def said(settings: Mapping[str, str], *arguments: str) -> bytes:
-    done = subprocess.run(
-        [sys.executable, "-m", "cef_trio", *arguments],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", **settings},
-        cwd="/",
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.stderr == b"", done.stderr
+    done = run(*arguments, settings=settings)
+    assert done.stderr == "", done.stderr
     assert done.returncode == 0
-    return done.stdout
+    return done.stdout.encode()
 
 
 def test_no_name_forges_a_machines_log_an_answer_or_an_object(

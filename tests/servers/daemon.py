@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import httpx
 from servers.endpoints import Endpoint
+from servers.fork_server import Process, start
 from waiting import wait_until
 
 from cef_trio.checkpoint.redis.keys import Keys
@@ -83,16 +84,23 @@ class DaemonProcess:
         """
         self.log_path = folder / "log.jsonl"
         self._log = self.log_path.open("wb")
-        self._process = subprocess.Popen(
-            [*under, sys.executable, "-m", "cef_trio", "run", *arguments],
-            env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **settings},
-            cwd=folder,
-            stdin=subprocess.DEVNULL if terminal is None else terminal,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,
-            preexec_fn=None if terminal is None else lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one call
-        )
+        self._process: Process
+        command = [*under, sys.executable, "-m", "cef_trio", "run", *arguments]
+        environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **settings}
+        log = self._log.fileno()
+        if terminal is None:
+            self._process = start(command, env=environment, cwd=folder, stdout=log, stderr=log)
+        else:
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                cwd=folder,
+                stdin=terminal,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one call
+            )
 
     @property
     def pid(self) -> int:

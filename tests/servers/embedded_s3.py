@@ -32,6 +32,6 @@ def embedded_s3_server(
     command = [sys.executable, "-m", "cef_trio.s3_endpoint", "--port", str(port), "--bucket", bucket, *arguments]
     if data is not None:
         command += ["--data", str(data)]
-    with running(command, ports=[port], log=folder / "embedded-s3.log"):
+    with running(command, ports=[port], log=folder / "embedded-s3.log", environment={"LANG": "C.UTF-8"}):
         url = f"http://127.0.0.1:{port}"
         yield Endpoint(url, DEFAULT_ACCESS_KEY_ID, DEFAULT_SECRET_ACCESS_KEY, DEFAULT_REGION, bucket)

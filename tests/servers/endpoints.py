@@ -20,6 +20,7 @@ from typing import Any
 
 import boto3
 import botocore.config
+from servers.fork_server import Process, start
 
 READY_SECONDS = 60.0
 END_SECONDS = 10.0
@@ -81,13 +82,12 @@ def running(
 ) -> Iterator[None]:
     """A process whose ports answer; ``log`` takes its stdout and stderr."""
     with log.open("ab") as output:
-        process = subprocess.Popen(
+        process = start(
             command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=None if environment is None else {**os.environ, **environment},
-            start_new_session=True,
+            env={**os.environ, **(environment or {})},
+            cwd=Path.cwd(),
+            stdout=output.fileno(),
+            stderr=output.fileno(),
         )
     try:
         for port in ports:
@@ -97,7 +97,7 @@ def running(
         _end(process)
 
 
-def _wait_until_answering(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_answering(process: Process, port: int, log: Path) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -109,7 +109,7 @@ def _wait_until_answering(process: subprocess.Popen[bytes], port: int, log: Path
     raise RuntimeError(f"{process.args!r}: {state}\n{log.read_text(errors='replace')[-4000:]}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: Process) -> None:
     # The whole session, since servers may have children; the process was started by us, so the group is ours.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
