@@ -29,7 +29,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from thoroughness import LONG
+
 TESTS: Final = Path(__file__).parents[1]
+ROOT: Final = str(TESTS.parent)
 PROGRAMS: Final = frozenset({"cef_trio", "cef_trio.s3_endpoint"})
 _LOCALE: Final = "C.UTF-8"
 _STATUS: Final = struct.Struct("i")
@@ -62,13 +65,19 @@ def start(
     ``stdout`` and ``stderr`` are descriptors; ``env`` is the whole environment, and may ask for a real start.
     """
     words = [os.fsdecode(word) for word in command]
-    python = {name for name in env if name.startswith("PYTHON")} - {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
     is_ours = words[:2] == [sys.executable, "-m"] and words[2] in PROGRAMS
-    if is_ours and not python and env.get("LANG", _LOCALE) == _LOCALE and not os.environ.get("CEF_TRIO_LONG"):
+    if is_ours and not _asks_for_a_start(env) and not LONG:
         return _server().start(words, env, os.fspath(cwd), [stdout, stderr])
     return subprocess.Popen(
         command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True
     )
+
+
+def _asks_for_a_start(env: Mapping[str, str]) -> bool:
+    """Return whether a variable has a meaning for the interpreter's start: a ``sitecustomize.py``, another locale."""
+    python = {name: value for name, value in env.items() if name.startswith("PYTHON")}
+    python.pop("PYTHONDONTWRITEBYTECODE", None)
+    return python.pop("PYTHONPATH", ROOT) != ROOT or bool(python) or env.get("LANG", _LOCALE) != _LOCALE
 
 
 class ForkedProcess:
@@ -121,7 +130,7 @@ class _ForkServer:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "servers.fork_server", str(theirs.fileno())],
-                env={"PATH": os.environ["PATH"], "LANG": _LOCALE, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"},
+                env={"PATH": os.environ["PATH"], "LANG": _LOCALE, "PYTHONPATH": f"{ROOT}:{TESTS}"},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 cwd="/",
