@@ -20,14 +20,18 @@ _MAX_PAUSE_SECONDS = 0.1
 
 
 def wait_until(
-    true: Callable[[], object], seconds: float = WAIT_SECONDS, *, otherwise: Callable[[], str] = str
+    true: Callable[[], object],
+    seconds: float = WAIT_SECONDS,
+    *,
+    otherwise: Callable[[], str] = str,
+    longest_pause: float = _MAX_PAUSE_SECONDS,
 ) -> None:
-    """Wait until ``true()``, by the real clock; ``otherwise()`` explains a failure."""
+    """Wait until ``true()``, by the real clock; ``otherwise()`` explains a failure. A dear look pauses longer."""
     deadline, pause = time.monotonic() + seconds, 0.001
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s: {otherwise()}"
         time.sleep(pause)
-        pause = min(2 * pause, _MAX_PAUSE_SECONDS)
+        pause = min(2 * pause, longest_pause)
 
 
 async def until(true: Callable[[], object | Awaitable[object]], seconds: float = WAIT_SECONDS) -> None:

@@ -137,7 +137,7 @@ class Scene:
         self, state: str, size_bytes: int = 0, *reasons: Reason, commands: bool = True, doctor: bool = True
     ) -> None:
         said = Said(state, size_bytes, sorted(reasons))
-        wait_until(lambda: self.page() == said, otherwise=lambda: str((self.page(), said)))
+        wait_until(lambda: self.page() == said, otherwise=lambda: str((self.page(), said)), longest_pause=0.5)
         wait_until(
             lambda: all(self.of_the_daemon(said).values()),
             otherwise=lambda: str((self.of_the_daemon(said), self.page(), self.metrics(), self.systemctl_line())),
@@ -187,7 +187,7 @@ def running(
             "NOTIFY_SOCKET": str(tmp_path / "notify"),
         }
         with daemon(settings, under=under, wait_started=wait_started) as process:
-            scene = Scene(process, settings, manager)
+            scene = Scene(process, {name: settings[name] for name in settings.keys() - {"PYTHONPATH"}}, manager)
             with scene.http:
                 yield scene
 

@@ -22,10 +22,10 @@ FIRST, WORLDS = 2411, 135
 PAIRS = 1
 """Runs with two injections, of each scenario."""
 EVERY = {
-    name: 160 if scenario in streams.SCENARIOS else 5120 if scenario.fleet is not None else 1920
+    name: 320 if scenario in streams.SCENARIOS else 10_240 if scenario.fleet is not None else 3840
     for name, scenario in SCENARIOS.items()
 }
-"""The distance of the injections: 160 steps in the scenarios of one recording, 1920 in the longer ones, 5120 in fleets.
+"""The distance of the injections in steps: 320 in scenarios of one recording, 3840 in longer ones, 10,240 in fleets.
 
 The long campaign (`.ci/campaign`) injects at each step."""
 KINDS = {

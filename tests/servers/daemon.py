@@ -123,12 +123,14 @@ class DaemonProcess:
 
     def wait_for(self, event: str, *, seconds: float = EVENT_SECONDS, count: int = 1, **fields: object) -> Event:
         """Wait until it has logged ``event`` with these fields (``count`` times); returns the last of them."""
-        deadline = time.monotonic() + seconds
+        deadline, read = time.monotonic() + seconds, -1
         while True:
             running = self.running
-            found = [entry for entry in self.events if _matches(entry, event, fields)]
-            if len(found) >= count:
-                return found[-1]
+            if (size_bytes := self.log_path.stat().st_size) != read:
+                read = size_bytes
+                found = [entry for entry in self.events if _matches(entry, event, fields)]
+                if len(found) >= count:
+                    return found[-1]
             if not running or time.monotonic() > deadline:
                 why = "the daemon ended" if not running else f"not within {seconds} s"
                 raise AssertionError(f"no event {event!r} {fields} ({why}); its log:\n{self.tail()}")
