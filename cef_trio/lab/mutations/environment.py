@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ import trio
 from cef_trio.checkpoint.memory import MemoryCheckpointStore
 from cef_trio.checkpoint.model import Lease, PartRecord, StreamMeta, WebhookEvent
 from cef_trio.exceptions import FileAccessError
-from cef_trio.files import file_system, writers
+from cef_trio.files import FileStat, file_system, writers
 from cef_trio.files.writers import WriterState
 from cef_trio.lab.mutations.model import mutation, replace_in
 from cef_trio.resilience import outage, retry
@@ -32,8 +32,9 @@ from cef_trio.upload import (
 )
 from cef_trio.upload.copy_from_previous import ContentMatch
 from cef_trio.upload.orphan_objects import OrphanObjects
+from cef_trio.upload.scan_history import ScanHistory
 from cef_trio.upload.session import StreamUpload
-from cef_trio.watch import scan
+from cef_trio.watch import Scanned, scan
 
 
 @mutation("unchecked: file system of a read lease", "fuse-remote-writer", "P1", "P2", "P8", fault=None, kind="1")
@@ -241,6 +242,17 @@ def _damaged_entry_ends_scan(stack: ExitStack) -> None:
         return found
 
     replace_in(stack, scan, "_read_one", read_all)
+
+
+@mutation("unchecked: entry that may be a missing file", "renamed-unreadable", "P2", "P6", fault=None, kind="1")
+def _unreadable_entry_is_nobodys(stack: ExitStack) -> None:
+    """A missing file counts as deleted although its new name may be an entry that cannot be read."""
+    completed = ScanHistory.completed
+
+    def of_files_only(history: ScanHistory, event: Scanned, undecided: Mapping[str, FileStat] | None = None) -> None:
+        completed(history, replace(event, unreadable_entries={}), undecided)
+
+    replace_in(stack, ScanHistory, "completed", of_files_only)
 
 
 @mutation("unchecked: bucket of a stream", "bucket-changes", "P1", "P5", "P6", fault=None, kind="13")

@@ -404,6 +404,21 @@ async def _entry_damaged(context: ScenarioContext) -> None:
     await context.completes(within=60)
 
 
+async def _renamed_unreadable(context: ScenarioContext) -> None:
+    """A recording is renamed while its status cannot be read, as on a network file system with errors of its server."""
+    context.append(2 * PART + 10)
+    await trio.sleep(3)
+    context.writers.damage("a.mp4", damaged=True)
+    context.world.kernel.queues.drops_events = True
+    context.writers.rename("a.mp4", "b.mp4")
+    context.world.kernel.queues.drops_events = False
+    await trio.sleep(20)
+    context.writers.damage("b.mp4", damaged=False)
+    context.append(PART, "b.mp4")
+    context.close("b.mp4")
+    await context.completes("b.mp4", within=60)
+
+
 SCENARIOS: Final = (
     Scenario(
         "fuse-remote-writer",
@@ -525,4 +540,5 @@ SCENARIOS: Final = (
         "permission-granted-late", "a recording is readable a few seconds after it is seen", _permission_granted_late
     ),
     Scenario("entry-damaged", "the disk has damaged the inode of one recording, for a while", _entry_damaged),
+    Scenario("renamed-unreadable", "a recording is renamed while its status cannot be read", _renamed_unreadable),
 )
