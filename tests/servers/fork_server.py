@@ -77,7 +77,8 @@ def _asks_for_a_start(env: Mapping[str, str]) -> bool:
     """Return whether a variable has a meaning for the interpreter's start: a ``sitecustomize.py``, another locale."""
     python = {name: value for name, value in env.items() if name.startswith("PYTHON")}
     python.pop("PYTHONDONTWRITEBYTECODE", None)
-    return python.pop("PYTHONPATH", ROOT) != ROOT or bool(python) or env.get("LANG", _LOCALE) != _LOCALE
+    locale = env.get("LC_ALL") or env.get("LC_CTYPE") or env.get("LANG") or _LOCALE
+    return python.pop("PYTHONPATH", ROOT) != ROOT or bool(python) or locale != _LOCALE
 
 
 class ForkedProcess:
@@ -167,9 +168,9 @@ def _server() -> _ForkServer:
 def _import_all() -> None:
     from cef_trio.cli.main import COMMANDS
 
-    for module in (*(f"cef_trio.cli.{name}" for name in COMMANDS), "cef_trio.daemon", "cef_trio.s3_endpoint.__main__"):
+    commands = [f"cef_trio.cli.{name}" for name in COMMANDS]
+    for module in (*commands, "cef_trio.daemon.main", "cef_trio.s3_endpoint.__main__"):
         import_module(module)
-    import_module("cef_trio.daemon.main")
     gc.collect()
     gc.freeze()
 
@@ -193,8 +194,9 @@ def _serve(channel: socket.socket) -> Mapping[str, Any] | None:
     if child:
         for descriptor in standard:
             os.close(descriptor)
-        os.write(status, _STATUS.pack(child))
-        os.write(status, _STATUS.pack(os.waitpid(child, 0)[1]))
+        with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+            os.write(status, _STATUS.pack(child))
+            os.write(status, _STATUS.pack(os.waitpid(child, 0)[1]))
         os._exit(0)
     for number, descriptor in enumerate(standard, start=1):  # standard input is the server's: /dev/null
         os.dup2(descriptor, number)
