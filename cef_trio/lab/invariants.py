@@ -24,7 +24,7 @@ from cef_trio.lab.crash_simulation import Acknowledgements, Life
 from cef_trio.lab.fleet import EndedProcess
 from cef_trio.lab.scenario_context import ScenarioContext
 from cef_trio.lab.scenarios import Scenario
-from cef_trio.lab.world import BUCKET, INACTIVE, NOT_OURS, OTHER_BUCKET, PART, PROBE, World
+from cef_trio.lab.world import BUCKET, INACTIVE, NOT_OURS, OTHER_BUCKET, PART, World, is_probe
 from cef_trio.observability.at_risk import Risk
 from cef_trio.s3.checksums import crc64nvme, crc64nvme_to_base64
 from cef_trio.s3_endpoint.records import MultipartUpload, StoredPart
@@ -464,7 +464,7 @@ def left_uploads(world: World, scenario: Scenario) -> list[str]:
     elsewhere = {one.meta.s3_upload_id for one in known if "do not lead" in (one.meta.failure_reason or "")}
     armed = [one.fault for one in world.endpoint.faults.armed()]
     never_listed = any(fault.operation == "ListMultipartUploads" and fault.times is None for fault in armed)
-    probes = {upload.upload_id for upload, _ in _listed_parts(world, [world.bucket]) if PROBE in upload.key}
+    probes = {upload.upload_id for upload, _ in _listed_parts(world, [world.bucket]) if is_probe(upload.key)}
     # Uploads in another bucket are not touched (P9); the log names them, and `cef-trio gc` aborts them there.
     for upload_id, parts in open_uploads(world, [world.bucket]).items():
         status_of = known_ids.get(upload_id)
@@ -526,7 +526,7 @@ def orphan_objects(world: World) -> list[str]:
     return [
         f"P5: object {key[-20:]} is not recorded"
         for key, body in world.objects(world.bucket).items()
-        if key not in keys and not key.endswith(metadata_key("")) and body != NOT_OURS and PROBE not in key
+        if key not in keys and not key.endswith(metadata_key("")) and body != NOT_OURS and not is_probe(key)
         if not any(stream_id in key for stream_id in may_be_left)
     ]
 

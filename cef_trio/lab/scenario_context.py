@@ -13,14 +13,14 @@ from cef_trio.lab.crash_simulation import Acknowledgements, Life
 from cef_trio.lab.filesystem import FileSystem
 from cef_trio.lab.journal import Lane
 from cef_trio.lab.kernel import Host
-from cef_trio.lab.world import PART, PROBE, World, WorldDaemon
+from cef_trio.lab.world import PART, World, WorldDaemon, is_probe
 from cef_trio.lab.writers import Writers
 from cef_trio.s3_endpoint import ArmedFault, CallInfo, Fault, Kind
 
 
 def no_probe(call: CallInfo) -> bool:
     """Select the calls that are not the daemon's probes of S3."""
-    return PROBE not in (call.key or "")
+    return not is_probe(call.key or "")
 
 
 class ScenarioContext:

@@ -91,7 +91,8 @@ PART: Final = 1000
 NOT_OURS: Final = b"not ours"
 """The content of another program's object."""
 PROBE: Final = "cef-trio-probe"
-"""What the keys of the daemon's probes contain."""
+"""What the keys of the daemon's probes contain; with a template without the file's name :data:`_PROBE_ID`."""
+_PROBE_ID: Final = str(UUID(int=0))
 AUTO_PART_SIZE: Final = AutoPartSize(
     least_bytes=PART // 2,
     most_bytes=4 * PART,
@@ -105,6 +106,11 @@ WEBHOOK_SECRET: Final = "whsec_" + base64.b64encode(b"a world's secret, 24 bytes
 INACTIVE: Final = INTERRUPTED | ENDED
 """Statuses of streams without a task."""
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def is_probe(key: str) -> bool:
+    """Return whether a key is one of the daemon's probes of S3, by any template."""
+    return PROBE in key or _PROBE_ID in key
 
 
 def utc_now() -> datetime:
@@ -432,7 +438,7 @@ class World:
         return {
             (key, number): size_bytes
             for (key, number), size_bytes in self.endpoint.log.received_bytes.items()
-            if not key.endswith(metadata_key("")) and PROBE not in key
+            if not key.endswith(metadata_key("")) and not is_probe(key)
         }
 
     def known(self) -> list[Checkpoint]:
@@ -676,7 +682,7 @@ class _RecordingS3Client(S3Client):
         stream_id: str,
     ) -> S3Object:
         stored = await super().complete_multipart_upload(key, upload_id, parts, checksum=checksum, stream_id=stream_id)
-        if PROBE not in key:
+        if not is_probe(key):
             self._record(stored)
         return stored
 

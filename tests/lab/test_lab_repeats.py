@@ -127,3 +127,8 @@ def test_an_object_that_a_store_damaged_is_named_by_the_stream_that_ends_without
 @pytest.mark.parametrize("seed", [1000266, 1001759])
 def test_a_recording_that_was_renamed_while_its_status_could_not_be_read_is_not_taken_for_deleted(seed: int) -> None:
     assert run_plan(Plan(SIMULATED, injections_of(seed), seed)).violations == []
+
+
+def test_the_upload_of_a_killed_probe_is_known_by_the_key_of_any_template() -> None:
+    """The oracle took ``elsewhere/<nil UUID>`` for a recording's; an earlier template's uploads are for `gc`."""
+    assert run_plan(Plan(SIMULATED, injections_of(1013637), 1013637)).violations == []

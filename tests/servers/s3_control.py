@@ -10,7 +10,7 @@ import httpx
 from servers.endpoints import Endpoint
 from waiting import wait_until
 
-from cef_trio.lab.world import PROBE
+from cef_trio.lab.world import is_probe
 
 SECONDS = 60.0
 """httpx waits 5 s; on a busy machine the endpoint may not get to its answer in that time."""
@@ -45,7 +45,7 @@ def calls(endpoint: Endpoint) -> dict[str, int]:
     """Return how often each operation was asked for, without the uploads of the daemon's probes."""
     log = call_log(endpoint)
     uploads = (call for call in log["journal"] if call["operation"] in _OF_UPLOADS)
-    probed = Counter(call["operation"] for call in uploads if PROBE in call["key"])
+    probed = Counter(call["operation"] for call in uploads if is_probe(call["key"]))
     return Counter(log["calls"]) - probed
 
 
