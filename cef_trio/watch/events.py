@@ -56,7 +56,7 @@ class Scanned:
     files: Mapping[str, FileStat]
     unreadable: frozenset[str] = frozenset()
     unreadable_entries: Mapping[str, FileStat] = field(default_factory=dict)
-    """The single entries among them, with their numbers (``Scan.unreadable_entries``)."""
+    """The entries among them with the names of recordings, with their numbers (``Scan.unreadable_entries``)."""
     links: int = 0
     """How many symbolic links were not followed."""
     began_at: float = field(kw_only=True)

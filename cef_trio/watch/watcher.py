@@ -221,8 +221,11 @@ class Watcher:
         self._log_unreadable(scan)
         self._log_links(scan.links)
         self._forget_folders(scan)
+        recordings = {
+            path: stat for path, stat in scan.unreadable_entries.items() if stat.file_ino and self._scope(path)
+        }
         self._listener.handle_event(
-            Scanned(scan.files, scan.unreadable, scan.unreadable_entries, len(scan.links), began_at=began_at)
+            Scanned(scan.files, scan.unreadable, recordings, len(scan.links), began_at=began_at)
         )
 
     async def _leads_elsewhere(self) -> str | None:

@@ -118,6 +118,19 @@ async def test_p6_an_entry_whose_status_cannot_be_read_is_unreadable_alone(
     ]
 
 
+async def test_p6_only_an_entry_with_a_recordings_name_may_be_a_missing_recording(
+    watch_dir: Path, damage: Damage
+) -> None:
+    """Another one that stays unreadable would keep the streams of deleted recordings open."""
+    for name in ("bad.mp4", "folder", "notes.txt"):
+        (watch_dir / name).write_bytes(b"1")
+    damage.names, damage.knows_kind = {"bad.mp4", "folder", "notes.txt"}, False
+    async with watching(watch_dir) as listener:
+        [scanned] = listener.scans
+    assert names(scanned.unreadable) == {"bad.mp4", "folder", "notes.txt"}
+    assert names(scanned.unreadable_entries) == {"bad.mp4"}
+
+
 @pytest.mark.parametrize(
     ("name", "knows_kind", "exclude", "unreadable"),
     [
