@@ -6,8 +6,8 @@ from typing import Final
 
 import pytest
 
-from cef_trio.lab.world import World
-from cef_trio.s3_endpoint import Fault, Kind
+from cef_trio.lab.world import World, is_probe
+from cef_trio.s3_endpoint import CallInfo, Fault, Kind
 
 FAILS: Final = (
     pytest.param({"kind": Kind.ERROR, "code": "InternalError"}, id="500 for ever"),
@@ -21,3 +21,9 @@ FAILS: Final = (
 def fail(world: World, operation: str, how: dict[str, object]) -> None:
     """Let each call of an operation fail."""
     world.endpoint.faults.arm(Fault(operation=operation, times=None, **how))  # type: ignore[arg-type]
+
+
+def of_a_recording(call: CallInfo) -> bool:
+    """Select the calls of recordings: not of their metadata, and not the daemon's probes."""
+    key = call.key or ""
+    return key.endswith(".mp4") and not is_probe(key)

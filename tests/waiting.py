@@ -26,7 +26,10 @@ def wait_until(
     otherwise: Callable[[], str] = str,
     longest_pause: float = _MAX_PAUSE_SECONDS,
 ) -> None:
-    """Wait until ``true()``, by the real clock; ``otherwise()`` explains a failure. A dear look pauses longer."""
+    """Wait until ``true()``, by the real clock; ``otherwise()`` explains a failure.
+
+    ``longest_pause``: between two looks, in seconds.
+    """
     deadline, pause = time.monotonic() + seconds, 0.001
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s: {otherwise()}"

@@ -49,9 +49,9 @@ async def show_stream(context: RedisContext, given: str, *, as_json: bool) -> Ex
     checkpoint = await context.store.load(stream_id)
     if checkpoint is None:
         raise NoSuchStreamError(f"stream {stream_id} has just been deleted")
-    holder = (await context.store.holders([stream_id])).get(stream_id)
+    holders = await context.store.holders([stream_id])
     fleet = read_fleet(await context.store.reports()).of_owner(context.owner_name)
-    hindered = hindrances({} if holder is None else {stream_id: holder}, [stream_id], fleet)
+    holder, hindered = holders.get(stream_id), hindrances(holders, [stream_id], fleet)
     webhook_pending = stream_id in await context.store.pending_webhooks()
     to_abort = stream_id in await context.store.abort_requests()
     if as_json:

@@ -317,10 +317,11 @@ class FreeSpace:
         for recording in oldest_first(self._kept, trio.current_time()):
             if not now_round.may_go_on:
                 break
-            if self._place_of(recording, places) is None:
+            place = self._place_of(recording, places)
+            if place is None:
                 continue
             await lease.renew_if_due()
-            if not await self._is_there(recording, places):  # as while its disk is not mounted
+            if not await self._is_there(recording, place):  # as while its disk is not mounted
                 again_at = trio.current_time() + _ABSENT_SECONDS
                 self._kept.put_back(replace(recording, again_at=again_at))
                 continue
@@ -342,7 +343,8 @@ class FreeSpace:
     async def _refusal(self, places: _Places) -> str:
         """Return why the oldest recording that was refused on a file system was; empty: none was, or it is gone."""
         for one in oldest_first((one for one in self._kept if one.refusal), math.inf):
-            if await self._is_there(one, places):
+            place = self._place_of(one, places)
+            if place is not None and await self._is_there(one, place):
                 return one.refusal
         return next((why for path, why in self._refused() if self._where_to_measure(path) in places), "")
 
@@ -350,15 +352,12 @@ class FreeSpace:
         """Return where a recording's folder was measured; ``None``: not on this file system."""
         return places.get(self._measured_at.get(_parent(recording.path), ""))
 
-    async def _is_there(self, recording: KeptRecording, places: _Places) -> bool:
-        """Return whether a recording is on the file system that was measured, by its record or by the file itself.
+    async def _is_there(self, recording: KeptRecording, place: FolderMount) -> bool:
+        """Return whether a recording is on the measured file system, by its record or by the file itself.
 
         It may have been copied to another disk, or its disk may have another number now. Then all its bytes are
         compared before it goes (``verification.py``).
         """
-        place = self._place_of(recording, places)
-        if place is None:
-            return False
         if is_same_mount(recording.identity, place):
             return True
         try:

@@ -600,7 +600,7 @@ class StreamProcessor:
         """Abort the upload of a stream that ends without an object; return what is left in S3 all the same, and why."""
         if not keep_upload and (left := await upload.abort_or_leave()):
             return left
-        with suppress(S3OperationError):
+        with suppress(S3OperationError):  # the end of the stream does not wait for S3
             return await upload.left_object()
         return ""
 
@@ -828,14 +828,7 @@ class StreamProcessor:
             if error.transient:
                 raise
             return f"Its upload is left in S3: {error}"
-        if await recovery.is_stored(self._services, upload):
-            return ""
-        try:
-            return await upload.left_object()
-        except S3OperationError as error:
-            if error.transient:
-                raise
-            return ""
+        return "" if await recovery.is_stored(self._services, upload) else await upload.left_object()
 
 
 def _is_completion_over_quota(error: CefMp4ProcessorError) -> TypeGuard[S3OperationError]:

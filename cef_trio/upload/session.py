@@ -569,12 +569,17 @@ class StreamUpload:
         (docs/correctness.md), so a stream that ends without an object names it.
 
         Raises:
-            S3OperationError: S3 refused, or did not respond.
+            S3OperationError: S3 is unavailable. If it refuses to tell, no object is named.
         """
         meta = self.meta
         if meta.object_etag is not None or meta.verified_crc64nvme is None or meta.s3_upload_id is not None:
             return ""
-        stored = await self._services.s3.head_object(meta.s3_key_prefix)
+        try:
+            stored = await self._services.s3.head_object(meta.s3_key_prefix)
+        except S3OperationError as error:
+            if error.transient:
+                raise
+            return ""
         if stored is None or stored.metadata.get(STREAM_ID_METADATA) != self.stream_id:
             return ""
         return f"An object without its bytes is left in S3; it may be deleted: {meta.s3_key_prefix}"

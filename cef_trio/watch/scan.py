@@ -82,15 +82,18 @@ class Scan:
         def elsewhere(paths: Iterable[str]) -> frozenset[str]:
             return frozenset(path for path in paths if not is_on(path, top))
 
+        def of_others(found: Mapping[str, T]) -> dict[str, T]:
+            return {path: found[path] for path in elsewhere(found)}
+
         return replace(
             self,
-            files={path: self.files[path] for path in elsewhere(self.files)},
+            files=of_others(self.files),
             folders=elsewhere(self.folders),
             unreadable=elsewhere(self.unreadable) | {top},
             roots={folder: self.roots[folder] for folder in self.roots if folder != top},
             links=elsewhere(self.links),
-            mounts={folder: self.mounts[folder] for folder in elsewhere(self.mounts)},
-            unreadable_entries={path: self.unreadable_entries[path] for path in elsewhere(self.unreadable_entries)},
+            mounts=of_others(self.mounts),
+            unreadable_entries=of_others(self.unreadable_entries),
         )
 
 
@@ -405,9 +408,8 @@ def _read_one(
                 except FileNotFoundError:
                     continue
                 except OSError:
-                    own = os.stat(
-                        os.curdir, dir_fd=descriptor
-                    )  # raises if the folder is the trouble, or may not be entered
+                    # Raises if the folder is the trouble, or may not be entered.
+                    own = os.stat(os.curdir, dir_fd=descriptor)
                     if scope(path) or not scope.excludes_folder(path):
                         found.unreadable[path] = FileStat(own.st_dev, entry.inode(), 0, 0)
     finally:

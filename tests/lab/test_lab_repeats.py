@@ -23,6 +23,11 @@ PLANS = [
 ]
 
 
+def violations(seed: int) -> list[str]:
+    """Return the violations of a random world."""
+    return run_plan(Plan(SIMULATED, injections_of(seed), seed)).violations
+
+
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 def test_the_same_plan_gives_the_same_run(plan: Plan) -> None:
     first, second = run_plan(plan), run_plan(plan)
@@ -54,19 +59,16 @@ def test_another_process_with_another_hash_seed_gives_the_same_run(plan: Plan) -
 
 def test_a_recording_that_changes_after_its_abort_is_another_one_if_its_object_was_complete() -> None:
     """The oracle took the file for settled, ended the run, and found the new stream interrupted."""
-    report = run_plan(Plan(SIMULATED, injections_of(500953), 500953))
-    assert report.violations == []
+    assert violations(500953) == []
 
 
 def test_p1_a_recording_with_the_number_of_an_aborted_one_is_looked_at_again_when_it_is_readable() -> None:
-    report = run_plan(Plan(SIMULATED, injections_of(526689), 526689))
-    assert report.violations == []
+    assert violations(526689) == []
 
 
 def test_p5_an_upload_that_was_aborted_while_the_settings_led_elsewhere_is_named_by_its_record() -> None:
     """The key template changed too, so that no listing finds it: `cef-trio gc` with the earlier one does."""
-    report = run_plan(Plan(SIMULATED, injections_of(530363), 530363))
-    assert report.violations == []
+    assert violations(530363) == []
 
 
 @pytest.mark.parametrize("seed", [1067, 2093, 6328])
@@ -79,56 +81,56 @@ def test_an_object_that_is_complete_in_the_bucket_of_earlier_settings_breaks_no_
 
 def test_an_object_stays_in_the_bucket_of_earlier_settings_if_its_process_died_in_complete() -> None:
     """The next process sends the recording to the new bucket, and names what it leaves in the old one."""
-    assert run_plan(Plan(SIMULATED, injections_of(305012), 305012)).violations == []
+    assert violations(305012) == []
 
 
 @pytest.mark.parametrize("seed", [11698, 14182])
 def test_a_part_that_s3_stored_damaged_is_not_acknowledged(seed: int) -> None:
     """In MD5 mode only the ETag of the response tells, so the daemon sends the part again and records nothing."""
-    assert run_plan(Plan(SIMULATED, injections_of(seed), seed)).violations == []
+    assert violations(seed) == []
 
 
 def test_a_recording_that_is_completed_is_not_given_to_a_stream_that_misses_its_file() -> None:
-    assert run_plan(Plan(SIMULATED, injections_of(6429), 6429)).violations == []
+    assert violations(6429) == []
 
 
 @pytest.mark.parametrize("seed", [28296, 29220, 29469])
 def test_a_completed_recording_is_deleted_although_s3_denied_it_or_its_inode_number_changed(seed: int) -> None:
-    assert run_plan(Plan(SIMULATED, injections_of(seed), seed)).violations == []
+    assert violations(seed) == []
 
 
 def test_a_copy_of_a_completed_recording_that_has_its_time_stamp_and_its_inode_number_is_recognized() -> None:
-    assert run_plan(Plan(SIMULATED, injections_of(16428), 16428)).violations == []
+    assert violations(16428) == []
 
 
 def test_an_ended_stream_that_redis_lost_and_that_a_failover_brought_back_is_excused() -> None:
     """Its end was saved; Redis lost everything, and then the replica that took over had an older record of it."""
-    assert run_plan(Plan(SIMULATED, injections_of(59766), 59766)).violations == []
+    assert violations(59766) == []
 
 
 def test_a_recording_that_was_renamed_before_its_lookup_had_an_answer_is_not_begun_again() -> None:
-    assert run_plan(Plan(SIMULATED, injections_of(79844), 79844)).violations == []
+    assert violations(79844) == []
 
 
 def test_an_object_stored_without_a_record_stays_that_of_its_file_though_another_one_has_the_name() -> None:
-    assert run_plan(Plan(SIMULATED, injections_of(417849), 417849)).violations == []
+    assert violations(417849) == []
 
 
 @pytest.mark.parametrize("seed", [9664, 10103, 10641, 200848, 202651, 308262, 326895])
 def test_an_aborted_recording_stays_and_leaves_no_upload_in_reach(seed: int) -> None:
     """Also where recordings are deleted after their upload, and where the key template changes after the abort."""
-    assert run_plan(Plan(SIMULATED, injections_of(seed), seed)).violations == []
+    assert violations(seed) == []
 
 
 def test_an_object_that_a_store_damaged_is_named_by_the_stream_that_ends_without_one() -> None:
-    assert run_plan(Plan(SIMULATED, injections_of(870136), 870136)).violations == []
+    assert violations(870136) == []
 
 
 @pytest.mark.parametrize("seed", [1000266, 1001759])
 def test_a_recording_that_was_renamed_while_its_status_could_not_be_read_is_not_taken_for_deleted(seed: int) -> None:
-    assert run_plan(Plan(SIMULATED, injections_of(seed), seed)).violations == []
+    assert violations(seed) == []
 
 
 def test_the_upload_of_a_killed_probe_is_known_by_the_key_of_any_template() -> None:
     """The oracle took ``elsewhere/<nil UUID>`` for a recording's; an earlier template's uploads are for `gc`."""
-    assert run_plan(Plan(SIMULATED, injections_of(1013637), 1013637)).violations == []
+    assert violations(1013637) == []

@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -153,13 +154,9 @@ class _ForkServer:
         self._process.wait()
 
 
-_servers: Final = list[_ForkServer]()
-
-
+@cache
 def _server() -> _ForkServer:
-    if not _servers:
-        _servers.append(_ForkServer())
-    return _servers[0]
+    return _ForkServer()
 
 
 # ---- in the server ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+from failing_calls import of_a_recording
 from provoked_failures import ended
 from structlog.testing import capture_logs
 from waiting import completed
@@ -175,12 +176,8 @@ async def test_p6_a_quota_with_room_for_the_probes_few_bytes_fails_no_recording_
     world: World, operation: str, code: str, status: int
 ) -> None:
     """Quotas count sizes, so the probe was accepted; each recording failed for good within seconds."""
-
-    def is_recordings(call: CallInfo) -> bool:
-        return (call.key or "").endswith(".mp4") and PROBE not in (call.key or "")
-
     world.endpoint.faults.arm(
-        Fault(Kind.ERROR, operation, code=code, status=status, times=None, predicate=is_recordings)
+        Fault(Kind.ERROR, operation, code=code, status=status, times=None, predicate=of_a_recording)
     )
     size = PART // 2 if operation == "PutObject" else 2 * PART
     with capture_logs() as logs:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from failing_calls import of_a_recording
 from store_faults import KilledAt
 from trio.testing import MockClock
 from waiting import completed, until, until_idle, uploaded
@@ -14,10 +15,10 @@ from waiting import completed, until, until_idle, uploaded
 from cef_trio.checkpoint.states import ENDED, Status
 from cef_trio.lab.file_faults import SYSTEMS
 from cef_trio.lab.invariants import orphan_objects
-from cef_trio.lab.world import BUCKET, PART, PROBE, World
+from cef_trio.lab.world import BUCKET, PART, World
 from cef_trio.lab.writers import Writers
 from cef_trio.s3.config import ChecksumMode
-from cef_trio.s3_endpoint import CallInfo, Fault, Kind, Moment
+from cef_trio.s3_endpoint import Fault, Kind, Moment
 from cef_trio.settings.after_upload import AfterUploadAction, AfterUploadRule
 from cef_trio.settings.object_options import ObjectOptions
 from cef_trio.upload.object_key import metadata_key
@@ -303,7 +304,7 @@ async def test_p2_a_recording_that_grows_while_its_put_waits_for_a_slot_is_not_s
 async def test_p5_a_stream_that_ends_while_s3_has_a_damaged_object_of_it_names_it(world: World, end: str) -> None:
     """A store that ignores checksums keeps what it damaged (world 870136); nothing may take it for the recording."""
     world.append(SIZE)
-    world.endpoint.faults.arm(Fault(Kind.DAMAGE, "PutObject", times=None, predicate=_is_recording))
+    world.endpoint.faults.arm(Fault(Kind.DAMAGE, "PutObject", times=None, predicate=of_a_recording))
     async with world.daemon() as daemon:
         daemon.closed()
         await until(lambda: bool(world.recordings()))
@@ -319,7 +320,3 @@ async def test_p5_a_stream_that_ends_while_s3_has_a_damaged_object_of_it_names_i
     assert len(world.recordings()) == 1
     assert f"it may be deleted: {ended.meta.s3_key_prefix}" in (ended.meta.failure_reason or "")
     assert orphan_objects(world) == []
-
-
-def _is_recording(call: CallInfo) -> bool:
-    return (call.key or "").endswith(".mp4") and PROBE not in (call.key or "")
