@@ -143,7 +143,7 @@ class StreamWrites(Protocol):
         between the two; ``event``: add this event to it.
 
         Raises:
-            ValueError: ``states.TRANSITIONS`` does not allow it; a bug of the caller.
+            ValueError: ``states.TRANSITIONS`` does not allow it: a bug of the caller, or Redis has lost writes.
         """
         await self._commit(
             stream_id, lease, rules.transition(status, change, enqueue_webhook=enqueue_webhook, event=event)
@@ -155,7 +155,7 @@ class StreamWrites(Protocol):
         Repeating it with an identical part changes nothing.
 
         Raises:
-            ValueError: ``states.TRANSITIONS`` does not allow it; a bug of the caller.
+            ValueError: ``states.TRANSITIONS`` does not allow it: a bug of the caller, or Redis has lost writes.
         """
         await self._commit(stream_id, lease, rules.record_put(part, change))
 

@@ -42,6 +42,17 @@ FORGOTTEN_BY_START_OVER: Final = (
 )
 """Fields of the upload and its results, which would be wrong for the new upload."""
 
+_OF_THE_UPLOAD: Final = (
+    "s3_bucket",
+    "s3_endpoint",
+    "s3_key_prefix",
+    "original_path",
+    "part_size",
+    "equal_parts",
+    *FORGOTTEN_BY_START_OVER,
+)
+"""The fields that name an upload and its object, say how it is cut into parts, and what became of it."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _UNVERIFIED: Final[Mapping[str, Any]] = MappingProxyType(
@@ -52,6 +63,16 @@ _UNVERIFIED: Final[Mapping[str, Any]] = MappingProxyType(
 Otherwise a daemon that finds the file gone would take the current parts for the verified ones and complete them to an
 object that never equalled the file (promise P1).
 """
+
+
+def fields_of_upload(meta: StreamMeta) -> dict[str, Any]:
+    """Return all fields that say which upload or object a record is about, to be recorded together with a step of it.
+
+    Redis may lose its last writes (a failover, a power cut) while a daemon goes on with what it knows. A step that sets
+    its own fields only would make a record of two uploads: the completion of one, and the key of another, from before a
+    rename (docs/correctness.md, world 1029799).
+    """
+    return {name: getattr(meta, name) for name in _OF_THE_UPLOAD}
 
 
 # ---- the commit of each write (``protocols.StreamWrites`` documents them) -----------------------------------------

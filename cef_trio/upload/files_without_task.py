@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
 from math import inf
+from typing import NamedTuple
 
 from cef_trio.checkpoint import FAILED, FileIdentity, NewerRecord, Records, Status, StreamMeta, StreamSummary
 from cef_trio.files import FileStat, IdentityMatch, may_be
@@ -69,6 +70,17 @@ class Claimed:
     def is_of(self, stat: FileStat) -> bool:
         """Return whether this is still true of the file (:meth:`Recognized.is_of`)."""
         return stat.inode == self.stat.inode and (self.stream_id is None or stat.size_bytes >= self.stat.size_bytes)
+
+
+class QueuedRename(NamedTuple):
+    """The rename of a file without a task, yet to be recorded."""
+
+    old_path: str
+    new_path: str
+    stat: FileStat
+    """The file at its new path."""
+    stream_id: str | None
+    """The stream that it is of, if that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +134,7 @@ class FilesWithoutTask:
         """Those whose lookup is pending, in the order in which they are looked up."""
         self.settled: dict[str, FileStat] = {}
         """The settled files as they were then; one that has changed since had a record."""
-        self.renamed: list[tuple[str, str, FileStat]] = []
+        self.renamed: list[QueuedRename] = []
         """Renames of files without a task to record: old path, new path, and the file there."""
         self.lookup_error: str | None = None
         """The error of the last lookup; ``None`` if it succeeded."""
@@ -269,10 +281,13 @@ class FilesWithoutTask:
             self.unknown[new_path] = replace(unknown, since=since, begun_here_at=before.begun_here_at)
         return closed
 
-    def queue_rename(self, old_path: str, new_path: str, stat: FileStat) -> None:
-        """Queue the rename of a file without a task; Redis may have a record with the old path."""
+    def queue_rename(self, old_path: str, new_path: str, stat: FileStat, stream_id: str | None = None) -> None:
+        """Queue the rename of a file without a task; Redis may have a record with the old path.
+
+        ``stream_id``: the stream that it is of, if that is known.
+        """
         if self._matches(old_path) and self._matches(new_path):
-            self.renamed.append((old_path, new_path, stat))
+            self.renamed.append(QueuedRename(old_path, new_path, stat, stream_id))
             self._wake()
 
     def forget(self, path: str) -> None:
@@ -306,7 +321,7 @@ class FilesWithoutTask:
         unknown = self.unknown.get(path)
         if unknown is None or unknown.stat.inode != asked[path].stat.inode:
             return None
-        return None if any(new_path == path for _, new_path, _ in self.renamed) else unknown
+        return None if any(rename.new_path == path for rename in self.renamed) else unknown
 
     def settle(self, path: str, known: StreamSummary, *, until_scanned: bool = False) -> None:
         """Settle a file until it changes, or until the next scan, and note a failed stream."""

@@ -171,6 +171,8 @@ class StreamUpload:
         """
         if status in ENDED:
             fields.setdefault("last_activity_at_utc", self._services.utc_now())  # when it ended
+        if status is Status.COMPLETED:
+            fields = rules.fields_of_upload(self.meta) | fields
         change = Change(fields)
         self.meta = rules.transition(status, change).meta_after(self.meta)
         await self._services.store.transition(
@@ -218,9 +220,9 @@ class StreamUpload:
             headers=options.for_recording(),
         )
         self._may_have_strays = before or created.repeated
-        await self._services.record_effect(
-            "upload id", lambda: self.update(s3_upload_id=created.upload_id, checksum_algorithm=created.checksum.value)
-        )
+        fields = rules.fields_of_upload(self.meta)
+        fields |= {"s3_upload_id": created.upload_id, "checksum_algorithm": created.checksum.value}
+        await self._services.record_effect("upload id", lambda: self.update(**fields))
         log.info(
             "upload_created",
             key=self.meta.s3_key_prefix,
@@ -478,7 +480,8 @@ class StreamUpload:
         The verified size and mtime are recorded first: after a crash in between, the next start knows which object to
         look for in S3.
         """
-        await self.update(verified_size_bytes=size_bytes, verified_mtime_ns=mtime_ns)
+        verified = {"verified_size_bytes": size_bytes, "verified_mtime_ns": mtime_ns}
+        await self.update(**rules.fields_of_upload(self.meta) | verified)
         stored = await self._services.s3.complete_multipart_upload(
             self.meta.s3_key_prefix,
             self.upload_id,
@@ -519,9 +522,11 @@ class StreamUpload:
         if self.meta.s3_upload_id is not None:
             await self.start_over()  # the file was truncated to nothing, and an upload cannot be empty
         await self._name_object()
-        record = partial(
-            self.update, verified_size_bytes=size_bytes, verified_mtime_ns=mtime_ns, verified_crc64nvme=crc64nvme
-        )
+        verified = rules.fields_of_upload(self.meta) | {
+            "verified_size_bytes": size_bytes,
+            "verified_mtime_ns": mtime_ns,
+            "verified_crc64nvme": crc64nvme,
+        }
         options = self._services.s3.options
         began = trio.current_time()
         stored = await self._services.s3.put_recording(
@@ -531,7 +536,7 @@ class StreamUpload:
             stream_id=self.stream_id,
             content_type=options.content_type_of(self.meta.current_path),
             headers=options.for_recording(),
-            fence=record,
+            fence=partial(self.update, **verified),
         )
         self._services.metrics.part_uploaded(size_bytes, trio.current_time() - began)
         await self.record_object(stored)
@@ -591,7 +596,8 @@ class StreamUpload:
         """
         now = self._services.utc_now()
         change = Change(
-            {
+            rules.fields_of_upload(self.meta)
+            | {
                 "object_etag": stored.etag,
                 "object_crc64nvme": stored.crc64nvme,
                 "completed_at_utc": now,

@@ -25,7 +25,7 @@ from cef_trio.files import FileStat, IdentityMatch, is_on, may_be
 from cef_trio.observability import FirstSeenTimes, Waiting, read_fleet
 from cef_trio.upload import file_state as file_events
 from cef_trio.upload.file_state import Ending, FileState
-from cef_trio.upload.file_triage import FileTriage, is_uploaded, must_be_recognized, triage
+from cef_trio.upload.file_triage import FILE_WAS_GONE, FileTriage, is_uploaded, must_be_recognized, triage
 from cef_trio.upload.files_without_task import (
     DEFERRED_SECONDS,
     Claimed,
@@ -633,13 +633,17 @@ class StreamSupervisor:
         """Record queued renames before lookups, which go by path."""
         store, ownership = self._services.store, self._services.ownership
         while self.files.renamed:
-            old_path, new_path, stat = self.files.renamed[0]
+            old_path, new_path, stat, stream_id = self.files.renamed[0]
             known = await store.find_by_path([old_path, new_path], owner=ownership.name_at)
             if old_path in known.newer and new_path in self.files.unknown:
                 # A newer daemon records the new name.
                 self.files.put_aside(new_path, self.files.unknown.pop(new_path), known.newer[old_path])
             meta = known[old_path].meta if old_path in known else None
-            if meta is None or not may_be(meta.identity, stat):
+            if stream_id is not None and (meta is None or meta.stream_id != stream_id):
+                # Another stream may have its old path by now: of a file that is there.
+                found = (await store.load_metas([stream_id])).get(stream_id)
+                meta = found.meta if found is not None and found.meta.current_path == old_path else None
+            elif meta is None or not may_be(meta.identity, stat):
                 meta = await self._completed_at(old_path, stat)
             if meta is not None and not ownership.is_ours(meta):
                 meta = None  # another host may have a file with the same path and inode number (P9)
@@ -789,11 +793,7 @@ class StreamSupervisor:
             # Saved now, unlike by an earlier task.
             self._services.shutdown_flush.unsaved.discard(live.processor.stream_id)
             self.files.recorded(live.file_state.value.stat)  # under a name that is no recording's it is not looked up
-        upload = live.processor.upload
-        is_guess = live.file_state.value.guessed_from is not None
-        if upload is not None and upload.meta.current_path != live.path and not is_guess:
-            # Renamed after the task's last check.
-            self.files.queue_rename(upload.meta.current_path, live.path, live.file_state.value.stat)
+        self._queue_late_rename(live)
         if outcome is Outcome.SET_ASIDE:
             file_state = live.file_state.value
             if not file_state.needs_check:  # else the file may not be at that path
@@ -809,6 +809,14 @@ class StreamSupervisor:
                 await self._recheck_path(path, live.processor.stream_id if lease_lost else None)
             finally:
                 self._rechecked_paths.discard(path)
+
+    def _queue_late_rename(self, live: LiveStream) -> None:
+        """Queue the rename of an ended task's file after its last check, unless the file is not the stream's."""
+        upload, file_state = live.processor.upload, live.file_state.value
+        if upload is None or file_state.guessed_from is not None or upload.meta.status in FILE_WAS_GONE:
+            return
+        if upload.meta.current_path != live.path:
+            self.files.queue_rename(upload.meta.current_path, live.path, file_state.stat, upload.stream_id)
 
     async def _recheck_path(self, path: str, lost_id: str | None) -> None:
         """Look up the file at the path of an ended task, after a pause."""

@@ -134,3 +134,12 @@ def test_a_recording_that_was_renamed_while_its_status_could_not_be_read_is_not_
 def test_the_upload_of_a_killed_probe_is_known_by_the_key_of_any_template() -> None:
     """The oracle took ``elsewhere/<nil UUID>`` for a recording's; an earlier template's uploads are for `gc`."""
     assert violations(1013637) == []
+
+
+def test_a_record_that_redis_rolled_back_is_completed_with_the_key_of_its_object() -> None:
+    """All such pairs of a write and an older record: ``tests/upload/test_rolled_back_records.py``."""
+    assert violations(1029799) == []
+
+
+def test_a_stream_that_its_number_led_to_another_file_does_not_rename_the_recording_at_its_path() -> None:
+    assert violations(1035865) == []

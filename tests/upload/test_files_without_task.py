@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cef_trio.checkpoint import FileIdentity, NewerRecord, Records, Status, StreamSet, StreamSummary
 from cef_trio.files import FileStat, IdentityMatch
-from cef_trio.upload.files_without_task import FilesWithoutTask, Recognized
+from cef_trio.upload.files_without_task import FilesWithoutTask, QueuedRename, Recognized
 from cef_trio.upload.start_minimum import StartMinimum
 
 MINIMUM = StartMinimum(age_seconds=10, size_bytes=100)
@@ -124,7 +124,7 @@ def test_a_renamed_file_is_looked_up_at_its_new_path_only_and_its_rename_recorde
     known.files.moved("a", "b", stat_of(), has_task=has_task)
     assert not known.where("a")
     assert known.where("b") == (set() if has_task else {"unknown"})
-    assert known.files.renamed == [("a", "b", stat_of())]
+    assert known.files.renamed == [QueuedRename("a", "b", stat_of(), None)]
     known.files.moved("b", "b.txt", stat_of(), has_task=False)
     assert not known.where("b.txt")
     assert len(known.files.renamed) == 1

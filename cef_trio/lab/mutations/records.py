@@ -46,12 +46,13 @@ def _part_size_not_recorded(stack: ExitStack) -> None:
     """With ``CHUNK_SIZE_BYTES=auto`` the part size is chosen, but not recorded."""
     update = StreamUpload.update
 
-    async def left_out(self: StreamUpload, **fields: Any) -> None:
-        if "part_size" in fields:
-            await trio.lowlevel.checkpoint()
-            self.meta = replace(self.meta, **fields)
-        else:
+    async def left_out(self: StreamUpload, *, part_size: int | None = None, **fields: Any) -> None:
+        if part_size is not None:
+            self.meta = replace(self.meta, part_size=part_size)
+        if fields:
             await update(self, **fields)
+        else:
+            await trio.lowlevel.checkpoint()
 
     replace_in(stack, StreamUpload, "update", left_out)
 
