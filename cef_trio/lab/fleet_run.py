@@ -60,6 +60,9 @@ class FleetRun:
                     for context in fleet.contexts.values():
                         await self._rest(context)
                     await self._check_risks()
+                    for context in fleet.contexts.values():
+                        # A host that was cut off may have created one since, when it was back, without the lease.
+                        await self._abort_left(context)
                     await self._stop_all()
                     nursery.cancel_scope.cancel()
         self.violations += fleet.violations
@@ -84,7 +87,11 @@ class FleetRun:
         if not await wait_until(lambda: invariants.at_rest(world), REST_SECONDS):
             states = Counter(checkpoint.meta.status.value for checkpoint in world.known())
             self.violations.append(f"P6: not at rest after {REST_SECONDS:g} seconds: {dict(states)}")
-        await wait_until(lambda: not invariants.left_uploads(world, self._scenario), ORPHAN_SECONDS)
+        await self._abort_left(context)
+
+    async def _abort_left(self, context: ScenarioContext) -> None:
+        """Wait until no upload of an ended stream is open, as long as a daemon may take to abort it."""
+        await wait_until(lambda: not invariants.left_uploads(context.world, self._scenario), ORPHAN_SECONDS)
 
     async def _check_risks(self) -> None:
         def false_risks() -> list[str]:

@@ -222,7 +222,13 @@ class StreamUpload:
         self._may_have_strays = before or created.repeated
         fields = rules.fields_of_upload(self.meta)
         fields |= {"s3_upload_id": created.upload_id, "checksum_algorithm": created.checksum.value}
-        await self._services.record_effect("upload id", lambda: self.update(**fields))
+        try:
+            await self._services.record_effect("upload id", lambda: self.update(**fields))
+        except LeaseLostError:
+            # On a store that lists no uploads, nobody else knows it. It is aborted once the stream has ended.
+            self._services.orphan_cleanup.leave(OpenUpload(self.stream_id, self.meta.s3_key_prefix, created.upload_id))
+            self._services.orphan_cleanup.request()
+            raise
         log.info(
             "upload_created",
             key=self.meta.s3_key_prefix,

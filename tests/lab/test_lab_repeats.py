@@ -12,6 +12,7 @@ import pytest
 
 from cef_trio.lab.command import arguments_of
 from cef_trio.lab.faults import FaultKind, Injection
+from cef_trio.lab.fleet_simulation import FLEET
 from cef_trio.lab.run import Plan, run_plan
 from cef_trio.lab.simulation import SIMULATED, injections_of
 
@@ -143,3 +144,8 @@ def test_a_record_that_redis_rolled_back_is_completed_with_the_key_of_its_object
 
 def test_a_stream_that_its_number_led_to_another_file_does_not_rename_the_recording_at_its_path() -> None:
     assert violations(1035865) == []
+
+
+def test_an_upload_that_a_daemon_creates_after_it_lost_its_lease_is_aborted() -> None:
+    """Its host was cut off from S3 and Redis, and was back when all else was at rest already."""
+    assert run_plan(Plan(FLEET, seed=1043948)).violations == []

@@ -113,3 +113,33 @@ async def test_p2_a_daemon_that_lost_its_lease_does_not_abort_the_upload_of_the_
     assert [line["event"] for line in logs].count("upload_lost") == aborted_while_ours
     assert Counter(parts()[2:]) == Counter(range(1, 7)), "each part was sent once since the cut"
     assert world.open_uploads() == []
+
+
+async def test_p5_a_daemon_that_lost_its_lease_aborts_the_upload_that_it_created_then(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No record names it, and a store that does not list uploads tells nobody of it."""
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "ListMultipartUploads", code="NotImplemented", times=None))
+    world.append(2 * PART)
+    with capture_logs() as logs:
+        async with trio.open_nursery() as nursery, world.services(instance="first") as services:
+            first = WorldDaemon(world, services)
+            await nursery.start(first.run)
+            without_renewals(first, monkeypatch)
+            key = {"predicate": lambda call: (call.key or "").endswith("/a.mp4")}
+            create = world.endpoint.faults.arm(Fault(Kind.FREEZE, "CreateMultipartUpload", times=1, **key))  # type: ignore[arg-type]
+            first.closed()
+            await until(lambda: create.hits)
+            async with world.services(instance="second") as other_services:
+                second = WorldDaemon(world, other_services)
+                await nursery.start(second.run)
+                world.closed.add(world.path())
+                await completed(world)
+                world.endpoint.faults.disarm(create)
+                await until(lambda: any(line["event"] == "lease_lost" for line in logs))
+                assert len(world.open_uploads()) == 1
+                await until(lambda: not world.open_uploads(), 300)
+                for daemon in (first, second):
+                    daemon.shutdown.request()
+                await until(lambda: first.exit_code is not None and second.exit_code is not None)
+    assert world.recordings() == [world.content()]
