@@ -91,7 +91,7 @@ def address(environment: Mapping[str, str], file: Mapping[str, str | None]) -> t
 
 
 def _of_file(env_file: Path) -> Mapping[str, str | None]:
-    if not env_file.is_file():
+    if not os.path.isfile(env_file):  # noqa: PTH113 - Path's raises in a folder that this user may not enter
         return {}
     from dotenv import dotenv_values
 

@@ -113,7 +113,7 @@ def _exists(file: Path) -> bool:
 def find_installed_service(root: Path = Path("/")) -> InstalledService | None:
     """Return the service that is installed below ``root``, or ``None``."""
     folders = [root / folder for folder in _FOLDERS]
-    unit = next((folder / UNIT for folder in folders if (folder / UNIT).is_file()), None)
+    unit = next((folder / UNIT for folder in folders if _exists(folder / UNIT)), None)
     if unit is None:
         return None
     drop_ins = {one.name: one for folder in reversed(folders) for one in (folder / f"{UNIT}.d").glob("*.conf")}

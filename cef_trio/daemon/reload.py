@@ -101,7 +101,7 @@ class SettingsSource:
     def __init__(self, env_file: Path | None, load: Callable[[], Settings]) -> None:
         self._env_file = env_file
         self._load = load
-        self._was_there = env_file is not None and env_file.exists()
+        self._was_there = env_file is not None and _exists(env_file)
 
     @classmethod
     def of_file(cls, env_file: Path) -> SettingsSource:
@@ -116,9 +116,13 @@ class SettingsSource:
         """
         if self._env_file is None:
             return self._load(), []
-        if self._was_there and not self._env_file.exists():
+        if self._was_there and not _exists(self._env_file):
             raise SettingsError([f"{self._env_file} no longer exists"])
         return self._load(), overridden(os.environ, dotenv_values(self._env_file))
+
+
+def _exists(file: Path) -> bool:
+    return os.path.exists(file)  # noqa: PTH110 - Path's raises in a folder that this user may not enter
 
 
 class SettingsReloader:

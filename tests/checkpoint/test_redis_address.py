@@ -21,6 +21,7 @@ SINGLE, UNIX, SENTINEL, CLUSTER = Topology.SINGLE, Topology.UNIX, Topology.SENTI
         ("redis://h?db=3", RedisAddress(SINGLE, (("h", 6379),), db=3)),
         ("redis://[::1]:7", RedisAddress(SINGLE, (("::1", 7),))),
         ("redis://[::1]", RedisAddress(SINGLE, (("::1", 6379),))),
+        ("redis+cluster://[::1]:1,[::2]", RedisAddress(CLUSTER, (("::1", 1), ("::2", 6379)))),
         ("rediss://:p%40ss@h", RedisAddress(SINGLE, (("h", 6379),), tls=True, password="p@ss")),
         ("redis://u@h", RedisAddress(SINGLE, (("h", 6379),), username="u")),
         ("redis://u:p:q@h", RedisAddress(SINGLE, (("h", 6379),), username="u", password="p:q")),

@@ -25,6 +25,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 _REDIS_PORT = 6379
 _SENTINEL_PORT = 26379
 _HIGHEST_PORT = 65535
+_IGNORED: Final = dict.fromkeys(map(ord, "\t\r\n"))
+"""Characters that ``urlsplit`` removes: the end of the line in a file, for one."""
 _ESCAPE: Final = (
     "in user and password '/' is written as %2F, '#' as %23, '?' as %3F, '@' as %40, ':' as %3A and '%' as %25"
 )
@@ -93,10 +95,9 @@ def parse_address(url: str) -> RedisAddress:
     Raises:
         ValueError: it has none of the forms above. The message contains no credentials.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ValueError(f"REDIS_URL is not a URL; {_ESCAPE}, '[' as %5B and ']' as %5D") from None
+    parts, netloc = _split(url)
+    if "[" in (login := netloc.rpartition("@")[0]) or "]" in login:
+        raise ValueError(f"REDIS_URL is not a URL; {_ESCAPE}, '[' as %5B and ']' as %5D")
     if parts.fragment:
         raise ValueError("REDIS_URL: '#' must be written as %23")
     if "@" in parts.path and parts.scheme != "unix":
@@ -106,7 +107,7 @@ def parse_address(url: str) -> RedisAddress:
             f"REDIS_URL: unknown scheme {parts.scheme!r} (redis, rediss, unix, redis+sentinel, redis+cluster)"
         )
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    username, password, location = _credentials(parts.netloc)
+    username, password, location = _credentials(netloc)
     found = _FORMS[parts.scheme](parts, location, options)
     tls = parts.scheme.startswith("rediss")
     certificate, key = (options.pop(name, None) for name in ("ssl_certfile", "ssl_keyfile")) if tls else (None, None)
@@ -119,6 +120,17 @@ def parse_address(url: str) -> RedisAddress:
     return replace(
         found, username=username, password=password, tls=tls, client_certificate_file=certificate, client_key_file=key
     )
+
+
+def _split(url: str) -> tuple[SplitResult, str]:
+    """Return a URL's parts, and its hosts with the credentials before them.
+
+    ``urlsplit`` expects one host: since CVE-2024-11168 it refuses a bracket after the first one. Debian's Python 3.11.2
+    has that, 3.11.7 has it not.
+    """
+    scheme, separator, rest = url.translate(_IGNORED).partition("://")
+    netloc = rest[: min((at for at in map(rest.find, "/?#") if at >= 0), default=len(rest))]
+    return urlsplit(f"{scheme}{separator}{rest.removeprefix(netloc)}"), netloc
 
 
 def _unix(parts: SplitResult, location: str, options: dict[str, str]) -> RedisAddress:
