@@ -149,3 +149,7 @@ def test_a_stream_that_its_number_led_to_another_file_does_not_rename_the_record
 def test_an_upload_that_a_daemon_creates_after_it_lost_its_lease_is_aborted() -> None:
     """Its host was cut off from S3 and Redis, and was back when all else was at rest already."""
     assert run_plan(Plan(FLEET, seed=1043948)).violations == []
+
+
+def test_the_upload_of_an_interrupted_probe_is_in_no_record() -> None:
+    assert violations(1060171) == []
