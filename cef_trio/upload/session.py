@@ -224,7 +224,7 @@ class StreamUpload:
         fields |= {"s3_upload_id": created.upload_id, "checksum_algorithm": created.checksum.value}
         try:
             await self._services.record_effect("upload id", lambda: self.update(**fields))
-        except LeaseLostError:
+        except BaseException:  # also Cancelled: a renewal may find the lease lost first
             # On a store that lists no uploads, nobody else knows it. It is aborted once the stream has ended.
             self._services.orphan_cleanup.leave(OpenUpload(self.stream_id, self.meta.s3_key_prefix, created.upload_id))
             self._services.orphan_cleanup.request()

@@ -143,3 +143,49 @@ async def test_p5_a_daemon_that_lost_its_lease_aborts_the_upload_that_it_created
                     daemon.shutdown.request()
                 await until(lambda: first.exit_code is not None and second.exit_code is not None)
     assert world.recordings() == [world.content()]
+
+
+async def test_p5_an_upload_whose_id_waits_for_redis_is_aborted_when_a_renewal_finds_the_lease_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task is cancelled then, and is told no error."""
+    world.endpoint.faults.arm(Fault(Kind.ERROR, "ListMultipartUploads", code="NotImplemented", times=None))
+    world.append(2 * PART)
+    refused: list[str] = []
+    with capture_logs() as logs:
+        async with trio.open_nursery() as nursery, world.services(instance="first") as services:
+            first = WorldDaemon(world, services)
+            await nursery.start(first.run)
+            with monkeypatch.context() as patch:
+                without_renewals(first, patch)
+                update = services.store.update
+
+                async def not_written(stream_id: str, lease: Lease, change: Any) -> None:
+                    if "s3_upload_id" not in change.fields:
+                        await update(stream_id, lease, change)
+                        return
+                    await trio.lowlevel.checkpoint()
+                    refused.append(stream_id)
+                    if len(refused) > 1:
+                        await trio.sleep_forever()  # Redis does not answer
+                    raise RedisOperationError("update", "timed out", transient=True)
+
+                monkeypatch.setattr(services.store, "update", not_written, raising=False)
+                first.closed()
+                await until(lambda: len(refused) > 1)
+                async with world.services(instance="second") as other_services:
+                    second = WorldDaemon(world, other_services)
+                    await nursery.start(second.run)
+                    world.closed.add(world.path())
+                    await completed(world)
+                    assert len(world.open_uploads()) == 1
+                    patch.undo()
+                    await until(lambda: any(line["event"] == "lease_lost" for line in logs), 300)
+                    monkeypatch.undo()
+                    await trio.sleep(1500)
+                    left = world.open_uploads()
+                    for daemon in (first, second):
+                        daemon.shutdown.request()
+                        daemon.shutdown.request()
+                    await until(lambda: first.exit_code is not None and second.exit_code is not None)
+    assert left == []
