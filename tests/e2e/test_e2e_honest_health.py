@@ -168,7 +168,8 @@ def test_p10_a_redis_that_takes_no_writes_is_reported_everywhere(scene: Scene) -
     # Nothing can be written down for commands now: that it is missing says it, and doctor asks Redis itself.
     scene.wait_for(lambda: any(one["silent"] for one in answer("status", settings=scene.settings)["at_risk"]))
     findings = answer("doctor", settings=scene.settings, code=5)["findings"]
-    assert [one for one in findings if one["subject"] == "at risk" and "cannot write to Redis" in one["says"]]
+    assert [one for one in findings if one["subject"] == "fleet" and "1 daemon reported no more" in one["says"]]
+    assert [one for one in findings if one["subject"] == "redis" and "it refuses writes" in one["says"]]
     scene.redis.command("CONFIG", "SET", "maxmemory", "0")
     scene.process.wait_for("stream_completed", file=str(scene.watch / "held.mp4"))
     scene.none_cries()
