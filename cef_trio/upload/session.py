@@ -162,6 +162,10 @@ class StreamUpload:
         self.meta = rules.update(change).meta_after(self.meta)
         await self._services.store.update(self.stream_id, self._services.lease, change)
 
+    async def _record_step(self, **fields: Any) -> None:
+        """Set fields of a step of the upload, with all that name it (:func:`rules.fields_of_upload`)."""
+        await self.update(**rules.fields_of_upload(self.meta) | fields)
+
     async def transition(
         self, status: Status, *, enqueue_webhook: bool = False, event: WebhookEvent | None = None, **fields: Any
     ) -> None:
@@ -220,10 +224,9 @@ class StreamUpload:
             headers=options.for_recording(),
         )
         self._may_have_strays = before or created.repeated
-        fields = rules.fields_of_upload(self.meta)
-        fields |= {"s3_upload_id": created.upload_id, "checksum_algorithm": created.checksum.value}
+        record = partial(self._record_step, s3_upload_id=created.upload_id, checksum_algorithm=created.checksum.value)
         try:
-            await self._services.record_effect("upload id", lambda: self.update(**fields))
+            await self._services.record_effect("upload id", record)
         except BaseException:  # also Cancelled: a renewal may find the lease lost first
             # On a store that lists no uploads, nobody else knows it. It is aborted once the stream has ended.
             self._services.orphan_cleanup.leave(OpenUpload(self.stream_id, self.meta.s3_key_prefix, created.upload_id))
@@ -486,8 +489,7 @@ class StreamUpload:
         The verified size and mtime are recorded first: after a crash in between, the next start knows which object to
         look for in S3.
         """
-        verified = {"verified_size_bytes": size_bytes, "verified_mtime_ns": mtime_ns}
-        await self.update(**rules.fields_of_upload(self.meta) | verified)
+        await self._record_step(verified_size_bytes=size_bytes, verified_mtime_ns=mtime_ns)
         stored = await self._services.s3.complete_multipart_upload(
             self.meta.s3_key_prefix,
             self.upload_id,
@@ -528,11 +530,9 @@ class StreamUpload:
         if self.meta.s3_upload_id is not None:
             await self.start_over()  # the file was truncated to nothing, and an upload cannot be empty
         await self._name_object()
-        verified = rules.fields_of_upload(self.meta) | {
-            "verified_size_bytes": size_bytes,
-            "verified_mtime_ns": mtime_ns,
-            "verified_crc64nvme": crc64nvme,
-        }
+        record = partial(
+            self._record_step, verified_size_bytes=size_bytes, verified_mtime_ns=mtime_ns, verified_crc64nvme=crc64nvme
+        )
         options = self._services.s3.options
         began = trio.current_time()
         stored = await self._services.s3.put_recording(
@@ -542,7 +542,7 @@ class StreamUpload:
             stream_id=self.stream_id,
             content_type=options.content_type_of(self.meta.current_path),
             headers=options.for_recording(),
-            fence=partial(self.update, **verified),
+            fence=record,
         )
         self._services.metrics.part_uploaded(size_bytes, trio.current_time() - began)
         await self.record_object(stored)
